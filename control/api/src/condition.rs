@@ -1,0 +1,53 @@
+//! Conditions: one entry per type, whose `lastTransitionTime` moves only when the status does.
+//!
+//! Every kind has a condition type of its own in the API; [`Condition`] is what they share.
+
+use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// The part that all condition types share.
+pub trait Condition: Clone {
+    /// What the condition is about; unique in its list.
+    fn type_(&self) -> &str;
+    /// `True`, `False` or `Unknown`.
+    fn status(&self) -> &str;
+    /// When `status` last changed.
+    fn last_transition_time(&mut self) -> &mut Option<Time>;
+}
+
+macro_rules! conditions {
+    ($($ty:ty),*) => {$(
+        impl Condition for $ty {
+            fn type_(&self) -> &str { &self.type_ }
+            fn status(&self) -> &str { &self.status }
+            fn last_transition_time(&mut self) -> &mut Option<Time> { &mut self.last_transition_time }
+        }
+    )*};
+}
+conditions!(DeploymentCondition, ReplicaSetCondition, NamespaceCondition, NodeCondition, PodCondition);
+
+/// The condition of this type, if there is one.
+pub fn find<'a, C: Condition>(conditions: Option<&'a Vec<C>>, type_: &str) -> Option<&'a C> {
+    conditions?.iter().find(|c| c.type_() == type_)
+}
+
+/// True if the condition of this type has status `True`.
+pub fn is_true<C: Condition>(conditions: Option<&Vec<C>>, type_: &str) -> bool {
+    find(conditions, type_).is_some_and(|c| c.status() == "True")
+}
+
+/// Puts `new` in the place of the condition of its type. The transition time of the old one is
+/// kept while the status stays the same, so that setting a condition twice changes nothing.
+pub fn set<C: Condition>(conditions: &mut Option<Vec<C>>, mut new: C) {
+    let list = conditions.get_or_insert_with(Vec::new);
+    match list.iter_mut().find(|c| c.type_() == new.type_()) {
+        Some(old) => {
+            if old.status() == new.status() {
+                *new.last_transition_time() = old.last_transition_time().clone();
+            }
+            *old = new;
+        }
+        None => list.push(new),
+    }
+}

@@ -1,0 +1,14 @@
+//! What all parts of Proa share of the Kubernetes model beyond the types of `k8s-openapi`.
+//!
+//! Pure: no clock, no environment, no IO. Every other crate may depend on this one; it depends
+//! on none of them.
+
+pub mod condition;
+pub mod field;
+pub mod names;
+pub mod owner;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+
+pub use status::Refusal;

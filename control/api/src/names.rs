@@ -1,0 +1,57 @@
+//! Well-known names of the Kubernetes API.
+//!
+//! Source: <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
+
+/// The namespace of objects that name none.
+pub const NAMESPACE_DEFAULT: &str = "default";
+/// The namespace of the cluster's own parts.
+pub const NAMESPACE_SYSTEM: &str = "kube-system";
+/// The namespace every client may read.
+pub const NAMESPACE_PUBLIC: &str = "kube-public";
+/// The namespace of the nodes' heartbeats.
+pub const NAMESPACE_NODE_LEASE: &str = "kube-node-lease";
+/// The namespaces that exist from the first start and cannot be deleted.
+pub const SYSTEM_NAMESPACES: [&str; 4] =
+    [NAMESPACE_DEFAULT, NAMESPACE_SYSTEM, NAMESPACE_PUBLIC, NAMESPACE_NODE_LEASE];
+
+/// Label: a node's CPU architecture, in Go's spelling (`amd64`, `arm64`).
+pub const LABEL_ARCH: &str = "kubernetes.io/arch";
+/// Label: a node's operating system.
+pub const LABEL_OS: &str = "kubernetes.io/os";
+/// Label: a node's host name.
+pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
+/// Label: the Service an EndpointSlice belongs to.
+pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label: the controller that keeps an EndpointSlice.
+pub const LABEL_ENDPOINT_SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Label: the hash that ties a ReplicaSet and its pods to one template of a Deployment.
+pub const LABEL_POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Label: a namespace's own name.
+pub const LABEL_METADATA_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Annotation: the revision of a Deployment, also kept on its ReplicaSets.
+pub const ANNOTATION_REVISION: &str = "deployment.kubernetes.io/revision";
+/// Annotation on a ReplicaSet: replicas its Deployment wants.
+pub const ANNOTATION_DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
+/// Annotation on a ReplicaSet: replicas its Deployment allows, surge included.
+pub const ANNOTATION_MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+/// Annotation: the object as `kubectl apply` last sent it.
+pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Annotation: the IngressClass that Ingresses without a class use.
+pub const ANNOTATION_DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+
+/// Finalizer: delete dependents first.
+pub const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
+/// Finalizer: leave dependents alone.
+pub const FINALIZER_ORPHAN: &str = "orphan";
+/// Finalizer in a Namespace's spec: held until the namespace is empty.
+pub const FINALIZER_KUBERNETES: &str = "kubernetes";
+
+/// The scheduler that pods without a `schedulerName` use.
+pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
+/// The ConfigMap with the cluster's CA that every namespace holds.
+pub const CONFIG_MAP_ROOT_CA: &str = "kube-root-ca.crt";
+/// The built-in IngressClass and the controller it names.
+pub const INGRESS_CLASS: &str = "proa";
+/// Value of `spec.controller` of IngressClasses that the built-in ingress serves.
+pub const INGRESS_CONTROLLER: &str = "proa.dev/ingress";

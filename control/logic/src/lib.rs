@@ -1,0 +1,7 @@
+//! What Proa decides, without doing any of it: the rules of every kind, the controllers and the
+//! scheduler.
+//!
+//! Pure: no async runtime, no HTTP, no store, no clock, no randomness, no environment. Whatever
+//! a decision needs is an argument.
+
+pub mod kinds;

@@ -1,0 +1,246 @@
+//! What the node agent and a sandbox say to each other.
+//!
+//! The sandbox listens on a Unix stream socket, `DIR/sandbox.sock`, where `DIR` is its directory
+//! (`DATA/run/sandboxes/<pod uid>`). Every message is one line of JSON. The agent sends
+//! [`Request`]s and gets one [`Reply`] for each, in order; after [`Request::Watch`] the
+//! connection carries [`Event`]s instead. Several connections may be open at a time. The agent
+//! may vanish and come back: the sandbox goes on, and remembers how every container ended.
+
+use serde::{Deserialize, Serialize};
+
+/// How a sandbox is set up; the file `DIR/sandbox.json` that `proa sandbox DIR` reads at start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxConfig {
+    /// `metadata.uid` of the pod.
+    pub pod_uid: String,
+    /// Namespace and name, for messages.
+    pub pod: String,
+    /// Host name inside the pod.
+    pub hostname: String,
+    /// Share the node's network namespace instead of making one.
+    pub host_network: bool,
+    /// Cgroup of the pod, relative to each controller's root: `/proa/<node>/pod<uid>`.
+    pub cgroup: String,
+    /// Kernel parameters of the pod's namespaces, as `(net.core.somaxconn, 1024)`.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// What the agent asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Makes and starts a container.
+    Start(Box<Container>),
+    /// Sends a signal to a container's first process, or to all its processes.
+    Signal {
+        /// The container's id.
+        id: String,
+        /// Signal number.
+        signal: i32,
+        /// To every process of the container.
+        all: bool,
+    },
+    /// Forgets an ended container and removes what it left: its cgroup, mounts and state.
+    Remove {
+        /// The container's id.
+        id: String,
+    },
+    /// Runs a command in a running container and answers when it has ended.
+    Exec {
+        /// The container's id.
+        id: String,
+        /// Program and arguments.
+        args: Vec<String>,
+        /// Killed after so many milliseconds; 0 for never.
+        timeout_ms: u64,
+    },
+    /// Reports every container.
+    List,
+    /// Reports every container now and each change from now on, as [`Event`]s.
+    Watch,
+    /// Kills all containers, removes all that the sandbox made, and ends it.
+    Stop,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Every container the sandbox knows.
+    Containers {
+        /// In the order they were started.
+        containers: Vec<ContainerState>,
+    },
+    /// A command in a container has ended.
+    Executed {
+        /// Its exit code, 128 + signal if a signal ended it.
+        exit_code: i32,
+        /// What it wrote, at most 16 KiB, standard output and error together.
+        output: String,
+    },
+    /// Not done.
+    Failed {
+        /// `RunContainerError`-style reason, constant per kind of failure.
+        reason: String,
+        /// What went wrong, for people.
+        message: String,
+    },
+}
+
+/// What a watching agent hears.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A container as it is now: one for each at first, then one for each change.
+    Container(ContainerState),
+}
+
+/// One container, as the agent wants it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Unique in the pod over all restarts: `<name>-<attempt>`.
+    pub id: String,
+    /// Program and arguments; for Wasm the arguments the guest sees, its own name first.
+    pub args: Vec<String>,
+    /// Environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside the container.
+    pub cwd: String,
+    /// Standard output and error are written here in CRI format
+    /// (<https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md>).
+    pub log_path: String,
+    /// The log is rotated when it grows over this.
+    pub log_max_bytes: u64,
+    /// Rotated files kept beside the current one.
+    pub log_max_files: u32,
+    /// Directories and files of the node seen inside the container.
+    pub mounts: Vec<Mount>,
+    /// Limits of the container's cgroup.
+    pub resources: Resources,
+    /// A terminal instead of pipes.
+    pub tty: bool,
+    /// What runs.
+    pub payload: Payload,
+}
+
+/// One mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Path on the node.
+    pub source: String,
+    /// Path in the container. For Wasm: the guest's name of the preopened directory.
+    pub target: String,
+    /// Not writable from inside.
+    pub read_only: bool,
+}
+
+/// Limits, already in the kernel's units. `None` is no limit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Resources {
+    /// CPU shares (cgroup v1 scale, 2 to 262144); converted to a weight on v2.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU per period of 100 ms.
+    pub cpu_quota: Option<i64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<i64>,
+    /// Number of tasks.
+    pub pids: Option<i64>,
+    /// `oom_score_adj` of the container's processes.
+    pub oom_score_adj: i32,
+}
+
+/// What a container runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Payload {
+    /// An OCI container.
+    Oci {
+        /// Unpacked layers, lowest first. The sandbox puts an overlay with a fresh upper
+        /// directory over them.
+        layers: Vec<String>,
+        /// Where the overlay's upper and work directories and the bundle go.
+        scratch: String,
+        /// Process identity and privileges.
+        security: Box<Security>,
+    },
+    /// A compiled Wasm module or component.
+    Wasm {
+        /// The `.cwasm` file.
+        compiled: String,
+        /// How it is run.
+        shape: WasmShape,
+        /// The port an HTTP component is served on.
+        port: u16,
+        /// Seconds between SIGTERM and the forced end of a command.
+        grace_period_seconds: u64,
+    },
+}
+
+/// What a Wasm file is, seen from its exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WasmShape {
+    /// Exports `wasi:http/incoming-handler` (0.2) or `wasi:http/handler` (0.3).
+    Http,
+    /// Exports `wasi:cli/run`.
+    Command,
+    /// A core module with `_start` on WASI 0.1.
+    CoreModule,
+}
+
+/// Identity and privileges of an OCI container's process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Security {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// Added to the default capabilities, without `CAP_`; `ALL` for all.
+    pub add_capabilities: Vec<String>,
+    /// Taken from the default capabilities; `ALL` for all.
+    pub drop_capabilities: Vec<String>,
+    /// All capabilities and devices, nothing masked, no seccomp.
+    pub privileged: bool,
+    /// The root file system is not writable.
+    pub read_only_root: bool,
+    /// Setuid programs gain nothing.
+    pub no_new_privileges: bool,
+    /// No seccomp filter.
+    pub seccomp_unconfined: bool,
+    /// Share the node's process ids.
+    pub host_pid: bool,
+    /// Share the node's System V IPC.
+    pub host_ipc: bool,
+}
+
+/// A container as the sandbox knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// The id it was started with.
+    pub id: String,
+    /// Process id of its first process, as the node sees it; 0 when it has ended.
+    pub pid: i32,
+    /// Start, in milliseconds since the epoch.
+    pub started_at_ms: i64,
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code, 128 + signal if a signal ended it.
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `StartError`.
+    pub reason: String,
+    /// What is known beyond the reason, such as the text of a trap.
+    pub message: String,
+    /// End, in milliseconds since the epoch.
+    pub finished_at_ms: i64,
+}
