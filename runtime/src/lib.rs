@@ -1,1 +1,3 @@
-//! proa-runtime
+//! The node: what turns pods bound to it into running sandboxes.
+
+pub mod image;

@@ -1,0 +1,54 @@
+# The commands of the project. `make demo` and `make test` are all that a newcomer needs: both set
+# up what a fresh Debian machine lacks.
+
+# Outside the clone, so that several clones share what they have built.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/proa/target
+
+MUSL := x86_64-unknown-linux-musl
+WASM := wasm32-wasip2
+PACKAGES := busybox-static docker-registry gcc iproute2 libc6-dev libseccomp-dev make musl-tools pkg-config util-linux
+KUBECTL_1_20 := $(CARGO_TARGET_DIR)/tools/kubectl-1.20
+TOOLS := $(CARGO_TARGET_DIR)/tools/installed
+export PROA_TEST_KUBECTL_1_20 := $(KUBECTL_1_20)/usr/bin/kubectl
+
+.PHONY: demo test check bench sim examples release setup clean-demo
+
+# Debian packages and Rust targets. kubectl 1.20 is unpacked, not installed, so that it stands
+# beside the machine's own.
+setup: $(TOOLS)
+$(TOOLS): Makefile
+	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES); }
+	rustup target add $(WASM) $(MUSL) aarch64-unknown-linux-musl
+	mkdir -p $(KUBECTL_1_20)
+	test -x $(PROA_TEST_KUBECTL_1_20) || { apt-get update -q && cd $(KUBECTL_1_20) && apt-get download -q kubernetes-client && dpkg -x kubernetes-client_*.deb . && rm kubernetes-client_*.deb; }
+	touch $@
+
+# The example components, from source.
+examples: setup
+	cd examples && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/examples cargo build --locked --release --target $(WASM)
+
+# Both binaries as they are shipped, side by side in TARGET/release.
+release: setup
+	cargo build --locked --release --bin proa
+	cargo build --locked --release -p proa-wasm --features static-binary --target $(MUSL)
+	cp $(CARGO_TARGET_DIR)/$(MUSL)/release/proa-wasm $(CARGO_TARGET_DIR)/release/proa-wasm
+
+demo: release examples
+	cargo run --locked --release -q --example demo
+
+test: setup examples
+	cargo build --locked --release -p proa-wasm --features static-binary --target $(MUSL)
+	mkdir -p $(CARGO_TARGET_DIR)/debug
+	cp $(CARGO_TARGET_DIR)/$(MUSL)/release/proa-wasm $(CARGO_TARGET_DIR)/debug/proa-wasm
+	cargo test --locked --workspace
+
+check:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --lib --bins
+
+bench: release examples
+	cargo run --locked --release -q --example bench
+
+sim:
+	PROA_SIM_SEED=$(SEED) cargo test --locked -p proa-logic --test simulation -- --nocapture

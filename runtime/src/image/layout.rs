@@ -1,0 +1,205 @@
+//! Where the store keeps what, and how a file gets there whole.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use oci_client::manifest::OciImageManifest;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{Image, ImageError, at};
+
+/// The directories of the store.
+#[derive(Clone)]
+pub(super) struct Layout {
+    dir: PathBuf,
+}
+
+/// A blob on its way in: hashed while it is written, named when it is whole.
+pub(super) struct NewBlob {
+    file: tempfile::NamedTempFile,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl Layout {
+    pub(super) fn open(dir: &Path) -> Result<Self, ImageError> {
+        for part in ["refs", "blobs/sha256", "layers", "tmp"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).map_err(at(&path))?;
+        }
+        Ok(Layout { dir: dir.to_owned() })
+    }
+
+    /// Held while blobs come in, so that a removal does not sweep them away.
+    pub(super) fn lock_shared(&self) -> Result<Flock<File>, ImageError> {
+        self.lock(FlockArg::LockShared)
+    }
+
+    /// Held while blobs are removed.
+    pub(super) fn lock_exclusive(&self) -> Result<Flock<File>, ImageError> {
+        self.lock(FlockArg::LockExclusive)
+    }
+
+    fn lock(&self, how: FlockArg) -> Result<Flock<File>, ImageError> {
+        let path = self.dir.join("lock");
+        let file = File::create(&path).map_err(at(&path))?;
+        Flock::lock(file, how).map_err(|(_, errno)| at(&path)(errno.into()))
+    }
+
+    fn record_path(&self, reference: &str) -> PathBuf {
+        self.dir.join("refs").join(format!("{}.json", reference.replace('%', "%25").replace('/', "%2F")))
+    }
+
+    pub(super) fn record(&self, reference: &str) -> Option<Image> {
+        serde_json::from_slice(&fs::read(self.record_path(reference)).ok()?).ok()
+    }
+
+    pub(super) fn records(&self) -> Vec<Image> {
+        let Ok(entries) = fs::read_dir(self.dir.join("refs")) else { return Vec::new() };
+        let mut images: Vec<Image> = entries
+            .flatten()
+            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
+            .collect();
+        images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        images
+    }
+
+    /// Names an image whose blobs and layers are all there.
+    pub(super) fn record_image(&self, image: &Image) -> Result<(), ImageError> {
+        let path = self.record_path(&image.reference);
+        let mut file = self.temporary_file()?;
+        serde_json::to_writer_pretty(&mut file, image).map_err(|e| at(&path)(e.into()))?;
+        self.publish(file, &path)
+    }
+
+    pub(super) fn forget(&self, reference: &str) -> Result<(), ImageError> {
+        let path = self.record_path(reference);
+        fs::remove_file(&path).map_err(at(&path))
+    }
+
+    /// Removes all blobs and layers but those with these digests.
+    pub(super) fn sweep(&self, needed: &BTreeSet<String>) -> Result<(), ImageError> {
+        for part in ["blobs/sha256", "layers"] {
+            let dir = self.dir.join(part);
+            for entry in fs::read_dir(&dir).map_err(at(&dir))? {
+                let path = entry.map_err(at(&dir))?.path();
+                let keep = path.file_name().is_some_and(|n| needed.contains(&*n.to_string_lossy()));
+                if keep {
+                    continue;
+                }
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                    .map_err(at(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the blob with this digest is or would be. A digest that is none is refused, as it
+    /// becomes part of a path.
+    pub(super) fn blob(&self, digest: &str) -> Result<PathBuf, ImageError> {
+        Ok(self.dir.join("blobs/sha256").join(hex_of(digest)?))
+    }
+
+    /// Where the unpacked layer with this digest of its plain tar is or would be.
+    pub(super) fn layer(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
+        Ok(self.dir.join("layers").join(hex_of(diff_id)?))
+    }
+
+    pub(super) fn temporary_dir(&self) -> Result<tempfile::TempDir, ImageError> {
+        let dir = self.dir.join("tmp");
+        tempfile::tempdir_in(&dir).map_err(at(&dir))
+    }
+
+    fn temporary_file(&self) -> Result<tempfile::NamedTempFile, ImageError> {
+        let dir = self.dir.join("tmp");
+        tempfile::NamedTempFile::new_in(&dir).map_err(at(&dir))
+    }
+
+    fn publish(&self, file: tempfile::NamedTempFile, path: &Path) -> Result<(), ImageError> {
+        file.as_file().sync_all().map_err(at(path))?;
+        file.persist(path).map_err(|e| at(path)(e.error))?;
+        Ok(())
+    }
+
+    pub(super) fn new_blob(&self) -> Result<NewBlob, ImageError> {
+        Ok(NewBlob { file: self.temporary_file()?, hash: Sha256::new(), size_bytes: 0 })
+    }
+
+    /// Names a blob by what was written. With an `expected` digest, anything else is refused.
+    pub(super) fn finish_blob(
+        &self,
+        blob: NewBlob,
+        expected: Option<&str>,
+    ) -> Result<(String, u64), ImageError> {
+        let digest = digest_text(blob.hash);
+        if let Some(expected) = expected.filter(|e| *e != digest) {
+            return Err(ImageError::malformed(format!(
+                "the content of blob {expected} does not match its digest: it is {digest}"
+            )));
+        }
+        self.publish(blob.file, &self.blob(&digest)?)?;
+        Ok((digest, blob.size_bytes))
+    }
+
+    /// Keeps these bytes; gives their digest.
+    pub(super) fn put_blob(&self, bytes: &[u8]) -> Result<String, ImageError> {
+        let mut blob = self.new_blob()?;
+        blob.write_all(bytes).map_err(at(&self.dir))?;
+        Ok(self.finish_blob(blob, None)?.0)
+    }
+
+    /// Keeps `value` as JSON; gives digest and size.
+    pub(super) fn put_json(&self, value: &impl Serialize) -> Result<(String, u64), ImageError> {
+        let bytes = serde_json::to_vec(value).map_err(|e| ImageError::malformed(e.to_string()))?;
+        Ok((self.put_blob(&bytes)?, bytes.len() as u64))
+    }
+
+    /// A small blob's bytes.
+    pub(super) fn read_blob(&self, digest: &str) -> Result<Vec<u8>, ImageError> {
+        let path = self.blob(digest)?;
+        let mut bytes = Vec::new();
+        let file = File::open(&path).map_err(at(&path))?;
+        file.take(super::pull::METADATA_LIMIT_BYTES).read_to_end(&mut bytes).map_err(at(&path))?;
+        Ok(bytes)
+    }
+
+    pub(super) fn manifest(&self, digest: &str) -> Result<OciImageManifest, ImageError> {
+        serde_json::from_slice(&self.read_blob(digest)?)
+            .map_err(|e| ImageError::malformed(format!("manifest {digest}: {e}")))
+    }
+}
+
+impl Write for NewBlob {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl NewBlob {
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+pub(super) fn digest_text(hash: Sha256) -> String {
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn hex_of(digest: &str) -> Result<&str, ImageError> {
+    digest
+        .strip_prefix("sha256:")
+        .filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        .ok_or_else(|| ImageError::malformed(format!("unsupported digest \"{digest}\": only sha256 is")))
+}

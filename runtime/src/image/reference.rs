@@ -1,0 +1,50 @@
+//! Names of images.
+
+use oci_client::Reference;
+
+use super::ImageError;
+
+/// The full form of an image's name: `nginx` is `docker.io/library/nginx:latest`.
+pub fn normalize(name: &str) -> Result<String, ImageError> {
+    parse(name).map(|reference| reference.whole())
+}
+
+/// A name in its parts.
+pub(super) fn parse(name: &str) -> Result<Reference, ImageError> {
+    name.parse().map_err(|_| ImageError::InvalidName(name.to_owned()))
+}
+
+/// True for registries on this machine, which are spoken to without TLS.
+pub(super) fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => registry.rsplit_once(':').map_or(registry, |(host, _)| host),
+    };
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_full_form() {
+        let full = |name: &str| normalize(name).unwrap();
+        assert_eq!(full("nginx"), "docker.io/library/nginx:latest");
+        assert_eq!(full("me/app:1"), "docker.io/me/app:1");
+        assert_eq!(full("localhost:5000/a/b"), "localhost:5000/a/b:latest");
+        assert!(normalize("UPPER").is_err());
+        assert!(normalize("").is_err());
+        assert!(normalize("a b").is_err());
+    }
+
+    #[test]
+    fn only_this_machine_goes_without_tls() {
+        for registry in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.8.0.1", "[::1]:5000"] {
+            assert!(is_loopback(registry), "{registry}");
+        }
+        for registry in ["docker.io", "10.0.0.1:5000", "localhost.example.com", "[fe80::1]:5000"] {
+            assert!(!is_loopback(registry), "{registry}");
+        }
+    }
+}
