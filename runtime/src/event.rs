@@ -1,0 +1,133 @@
+//! Events that the node writes about pods and about itself.
+//!
+//! Writing never holds anybody up: [`Recorder::report`] puts the Event into a bounded queue, and
+//! one task of its own writes it. What is reported again counts up, as users know it.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use tokio::sync::mpsc;
+
+use crate::observed::Report;
+
+/// Events that may wait to be written; more are dropped, since a node that reports so much has
+/// other troubles.
+const QUEUE: usize = 1024;
+/// Events whose count is remembered.
+const REMEMBERED: usize = 4096;
+
+/// Takes Events.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<(ObjectReference, Report, Timestamp)>,
+}
+
+impl Recorder {
+    /// Starts the writing task, which ends with the last recorder.
+    pub fn start(client: kube::Client, node: String) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(write(client, node, waiting));
+        Recorder { queue }
+    }
+
+    /// Reports about a pod.
+    pub fn report(&self, pod: &Pod, report: Report) {
+        let meta = &pod.metadata;
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: report.field_path.clone(),
+        };
+        self.enqueue(about, report);
+    }
+
+    /// Reports about the node. Its Events lie in the namespace `default`.
+    pub fn report_node(&self, name: &str, report: Report) {
+        let about = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(name.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.enqueue(about, report);
+    }
+
+    fn enqueue(&self, about: ObjectReference, report: Report) {
+        if self.queue.try_send((about, report, Timestamp::now())).is_err() {
+            tracing::debug!("an Event is dropped: too many are waiting");
+        }
+    }
+}
+
+/// What makes two reports the same.
+type Same = (Option<String>, Option<String>, &'static str, String);
+
+struct Written {
+    namespace: String,
+    name: String,
+    count: i32,
+}
+
+async fn write(
+    client: kube::Client,
+    node: String,
+    mut waiting: mpsc::Receiver<(ObjectReference, Report, Timestamp)>,
+) {
+    let mut written: HashMap<Same, Written> = HashMap::new();
+    while let Some((about, report, at)) = waiting.recv().await {
+        let same = (about.uid.clone(), report.field_path.clone(), report.reason, report.message.clone());
+        if let Some(old) = written.get_mut(&same) {
+            old.count = old.count.saturating_add(1);
+            let change = serde_json::json!({"count": old.count, "lastTimestamp": Time(at)});
+            let api = Api::<Event>::namespaced(client.clone(), &old.namespace);
+            match api.patch(&old.name, &PatchParams::default(), &Patch::Merge(change)).await {
+                Ok(_) => continue,
+                // It has expired or the server is away: it is written anew, or is lost.
+                Err(_) => drop(written.remove(&same)),
+            }
+        }
+        let event = event(&node, about, &report, at);
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let name = event.metadata.name.clone().unwrap_or_default();
+        let api = Api::<Event>::namespaced(client.clone(), &namespace);
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => {
+                if written.len() >= REMEMBERED {
+                    written.clear();
+                }
+                written.insert(same, Written { namespace, name, count: 1 });
+            }
+            Err(error) => tracing::debug!(%error, reason = report.reason, "an Event was not written"),
+        }
+    }
+}
+
+fn event(node: &str, about: ObjectReference, report: &Report, at: Timestamp) -> Event {
+    let name = about.name.clone().unwrap_or_default();
+    let stamp = at.as_nanosecond() as u64;
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{stamp:016x}")),
+            namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
+            ..ObjectMeta::default()
+        },
+        involved_object: about,
+        reason: Some(report.reason.to_owned()),
+        message: Some(report.message.clone()),
+        type_: Some(if report.warning { "Warning" } else { "Normal" }.to_owned()),
+        count: Some(1),
+        first_timestamp: Some(Time(at)),
+        last_timestamp: Some(Time(at)),
+        source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(node.to_owned()) }),
+        reporting_component: Some("kubelet".to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        ..Event::default()
+    }
+}

@@ -1,0 +1,85 @@
+//! Where things lie in the data directory. Nothing else builds these paths.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// The node's part of the data directory.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    data: PathBuf,
+}
+
+impl Paths {
+    /// The layout below this data directory.
+    pub fn new(data: &Path) -> Self {
+        Paths { data: data.to_owned() }
+    }
+
+    /// Directories of all sandboxes: `run/sandboxes`.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.data.join("run/sandboxes")
+    }
+
+    /// Directory of a pod's sandbox.
+    pub fn sandbox(&self, uid: &str) -> PathBuf {
+        self.sandboxes().join(uid)
+    }
+
+    /// Where one run of a container keeps its bundle and its writable layer.
+    pub fn scratch(&self, uid: &str, id: &str) -> PathBuf {
+        self.sandbox(uid).join("scratch").join(id)
+    }
+
+    /// Volumes of all pods: `volumes`.
+    pub fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    /// All that is made for mounting into a pod.
+    pub fn pod_volumes(&self, uid: &str) -> PathBuf {
+        self.volumes().join(uid)
+    }
+
+    /// One volume of a pod.
+    pub fn volume(&self, uid: &str, name: &str) -> PathBuf {
+        self.pod_volumes(uid).join("volumes").join(name)
+    }
+
+    /// `hosts`, `resolv.conf` and `hostname` of a pod.
+    pub fn etc(&self, uid: &str) -> PathBuf {
+        self.pod_volumes(uid).join("etc")
+    }
+
+    /// Where a run of a container leaves its last words.
+    pub fn termination_log(&self, uid: &str, id: &str) -> PathBuf {
+        self.pod_volumes(uid).join("termination").join(id)
+    }
+
+    /// Bind mounts of parts of volumes.
+    pub fn subpath(&self, uid: &str, container: &str, index: usize) -> PathBuf {
+        self.pod_volumes(uid).join("subpaths").join(container).join(index.to_string())
+    }
+
+    /// Logs of all pods: `pods`.
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
+    /// Logs of a pod.
+    pub fn pod_logs(&self, pod: &Pod) -> PathBuf {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        self.logs().join(format!("{}_{}_{}", text(&meta.namespace), text(&meta.name), text(&meta.uid)))
+    }
+
+    /// Log of one run of a container. Older parts of it lie beside it.
+    pub fn log(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+        self.pod_logs(pod).join(container).join(format!("{attempt}.log"))
+    }
+
+    /// Compiled Wasm.
+    pub fn wasm(&self) -> PathBuf {
+        self.data.join("wasm")
+    }
+}

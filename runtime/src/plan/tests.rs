@@ -1,0 +1,379 @@
+use expect_test::{Expect, expect};
+use proa_sandbox::protocol::{ContainerState, Exit};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::observed::{Outcome, ProbeKind, reason};
+
+/// A pod on a node that does what it is told at once: actions are performed on what is observed
+/// as a perfect sandbox would, and each is written down.
+struct World {
+    pod: Pod,
+    seen: PodObserved,
+    now: Timestamp,
+    story: Vec<String>,
+    /// Reason with which the next start of a container is refused.
+    refuse: Option<&'static str>,
+}
+
+impl World {
+    fn new(spec: Value) -> Self {
+        let mut spec = spec;
+        if spec.get("containers").is_none() {
+            spec["containers"] = json!([{"name": "c", "image": "img"}]);
+        }
+        let meta = json!({"name": "p", "namespace": "n", "uid": "u"});
+        let pod: Pod = serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap();
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let seen = PodObserved::new(&pod, now);
+        World { pod, seen, now, story: Vec::new(), refuse: None }
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        for report in self.seen.apply(&self.pod, outcome, self.now) {
+            self.story.push(format!("  {} {}", report.reason, report.message));
+        }
+    }
+
+    /// Performs plans until nothing is left to do now.
+    fn settle(&mut self) -> Option<Timestamp> {
+        for _ in 0..50 {
+            let plan = plan(&self.pod, &self.seen, self.now);
+            if plan.actions.is_empty() || plan.actions == [Action::Finish] {
+                if !plan.actions.is_empty() {
+                    self.story.push("Finish".to_owned());
+                }
+                return plan.look_again;
+            }
+            for action in plan.actions {
+                self.perform(action);
+            }
+        }
+        panic!("the plan never becomes empty: {:#?}", self.story);
+    }
+
+    fn perform(&mut self, action: Action) {
+        let (pod, now) = (self.pod.clone(), self.now);
+        self.story.push(match &action {
+            Action::Start { name, attempt } => format!("Start {name}-{attempt}"),
+            Action::Terminate { name } => format!("Terminate {name}"),
+            Action::Kill { name } => format!("Kill {name}"),
+            Action::BackOff { .. } | Action::BeginStop { .. } => String::new(),
+            other => format!("{other:?}"),
+        });
+        match action {
+            Action::StartSandbox => self.tell(Outcome::SandboxUp([10, 42, 0, 2].into())),
+            Action::SetUpVolumes => self.tell(Outcome::VolumesReady),
+            Action::Start { name, attempt } => {
+                self.seen.begin_start(&name, now);
+                match self.refuse.take() {
+                    Some(reason) => {
+                        self.tell(Outcome::StartBlocked { name, reason, message: "no".to_owned() });
+                    }
+                    None => {
+                        self.container(&name, attempt, None);
+                        self.tell(Outcome::Started(name));
+                    }
+                }
+            }
+            Action::BackOff { name } => {
+                let reports = self.seen.begin_back_off(&pod, &name);
+                self.story.extend(reports.iter().map(|r| format!("  {} {}", r.reason, r.message)));
+            }
+            Action::BeginStop { name, message } => {
+                let report = self.seen.begin_stop(&pod, &name, &message, false, now);
+                self.story.push(format!("  {} {}", report.reason, report.message));
+            }
+            Action::Terminate { name } => {
+                let stop = self.seen.containers.get_mut(&name).and_then(|c| c.stop.as_mut());
+                stop.expect("it is being stopped").signalled = true;
+            }
+            Action::Kill { name } => {
+                let attempt = self.seen.containers[&name].runs - 1;
+                self.container(&name, attempt, Some(137));
+            }
+            Action::GiveUp(verdict) => self.seen.verdict = Some(verdict),
+            Action::CancelStart => self.tell(Outcome::StartCancelled),
+            Action::TearDown => self.tell(Outcome::TornDown),
+            Action::Release => self.tell(Outcome::Released),
+            Action::Finish => {}
+        }
+    }
+
+    /// The sandbox tells that a run began, or ended with a code.
+    fn container(&mut self, name: &str, attempt: u32, code: Option<i32>) {
+        let at = self.now.as_millisecond();
+        let reason = if code == Some(0) { "Completed" } else { "Error" };
+        let exit = code.map(|code| Exit {
+            code,
+            signal: 0,
+            reason: reason.to_owned(),
+            message: String::new(),
+            finished_at_ms: at,
+        });
+        let id = format!("{name}-{attempt}");
+        self.tell(Outcome::Container(ContainerState { id, pid: 7, started_at_ms: at, exit }));
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now = later(self.now, Duration::from_secs(seconds));
+    }
+
+    fn check(self, expected: Expect) {
+        let lines: Vec<String> = self.story.into_iter().filter(|line| !line.is_empty()).collect();
+        expected.assert_eq(&lines.join("\n"));
+    }
+}
+
+#[test]
+fn a_plain_pod_starts_and_then_nothing_is_left_to_do() {
+    let mut world = World::new(json!({}));
+    assert_eq!(world.settle(), None);
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c"#]]);
+}
+
+#[test]
+fn init_containers_run_one_by_one_and_a_failed_one_again() {
+    let mut world = World::new(json!({"initContainers": [{"name": "a"}, {"name": "b"}]}));
+    world.settle();
+    world.container("a", 0, Some(1));
+    world.settle();
+    world.container("a", 1, Some(0));
+    world.settle();
+    world.container("b", 0, Some(0));
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start a-0
+          Started Started container a
+        Start a-1
+          Started Started container a
+        Start b-0
+          Started Started container b
+        Start c-0
+          Started Started container c"#]]);
+}
+
+#[test]
+fn a_sidecar_starts_before_and_stops_after_the_others() {
+    let mut world = World::new(
+        json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "restartPolicy": "Never"}),
+    );
+    world.settle();
+    world.container("c", 0, Some(0));
+    let deadline = world.settle().expect("the sidecar has a grace period");
+    world.now = deadline;
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start s-0
+          Started Started container s
+        Start c-0
+          Started Started container c
+          Killing Stopping container s
+        Terminate s
+        Kill s
+        TearDown"#]]);
+}
+
+#[test]
+fn a_crash_loop_backs_off() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    for attempt in 0..4 {
+        world.container("c", attempt, Some(1));
+        if let Some(at) = world.settle() {
+            let pause = since(at, world.now);
+            world.story.push(format!("pause {pause:?}"));
+            world.now = at;
+            world.settle();
+        }
+    }
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c
+        Start c-1
+          Started Started container c
+          BackOff Back-off restarting failed container c in pod p_n(u)
+        pause 10s
+        Start c-2
+          Started Started container c
+          BackOff Back-off restarting failed container c in pod p_n(u)
+        pause 20s
+        Start c-3
+          Started Started container c
+          BackOff Back-off restarting failed container c in pod p_n(u)
+        pause 40s
+        Start c-4
+          Started Started container c"#]]);
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_backs_off() {
+    let mut world = World::new(json!({}));
+    world.refuse = Some(reason::ERR_IMAGE_PULL);
+    let shown = world.settle().expect("the error is shown for a moment");
+    world.now = shown;
+    let again = world.settle().expect("it is tried again");
+    let blocked = world.seen.containers["c"].blocked.clone().unwrap();
+    assert_eq!(blocked.reason, reason::IMAGE_PULL_BACK_OFF);
+    assert_eq!(blocked.message, "Back-off pulling image \"img\": ErrImagePull: no");
+    world.now = again;
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Failed Error: ErrImagePull
+          BackOff Back-off pulling image "img"
+          Failed Error: ImagePullBackOff
+        Start c-0
+          Started Started container c"#]]);
+}
+
+#[test]
+fn restart_policies() {
+    for (policy, code, again) in [
+        ("Always", 0, true),
+        ("Always", 1, true),
+        ("OnFailure", 0, false),
+        ("OnFailure", 1, true),
+        ("Never", 0, false),
+        ("Never", 1, false),
+    ] {
+        let mut world = World::new(json!({"restartPolicy": policy}));
+        world.settle();
+        world.container("c", 0, Some(code));
+        world.settle();
+        let last = world.story.iter().rfind(|line| !line.starts_with(' ')).unwrap();
+        assert_eq!(last, if again { "Start c-1" } else { "TearDown" }, "{policy} after {code}");
+    }
+}
+
+#[test]
+fn a_deleted_pod_is_stopped_within_its_grace_and_released() {
+    let mut world = World::new(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+    world.settle();
+    world.pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(later(world.now, Duration::from_secs(5))));
+    world.pod.metadata.deletion_grace_period_seconds = Some(5);
+    let deadline = world.settle().unwrap();
+    assert_eq!(since(deadline, world.now), Duration::from_secs(5));
+    world.container("a", 0, Some(0));
+    world.wait(5);
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start a-0
+          Started Started container a
+        Start b-0
+          Started Started container b
+          Killing Stopping container a
+          Killing Stopping container b
+        Terminate a
+        Terminate b
+        Kill b
+        TearDown
+        Release
+        Finish"#]]);
+}
+
+#[test]
+fn a_pod_that_vanished_is_stopped_without_asking_the_server() {
+    let mut world = World::new(json!({"terminationGracePeriodSeconds": 0}));
+    world.settle();
+    world.seen.vanished = true;
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c
+          Killing Stopping container c
+        Kill c
+        TearDown
+        Finish"#]]);
+}
+
+#[test]
+fn a_lost_sandbox_is_made_again() {
+    let mut world = World::new(json!({"initContainers": [{"name": "i"}]}));
+    world.settle();
+    world.container("i", 0, Some(0));
+    world.settle();
+    world.tell(Outcome::SandboxLost);
+    world.settle();
+    world.container("i", 1, Some(0));
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start i-0
+          Started Started container i
+        Start c-0
+          Started Started container c
+          SandboxChanged Pod sandbox changed, it will be killed and re-created.
+        StartSandbox
+        Start i-1
+          Started Started container i
+        Start c-1
+          Started Started container c"#]]);
+}
+
+#[test]
+fn a_lost_sandbox_ends_a_pod_that_never_restarts() {
+    let mut world = World::new(json!({"restartPolicy": "Never"}));
+    world.settle();
+    world.tell(Outcome::SandboxLost);
+    world.settle();
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c
+          SandboxChanged Pod sandbox changed, it will be killed and re-created.
+        TearDown"#]]);
+}
+
+#[test]
+fn a_failed_liveness_probe_restarts_the_container() {
+    let probe = json!({"tcpSocket": {"port": 1}});
+    let mut world = World::new(json!({"containers": [{"name": "c", "livenessProbe": probe}]}));
+    world.settle();
+    let kind = ProbeKind::Liveness;
+    world.tell(Outcome::Probed { name: "c".to_owned(), attempt: 0, kind, healthy: false });
+    let deadline = world.settle().unwrap();
+    world.container("c", 0, Some(143));
+    world.settle();
+    assert_eq!(since(deadline, world.now), Duration::from_secs(30));
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c
+          Killing Container c failed liveness probe, will be restarted
+        Terminate c
+        Start c-1
+          Started Started container c"#]]);
+}
+
+#[test]
+fn an_active_deadline_ends_the_pod() {
+    let mut world = World::new(json!({"activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 1}));
+    let deadline = world.settle().unwrap();
+    world.now = deadline;
+    world.settle();
+    world.wait(1);
+    world.settle();
+    assert_eq!(world.seen.verdict.as_ref().unwrap().reason, "DeadlineExceeded");
+    assert_eq!(world.story.last().unwrap(), "TearDown");
+}
