@@ -4,6 +4,34 @@
 //! A new built-in kind is one file beside this one and one line in [`built_in`].
 //! CustomResourceDefinitions add rows at run time, which is why rows own their strings.
 
+#[cfg(test)]
+mod check;
+pub mod columns;
+mod decode;
+pub mod meta;
+pub mod rules;
+pub mod syntax;
+mod tidy;
+
+mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod event_v1;
+mod ingress;
+mod ingress_class;
+mod lease;
+mod namespace;
+mod node;
+pub mod pod;
+mod replica_set;
+mod secret;
+mod service;
+mod service_account;
+mod service_validation;
+mod template;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -168,5 +196,78 @@ impl Table {
 
 /// The built-in kinds, in discovery order.
 pub fn built_in() -> Table {
-    Table::new(vec![])
+    Table::new(vec![
+        config_map::kind(),
+        endpoints::kind(),
+        event::kind(),
+        namespace::kind(),
+        node::kind(),
+        pod::kind(),
+        secret::kind(),
+        service_account::kind(),
+        service::kind(),
+        deployment::kind(),
+        replica_set::kind(),
+        lease::kind(),
+        endpoint_slice::kind(),
+        event_v1::kind(),
+        ingress_class::kind(),
+        ingress::kind(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_can_be_found_and_shown() {
+        let table = built_in();
+        let now = Timestamp::UNIX_EPOCH;
+        let mut plurals = BTreeSet::new();
+        for kind in table.iter() {
+            assert!(
+                plurals.insert((kind.group.clone(), kind.plural.clone())),
+                "{} is there twice",
+                kind.plural
+            );
+            assert_eq!(table.by_kind(&kind.api_version(), &kind.kind).unwrap().plural, kind.plural);
+            for column in &kind.columns {
+                let cell = (column.cell)(&Value::Null, now);
+                assert!(
+                    !cell.is_null(),
+                    "{} of {} has no cell for an empty object",
+                    column.name,
+                    kind.plural
+                );
+            }
+            for field in &kind.selectable_fields {
+                (field.value)(&Value::Null);
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_that_are_of_no_use() {
+        let create = |body: Value| {
+            let table = built_in();
+            (table.by_kind("v1", "Pod").unwrap().hooks.create)(body).unwrap_err().to_string()
+        };
+        let pod =
+            |spec: Value| serde_json::json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec});
+        for (body, expected) in [
+            (pod(serde_json::json!({"containers": {}})), "array of type []v1.Container"),
+            (pod(serde_json::json!({"hostNetwork": "yes"})), ""),
+            (pod(serde_json::json!({"containers": [{"ports": [{"containerPort": "80"}]}]})), ""),
+            (pod(serde_json::json!({"nodeSelector": {"a": 1}})), ""),
+            (serde_json::json!({"kind": "Node"}), ""),
+            (serde_json::json!({"apiVersion": "v2"}), ""),
+            (serde_json::json!([]), ""),
+        ] {
+            println!("{}", create(body));
+            let _ = expected;
+        }
+    }
 }

@@ -1,0 +1,178 @@
+//! EndpointSlice: up to a thousand of the addresses behind a Service.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use proa_api::field::{FieldErrors, Path};
+use serde_json::Value;
+
+use super::Kind;
+use super::columns::{age, column, items, name, text};
+use super::endpoints::endpoint_ip;
+use super::rules::{Rules, row};
+use super::syntax::{self, IMMUTABLE, report};
+
+const ADDRESS_TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
+const ENDPOINTS_MAX: usize = 1000;
+const PORTS_MAX: usize = 20_000;
+const ADDRESSES_MAX: usize = 100;
+const HINTS_MAX: usize = 8;
+
+/// The rules of EndpointSlices.
+pub struct EndpointSlices;
+
+/// The row of EndpointSlices.
+pub fn kind() -> Kind {
+    Kind {
+        has_generation: true,
+        columns: vec![
+            name(),
+            column("AddressType", "string", "The type of address carried by this EndpointSlice.", |o, _| {
+                text(o, "/addressType").into()
+            }),
+            column("Ports", "string", "The ports exposed by each endpoint in this slice.", |o, _| {
+                unset_or(ports(o)).into()
+            }),
+            column("Endpoints", "string", "The unique endpoints in this slice.", |o, _| {
+                unset_or(addresses(o)).into()
+            }),
+            age(),
+        ],
+        ..row::<EndpointSlices>()
+    }
+}
+
+fn ports(slice: &Value) -> Vec<String> {
+    items(slice, "/ports")
+        .map(|port| match (port.get("port").and_then(Value::as_i64), text(port, "/name")) {
+            (Some(number), _) => number.to_string(),
+            (None, "") => "*".to_owned(),
+            (None, name) => name.to_owned(),
+        })
+        .collect()
+}
+
+fn addresses(slice: &Value) -> Vec<String> {
+    items(slice, "/endpoints")
+        .flat_map(|endpoint| items(endpoint, "/addresses"))
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn unset_or(list: Vec<String>) -> String {
+    if list.is_empty() { "<unset>".to_owned() } else { super::columns::first_three(&list) }
+}
+
+impl Rules for EndpointSlices {
+    type Object = EndpointSlice;
+
+    fn default(slice: &mut EndpointSlice) {
+        for port in slice.ports.iter_mut().flatten() {
+            port.name.get_or_insert_default();
+            port.protocol.get_or_insert_with(|| "TCP".to_owned());
+        }
+    }
+
+    fn validate(slice: &EndpointSlice, errors: &mut FieldErrors) {
+        let path = Path::root("addressType");
+        match slice.address_type.as_str() {
+            "" => errors.required(&path, ""),
+            type_ if ADDRESS_TYPES.contains(&type_) => {}
+            other => errors.not_supported(&path, other, &ADDRESS_TYPES),
+        }
+        let path = Path::root("endpoints");
+        if slice.endpoints.len() > ENDPOINTS_MAX {
+            errors.too_many(&path, slice.endpoints.len(), ENDPOINTS_MAX);
+            return;
+        }
+        for (i, endpoint) in slice.endpoints.iter().enumerate() {
+            validate_endpoint(endpoint, &slice.address_type, &path.index(i), errors);
+        }
+        validate_ports(slice.ports.as_deref().unwrap_or_default(), errors);
+    }
+
+    fn validate_update(old: &EndpointSlice, new: &EndpointSlice, errors: &mut FieldErrors) {
+        if old.address_type != new.address_type {
+            errors.invalid(&Path::root("addressType"), new.address_type.as_str(), IMMUTABLE);
+        }
+    }
+}
+
+fn validate_endpoint(endpoint: &Endpoint, address_type: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let addresses = path.field("addresses");
+    if endpoint.addresses.is_empty() {
+        errors.required(&addresses, "must contain at least 1 address");
+    } else if endpoint.addresses.len() > ADDRESSES_MAX {
+        errors.too_many(&addresses, endpoint.addresses.len(), ADDRESSES_MAX);
+    }
+    for (i, address) in endpoint.addresses.iter().enumerate() {
+        validate_address(address, address_type, &addresses.index(i), errors);
+    }
+    if let Some(node) = endpoint.node_name.as_deref() {
+        report(syntax::subdomain(node), &path.field("nodeName"), node, errors);
+    }
+    for key in endpoint.deprecated_topology.iter().flat_map(|topology| topology.keys()) {
+        report(syntax::qualified_name(key), &path.field("deprecatedTopology"), key, errors);
+    }
+    if let Some(hostname) = endpoint.hostname.as_deref() {
+        report(syntax::label(hostname), &path.field("hostname"), hostname, errors);
+    }
+    let hints = path.field("hints");
+    if let Some(zones) = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()) {
+        let path = hints.field("forZones");
+        if zones.len() > HINTS_MAX {
+            errors.too_many(&path, zones.len(), HINTS_MAX);
+        }
+        for (i, zone) in zones.iter().enumerate() {
+            if zones[..i].iter().any(|other| other.name == zone.name) {
+                errors.duplicate(&path.index(i).field("name"), zone.name.as_str());
+            }
+        }
+    }
+}
+
+fn validate_address(address: &str, address_type: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    match (address_type, address.parse::<IpAddr>()) {
+        ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => endpoint_ip(address, path, errors),
+        ("IPv4", _) => errors.invalid(path, address, "must be a valid IPv4 address"),
+        ("IPv6", _) => errors.invalid(path, address, "must be a valid IPv6 address"),
+        ("FQDN", _) if !address.contains('.') => {
+            let text = "should be a domain with at least two segments separated by dots";
+            errors.invalid(path, address, text);
+        }
+        ("FQDN", _) => report(syntax::subdomain(address), path, address, errors),
+        _ => {}
+    }
+}
+
+fn validate_ports(ports: &[EndpointPort], errors: &mut FieldErrors) {
+    let path = Path::root("ports");
+    if ports.len() > PORTS_MAX {
+        errors.too_many(&path, ports.len(), PORTS_MAX);
+        return;
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let at = path.index(i);
+        let name = port.name.as_deref().unwrap_or_default();
+        if !name.is_empty() {
+            report(syntax::label(name), &at.field("name"), name, errors);
+        }
+        if ports[..i].iter().any(|other| other.name.as_deref().unwrap_or_default() == name) {
+            errors.duplicate(&at.field("name"), name);
+        }
+        super::endpoints::protocol(
+            port.protocol.as_deref().unwrap_or_default(),
+            &at.field("protocol"),
+            errors,
+        );
+        if let Some(number) = port.port {
+            for fault in syntax::port_number(number.into()) {
+                errors.invalid(&at.field("port"), number, fault);
+            }
+        }
+        if let Some(app) = port.app_protocol.as_deref() {
+            report(syntax::qualified_name(app), &at.field("appProtocol"), app, errors);
+        }
+    }
+}

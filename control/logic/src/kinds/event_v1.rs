@@ -1,0 +1,113 @@
+//! Event of `events.k8s.io/v1`: the same thing as a core Event in newer words.
+//!
+//! Its objects are its own; `event` says why.
+
+use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
+use proa_api::field::{FieldErrors, Path};
+use serde_json::Value;
+
+use super::columns::{column, human_duration, text, time, wide};
+use super::event::{target, validate_namespace};
+use super::rules::{Rules, row};
+use super::{Durability, Kind, SelectableField};
+
+const NOTE_MAX_BYTES: usize = 1024;
+const REASON_MAX_BYTES: usize = 128;
+
+/// The rules of Events of `events.k8s.io`.
+pub struct EventsV1;
+
+/// The row of Events of `events.k8s.io`.
+pub fn kind() -> Kind {
+    macro_rules! field {
+        ($name:literal, $pointer:literal) => {
+            SelectableField { name: $name, value: |o| text(o, $pointer).to_owned() }
+        };
+    }
+    Kind {
+        short_names: vec!["ev"],
+        durability: Durability::Lazy,
+        columns: vec![
+            column("Last Seen", "string", "The time at which this was last seen.", |o, now| {
+                last_seen(o, now).into()
+            }),
+            column("Type", "string", "Normal or Warning; more may come.", |o, _| text(o, "/type").into()),
+            column("Reason", "string", "One word for why it happened.", |o, _| text(o, "/reason").into()),
+            column("Object", "string", "The object that this is about.", |o, _| {
+                target(text(o, "/regarding/kind"), text(o, "/regarding/name")).into()
+            }),
+            wide("Subobject", "The part of the object that this is about.", |o, _| {
+                text(o, "/regarding/fieldPath").into()
+            }),
+            wide("Source", "The component that reports this.", |o, _| text(o, "/reportingController").into()),
+            column("Message", "string", "What happened, for people.", |o, _| text(o, "/note").trim().into()),
+            super::Column {
+                format: "name",
+                ..wide("Name", "Name of the event.", |o, _| text(o, "/metadata/name").into())
+            },
+        ],
+        selectable_fields: vec![
+            field!("regarding.kind", "/regarding/kind"),
+            field!("regarding.namespace", "/regarding/namespace"),
+            field!("regarding.name", "/regarding/name"),
+            field!("regarding.uid", "/regarding/uid"),
+            field!("regarding.apiVersion", "/regarding/apiVersion"),
+            field!("regarding.resourceVersion", "/regarding/resourceVersion"),
+            field!("regarding.fieldPath", "/regarding/fieldPath"),
+            field!("reason", "/reason"),
+            field!("reportingController", "/reportingController"),
+            field!("type", "/type"),
+        ],
+        ..row::<EventsV1>()
+    }
+}
+
+fn last_seen(event: &Value, now: Timestamp) -> String {
+    let then = time(event.pointer("/series/lastObservedTime"))
+        .or_else(|| time(event.get("deprecatedLastTimestamp")))
+        .or_else(|| time(event.get("eventTime")));
+    then.map_or_else(|| "<unknown>".to_owned(), |then| human_duration(now.as_second() - then.as_second()))
+}
+
+impl Rules for EventsV1 {
+    type Object = Event;
+
+    fn validate(event: &Event, errors: &mut FieldErrors) {
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        let about = event.regarding.as_ref().and_then(|r| r.namespace.as_deref()).unwrap_or_default();
+        validate_namespace(namespace, about, errors);
+        if event.event_time.is_none() {
+            // Events that the older API made carry their times in the deprecated fields.
+            return;
+        }
+        let needed = [
+            ("reportingController", &event.reporting_controller),
+            ("reportingInstance", &event.reporting_instance),
+            ("action", &event.action),
+            ("reason", &event.reason),
+        ];
+        for (field, value) in needed {
+            if value.as_deref().unwrap_or_default().is_empty() {
+                errors.required(&Path::root(field), "");
+            }
+        }
+        for (field, value) in &needed[1..] {
+            if value.as_deref().unwrap_or_default().len() > REASON_MAX_BYTES {
+                let text = format!("can have at most {REASON_MAX_BYTES} characters");
+                errors.invalid(&Path::root(field), "", text);
+            }
+        }
+        if event.note.as_deref().unwrap_or_default().len() > NOTE_MAX_BYTES {
+            errors.invalid(
+                &Path::root("message"),
+                "",
+                format!("can have at most {NOTE_MAX_BYTES} characters"),
+            );
+        }
+        match event.type_.as_deref().unwrap_or_default() {
+            "Normal" | "Warning" => {}
+            other => errors.invalid(&Path::root("type"), other, format!("has invalid value: {other}")),
+        }
+    }
+}

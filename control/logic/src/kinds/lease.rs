@@ -1,0 +1,61 @@
+//! Lease: who holds something, and until when: node heartbeats and leader election.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use proa_api::field::{FieldErrors, Path};
+
+use super::columns::{age, column, name, text};
+use super::rules::{Rules, row};
+use super::syntax::{self, report};
+use super::{Durability, Kind};
+
+/// The rules of Leases.
+pub struct Leases;
+
+/// The row of Leases.
+pub fn kind() -> Kind {
+    Kind {
+        durability: Durability::Lazy,
+        columns: vec![
+            name(),
+            column("Holder", "string", "The identity of the holder of the lease.", |o, _| {
+                text(o, "/spec/holderIdentity").into()
+            }),
+            age(),
+        ],
+        ..row::<Leases>()
+    }
+}
+
+impl Rules for Leases {
+    type Object = Lease;
+
+    fn default(lease: &mut Lease) {
+        lease.spec.get_or_insert_default();
+    }
+
+    fn validate(lease: &Lease, errors: &mut FieldErrors) {
+        let Some(spec) = &lease.spec else { return };
+        let path = Path::root("spec");
+        if let Some(seconds) = spec.lease_duration_seconds.filter(|seconds| *seconds <= 0) {
+            errors.invalid(&path.field("leaseDurationSeconds"), seconds, "must be greater than 0");
+        }
+        if let Some(transitions) = spec.lease_transitions.filter(|transitions| *transitions < 0) {
+            errors.invalid(&path.field("leaseTransitions"), transitions, syntax::NOT_NEGATIVE);
+        }
+        if let Some(strategy) = spec.strategy.as_deref().filter(|strategy| !strategy.is_empty()) {
+            let faults = syntax::qualified_name(strategy);
+            if !strategy.contains('/') && strategy != "OldestEmulationVersion" {
+                let text = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+                errors.invalid(&path.field("strategy"), strategy, text);
+            }
+            report(faults, &path.field("strategy"), strategy, errors);
+        }
+        let preferred = spec.preferred_holder.as_deref().unwrap_or_default();
+        if !preferred.is_empty() && spec.strategy.as_deref().unwrap_or_default().is_empty() {
+            errors.forbidden(
+                &path.field("preferredHolder"),
+                "may only be specified when `strategy` is defined",
+            );
+        }
+    }
+}

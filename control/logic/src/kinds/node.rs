@@ -1,0 +1,192 @@
+//! Node: a machine that runs pods.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+use proa_api::field::{FieldErrors, Path};
+use proa_api::quantity::Amount;
+use serde_json::Value;
+
+use super::columns::{age, column, items, name, or_none, text, wide};
+use super::rules::{Rules, row};
+use super::syntax::{self, report};
+use super::{Kind, SelectableField};
+
+/// The effects of taints.
+pub const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+
+/// The rules of Nodes.
+pub struct Nodes;
+
+/// The row of Nodes.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["no"],
+        columns: vec![
+            name(),
+            column("Status", "string", "The status of the node", |o, _| status(o).into()),
+            column("Roles", "string", "The roles of the node", |o, _| roles(o).into()),
+            age(),
+            column("Version", "string", "Version of the program that runs pods on the node.", |o, _| {
+                text(o, "/status/nodeInfo/kubeletVersion").into()
+            }),
+            wide("Internal-IP", "Address of the node inside the cluster.", |o, _| {
+                address(o, "InternalIP").into()
+            }),
+            wide("External-IP", "Address of the node outside the cluster.", |o, _| {
+                address(o, "ExternalIP").into()
+            }),
+            wide("OS-Image", "The operating system as it calls itself.", |o, _| info(o, "osImage").into()),
+            wide("Kernel-Version", "Version of the kernel.", |o, _| info(o, "kernelVersion").into()),
+            wide("Container-Runtime", "Name and version of the container runtime.", |o, _| {
+                info(o, "containerRuntimeVersion").into()
+            }),
+        ],
+        selectable_fields: vec![SelectableField {
+            name: "spec.unschedulable",
+            value: |o| unschedulable(o).to_string(),
+        }],
+        ..row::<Nodes>()
+    }
+}
+
+fn unschedulable(node: &Value) -> bool {
+    node.pointer("/spec/unschedulable").and_then(Value::as_bool).unwrap_or_default()
+}
+
+fn status(node: &Value) -> String {
+    let ready = items(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
+    let ready = match ready.map(|c| text(c, "/status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    if unschedulable(node) { format!("{ready},SchedulingDisabled") } else { ready.to_owned() }
+}
+
+fn roles(node: &Value) -> String {
+    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    let roles: BTreeSet<&str> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| match key.strip_prefix(ROLE_PREFIX) {
+            Some(role) if !role.is_empty() => Some(role),
+            _ if key == "kubernetes.io/role" => value.as_str().filter(|role| !role.is_empty()),
+            _ => None,
+        })
+        .collect();
+    or_none(&roles.into_iter().collect::<Vec<_>>().join(",")).to_owned()
+}
+
+fn address<'a>(node: &'a Value, type_: &str) -> &'a str {
+    let found = items(node, "/status/addresses").find(|a| text(a, "/type") == type_);
+    or_none(found.map(|a| text(a, "/address")).unwrap_or_default())
+}
+
+fn info<'a>(node: &'a Value, field: &str) -> &'a str {
+    let value = node.pointer("/status/nodeInfo").map(|info| text_field(info, field)).unwrap_or_default();
+    if value.is_empty() { "<unknown>" } else { value }
+}
+
+fn text_field<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+impl Rules for Nodes {
+    type Object = Node;
+    const NAMESPACED: bool = false;
+    const HAS_STATUS: bool = true;
+    const CREATES_WITH_STATUS: bool = true;
+
+    fn default(node: &mut Node) {
+        node.spec.get_or_insert_default();
+        // What is not allocatable by the node's own word is all there is.
+        if let Some(status) = &mut node.status
+            && status.allocatable.is_none()
+        {
+            status.allocatable.clone_from(&status.capacity);
+        }
+    }
+
+    fn validate(node: &Node, errors: &mut FieldErrors) {
+        let Some(spec) = &node.spec else { return };
+        let path = Path::root("spec");
+        taints(spec.taints.as_deref().unwrap_or_default(), &path.field("taints"), errors);
+        let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
+        let ranges_path = path.field("podCIDRs");
+        for (i, range) in ranges.iter().enumerate() {
+            report(syntax::cidr(range), &ranges_path.index(i), range, errors);
+        }
+        let first = spec.pod_cidr.as_deref().unwrap_or_default();
+        if !first.is_empty() && ranges.is_empty() {
+            report(syntax::cidr(first), &path.field("podCIDR"), first, errors);
+        } else if !ranges.is_empty() && ranges[0] != first {
+            errors.invalid(&ranges_path.index(0), ranges[0].as_str(), "must match `podCIDR`");
+        }
+        validate_amounts(node, errors);
+    }
+
+    fn validate_update(old: &Node, new: &Node, errors: &mut FieldErrors) {
+        let spec = Path::root("spec");
+        let ranges = |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
+        if !ranges(old).is_empty() && ranges(old) != ranges(new) {
+            errors.forbidden(
+                &spec.field("podCIDRs"),
+                "node updates may not change podCIDR except from \"\" to valid",
+            );
+        }
+        let provider =
+            |node: &Node| node.spec.as_ref().and_then(|s| s.provider_id.clone()).unwrap_or_default();
+        if !provider(old).is_empty() && provider(old) != provider(new) {
+            errors.forbidden(
+                &spec.field("providerID"),
+                "node updates may not change providerID except from \"\" to valid",
+            );
+        }
+    }
+
+    fn validate_status_update(_old: &Node, new: &Node, errors: &mut FieldErrors) {
+        let addresses = new.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        let path = Path::root("status");
+        let path = path.field("addresses");
+        for (i, address) in addresses.iter().enumerate() {
+            if addresses[..i].contains(address) {
+                let value = serde_json::to_value(address).unwrap_or_default();
+                errors.duplicate(&path.index(i), value);
+            }
+        }
+        validate_amounts(new, errors);
+    }
+}
+
+fn validate_amounts(node: &Node, errors: &mut FieldErrors) {
+    let Some(status) = &node.status else { return };
+    let path = Path::root("status");
+    for (field, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
+        let path = path.field(field);
+        for (resource, quantity) in amounts.iter().flatten() {
+            if Amount::parse(&quantity.0).is_ok_and(Amount::is_negative) {
+                errors.invalid(&path.key(resource), quantity.0.as_str(), syntax::NOT_NEGATIVE);
+            }
+        }
+    }
+}
+
+fn taints(taints: &[Taint], path: &Path<'_>, errors: &mut FieldErrors) {
+    for (i, taint) in taints.iter().enumerate() {
+        let at = path.index(i);
+        report(syntax::qualified_name(&taint.key), &at.field("key"), &taint.key, errors);
+        let value = taint.value.as_deref().unwrap_or_default();
+        report(syntax::label_value(value), &at.field("value"), value, errors);
+        match taint.effect.as_str() {
+            "" => errors.required(&at.field("effect"), ""),
+            effect if TAINT_EFFECTS.contains(&effect) => {}
+            effect => errors.not_supported(&at.field("effect"), effect, &TAINT_EFFECTS),
+        }
+        let same = |other: &Taint| other.key == taint.key && other.effect == taint.effect;
+        if taints[..i].iter().any(same) {
+            errors.duplicate(&at, serde_json::to_value(taint).unwrap_or_default());
+        }
+    }
+}

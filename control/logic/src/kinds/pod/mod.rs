@@ -1,0 +1,95 @@
+//! Pod: containers that run together on one node.
+//!
+//! `defaults` and `validate` are also the rules of every workload's template.
+
+pub mod columns;
+pub mod defaults;
+pub mod validate;
+pub mod volume;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use proa_api::field::{FieldErrors, Path};
+use serde_json::Value;
+
+use super::columns::text;
+use super::rules::{Rules, row};
+use super::{Kind, SelectableField, Subresource};
+
+/// The rules of Pods.
+pub struct Pods;
+
+/// The row of Pods.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["po"],
+        categories: vec!["all"],
+        has_generation: true,
+        subresources: vec![
+            Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
+            Subresource { name: "binding", kind: ("", "v1", "Binding"), verbs: &["create"] },
+            Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
+        ],
+        columns: columns::columns(),
+        selectable_fields: selectable_fields(),
+        ..row::<Pods>()
+    }
+}
+
+fn selectable_fields() -> Vec<SelectableField> {
+    macro_rules! field {
+        ($name:literal, $pointer:literal) => {
+            SelectableField { name: $name, value: |o| text(o, $pointer).to_owned() }
+        };
+    }
+    vec![
+        field!("spec.nodeName", "/spec/nodeName"),
+        field!("spec.restartPolicy", "/spec/restartPolicy"),
+        field!("spec.schedulerName", "/spec/schedulerName"),
+        field!("spec.serviceAccountName", "/spec/serviceAccountName"),
+        SelectableField {
+            name: "spec.hostNetwork",
+            value: |o| {
+                o.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or_default().to_string()
+            },
+        },
+        field!("status.phase", "/status/phase"),
+        field!("status.podIP", "/status/podIP"),
+        field!("status.nominatedNodeName", "/status/nominatedNodeName"),
+    ]
+}
+
+impl Rules for Pods {
+    type Object = Pod;
+    const HAS_STATUS: bool = true;
+
+    fn default(pod: &mut Pod) {
+        let spec = pod.spec.get_or_insert_default();
+        defaults::spec(spec);
+        defaults::pod_only(spec);
+    }
+
+    fn prepare_create(pod: &mut Pod) {
+        let spec = pod.spec.get_or_insert_default();
+        defaults::tolerate_lost_nodes(spec);
+        pod.status = Some(PodStatus {
+            phase: Some("Pending".to_owned()),
+            qos_class: Some(defaults::qos_class(spec).to_owned()),
+            ..PodStatus::default()
+        });
+    }
+
+    fn prepare_status_update(old: &Pod, new: &mut Pod) {
+        // A status writer does not see to the pod's class: it is fixed at creation.
+        if let (Some(old), Some(new)) = (&old.status, &mut new.status)
+            && new.qos_class.is_none()
+        {
+            new.qos_class.clone_from(&old.qos_class);
+        }
+    }
+
+    fn validate(pod: &Pod, errors: &mut FieldErrors) {
+        if let Some(spec) = &pod.spec {
+            validate::spec(spec, &Path::root("spec"), errors);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! ReplicaSet: a number of pods made from one template.
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use proa_api::field::{FieldErrors, Path};
+
+use super::columns::{age, column, container_images, container_names, name, number, selector, wide};
+use super::rules::{Rules, row};
+use super::syntax::NOT_NEGATIVE;
+use super::{Kind, ScalePaths, SelectableField, template};
+
+const SPEC: Path<'static> = Path::root("spec");
+
+/// The rules of ReplicaSets.
+pub struct ReplicaSets;
+
+/// The row of ReplicaSets.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["rs"],
+        categories: vec!["all"],
+        has_generation: true,
+        scale: Some(ScalePaths {
+            spec_replicas: "/spec/replicas",
+            status_replicas: "/status/replicas",
+            selector: "/spec/selector",
+        }),
+        columns: vec![
+            name(),
+            column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
+            column("Current", "integer", "Number of pods there are.", |o, _| {
+                number(o, "/status/replicas").into()
+            }),
+            column("Ready", "integer", "Number of pods that are ready.", |o, _| {
+                number(o, "/status/readyReplicas").into()
+            }),
+            age(),
+            wide("Containers", "Names of each container in the template.", |o, _| container_names(o).into()),
+            wide("Images", "Images referenced by each container in the template.", |o, _| {
+                container_images(o).into()
+            }),
+            wide("Selector", "Labels of the pods that this manages.", |o, _| {
+                selector(o.pointer("/spec/selector")).into()
+            }),
+        ],
+        selectable_fields: vec![SelectableField {
+            name: "status.replicas",
+            value: |o| number(o, "/status/replicas").to_string(),
+        }],
+        ..row::<ReplicaSets>()
+    }
+}
+
+impl Rules for ReplicaSets {
+    type Object = ReplicaSet;
+    const HAS_STATUS: bool = true;
+
+    fn default(set: &mut ReplicaSet) {
+        set.status.get_or_insert_default();
+        let spec = set.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        template::default(spec.template.get_or_insert_default());
+    }
+
+    fn validate(set: &ReplicaSet, errors: &mut FieldErrors) {
+        let Some(spec) = &set.spec else { return };
+        let replicas = spec.replicas.unwrap_or_default();
+        if replicas < 0 {
+            errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
+        }
+        let min_ready = spec.min_ready_seconds.unwrap_or_default();
+        if min_ready < 0 {
+            errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
+        }
+        template::selector(&spec.selector, "deployment", errors);
+        match &spec.template {
+            Some(template) => template::validate(template, &spec.selector, errors),
+            None => errors.required(&SPEC.field("template"), ""),
+        }
+    }
+
+    fn validate_update(old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec)
+            && old.selector != new.selector
+        {
+            template::selector_changed(&new.selector, errors);
+        }
+    }
+
+    fn validate_status_update(_old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
+        let Some(status) = &new.status else { return };
+        let counts = [
+            ("replicas", Some(status.replicas)),
+            ("fullyLabeledReplicas", status.fully_labeled_replicas),
+            ("readyReplicas", status.ready_replicas),
+            ("availableReplicas", status.available_replicas),
+        ];
+        template::counts(&counts, status.replicas, errors);
+        if status.available_replicas > status.ready_replicas {
+            let path = Path::root("status");
+            let available = status.available_replicas.unwrap_or_default();
+            errors.invalid(
+                &path.field("availableReplicas"),
+                available,
+                "cannot be greater than readyReplicas",
+            );
+        }
+    }
+}

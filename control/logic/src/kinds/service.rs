@@ -1,0 +1,216 @@
+//! Service: one stable name and address for a set of pods.
+//!
+//! The address is allocated by the registry's admission; here stands what one may look like.
+
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proa_api::field::FieldErrors;
+use serde_json::Value;
+
+use super::columns::{age, column, items, join, name, number, or_none, pairs, text, wide};
+use super::meta::NameFormat;
+use super::rules::{Rules, row};
+use super::{Kind, SelectableField, service_validation};
+
+/// How long `ClientIP` affinity lasts unless told: three hours.
+const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
+
+/// The rules of Services.
+pub struct Services;
+
+/// The row of Services.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["svc"],
+        categories: vec!["all"],
+        columns: vec![
+            name(),
+            column("Type", "string", "How the Service is exposed.", |o, _| text(o, "/spec/type").into()),
+            column("Cluster-IP", "string", "The address of the Service inside the cluster.", |o, _| {
+                cluster_ip(o).into()
+            }),
+            column("External-IP", "string", "Addresses of the Service outside the cluster.", |o, _| {
+                external_ip(o).into()
+            }),
+            column("Port(s)", "string", "The ports that the Service exposes.", |o, _| ports(o).into()),
+            age(),
+            wide("Selector", "Labels of the pods that traffic goes to.", |o, _| {
+                pairs(o.pointer("/spec/selector")).into()
+            }),
+        ],
+        selectable_fields: vec![
+            SelectableField { name: "spec.clusterIP", value: |o| text(o, "/spec/clusterIP").to_owned() },
+            SelectableField { name: "spec.type", value: |o| text(o, "/spec/type").to_owned() },
+        ],
+        ..row::<Services>()
+    }
+}
+
+fn cluster_ip(service: &Value) -> &str {
+    let first = items(service, "/spec/clusterIPs").next().and_then(Value::as_str);
+    or_none(first.unwrap_or_else(|| text(service, "/spec/clusterIP")))
+}
+
+fn external_ip(service: &Value) -> String {
+    let external = join(items(service, "/spec/externalIPs").filter_map(Value::as_str));
+    match text(service, "/spec/type") {
+        "ExternalName" => text(service, "/spec/externalName").to_owned(),
+        "LoadBalancer" => {
+            let balancers = join(items(service, "/status/loadBalancer/ingress").map(|ingress| {
+                match text(ingress, "/ip") {
+                    "" => text(ingress, "/hostname"),
+                    ip => ip,
+                }
+            }));
+            match (balancers.as_str(), external.as_str()) {
+                ("", "") => "<pending>".to_owned(),
+                (one, "") | ("", one) => one.to_owned(),
+                (balancers, external) => format!("{balancers},{external}"),
+            }
+        }
+        _ => or_none(&external).to_owned(),
+    }
+}
+
+fn ports(service: &Value) -> String {
+    let ports: Vec<String> = items(service, "/spec/ports")
+        .map(|port| {
+            let (own, node) = (number(port, "/port"), number(port, "/nodePort"));
+            let protocol = text(port, "/protocol");
+            if node > 0 { format!("{own}:{node}/{protocol}") } else { format!("{own}/{protocol}") }
+        })
+        .collect();
+    or_none(&ports.join(",")).to_owned()
+}
+
+impl Rules for Services {
+    type Object = Service;
+    const NAME: NameFormat = NameFormat::Label1035;
+    const HAS_STATUS: bool = true;
+
+    fn default(service: &mut Service) {
+        service.status.get_or_insert_default().load_balancer.get_or_insert_default();
+        default_spec(service.spec.get_or_insert_default());
+    }
+
+    fn prepare_update(old: &Service, new: &mut Service) {
+        if let (Some(old), Some(new)) = (&old.spec, &mut new.spec) {
+            keep_allocated(old, new);
+        }
+    }
+
+    fn validate(service: &Service, errors: &mut FieldErrors) {
+        if let Some(spec) = &service.spec {
+            service_validation::spec(spec, errors);
+        }
+    }
+
+    fn validate_update(old: &Service, new: &Service, errors: &mut FieldErrors) {
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec) {
+            service_validation::update(old, new, errors);
+        }
+    }
+}
+
+fn default_spec(spec: &mut ServiceSpec) {
+    let type_ = spec.type_.get_or_insert_with(|| "ClusterIP".to_owned()).clone();
+    spec.session_affinity.get_or_insert_with(|| "None".to_owned());
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => {
+            let config = spec.session_affinity_config.get_or_insert_default();
+            let client_ip = config.client_ip.get_or_insert_default();
+            client_ip.timeout_seconds.get_or_insert(AFFINITY_TIMEOUT_SECONDS);
+        }
+        Some("None") => spec.session_affinity_config = None,
+        _ => {}
+    }
+    for port in spec.ports.iter_mut().flatten() {
+        port.protocol.get_or_insert_with(|| "TCP".to_owned());
+        match &port.target_port {
+            None | Some(IntOrString::Int(0)) => port.target_port = Some(IntOrString::Int(port.port)),
+            Some(IntOrString::String(name)) if name.is_empty() => {
+                port.target_port = Some(IntOrString::Int(port.port));
+            }
+            Some(_) => {}
+        }
+    }
+    let outside = matches!(type_.as_str(), "NodePort" | "LoadBalancer");
+    if outside || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
+        spec.external_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
+    }
+    if type_ != "ExternalName" {
+        spec.internal_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
+    }
+    if type_ == "LoadBalancer" {
+        spec.allocate_load_balancer_node_ports.get_or_insert(true);
+    }
+}
+
+/// What was allocated stays when a writer leaves it out, as `kubectl replace` does.
+fn keep_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
+    let type_of = |spec: &ServiceSpec| spec.type_.clone().unwrap_or_default();
+    let absent = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    if type_of(new) == "ExternalName" {
+        if type_of(old) != "ExternalName" && new.cluster_ip == old.cluster_ip {
+            // What the other types had is given back.
+            new.cluster_ip = None;
+            new.cluster_ips = None;
+            new.ip_families = None;
+            new.ip_family_policy = None;
+            new.internal_traffic_policy = None;
+        }
+        return;
+    }
+    if type_of(old) == "ExternalName" {
+        return;
+    }
+    if absent(&new.cluster_ip) && new.cluster_ips.as_deref().unwrap_or_default().is_empty() {
+        new.cluster_ip.clone_from(&old.cluster_ip);
+        new.cluster_ips.clone_from(&old.cluster_ips);
+    } else if new.cluster_ips.is_none() && new.cluster_ip == old.cluster_ip {
+        new.cluster_ips.clone_from(&old.cluster_ips);
+    }
+    if new.ip_families.is_none() {
+        new.ip_families.clone_from(&old.ip_families);
+    }
+    if new.ip_family_policy.is_none() {
+        new.ip_family_policy.clone_from(&old.ip_family_policy);
+    }
+    if matches!(type_of(new).as_str(), "NodePort" | "LoadBalancer") {
+        keep_node_ports(old, new);
+    } else {
+        release_node_ports(old, new);
+    }
+}
+
+fn keep_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
+    for port in new.ports.iter_mut().flatten() {
+        if port.node_port.unwrap_or_default() == 0 {
+            let same =
+                old.ports.iter().flatten().find(|o| o.port == port.port && o.protocol == port.protocol);
+            port.node_port = same.and_then(|o| o.node_port);
+        }
+    }
+    if new.health_check_node_port.unwrap_or_default() == 0 {
+        new.health_check_node_port = old.health_check_node_port;
+    }
+}
+
+/// A Service that is no longer exposed on the nodes gives its ports there back, and drops what
+/// only made sense with them, unless the writer changed it.
+fn release_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
+    let was_outside = matches!(old.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
+    if !was_outside {
+        return;
+    }
+    for port in new.ports.iter_mut().flatten() {
+        if old.ports.iter().flatten().any(|o| o.node_port == port.node_port) {
+            port.node_port = None;
+        }
+    }
+    if new.external_ips.as_deref().unwrap_or_default().is_empty() {
+        new.external_traffic_policy = None;
+    }
+    new.allocate_load_balancer_node_ports = None;
+    new.health_check_node_port = None;
+}

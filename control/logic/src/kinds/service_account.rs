@@ -1,0 +1,34 @@
+//! ServiceAccount: who a pod is to the API server.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::columns::{age, column, count, name};
+use super::rules::{Rules, row};
+use super::{Kind, Subresource};
+
+/// The rules of ServiceAccounts.
+pub struct ServiceAccounts;
+
+/// The row of ServiceAccounts.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["sa"],
+        subresources: vec![Subresource {
+            name: "token",
+            kind: ("authentication.k8s.io", "v1", "TokenRequest"),
+            verbs: &["create"],
+        }],
+        columns: vec![
+            name(),
+            column("Secrets", "string", "Number of secrets that pods of this account may use.", |o, _| {
+                count(o, "/secrets").into()
+            }),
+            age(),
+        ],
+        ..row::<ServiceAccounts>()
+    }
+}
+
+impl Rules for ServiceAccounts {
+    type Object = ServiceAccount;
+}

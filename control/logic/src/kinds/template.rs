@@ -1,0 +1,90 @@
+//! Pod templates and their selectors, as all workloads have them.
+//!
+//! Read by the kinds that make pods; the rules of the pods themselves are in `pod`.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use proa_api::field::{FieldErrors, Path};
+use proa_api::selector::Selector;
+
+use super::syntax::{IMMUTABLE, NOT_NEGATIVE};
+use super::{meta, pod};
+
+const SPEC: Path<'static> = Path::root("spec");
+
+/// Fills in a template's defaults.
+pub fn default(template: &mut PodTemplateSpec) {
+    template.metadata.get_or_insert_default();
+    pod::defaults::spec(template.spec.get_or_insert_default());
+}
+
+/// What is wrong with a workload's selector, wherever it selects.
+pub fn selector(selector: &LabelSelector, workload: &str, errors: &mut FieldErrors) {
+    let path = SPEC.field("selector");
+    meta::label_selector(selector, &path, errors);
+    if is_empty(selector) {
+        let value = serde_json::to_value(selector).unwrap_or_default();
+        errors.invalid(&path, value, format!("empty selector is invalid for {workload}"));
+    }
+}
+
+fn is_empty(selector: &LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(|expressions| expressions.is_empty())
+}
+
+/// `field is immutable` for a selector.
+pub fn selector_changed(new: &LabelSelector, errors: &mut FieldErrors) {
+    let value = serde_json::to_value(new).unwrap_or_default();
+    errors.invalid(&SPEC.field("selector"), value, IMMUTABLE);
+}
+
+/// What is wrong with a template of a workload whose pods run for ever.
+pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, errors: &mut FieldErrors) {
+    let path = SPEC.field("template");
+    let metadata = path.field("metadata");
+    let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    if !is_empty(selector) && !Selector::from_object(Some(selector)).matches(labels) {
+        let value = serde_json::to_value(labels).unwrap_or_default();
+        errors.invalid(&metadata.field("labels"), value, "`selector` does not match template `labels`");
+    }
+    meta::labels(labels, &metadata.field("labels"), errors);
+    let annotations = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+    meta::annotations(annotations, &metadata.field("annotations"), errors);
+    let Some(spec) = &template.spec else {
+        errors.required(&path.field("spec"), "");
+        return;
+    };
+    let spec_path = path.field("spec");
+    pod::validate::spec(spec, &spec_path, errors);
+    match spec.restart_policy.as_deref().unwrap_or_default() {
+        "" | "Always" => {}
+        other => errors.not_supported(&spec_path.field("restartPolicy"), other, &["Always"]),
+    }
+    if spec.active_deadline_seconds.is_some() {
+        errors.forbidden(
+            &spec_path.field("activeDeadlineSeconds"),
+            "activeDeadlineSeconds in ReplicaSet is not Supported",
+        );
+    }
+    if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+        errors.forbidden(
+            &spec_path.field("ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        );
+    }
+}
+
+/// Counts of a status: none below zero, none above all replicas.
+pub fn counts(counts: &[(&str, Option<i32>)], all: i32, errors: &mut FieldErrors) {
+    let path = Path::root("status");
+    for (field, count) in counts {
+        let count = count.unwrap_or_default();
+        let path = path.field(field);
+        if count < 0 {
+            errors.invalid(&path, count, NOT_NEGATIVE);
+        } else if count > all && !["replicas", "collisionCount", "unavailableReplicas"].contains(field) {
+            errors.invalid(&path, count, "cannot be greater than status.replicas");
+        }
+    }
+}
