@@ -9,6 +9,7 @@ pub mod env;
 pub mod etc;
 pub mod event;
 pub mod image;
+pub mod net;
 pub mod observed;
 pub mod paths;
 pub mod plan;

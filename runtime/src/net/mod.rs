@@ -1,0 +1,457 @@
+//! The pod network of one node: links and addresses, service rules, and their removal.
+//!
+//! The node agent attaches pods, `proxy` keeps the service rules, the binary starts and removes the
+//! whole. Everything is done over netlink; no program is run. Reading order: `cidr`, `address`,
+//! `rules`, `index` are pure; `nft` and `table` encode; `link`, `conntrack` and this file do the IO.
+//!
+//! Every pod hangs on a veth pair with a /32 route; one device per node holds the gateway's and the
+//! DNS server's address and is where packets go that belong to nobody, to be refused there. State is
+//! what the kernel holds: after a restart pods are found again by their links.
+
+mod address;
+mod cidr;
+mod conntrack;
+mod index;
+mod link;
+mod nft;
+pub mod proxy;
+mod rules;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use cidr::Ipv4Net;
+pub use rules::Protocol;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use address::AddressPool;
+use link::Links;
+use nft::Batch;
+use rules::{Backends, Endpoint, Frontend, Pick, Rules};
+use table::{Layout, TABLE};
+
+/// Longest name of a network interface, without the final zero (linux/if.h, `IFNAMSIZ`).
+const INTERFACE_NAME_MAX: usize = 15;
+/// Characters of a pod's link name that tell it from the others.
+const LINK_SUFFIX_MIN: usize = 6;
+
+/// What the pod network of a node looks like.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Name of the node's own device, `proa0`; at most eight characters. The pods' links begin with it.
+    pub bridge: String,
+    /// The addresses of this node's pods. The first is the gateway.
+    pub node_cidr: Ipv4Net,
+    /// The addresses of all pods.
+    pub cluster_cidr: Ipv4Net,
+    /// The addresses of services.
+    pub service_cidr: Ipv4Net,
+    /// The address of the cluster's DNS server; it is put on the node's device, so that it can be bound.
+    pub dns_address: Ipv4Addr,
+}
+
+/// A port of the host that leads to a pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostPort {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on all addresses of the host but loopback.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+}
+
+/// Why the pod network could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The configuration cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// Every address of the node's range is taken.
+    #[error("no free pod address is left in {0}")]
+    Exhausted(Ipv4Net),
+    /// The kernel refused something.
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel refused a change of the service rules.
+    #[error(transparent)]
+    Nft(#[from] nft::NftError),
+}
+
+/// The pod network of this node. Clones share it.
+#[derive(Clone)]
+pub struct Network(Arc<Inner>);
+
+struct Inner {
+    config: NetworkConfig,
+    gateway: Ipv4Addr,
+    links: Links,
+    /// Held only between awaits; owners are link names.
+    pool: Mutex<AddressPool>,
+    table: Arc<Mutex<Table>>,
+}
+
+/// The service rules: what is wanted, and what the kernel has.
+struct Table {
+    layout: Layout,
+    /// From Services; `None` until the proxy has seen them all.
+    services: Option<Rules>,
+    /// From pods with host ports, by link name.
+    host_ports: BTreeMap<String, Rules>,
+    /// What the table holds. `None` for a table that an earlier process wrote or that is in doubt: it
+    /// is then written anew in one transaction, so that no connection meets a gap.
+    installed: Option<Rules>,
+}
+
+impl Network {
+    /// Sets up the node's device, routes and table, and finds the pods that are already attached.
+    /// Needs root, and a tokio runtime that outlives the network.
+    pub async fn start(config: NetworkConfig) -> Result<Self, NetError> {
+        let gateway = check(&config)?;
+        let links = Links::connect().map_err(kernel("open a netlink socket"))?;
+        refuse_overlap(&config, &links).await?;
+        write_setting("ip_forward", "1")?;
+        let device = links
+            .make_device(&config.bridge)
+            .await
+            .map_err(kernel(&format!("make the network device {} (kernel module bridge)", config.bridge)))?;
+        for address in [gateway, config.dns_address] {
+            links
+                .add_address(device, address)
+                .await
+                .map_err(kernel(&format!("add the address {address}")))?;
+        }
+        // Addresses nobody has end here; each pod has a more specific route.
+        for range in [config.cluster_cidr, config.service_cidr] {
+            links.route(range, device, gateway).await.map_err(kernel(&format!("route {range}")))?;
+        }
+        let pool = adopt_pods(&config, &links).await?;
+        let layout = Layout {
+            device: config.bridge.clone(),
+            cluster: config.cluster_cidr,
+            node: config.node_cidr,
+            services: config.service_cidr,
+            gateway,
+        };
+        let table =
+            Table { layout, services: None, host_ports: BTreeMap::new(), installed: Some(Rules::new()) };
+        let inner =
+            Inner { config, gateway, links, pool: Mutex::new(pool), table: Arc::new(Mutex::new(table)) };
+        let network = Self(Arc::new(inner));
+        network.with_table(Table::open).await?;
+        Ok(network)
+    }
+
+    /// The node's address in its pod range: the pods' default gateway.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.0.gateway
+    }
+
+    /// The configuration the network was started with.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.0.config
+    }
+
+    /// Connects the network namespace of `sandbox_pid` and returns the pod's address. Doing it again
+    /// for the same pod and namespace changes nothing; for another namespace it moves the address.
+    pub async fn attach(&self, pod_uid: &str, sandbox_pid: i32) -> Result<Ipv4Addr, NetError> {
+        let name = self.link_name(pod_uid);
+        let known = self.pool().held_by(&name);
+        if let Some(address) = known
+            && blocking(move || link::pod_has_address(sandbox_pid, address)).await.unwrap_or(false)
+        {
+            return Ok(address);
+        }
+        // A link of this name now can only lead to a namespace that is gone or on its way out.
+        if known.is_some() {
+            self.0.links.remove(&name).await.map_err(kernel(&format!("remove the link {name}")))?;
+        }
+        let address = self.pool().take(&name).ok_or(NetError::Exhausted(self.0.config.node_cidr))?;
+        let connected = self.connect(&name, address, sandbox_pid).await;
+        if connected.is_err() {
+            // The first error says what is wrong.
+            let _ = self.0.links.remove(&name).await;
+            self.pool().release(&name);
+        }
+        connected.map(|()| address)
+    }
+
+    /// The address of a pod that was attached before this process started.
+    pub async fn adopt(&self, pod_uid: &str) -> Option<Ipv4Addr> {
+        self.pool().held_by(&self.link_name(pod_uid))
+    }
+
+    /// Leads ports of the host to a pod's ports; an empty list takes them away. To be repeated after a
+    /// restart. A port that a Service of type NodePort has stays with the Service.
+    pub async fn set_host_ports(&self, pod_uid: &str, ports: &[HostPort]) -> Result<(), NetError> {
+        let name = self.link_name(pod_uid);
+        let address = self.pool().held_by(&name);
+        let rules: Rules =
+            address.into_iter().flat_map(|a| ports.iter().map(move |p| host_port(a, p))).collect();
+        self.with_table(move |table| {
+            if rules.is_empty() {
+                table.host_ports.remove(&name);
+            } else {
+                table.host_ports.insert(name, rules);
+            }
+            table.sync()
+        })
+        .await
+    }
+
+    /// Takes the pod off the network and frees its address. Not an error if it is not attached.
+    pub async fn detach(&self, pod_uid: &str) -> Result<(), NetError> {
+        let name = self.link_name(pod_uid);
+        self.set_host_ports(pod_uid, &[]).await?;
+        self.0.links.remove(&name).await.map_err(kernel(&format!("remove the link {name}")))?;
+        self.pool().release(&name);
+        Ok(())
+    }
+
+    /// Removes everything this module makes, also what an earlier process made. Not an error if there
+    /// is nothing. `ip_forward` stays on, because others may rely on it by now.
+    pub async fn remove_all(&self) -> Result<(), NetError> {
+        remove_all(&self.0.config.bridge, &self.0.links).await?;
+        let mut table = self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.installed = None;
+        Ok(())
+    }
+
+    /// Removes what a node's network with this device left, without starting one: for `proa down`.
+    pub async fn remove_left_over(bridge: &str) -> Result<(), NetError> {
+        let links = Links::connect().map_err(kernel("open a netlink socket"))?;
+        remove_all(bridge, &links).await
+    }
+
+    /// Replaces the rules that come from Services.
+    pub(crate) async fn set_services(&self, services: Rules) -> Result<(), NetError> {
+        self.with_table(move |table| {
+            table.services = Some(services);
+            table.sync()
+        })
+        .await
+    }
+
+    async fn connect(&self, name: &str, address: Ipv4Addr, pid: i32) -> Result<(), NetError> {
+        let about = kernel(&format!("connect the network of process {pid}"));
+        let bits = address.octets();
+        // The first octet marks it as locally administered; the rest keeps it unique on the node.
+        let hardware = [0x0a, 0x58, bits[0], bits[1], bits[2], bits[3]];
+        let pid_number = u32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let connect = async {
+            let links = &self.0.links;
+            let index = match links.make_veth(name, pid_number?, hardware).await {
+                // Left by an earlier namespace that the kernel has not cleaned up yet.
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+                    links.remove(name).await?;
+                    links.make_veth(name, pid as u32, hardware).await?
+                }
+                other => other?,
+            };
+            let gateway = self.0.gateway;
+            let inside = blocking(move || link::configure_pod(pid, address, gateway));
+            let host = Ipv4Net::new(address, 32).expect("32 bits are a valid prefix");
+            let outside = self.0.links.route(host, index, gateway);
+            futures::future::try_join(inside, outside).await.map(|_| ())
+        };
+        connect.await.map_err(about)?;
+        // A pod may only send from its own address.
+        write_setting(&format!("conf/{name}/rp_filter"), "1")
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, AddressPool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn with_table<F>(&self, change: F) -> Result<(), NetError>
+    where
+        F: FnOnce(&mut Table) -> Result<(), NetError> + Send + 'static,
+    {
+        let table = Arc::clone(&self.0.table);
+        let run = move || change(&mut table.lock().unwrap_or_else(PoisonError::into_inner));
+        match tokio::task::spawn_blocking(run).await {
+            Ok(result) => result,
+            Err(e) => Err(kernel("change the service rules")(io::Error::other(e))),
+        }
+    }
+
+    fn link_name(&self, pod_uid: &str) -> String {
+        link_name(&self.0.config.bridge, pod_uid)
+    }
+}
+
+impl Table {
+    /// Takes over a table that exists, so that connections go on until the services are known, or makes
+    /// an empty one.
+    fn open(&mut self) -> Result<(), NetError> {
+        if nft::table_exists(TABLE)? {
+            self.installed = None;
+            return Ok(());
+        }
+        self.write(&Rules::new())
+    }
+
+    /// Brings the kernel from what it has to what is wanted.
+    fn sync(&mut self) -> Result<(), NetError> {
+        if self.installed.is_none() && self.services.is_none() {
+            return Ok(());
+        }
+        let mut wanted = self.services.clone().unwrap_or_default();
+        for (frontend, backends) in self.host_ports.values().flatten() {
+            wanted.entry(*frontend).or_insert_with(|| backends.clone());
+        }
+        let Some(installed) = &self.installed else { return self.write(&wanted) };
+        let changes = rules::plan(installed, &wanted);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(TABLE);
+        changes.iter().for_each(|change| table::encode(change, &mut batch));
+        if nft::transact(batch).is_err() {
+            // Somebody else changed the table. A whole new one says whether anything else is wrong.
+            return self.write(&wanted);
+        }
+        self.installed = Some(wanted);
+        conntrack::forget_removed(&changes);
+        Ok(())
+    }
+
+    fn write(&mut self, wanted: &Rules) -> Result<(), NetError> {
+        self.installed = None;
+        let mut batch = Batch::new(TABLE);
+        table::create(&self.layout, &mut batch);
+        rules::plan(&Rules::new(), wanted).iter().for_each(|change| table::encode(change, &mut batch));
+        nft::transact(batch)?;
+        self.installed = Some(wanted.clone());
+        Ok(())
+    }
+}
+
+/// The gateway, if the configuration makes sense.
+fn check(config: &NetworkConfig) -> Result<Ipv4Addr, NetError> {
+    let refuse = |text: String| Err(NetError::Config(text));
+    if config.bridge.is_empty() || config.bridge.len() + 1 + LINK_SUFFIX_MIN > INTERFACE_NAME_MAX {
+        return refuse(format!("{:?} is not a device name of one to eight characters", config.bridge));
+    }
+    if config.cluster_cidr.overlaps(&config.service_cidr) {
+        let (pods, services) = (config.cluster_cidr, config.service_cidr);
+        return refuse(format!("the pods' range {pods} and the services' range {services} overlap"));
+    }
+    if !config.service_cidr.contains(config.dns_address) {
+        let (dns, services) = (config.dns_address, config.service_cidr);
+        return refuse(format!("the DNS address {dns} is not in the services' range {services}"));
+    }
+    let inside = config.cluster_cidr.contains(config.node_cidr.network())
+        && config.node_cidr.prefix() >= config.cluster_cidr.prefix();
+    match config.node_cidr.nth(1) {
+        Some(gateway) if inside && config.node_cidr.prefix() <= 30 => Ok(gateway),
+        _ => {
+            let (node, pods) = (config.node_cidr, config.cluster_cidr);
+            refuse(format!("the node's range {node} is not a range of at least four addresses in {pods}"))
+        }
+    }
+}
+
+/// Refuses ranges that the host already uses for something else: its own network would be cut off.
+async fn refuse_overlap(config: &NetworkConfig, links: &Links) -> Result<(), NetError> {
+    let about = || kernel("list the host's addresses");
+    let own: Vec<u32> = links
+        .list()
+        .await
+        .map_err(about())?
+        .into_iter()
+        .filter(|link| link.name.starts_with(&config.bridge))
+        .map(|link| link.index)
+        .collect();
+    for (index, address) in links.addresses().await.map_err(about())? {
+        let range = [config.cluster_cidr, config.service_cidr].into_iter().find(|r| r.contains(address));
+        if let Some(range) = range
+            && !own.contains(&index)
+        {
+            return Err(NetError::Config(format!(
+                "the range {range} is in use on this host, which has the address {address}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fills the pool with the pods whose links exist, oldest first.
+async fn adopt_pods(config: &NetworkConfig, links: &Links) -> Result<AddressPool, NetError> {
+    let about = || kernel("list the pods' links");
+    let mut pool = AddressPool::new(config.node_cidr);
+    let routes = links.host_routes().await.map_err(about())?;
+    let mut pods = links.list().await.map_err(about())?;
+    pods.sort_by_key(|link| link.index);
+    for link in pods.iter().filter(|link| is_pod_link(&config.bridge, &link.name)) {
+        if let Some(address) = routes.get(&link.index) {
+            pool.adopt(&link.name, *address);
+        }
+    }
+    Ok(pool)
+}
+
+async fn remove_all(bridge: &str, links: &Links) -> Result<(), NetError> {
+    for link in links.list().await.map_err(kernel("list the links"))? {
+        if link.name == bridge || is_pod_link(bridge, &link.name) {
+            links.remove(&link.name).await.map_err(kernel(&format!("remove the link {}", link.name)))?;
+        }
+    }
+    let removed = blocking(|| {
+        let mut batch = Batch::new(TABLE);
+        // Removing needs something to remove.
+        batch.add_table();
+        batch.delete_table();
+        Ok(nft::transact(batch))
+    });
+    removed.await.map_err(kernel("remove the service rules"))??;
+    Ok(())
+}
+
+/// The host end of a pod's veth pair. The name says which pod it belongs to, so nothing else must
+/// remember it.
+fn link_name(bridge: &str, pod_uid: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let hash = Sha256::digest(pod_uid.as_bytes());
+    let room = INTERFACE_NAME_MAX - bridge.len() - 1;
+    let suffix: String = hash.iter().take(room).map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect();
+    format!("{bridge}-{suffix}")
+}
+
+fn is_pod_link(bridge: &str, name: &str) -> bool {
+    name.strip_prefix(bridge).is_some_and(|rest| rest.starts_with('-'))
+}
+
+fn host_port(pod: Ipv4Addr, port: &HostPort) -> (Frontend, Backends) {
+    let frontend = Frontend { address: Ipv4Addr::UNSPECIFIED, protocol: port.protocol, port: port.host_port };
+    let endpoints = vec![Endpoint { address: pod, port: port.container_port }];
+    (frontend, Backends { pick: Pick::Random, endpoints })
+}
+
+/// Writes an IPv4 setting of the current network namespace.
+fn write_setting(name: &str, value: &str) -> Result<(), NetError> {
+    let path = Path::new("/proc/sys/net/ipv4").join(name);
+    std::fs::write(&path, value).map_err(kernel(&format!("set {} to {value}", path.display())))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+fn kernel(what: &str) -> impl FnOnce(io::Error) -> NetError + use<> {
+    let what = what.to_owned();
+    move |source| NetError::Kernel { what, source }
+}

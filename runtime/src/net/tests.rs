@@ -1,0 +1,359 @@
+//! The pod network on a real kernel, in a network namespace of its own without a way out.
+//!
+//! A pod is a thread with its own network namespace; the kernel takes a thread's number where it takes
+//! a process's. What this cannot show without root is skipped, loudly; in CI it fails.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::*;
+
+/// Far above what any of this takes, far below a lost packet's first repetition (1 s).
+const AT_ONCE: Duration = Duration::from_millis(700);
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 7);
+
+/// A thread in a network namespace of its own that runs what it is given.
+struct Pod {
+    uid: String,
+    thread: i32,
+    jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Pod {
+    fn new(uid: &str) -> Self {
+        let (jobs, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (ready, thread) = mpsc::channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("the test's own namespace could be made");
+            ready.send(nix::unistd::gettid().as_raw()).unwrap();
+            received.into_iter().for_each(|job| job());
+        });
+        Self { uid: uid.into(), thread: thread.recv().unwrap(), jobs }
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        self.jobs.send(Box::new(move || drop(done.send(job())))).unwrap();
+        result.recv().expect("the pod's thread lives")
+    }
+
+    /// Answers each connection with the pod's name and the client's address.
+    fn serve(&self, port: u16) {
+        let name = self.uid.clone();
+        self.run(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let peer = stream.peer_addr().unwrap().ip();
+                    stream.write_all(format!("{name} {peer}").as_bytes()).unwrap();
+                }
+            });
+        });
+    }
+
+    /// Answers each datagram with the pod's name.
+    fn serve_udp(&self, port: u16) {
+        let name = self.uid.clone();
+        self.run(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(name.as_bytes(), from).unwrap();
+                }
+            });
+        });
+    }
+}
+
+/// Runs `test` in a new network namespace in which only loopback is up.
+fn in_own_network(test: impl AsyncFnOnce() + Send + 'static) {
+    let run = move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            assert!(std::env::var_os("CI").is_none(), "no network namespace: {error}");
+            eprintln!("SKIPPED: a network namespace needs root: {error}");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            Links::connect().unwrap().raise(link::LOOPBACK).await.unwrap();
+            test().await;
+        });
+    };
+    let thread = std::thread::spawn(run);
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn config() -> NetworkConfig {
+    NetworkConfig {
+        bridge: "proa0".into(),
+        node_cidr: "10.42.0.0/24".parse().unwrap(),
+        cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+        service_cidr: "10.43.0.0/16".parse().unwrap(),
+        dns_address: Ipv4Addr::new(10, 43, 0, 10),
+    }
+}
+
+/// What a server at `to` answers.
+fn ask(to: (Ipv4Addr, u16)) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Which of the servers behind `to` answer.
+fn names(to: (Ipv4Addr, u16), times: usize) -> BTreeSet<String> {
+    let name = |answer: String| answer.split(' ').next().unwrap_or_default().to_owned();
+    (0..times).map(|_| name(ask(to).unwrap())).collect()
+}
+
+fn assert_refused(to: (Ipv4Addr, u16)) {
+    let started = Instant::now();
+    let error = ask(to).expect_err("nobody has this address");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to:?}: {error}");
+    assert!(started.elapsed() < AT_ONCE, "{to:?} took {:?}", started.elapsed());
+}
+
+fn service(address: Ipv4Addr, protocol: Protocol, port: u16, pick: Pick, to: &[Ipv4Addr]) -> Rules {
+    let mut endpoints: Vec<_> = to.iter().map(|address| Endpoint { address: *address, port: 8080 }).collect();
+    endpoints.sort();
+    Rules::from([(Frontend { address, protocol, port }, Backends { pick, endpoints })])
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn services_reach_their_endpoints_from_pods_and_from_the_host() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let (a, b, client) = (Pod::new("a"), Pod::new("b"), Pod::new("client"));
+        let at_a = network.attach("a", a.thread).await.unwrap();
+        let at_b = network.attach("b", b.thread).await.unwrap();
+        let at_client = network.attach("client", client.thread).await.unwrap();
+        a.serve(8080);
+        b.serve(8080);
+
+        // Without a service in between, the client's own address arrives.
+        let direct = client.run(move || ask((at_a, 8080)).unwrap());
+        assert_eq!(direct, format!("a {at_client}"));
+
+        network.set_services(service(SERVICE, Protocol::Tcp, 80, Pick::Random, &[at_a, at_b])).await.unwrap();
+        assert_eq!(client.run(|| names((SERVICE, 80), 40)), set(&["a", "b"]));
+        assert_eq!(names((SERVICE, 80), 40), set(&["a", "b"]));
+        assert_eq!(
+            client.run(|| ask((SERVICE, 80)).unwrap()).split(' ').nth(1),
+            Some(&*at_client.to_string())
+        );
+
+        // Endpoints come and go while the network runs.
+        network.set_services(service(SERVICE, Protocol::Tcp, 80, Pick::Random, &[at_b])).await.unwrap();
+        assert_eq!(client.run(|| names((SERVICE, 80), 10)), set(&["b"]));
+        // A pod that reaches itself is seen under the gateway's address.
+        let itself = b.run(|| ask((SERVICE, 80)).unwrap());
+        assert_eq!(itself, format!("b {}", network.gateway()));
+        network.set_services(Rules::new()).await.unwrap();
+        client.run(|| assert_refused((SERVICE, 80)));
+        assert_refused((SERVICE, 80));
+    });
+}
+
+#[test]
+fn a_client_that_must_stick_sticks() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let (a, b) = (Pod::new("a"), Pod::new("b"));
+        let at_a = network.attach("a", a.thread).await.unwrap();
+        let at_b = network.attach("b", b.thread).await.unwrap();
+        a.serve(8080);
+        b.serve(8080);
+        network.set_services(service(SERVICE, Protocol::Tcp, 80, Pick::Client, &[at_a, at_b])).await.unwrap();
+        assert_eq!(names((SERVICE, 80), 20).len(), 1);
+    });
+}
+
+#[test]
+fn node_ports_and_host_ports_lead_to_pods() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let (a, b) = (Pod::new("a"), Pod::new("b"));
+        let at_a = network.attach("a", a.thread).await.unwrap();
+        network.attach("b", b.thread).await.unwrap();
+        a.serve(8080);
+        b.serve(8080);
+        let gateway = network.gateway();
+        let any = Ipv4Addr::UNSPECIFIED;
+        network.set_services(service(any, Protocol::Tcp, 30080, Pick::Random, &[at_a])).await.unwrap();
+        let port = HostPort { protocol: Protocol::Tcp, host_port: 9000, container_port: 8080 };
+        let taken = HostPort { host_port: 30080, ..port };
+        network.set_host_ports("b", &[port, taken]).await.unwrap();
+        assert_eq!(names((gateway, 30080), 5), set(&["a"]));
+        assert_eq!(b.run(move || names((gateway, 30080), 5)), set(&["a"]));
+        assert_eq!(names((gateway, 9000), 5), set(&["b"]));
+        network.set_host_ports("b", &[]).await.unwrap();
+        assert_refused((gateway, 9000));
+    });
+}
+
+#[test]
+fn addresses_of_nobody_are_refused_at_once() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let pod = Pod::new("pod");
+        network.attach("pod", pod.thread).await.unwrap();
+        for to in [
+            (Ipv4Addr::new(10, 42, 0, 200), 80),
+            (Ipv4Addr::new(10, 42, 99, 1), 80),
+            (Ipv4Addr::new(10, 43, 200, 9), 443),
+        ] {
+            assert_refused(to);
+            pod.run(move || assert_refused(to));
+            pod.run(move || {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+                socket.connect(to).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+                socket.send(b"anyone").unwrap();
+                let error = socket.recv(&mut [0; 8]).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to:?}: {error}");
+            });
+        }
+        // The host's own addresses are not among them: a closed port answers for itself, and the DNS
+        // server can bind its address.
+        let dns = config().dns_address;
+        let listener = UdpSocket::bind((dns, 53)).unwrap();
+        pod.run(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.send_to(b"question", (dns, 53)).unwrap();
+        });
+        listener.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        assert_eq!(listener.recv(&mut [0; 16]).unwrap(), 8);
+    });
+}
+
+#[test]
+fn udp_clients_move_on_when_their_endpoint_goes() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let (a, b, client) = (Pod::new("a"), Pod::new("b"), Pod::new("client"));
+        let at_a = network.attach("a", a.thread).await.unwrap();
+        let at_b = network.attach("b", b.thread).await.unwrap();
+        network.attach("client", client.thread).await.unwrap();
+        a.serve_udp(8080);
+        b.serve_udp(8080);
+        let rules = |to| service(SERVICE, Protocol::Udp, 53, Pick::Random, &[to]);
+        let socket = client.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket.connect((SERVICE, 53)).unwrap();
+            socket
+        });
+        for (to, name) in [(at_a, "a"), (at_b, "b")] {
+            network.set_services(rules(to)).await.unwrap();
+            socket.send(b"who").unwrap();
+            let mut answer = [0; 8];
+            let length = socket.recv(&mut answer).unwrap();
+            assert_eq!(&answer[..length], name.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_new_process_finds_the_pods_and_the_rules_again() {
+    in_own_network(async || {
+        let first = Network::start(config()).await.unwrap();
+        let pod = Pod::new("pod");
+        let address = first.attach("pod", pod.thread).await.unwrap();
+        pod.serve(8080);
+        let rules = service(SERVICE, Protocol::Tcp, 80, Pick::Random, &[address]);
+        first.set_services(rules.clone()).await.unwrap();
+        drop(first);
+
+        let second = Network::start(config()).await.unwrap();
+        assert_eq!(second.adopt("pod").await, Some(address));
+        assert_eq!(second.adopt("unknown").await, None);
+        // The old rules hold until the new ones are known.
+        assert_eq!(names((SERVICE, 80), 5), set(&["pod"]));
+        second.set_services(rules).await.unwrap();
+        assert_eq!(names((SERVICE, 80), 5), set(&["pod"]));
+
+        // The same namespace again changes nothing, a new one takes the address over.
+        assert_eq!(second.attach("pod", pod.thread).await.unwrap(), address);
+        assert_eq!(names((SERVICE, 80), 5), set(&["pod"]));
+        let again = Pod::new("again");
+        assert_eq!(second.attach("pod", again.thread).await.unwrap(), address);
+        again.serve(8080);
+        assert_eq!(names((SERVICE, 80), 5), set(&["again"]));
+
+        // A freed address is not given out again at once.
+        let other = Pod::new("other");
+        second.detach("pod").await.unwrap();
+        assert_refused((address, 8080));
+        assert_ne!(second.attach("other", other.thread).await.unwrap(), address);
+    });
+}
+
+#[test]
+fn remove_all_leaves_nothing() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let pods: Vec<_> = (0..3).map(|i| Pod::new(&format!("pod-{i}"))).collect();
+        for pod in &pods {
+            network.attach(&pod.uid, pod.thread).await.unwrap();
+        }
+        // Development aid: the layout as the usual program prints it.
+        if let Ok(listed) = Command::new("nft").args(["list", "table", "ip", TABLE]).output() {
+            let text = String::from_utf8_lossy(&listed.stdout);
+            assert!(text.contains("vmap @frontends") && text.contains("oifname \"proa0\""), "{text}");
+        }
+        for _ in 0..2 {
+            network.remove_all().await.unwrap();
+            let links: Vec<_> =
+                network.0.links.list().await.unwrap().into_iter().map(|link| link.name).collect();
+            assert_eq!(links, ["lo"]);
+            assert!(!nft::table_exists(TABLE).unwrap());
+        }
+        Network::remove_left_over("proa0").await.unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_a_sentence() {
+    in_own_network(async || {
+        let start = async |change: fn(&mut NetworkConfig)| {
+            let mut wrong = config();
+            change(&mut wrong);
+            Network::start(wrong).await.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert_eq!(
+            start(|c| c.dns_address = Ipv4Addr::new(10, 99, 0, 10)).await,
+            "the DNS address 10.99.0.10 is not in the services' range 10.43.0.0/16"
+        );
+        assert_eq!(
+            start(|c| c.service_cidr = "10.42.128.0/17".parse().unwrap()).await,
+            "the pods' range 10.42.0.0/16 and the services' range 10.42.128.0/17 overlap"
+        );
+        assert_eq!(
+            start(|c| c.node_cidr = "10.50.0.0/24".parse().unwrap()).await,
+            "the node's range 10.50.0.0/24 is not a range of at least four addresses in 10.42.0.0/16"
+        );
+        let links = Links::connect().unwrap();
+        let device = links.make_device("lan0").await.unwrap();
+        links.add_address(device, Ipv4Addr::new(10, 42, 7, 7)).await.unwrap();
+        assert_eq!(
+            start(|_| {}).await,
+            "the range 10.42.0.0/16 is in use on this host, which has the address 10.42.7.7"
+        );
+    });
+}
