@@ -24,8 +24,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Something that can wake the proxy.
 enum Seen {
-    Service(Event<Service>),
-    Slice(Event<EndpointSlice>),
+    Service(Box<Event<Service>>),
+    Slice(Box<Event<EndpointSlice>>),
 }
 
 /// Which of the two lists are complete.
@@ -41,10 +41,10 @@ pub async fn run(client: Client, network: Network, shutdown: CancellationToken) 
     let scope = Scope { node: config.node_cidr, dns_address: config.dns_address };
     let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default())
         .default_backoff()
-        .map_ok(Seen::Service);
+        .map_ok(|event| Seen::Service(Box::new(event)));
     let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default())
         .default_backoff()
-        .map_ok(Seen::Slice);
+        .map_ok(|event| Seen::Slice(Box::new(event)));
     // What has arrived while the last rules were written is taken together: no timer, so a single
     // change is not delayed, and a burst costs one write.
     let mut events = std::pin::pin!(futures::stream::select(services, slices).ready_chunks(EVENTS_AT_ONCE));
@@ -79,19 +79,23 @@ pub async fn run(client: Client, network: Network, shutdown: CancellationToken) 
 
 fn apply(seen: Seen, index: &mut Index, complete: &mut Complete) {
     match seen {
-        Seen::Service(Event::Init) => {
-            index.reset_services();
-            complete.services = false;
-        }
-        Seen::Service(Event::InitApply(service) | Event::Apply(service)) => index.apply_service(&service),
-        Seen::Service(Event::Delete(service)) => index.delete_service(&service),
-        Seen::Service(Event::InitDone) => complete.services = true,
-        Seen::Slice(Event::Init) => {
-            index.reset_slices();
-            complete.slices = false;
-        }
-        Seen::Slice(Event::InitApply(slice) | Event::Apply(slice)) => index.apply_slice(&slice),
-        Seen::Slice(Event::Delete(slice)) => index.delete_slice(&slice),
-        Seen::Slice(Event::InitDone) => complete.slices = true,
+        Seen::Service(event) => match *event {
+            Event::Init => {
+                index.reset_services();
+                complete.services = false;
+            }
+            Event::InitApply(service) | Event::Apply(service) => index.apply_service(&service),
+            Event::Delete(service) => index.delete_service(&service),
+            Event::InitDone => complete.services = true,
+        },
+        Seen::Slice(event) => match *event {
+            Event::Init => {
+                index.reset_slices();
+                complete.slices = false;
+            }
+            Event::InitApply(slice) | Event::Apply(slice) => index.apply_slice(&slice),
+            Event::Delete(slice) => index.delete_slice(&slice),
+            Event::InitDone => complete.slices = true,
+        },
     }
 }

@@ -169,7 +169,7 @@ fn add_filters(layout: &Layout, batch: &mut Batch) {
     let to_device = [Expr::LoadMeta(Meta::OutputName, R0), Expr::Equal(R0, interface(&layout.device))];
     let goto = Expr::Verdict(Verdict::Goto(refuse.into()));
     batch.add_base_chain("forward", "filter", Hook::Forward, PRIORITY_FILTER);
-    batch.add_rule("forward", &[&to_device[..], &[goto.clone()]].concat());
+    batch.add_rule("forward", &[&to_device[..], std::slice::from_ref(&goto)].concat());
 
     // In this hook the output device is still the one from before the destination was rewritten, so
     // connections to a service are told apart by their status.

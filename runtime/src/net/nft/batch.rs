@@ -281,8 +281,10 @@ mod tests {
     use super::super::attr::walk;
     use super::*;
 
+    type Attribute = (u16, Vec<u8>);
+
     /// (type, flags, sequence, attributes) of each message.
-    fn messages(bytes: &[u8]) -> Vec<(u16, u16, u32, Vec<(u16, Vec<u8>)>)> {
+    fn messages(bytes: &[u8]) -> Vec<(u16, u16, u32, Vec<Attribute>)> {
         let (mut at, mut found) = (0, Vec::new());
         while at < bytes.len() {
             let word = |o: usize| u32::from_ne_bytes(bytes[at + o..at + o + 4].try_into().unwrap());
