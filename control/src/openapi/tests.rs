@@ -1,0 +1,160 @@
+//! The documents, read the way kubectl reads them.
+
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use serde_json::Value;
+
+use super::*;
+use crate::schema::testing;
+
+fn table() -> Table {
+    Table::new(vec![testing::pods(), testing::nodes(), testing::deployments()])
+}
+
+fn parse(bytes: &Bytes) -> Value {
+    serde_json::from_slice(bytes).expect("JSON")
+}
+
+/// Follows references, as `kubectl explain` does.
+fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    let reference = schema.get("$ref").or_else(|| schema.pointer("/allOf/0/$ref")).and_then(Value::as_str);
+    match reference.and_then(|reference| reference.strip_prefix('#')) {
+        Some(pointer) => document.pointer(pointer).expect("references lead somewhere"),
+        None => schema,
+    }
+}
+
+/// Walks `deployment.spec.template…` from the definition with the kind's extension.
+fn explain<'a>(document: &'a Value, schemas: &'a Value, kind: &str, fields: &[&str]) -> &'a Value {
+    let own = |schema: &&Value| schema["x-kubernetes-group-version-kind"][0]["kind"] == kind;
+    let mut schema = schemas.as_object().expect("schemas").values().find(own).expect("the kind is there");
+    for field in fields {
+        schema = &resolve(document, schema)["properties"][field];
+        if let Some(items) = schema.get("items") {
+            schema = items;
+        }
+    }
+    schema
+}
+
+#[test]
+fn v2_explains_fields_and_says_how_lists_merge() {
+    let document = parse(&v2(&table()).json);
+    let schemas = &document["definitions"];
+    let strategy = explain(&document, schemas, "Deployment", &["spec", "strategy"]);
+    assert_eq!(strategy["$ref"], "#/definitions/io.k8s.api.apps.v1.DeploymentStrategy");
+    assert_eq!(strategy["x-kubernetes-patch-strategy"], "retainKeys");
+    assert!(strategy["description"].as_str().expect("docs").contains("replace existing pods"));
+    let spec = resolve(&document, explain(&document, schemas, "Pod", &["spec"]));
+    assert_eq!(spec["properties"]["containers"]["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(spec["properties"]["volumes"]["x-kubernetes-patch-strategy"], "merge,retainKeys");
+    assert_eq!(spec["required"], serde_json::json!(["containers"]));
+    assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], "int-or-string");
+    assert!(schemas["io.k8s.api.core.v1.Pod"].get("required").is_none(), "metadata may be left out");
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    fn walk(document: &Value, value: &Value) {
+        match value {
+            Value::Object(map) => {
+                if let Some(reference) = map.get("$ref").filter(|r| r.is_string()) {
+                    resolve(document, value);
+                    assert!(reference.as_str().is_some_and(|r| r.starts_with('#') && !r.contains("$defs")));
+                }
+                map.values().for_each(|value| walk(document, value));
+            }
+            Value::Array(items) => items.iter().for_each(|value| walk(document, value)),
+            _ => {}
+        }
+    }
+    let v2 = parse(&v2(&table()).json);
+    walk(&v2, &v2);
+    let v3 = parse(&v3(&table(), "apps/v1").expect("served"));
+    walk(&v3, &v3);
+}
+
+#[test]
+fn v3_has_an_index_with_hashes_and_a_document_per_group_version() {
+    let table = table();
+    let index = parse(&v3_index(&table));
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("url");
+    assert!(url.starts_with("/openapi/v3/apis/apps/v1?hash="));
+    assert!(index["paths"]["api/v1"].is_object());
+    let document = parse(&v3(&table, "apis/apps/v1").expect("served"));
+    let schemas = &document["components"]["schemas"];
+    let strategy = explain(&document, schemas, "Deployment", &["spec", "strategy"]);
+    assert_eq!(resolve(&document, strategy)["properties"]["type"]["type"], "string");
+    let image =
+        explain(&document, schemas, "Deployment", &["spec", "template", "spec", "containers", "image"]);
+    assert_eq!(image["type"], "string");
+    assert!(schemas.get("io.k8s.api.core.v1.Node").is_none(), "only what the group version needs");
+    assert!(v3(&table, "batch/v1").is_none());
+}
+
+#[test]
+fn patch_operations_say_that_dry_run_and_field_validation_are_known() {
+    let check = |document: &Value, path: &str| {
+        let patch = &document["paths"][path]["patch"];
+        assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
+        for name in ["dryRun", "fieldValidation"] {
+            let known = |p: &Value| p["name"] == name && p["in"] == "query";
+            assert!(patch["parameters"].as_array().expect("parameters").iter().any(known), "{name}");
+        }
+    };
+    let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
+    check(&parse(&v2(&table()).json), path);
+    check(&parse(&v3(&table(), "apps/v1").expect("served")), path);
+}
+
+/// The length-delimited fields of a protobuf message.
+fn fields(mut bytes: &[u8]) -> Vec<(u32, &[u8])> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let (number, wire) = decode_key(&mut bytes).expect("key");
+        if wire == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut bytes).expect("length")).expect("fits");
+            let (value, rest) = bytes.split_at(length);
+            found.push((number, value));
+            bytes = rest;
+        } else {
+            skip_field(wire, number, &mut bytes, DecodeContext::default()).expect("a field");
+        }
+    }
+    found
+}
+
+fn field(bytes: &[u8], number: u32) -> &[u8] {
+    fields(bytes).into_iter().find(|(n, _)| *n == number).expect("field").1
+}
+
+#[test]
+fn the_protobuf_form_says_the_same() {
+    let documents = v2(&table());
+    let json = parse(&documents.json);
+    assert_eq!(field(&documents.protobuf, 1), b"2.0");
+    let definitions = fields(field(&documents.protobuf, 9));
+    let names: Vec<&[u8]> = definitions.iter().map(|(_, pair)| field(pair, 1)).collect();
+    let expected: Vec<&[u8]> =
+        json["definitions"].as_object().expect("definitions").keys().map(|k| k.as_bytes()).collect();
+    assert_eq!(names, expected);
+
+    let named = |pairs: &[(u32, &'static [u8])], name: &str| -> &'static [u8] {
+        let pair = pairs.iter().find(|(_, pair)| field(pair, 1) == name.as_bytes()).expect(name).1;
+        field(pair, 2)
+    };
+    let leaked: &'static [u8] = Box::leak(documents.protobuf.to_vec().into_boxed_slice());
+    let definitions = fields(field(leaked, 9));
+    let spec = named(&definitions, "io.k8s.api.core.v1.PodSpec");
+    let properties = fields(field(spec, 25));
+    let containers = named(&properties, "containers");
+    assert_eq!(field(field(containers, 22), 1), b"array");
+    assert_eq!(field(field(field(containers, 23), 1), 1), b"#/definitions/io.k8s.api.core.v1.Container");
+    let extensions: Vec<(u32, &'static [u8])> =
+        fields(containers).into_iter().filter(|(n, _)| *n == 31).collect();
+    assert_eq!(field(named(&extensions, "x-kubernetes-patch-merge-key"), 2), b"\"name\"");
+    let paths: Vec<(u32, &'static [u8])> = fields(field(leaked, 8));
+    let item = named(&paths, "/api/v1/nodes/{name}");
+    let patch = field(item, 8);
+    let parameters: Vec<&[u8]> = fields(patch).into_iter().filter(|(n, _)| *n == 8).map(|(_, v)| v).collect();
+    assert!(parameters.iter().any(|p| field(field(field(field(p, 1), 2), 3), 4) == b"dryRun"));
+}
