@@ -1,0 +1,188 @@
+//! What is observed of the cluster, reduced to what routes are made of.
+//!
+//! Fed by `watch`, read by `route`. Pure and synchronous.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proa_api::names;
+use rustls::sign::CertifiedKey;
+
+use crate::tls;
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// Its number.
+    pub number: i32,
+}
+
+/// The ready endpoints of one slice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Slice {
+    /// The Service it belongs to.
+    pub service: Key,
+    /// Addresses by port name.
+    pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
+}
+
+/// Everything the route table depends on.
+#[derive(Default)]
+pub struct Index {
+    /// Ingresses, whole: their rules are the table's source.
+    pub ingresses: BTreeMap<Key, Ingress>,
+    /// For each IngressClass of ours, whether it is the default one.
+    pub classes: BTreeMap<String, bool>,
+    /// Ports of the Services.
+    pub services: BTreeMap<Key, Vec<Port>>,
+    /// Slices by their own name.
+    pub slices: BTreeMap<Key, Slice>,
+    /// Certificates of TLS Secrets; `Err` says why a Secret holds none.
+    pub certificates: BTreeMap<Key, Result<Arc<CertifiedKey>, String>>,
+}
+
+/// The key of an object.
+pub fn key(meta: &ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// A kind the index knows how to fold in.
+pub trait Indexed {
+    /// Puts the object in the place of its earlier state.
+    fn apply(self, index: &mut Index);
+    /// Forgets the object.
+    fn delete(self, index: &mut Index);
+    /// Forgets all objects of the kind but those with these keys: the end of a new listing.
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool);
+}
+
+impl Indexed for Ingress {
+    fn apply(mut self, index: &mut Index) {
+        self.metadata.managed_fields = None;
+        index.ingresses.insert(key(&self.metadata), self);
+    }
+    fn delete(self, index: &mut Index) {
+        index.ingresses.remove(&key(&self.metadata));
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.ingresses.retain(|k, _| keep(k));
+    }
+}
+
+impl Indexed for IngressClass {
+    fn apply(self, index: &mut Index) {
+        let name = self.metadata.name.clone().unwrap_or_default();
+        let ours =
+            self.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(names::INGRESS_CONTROLLER);
+        if !ours {
+            index.classes.remove(&name);
+            return;
+        }
+        let annotations = self.metadata.annotations.as_ref();
+        let default = annotations.and_then(|a| a.get(names::ANNOTATION_DEFAULT_INGRESS_CLASS));
+        index.classes.insert(name, default.is_some_and(|v| v == "true"));
+    }
+    fn delete(self, index: &mut Index) {
+        index.classes.remove(self.metadata.name.as_deref().unwrap_or_default());
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.classes.retain(|name, _| keep(&(String::new(), name.clone())));
+    }
+}
+
+impl Indexed for Service {
+    fn apply(self, index: &mut Index) {
+        let ports = self.spec.and_then(|s| s.ports).unwrap_or_default();
+        let ports =
+            ports.into_iter().map(|p| Port { name: p.name.unwrap_or_default(), number: p.port }).collect();
+        index.services.insert(key(&self.metadata), ports);
+    }
+    fn delete(self, index: &mut Index) {
+        index.services.remove(&key(&self.metadata));
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.services.retain(|k, _| keep(k));
+    }
+}
+
+impl Indexed for EndpointSlice {
+    fn apply(self, index: &mut Index) {
+        let labels = self.metadata.labels.as_ref();
+        let Some(service) = labels.and_then(|l| l.get(names::LABEL_SERVICE_NAME)) else { return };
+        let namespace = self.metadata.namespace.clone().unwrap_or_default();
+        let mut slice = Slice { service: (namespace, service.clone()), endpoints: BTreeMap::new() };
+        for port in self.ports.iter().flatten() {
+            let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else { continue };
+            // Not ready unless it says so: `ready` absent means ready, by the API's definition.
+            let ready =
+                self.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+            let addresses = ready
+                .flat_map(|e| e.addresses.iter())
+                .filter_map(|a| Some(SocketAddr::new(a.parse().ok()?, number)));
+            slice.endpoints.entry(port.name.clone().unwrap_or_default()).or_default().extend(addresses);
+        }
+        index.slices.insert(key(&self.metadata), slice);
+    }
+    fn delete(self, index: &mut Index) {
+        index.slices.remove(&key(&self.metadata));
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.slices.retain(|k, _| keep(k));
+    }
+}
+
+impl Indexed for Secret {
+    fn apply(self, index: &mut Index) {
+        let key = key(&self.metadata);
+        index.certificates.insert(key, tls::certified_key(&self));
+    }
+    fn delete(self, index: &mut Index) {
+        index.certificates.remove(&key(&self.metadata));
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.certificates.retain(|k, _| keep(k));
+    }
+}
+
+impl Index {
+    /// True if the built-in ingress serves this Ingress.
+    pub fn is_ours(&self, ingress: &Ingress) -> bool {
+        let spec = ingress.spec.as_ref();
+        let annotations = ingress.metadata.annotations.as_ref();
+        let named = spec
+            .and_then(|s| s.ingress_class_name.as_ref())
+            .or_else(|| annotations.and_then(|a| a.get("kubernetes.io/ingress.class")));
+        match named {
+            Some(class) => self.classes.contains_key(class),
+            None => self.classes.values().any(|default| *default),
+        }
+    }
+
+    /// The port of a Service that a backend names, by number or by name.
+    pub fn port(&self, service: &Key, wanted: &IntOrString) -> Option<&Port> {
+        self.services.get(service)?.iter().find(|p| match wanted {
+            IntOrString::Int(number) => p.number == *number,
+            IntOrString::String(name) => p.name == *name,
+        })
+    }
+
+    /// The ready endpoints of a Service's port.
+    pub fn endpoints(&self, service: &Key, port: &Port) -> Vec<SocketAddr> {
+        let slices = self.slices.values().filter(|s| s.service == *service);
+        let mut found: Vec<_> = slices.flat_map(|s| s.endpoints.get(&port.name)).flatten().copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
