@@ -1,0 +1,467 @@
+//! Facts: what the controllers remember of each object.
+//!
+//! The shell decodes each object once with [`Object::decode`]; [`super::Observed`] keeps it. Of
+//! objects that there are many of (pods, nodes, events) only what a rule reads is kept, because
+//! tens of thousands of pods must fit a small board. Of the others the whole typed object is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use proa_api::condition;
+use proa_api::names;
+use proa_api::selector::Labels;
+use serde::Deserialize;
+
+use super::plan::Reference;
+use super::resources::{HostPort, Resources, host_ports, requests};
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Empty outside namespaces.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// A key of these.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object's metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    }
+}
+
+/// API version and kind, shared by all objects of the kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KindName {
+    /// `apps/v1`.
+    pub api_version: Arc<str>,
+    /// `Deployment`.
+    pub kind: Arc<str>,
+}
+
+impl KindName {
+    /// A name of these.
+    pub fn new(api_version: &str, kind: &str) -> Self {
+        KindName { api_version: api_version.into(), kind: kind.into() }
+    }
+}
+
+/// The metadata of any object, as far as ownership and deletion are concerned.
+#[derive(Debug, PartialEq)]
+pub struct Meta {
+    /// Which kind.
+    pub kind: KindName,
+    /// Namespace and name.
+    pub key: Key,
+    /// Unique over all time.
+    pub uid: Arc<str>,
+    /// The revision seen.
+    pub resource_version: Box<str>,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When its deletion was asked for.
+    pub deleted: Option<Timestamp>,
+    /// What holds its deletion up.
+    pub finalizers: Box<[String]>,
+    /// Its owners.
+    pub owners: Box<[OwnerReference]>,
+}
+
+impl Meta {
+    /// The facts in an object's metadata.
+    pub fn of(kind: &KindName, meta: &ObjectMeta) -> Self {
+        Meta {
+            kind: kind.clone(),
+            key: Key::of(meta),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
+            created: time(&meta.creation_timestamp).unwrap_or(Timestamp::UNIX_EPOCH),
+            deleted: time(&meta.deletion_timestamp),
+            finalizers: meta.finalizers.clone().unwrap_or_default().into(),
+            owners: meta.owner_references.clone().unwrap_or_default().into(),
+        }
+    }
+
+    /// The reference for actions and Events.
+    pub fn reference(&self) -> Reference {
+        Reference {
+            api_version: self.kind.api_version.clone(),
+            kind: self.kind.kind.clone(),
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// The one controller that owns the object.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owners.iter().find(|r| r.controller == Some(true))
+    }
+
+    /// True if a finalizer of this name holds the object.
+    pub fn has_finalizer(&self, name: &str) -> bool {
+        self.finalizers.iter().any(|f| f == name)
+    }
+}
+
+/// One decoded object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// What all objects have.
+    pub meta: Arc<Meta>,
+    /// What its kind has.
+    pub fact: Fact,
+}
+
+/// What is kept of an object beyond its [`Meta`].
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// A pod.
+    Pod(Arc<Pod>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A namespace.
+    Namespace(Arc<core::Namespace>),
+    /// A Deployment.
+    Deployment(Arc<Deployment>),
+    /// A ReplicaSet.
+    ReplicaSet(Arc<ReplicaSet>),
+    /// A Service.
+    Service(Arc<core::Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// An Endpoints object.
+    Endpoints(Arc<core::Endpoints>),
+    /// A Lease: when it was last renewed.
+    Lease(Timestamp),
+    /// An Event: when it was last seen.
+    Event(Timestamp),
+    /// The `ca.crt` of a ConfigMap that holds the cluster's CA.
+    RootCa(Arc<str>),
+    /// Anything else.
+    Other,
+}
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Accepted; not all containers run.
+    Pending,
+    /// The node cannot be asked.
+    Unknown,
+    /// Bound, and a container runs.
+    Running,
+    /// All containers ended well.
+    Succeeded,
+    /// All containers ended, one badly.
+    Failed,
+}
+
+/// What is kept of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Its metadata.
+    pub meta: Arc<Meta>,
+    /// Its labels, shared among pods with the same ones.
+    pub labels: Arc<Labels>,
+    /// The node it is bound to.
+    pub node: Option<Arc<str>>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Since when it is ready, if it is.
+    pub ready_since: Option<Timestamp>,
+    /// The highest restart count of its containers.
+    pub restarts: i32,
+    /// The annotation `controller.kubernetes.io/pod-deletion-cost`.
+    pub deletion_cost: i32,
+    /// Its addresses.
+    pub ips: Box<[String]>,
+    /// `spec.hostname`.
+    pub hostname: Option<Box<str>>,
+    /// `spec.subdomain`.
+    pub subdomain: Option<Box<str>>,
+    /// The container ports that have names.
+    pub ports: Box<[NamedPort]>,
+    /// The node's ports that it takes.
+    pub host_ports: Box<[HostPort]>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// What it asks of a node.
+    pub requests: Resources,
+    /// The taints it stands.
+    pub tolerations: Box<[core::Toleration]>,
+    /// What the scheduler needs to know while the pod is not bound.
+    pub wishes: Option<Box<Wishes>>,
+    /// The text of the condition that says that no node fits.
+    pub unschedulable: Option<Box<str>>,
+}
+
+/// A container port with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    /// `http`.
+    pub name: Box<str>,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Box<str>,
+    /// 1–65535.
+    pub number: i32,
+}
+
+/// What a pod that is not bound wishes of its node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wishes {
+    /// Labels that the node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// What the node must and should be.
+    pub node_affinity: Option<core::NodeAffinity>,
+    /// True if it is for the built-in scheduler and no gate holds it back.
+    pub schedulable: bool,
+}
+
+/// What is kept of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its metadata.
+    pub meta: Arc<Meta>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Keeps pods away.
+    pub taints: Vec<core::Taint>,
+    /// Set by `kubectl cordon`.
+    pub unschedulable: bool,
+    /// What pods may use, all together.
+    pub allocatable: Resources,
+    /// `Ready` and others.
+    pub conditions: Vec<core::NodeCondition>,
+}
+
+impl Pod {
+    /// True once it has ended for good.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+
+    /// True if it counts as a replica: neither ended nor on its way out.
+    pub fn is_active(&self) -> bool {
+        !self.is_finished() && self.meta.deleted.is_none()
+    }
+
+    /// When it counts as available after this many seconds of readiness.
+    pub fn available_at(&self, min_ready_seconds: i32) -> Option<Timestamp> {
+        self.ready_since.map(|since| since + jiff::SignedDuration::from_secs(min_ready_seconds.into()))
+    }
+
+    fn of(meta: Arc<Meta>, pod: core::Pod) -> Self {
+        let spec = pod.spec.unwrap_or_default();
+        let status = pod.status.unwrap_or_default();
+        let annotations = pod.metadata.annotations.unwrap_or_default();
+        let ready = condition::find(status.conditions.as_ref(), "Ready").filter(|c| c.status == "True");
+        let scheduled = condition::find(status.conditions.as_ref(), "PodScheduled")
+            .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"));
+        let cost = annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        let ips = match status.pod_ips {
+            Some(ips) if !ips.is_empty() => ips.into_iter().map(|ip| ip.ip).collect(),
+            _ => status.pod_ip.into_iter().filter(|ip| !ip.is_empty()).collect(),
+        };
+        let node = spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Arc::from);
+        let restarts = status.container_statuses.iter().flatten().map(|s| s.restart_count).max();
+        Pod {
+            labels: Arc::new(pod.metadata.labels.unwrap_or_default()),
+            ready_since: ready.map(|c| time(&c.last_transition_time).unwrap_or(meta.created)),
+            unschedulable: scheduled.map(|c| c.message.as_deref().unwrap_or_default().into()),
+            phase: phase(status.phase.as_deref()),
+            restarts: restarts.unwrap_or(0),
+            deletion_cost: cost.and_then(|c| c.parse().ok()).unwrap_or(0),
+            ips,
+            ports: named_ports(&spec),
+            host_ports: host_ports(&spec),
+            priority: spec.priority.unwrap_or(0),
+            requests: requests(&spec),
+            wishes: node.is_none().then(|| Box::new(wishes(&spec))),
+            node,
+            hostname: spec.hostname.map(Into::into),
+            subdomain: spec.subdomain.map(Into::into),
+            tolerations: spec.tolerations.unwrap_or_default().into(),
+            meta,
+        }
+    }
+}
+
+fn phase(text: Option<&str>) -> Phase {
+    match text {
+        Some("Running") => Phase::Running,
+        Some("Succeeded") => Phase::Succeeded,
+        Some("Failed") => Phase::Failed,
+        Some("Unknown") => Phase::Unknown,
+        _ => Phase::Pending,
+    }
+}
+
+fn named_ports(spec: &core::PodSpec) -> Box<[NamedPort]> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            Some(NamedPort {
+                name: p.name.as_deref()?.into(),
+                protocol: p.protocol.as_deref().unwrap_or("TCP").into(),
+                number: p.container_port,
+            })
+        })
+        .collect()
+}
+
+/// True for an init container that keeps running beside the others.
+pub(super) fn is_sidecar(container: &core::Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn wishes(spec: &core::PodSpec) -> Wishes {
+    let scheduler = spec.scheduler_name.as_deref().unwrap_or(names::DEFAULT_SCHEDULER);
+    Wishes {
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+        node_affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
+        schedulable: scheduler == names::DEFAULT_SCHEDULER
+            && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty),
+    }
+}
+
+impl Node {
+    /// The condition of this type.
+    pub fn condition(&self, type_: &str) -> Option<&core::NodeCondition> {
+        self.conditions.iter().find(|c| c.type_ == type_)
+    }
+
+    fn of(meta: Arc<Meta>, node: core::Node) -> Self {
+        let spec = node.spec.unwrap_or_default();
+        let status = node.status.unwrap_or_default();
+        let offered = status.allocatable.or(status.capacity).unwrap_or_default();
+        Node {
+            meta,
+            labels: node.metadata.labels.unwrap_or_default(),
+            taints: spec.taints.unwrap_or_default(),
+            unschedulable: spec.unschedulable.unwrap_or(false),
+            allocatable: Resources::of(&offered),
+            conditions: status.conditions.unwrap_or_default(),
+        }
+    }
+}
+
+/// Any object, read for its metadata only.
+#[derive(Deserialize)]
+struct Bare {
+    metadata: ObjectMeta,
+}
+
+impl Object {
+    /// Decodes the JSON of an object of this kind. Fails on JSON that is not of the kind, which
+    /// the API server never stores.
+    pub fn decode(kind: &KindName, json: &[u8]) -> Result<Self, serde_json::Error> {
+        let name = (&*kind.api_version, &*kind.kind);
+        Ok(match name {
+            ("v1", "Pod") => serde_json::from_slice::<core::Pod>(json)?.into(),
+            ("v1", "Node") => serde_json::from_slice::<core::Node>(json)?.into(),
+            ("v1", "Namespace") => typed(kind, serde_json::from_slice(json)?, Fact::Namespace),
+            ("v1", "Service") => typed(kind, serde_json::from_slice(json)?, Fact::Service),
+            ("v1", "Endpoints") => typed(kind, serde_json::from_slice(json)?, Fact::Endpoints),
+            ("v1", "Event") => serde_json::from_slice::<core::Event>(json)?.into(),
+            ("apps/v1", "Deployment") => typed(kind, serde_json::from_slice(json)?, Fact::Deployment),
+            ("apps/v1", "ReplicaSet") => typed(kind, serde_json::from_slice(json)?, Fact::ReplicaSet),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                typed(kind, serde_json::from_slice(json)?, Fact::EndpointSlice)
+            }
+            ("coordination.k8s.io/v1", "Lease") => serde_json::from_slice::<Lease>(json)?.into(),
+            _ => {
+                let bare: Bare = serde_json::from_slice(json)?;
+                let meta = Meta::of(kind, &bare.metadata);
+                let is_root_ca = name == ("v1", "ConfigMap") && &*meta.key.name == names::CONFIG_MAP_ROOT_CA;
+                let fact = if is_root_ca { root_ca(json)? } else { Fact::Other };
+                Object { meta: Arc::new(meta), fact }
+            }
+        })
+    }
+}
+
+fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
+    let map: core::ConfigMap = serde_json::from_slice(json)?;
+    let data = map.data.unwrap_or_default();
+    Ok(Fact::RootCa(data.get("ca.crt").map(String::as_str).unwrap_or_default().into()))
+}
+
+fn typed<K>(kind: &KindName, mut object: K, fact: fn(Arc<K>) -> Fact) -> Object
+where
+    K: k8s_openapi::Metadata<Ty = ObjectMeta>,
+{
+    object.metadata_mut().managed_fields = None;
+    let meta = Arc::new(Meta::of(kind, object.metadata()));
+    Object { meta, fact: fact(Arc::new(object)) }
+}
+
+/// The name of a typed kind.
+pub fn kind_of<K: k8s_openapi::Resource>() -> KindName {
+    KindName::new(K::API_VERSION, K::KIND)
+}
+
+impl From<core::Pod> for Object {
+    fn from(pod: core::Pod) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<core::Pod>(), &pod.metadata));
+        Object { fact: Fact::Pod(Arc::new(Pod::of(meta.clone(), pod))), meta }
+    }
+}
+
+impl From<core::Node> for Object {
+    fn from(node: core::Node) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
+        Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
+    }
+}
+
+impl From<core::Event> for Object {
+    fn from(event: core::Event) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<core::Event>(), &event.metadata));
+        let series = event.series.and_then(|s| s.last_observed_time).map(|t| t.0);
+        let last = series.or(time(&event.last_timestamp)).or(event.event_time.map(|t| t.0));
+        Object { fact: Fact::Event(last.unwrap_or(meta.created).max(meta.created)), meta }
+    }
+}
+
+impl From<Lease> for Object {
+    fn from(lease: Lease) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<Lease>(), &lease.metadata));
+        let renewed = lease.spec.and_then(|s| s.renew_time).map(|t| t.0);
+        Object { fact: Fact::Lease(renewed.unwrap_or(meta.created)), meta }
+    }
+}
+
+macro_rules! from_typed {
+    ($($kind:ty => $fact:expr),*) => {$(
+        impl From<$kind> for Object {
+            fn from(object: $kind) -> Self { typed(&kind_of::<$kind>(), object, $fact) }
+        }
+    )*};
+}
+from_typed!(
+    core::Namespace => Fact::Namespace,
+    core::Service => Fact::Service,
+    core::Endpoints => Fact::Endpoints,
+    Deployment => Fact::Deployment,
+    ReplicaSet => Fact::ReplicaSet,
+    EndpointSlice => Fact::EndpointSlice
+);
+
+/// The moment in an optional time.
+pub(super) fn time(time: &Option<Time>) -> Option<Timestamp> {
+    time.as_ref().map(|t| t.0)
+}

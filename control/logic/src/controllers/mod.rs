@@ -1,0 +1,67 @@
+//! The controllers: each brings one kind of object to the state that its spec asks for.
+//!
+//! The shell in `proa-control` folds watch events into [`Observed`], asks [`Wakes`] who has to
+//! look again, calls [`reconcile`] and executes the [`Plan`]. A decision reads the state and the
+//! time, and nothing else; it never learns what has happened, only what is.
+
+pub mod plan;
+
+pub mod facts;
+pub mod graph;
+pub mod observed;
+pub mod pods;
+pub mod resources;
+pub mod wakes;
+
+pub mod deployment;
+pub mod endpoint_slice;
+pub mod endpoints;
+pub mod event_expiry;
+pub mod garbage_collector;
+pub mod namespace;
+pub mod node;
+pub mod replica_set;
+mod service_endpoints;
+
+use jiff::Timestamp;
+
+pub use facts::{Key, KindName, Object};
+pub use observed::Observed;
+pub use plan::Plan;
+pub use wakes::{Controller, Wakes};
+
+/// Decides what one key of one controller needs now.
+pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timestamp) -> Plan {
+    match controller {
+        Controller::Deployment => deployment::reconcile(seen, key, now),
+        Controller::ReplicaSet => replica_set::reconcile(seen, key, now),
+        Controller::EndpointSlice => endpoint_slice::reconcile(seen, key),
+        Controller::Endpoints => endpoints::reconcile(seen, key),
+        Controller::GarbageCollector => garbage_collector::reconcile(seen, key),
+        Controller::Namespace => namespace::reconcile(seen, key, now),
+        Controller::ServiceAccount => namespace::reconcile_service_account(seen, key),
+        Controller::RootCa => namespace::reconcile_root_ca(seen, key),
+        Controller::Node => node::reconcile(seen, key, now),
+        Controller::PodGarbage => node::reconcile_pod_garbage(seen, key, now),
+        Controller::EventExpiry => event_expiry::reconcile(seen, now),
+    }
+}
+
+impl Controller {
+    /// Who an Event says it comes from.
+    pub fn component(self) -> &'static str {
+        match self {
+            Controller::Deployment => "deployment-controller",
+            Controller::ReplicaSet => "replicaset-controller",
+            Controller::EndpointSlice => "endpoint-slice-controller",
+            Controller::Endpoints => "endpoint-controller",
+            Controller::GarbageCollector => "garbage-collector-controller",
+            Controller::Namespace => "namespace-controller",
+            Controller::ServiceAccount => "serviceaccount-controller",
+            Controller::RootCa => "root-ca-certificate-publisher-controller",
+            Controller::Node => "node-controller",
+            Controller::PodGarbage => "pod-garbage-collector-controller",
+            Controller::EventExpiry => "event-expiry-controller",
+        }
+    }
+}

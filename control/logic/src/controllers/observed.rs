@@ -1,0 +1,229 @@
+//! Observed: all that the controllers and the scheduler know, folded from watch events.
+//!
+//! Fed by the shell with [`Observed::apply`], [`Observed::delete`] and [`Observed::reset`]; read
+//! by every decision. Never asks anybody anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use proa_api::names;
+
+use super::facts::{Fact, Key, KindName, Meta, Node, Object};
+use super::graph::Graph;
+use super::pods::Pods;
+use super::wakes::Controller;
+
+/// All that is known of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The cluster's CA certificates, for the ConfigMap in each namespace.
+    pub ca_pem: Arc<str>,
+    /// Who owns whom.
+    pub graph: Graph,
+    /// The pods.
+    pub pods: Pods,
+    /// The nodes by name.
+    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    /// The namespaces by name.
+    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    /// The Deployments.
+    pub deployments: Shelf<Deployment>,
+    /// The ReplicaSets.
+    pub replica_sets: Shelf<ReplicaSet>,
+    /// The Services.
+    pub services: Shelf<Service>,
+    /// The EndpointSlices.
+    pub endpoint_slices: Shelf<EndpointSlice>,
+    /// The Endpoints.
+    pub endpoints: Shelf<Endpoints>,
+    /// When each node last renewed its Lease.
+    pub heartbeats: BTreeMap<Arc<str>, Timestamp>,
+    /// Nodes that pods are bound to and that do not exist, and since when.
+    pub vanished: BTreeMap<Arc<str>, Timestamp>,
+    /// Events by the time they were last seen.
+    pub events: BTreeSet<(Timestamp, Arc<str>)>,
+    /// The Events' metadata by uid.
+    pub event_metas: BTreeMap<Arc<str>, (Timestamp, Arc<Meta>)>,
+    /// The namespaces that have their default ServiceAccount.
+    pub default_accounts: BTreeSet<Arc<str>>,
+    /// The CA certificates that each namespace publishes, with the ConfigMap that does.
+    pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
+    /// What the API server last refused to each key of a controller.
+    pub refused: BTreeMap<(Controller, Key), String>,
+}
+
+/// Objects of one kind by namespace and name.
+#[derive(Clone, Debug)]
+pub struct Shelf<T>(BTreeMap<Key, Arc<T>>);
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Shelf(BTreeMap::new())
+    }
+}
+
+impl<T> Shelf<T> {
+    /// The object of this name.
+    pub fn get(&self, key: &Key) -> Option<&Arc<T>> {
+        self.0.get(key)
+    }
+
+    /// All objects.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<T>)> {
+        self.0.iter()
+    }
+
+    /// The objects of a namespace, by name.
+    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a Arc<T>)> {
+        self.0.range(Key::new(namespace, "")..).take_while(move |(k, _)| *k.namespace == *namespace)
+    }
+}
+
+/// What one event changed: the object before and after it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What was there.
+    pub old: Option<Object>,
+    /// What is there now.
+    pub new: Option<Object>,
+}
+
+impl Observed {
+    /// Nothing is known yet but the CA.
+    pub fn new(ca_pem: &str) -> Self {
+        Observed { ca_pem: ca_pem.into(), ..Observed::default() }
+    }
+
+    /// Folds in an object that was added or modified.
+    pub fn apply(&mut self, object: Object, now: Timestamp) -> Change {
+        let old_meta = if matches!(object.fact, Fact::Event(_)) {
+            self.event_metas.get(&object.meta.uid).map(|(_, meta)| meta.clone())
+        } else {
+            self.graph.insert(object.meta.clone())
+        };
+        let old_fact = self.put(&object, now);
+        let old = old_meta.map(|meta| Object { meta, fact: old_fact.unwrap_or(Fact::Other) });
+        Change { old, new: Some(object) }
+    }
+
+    /// Folds in that an object is gone.
+    pub fn delete(&mut self, meta: &Meta, now: Timestamp) -> Change {
+        if let Some((at, meta)) = self.event_metas.remove(&meta.uid) {
+            self.events.remove(&(at, meta.uid.clone()));
+            return Change { old: Some(Object { meta, fact: Fact::Event(at) }), new: None };
+        }
+        let Some(meta) = self.graph.remove(&meta.uid) else { return Change { old: None, new: None } };
+        let fact = self.take(&meta, now);
+        Change { old: Some(Object { meta, fact }), new: None }
+    }
+
+    /// Folds in a fresh list of all objects of a kind: what is not in it is gone.
+    pub fn reset(&mut self, kind: &KindName, objects: Vec<Object>, now: Timestamp) -> Vec<Change> {
+        let listed: BTreeSet<Arc<str>> = objects.iter().map(|o| o.meta.uid.clone()).collect();
+        let events = self.event_metas.values().map(|(_, meta)| meta);
+        let gone: Vec<Arc<Meta>> = (self.graph.iter().chain(events))
+            .filter(|m| m.kind == *kind && !listed.contains(&m.uid))
+            .cloned()
+            .collect();
+        let mut changes: Vec<Change> = gone.iter().map(|m| self.delete(m, now)).collect();
+        changes.extend(objects.into_iter().map(|o| self.apply(o, now)));
+        self.graph.complete(kind);
+        changes
+    }
+
+    fn put(&mut self, object: &Object, now: Timestamp) -> Option<Fact> {
+        let key = object.meta.key.clone();
+        let name = key.name.clone();
+        match &object.fact {
+            Fact::Pod(pod) => {
+                if let Some(node) = pod.node.as_ref().filter(|n| !self.nodes.contains_key(*n)) {
+                    self.vanished.entry(node.clone()).or_insert(now);
+                }
+                self.pods.insert(pod.clone()).map(Fact::Pod)
+            }
+            Fact::Node(node) => {
+                self.vanished.remove(&name);
+                self.nodes.insert(name, node.clone()).map(Fact::Node)
+            }
+            Fact::Namespace(n) => self.namespaces.insert(name, n.clone()).map(Fact::Namespace),
+            Fact::Deployment(d) => self.deployments.0.insert(key, d.clone()).map(Fact::Deployment),
+            Fact::ReplicaSet(r) => self.replica_sets.0.insert(key, r.clone()).map(Fact::ReplicaSet),
+            Fact::Service(s) => self.services.0.insert(key, s.clone()).map(Fact::Service),
+            Fact::EndpointSlice(s) => self.endpoint_slices.0.insert(key, s.clone()).map(Fact::EndpointSlice),
+            Fact::Endpoints(e) => self.endpoints.0.insert(key, e.clone()).map(Fact::Endpoints),
+            Fact::Lease(at) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
+                self.heartbeats.insert(name, *at).map(Fact::Lease)
+            }
+            Fact::Lease(_) => None,
+            Fact::Event(at) => {
+                let uid = object.meta.uid.clone();
+                let old = self.event_metas.insert(uid.clone(), (*at, object.meta.clone()));
+                if let Some((old_at, _)) = &old {
+                    self.events.remove(&(*old_at, uid.clone()));
+                }
+                self.events.insert((*at, uid));
+                old.map(|(at, _)| Fact::Event(at))
+            }
+            Fact::RootCa(ca) => {
+                let entry = (ca.clone(), object.meta.clone());
+                self.root_cas.insert(key.namespace, entry).map(|(ca, _)| Fact::RootCa(ca))
+            }
+            Fact::Other => {
+                if is_default_account(&object.meta) {
+                    self.default_accounts.insert(key.namespace);
+                }
+                None
+            }
+        }
+    }
+
+    fn take(&mut self, meta: &Meta, now: Timestamp) -> Fact {
+        let key = &meta.key;
+        let fact = match (&*meta.kind.api_version, &*meta.kind.kind) {
+            ("v1", "Pod") => {
+                let pod = self.pods.remove(key);
+                let node = pod.as_ref().and_then(|p| p.node.clone());
+                if let Some(node) = node.filter(|n| self.pods.load(n).is_none()) {
+                    self.vanished.remove(&node);
+                }
+                pod.map(Fact::Pod)
+            }
+            ("v1", "Node") => {
+                if self.pods.load(&key.name).is_some() {
+                    self.vanished.insert(key.name.clone(), now);
+                }
+                self.nodes.remove(&key.name).map(Fact::Node)
+            }
+            ("v1", "Namespace") => self.namespaces.remove(&key.name).map(Fact::Namespace),
+            ("apps/v1", "Deployment") => self.deployments.0.remove(key).map(Fact::Deployment),
+            ("apps/v1", "ReplicaSet") => self.replica_sets.0.remove(key).map(Fact::ReplicaSet),
+            ("v1", "Service") => self.services.0.remove(key).map(Fact::Service),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.endpoint_slices.0.remove(key).map(Fact::EndpointSlice)
+            }
+            ("v1", "Endpoints") => self.endpoints.0.remove(key).map(Fact::Endpoints),
+            ("coordination.k8s.io/v1", "Lease") if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
+                self.heartbeats.remove(&key.name).map(Fact::Lease)
+            }
+            ("v1", "ConfigMap") if &*key.name == names::CONFIG_MAP_ROOT_CA => {
+                self.root_cas.remove(&key.namespace).map(|(ca, _)| Fact::RootCa(ca))
+            }
+            _ => {
+                if is_default_account(meta) {
+                    self.default_accounts.remove(&key.namespace);
+                }
+                None
+            }
+        };
+        fact.unwrap_or(Fact::Other)
+    }
+}
+
+/// True for the ServiceAccount that pods without one use.
+pub(super) fn is_default_account(meta: &Meta) -> bool {
+    &*meta.kind.kind == "ServiceAccount" && &*meta.key.name == "default"
+}

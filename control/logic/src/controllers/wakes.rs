@@ -1,0 +1,292 @@
+//! Wakes: which keys of which controllers have to look again after a change.
+//!
+//! Called by the shell for each [`Change`]. A wake only ever costs time: a controller decides on
+//! the state and never learns what woke it. A forgotten wake, though, is a decision that comes
+//! too late, so the rules here err on the side of waking.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use proa_api::names;
+use proa_api::owner::controller_of;
+use proa_api::selector::Selector;
+
+use super::facts::{Fact, Key, Meta, Node, Object, Pod};
+use super::observed::{Change, Observed, is_default_account};
+
+/// The controllers, each with keys of its own sort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Controller {
+    /// By Deployment.
+    Deployment,
+    /// By ReplicaSet.
+    ReplicaSet,
+    /// By Service.
+    EndpointSlice,
+    /// By Service.
+    Endpoints,
+    /// By uid, as the name.
+    GarbageCollector,
+    /// By namespace, as the name.
+    Namespace,
+    /// By namespace, as the name.
+    ServiceAccount,
+    /// By namespace, as the name.
+    RootCa,
+    /// By node.
+    Node,
+    /// By node.
+    PodGarbage,
+    /// One empty key.
+    EventExpiry,
+}
+
+/// Who has to look again.
+#[derive(Clone, Debug, Default)]
+pub struct Wakes {
+    /// Keys of controllers.
+    pub keys: BTreeSet<(Controller, Key)>,
+    /// Pods that the scheduler has to look at.
+    pub pods: BTreeSet<Key>,
+    /// True if a pod that fitted nowhere may fit now.
+    pub room: bool,
+}
+
+impl Wakes {
+    /// Adds those that this change concerns. `seen` is the state after it.
+    pub fn add(&mut self, seen: &Observed, change: &Change) {
+        let (old, new) = (change.old.as_ref(), change.new.as_ref());
+        let Some(meta) = new.or(old).map(|o| o.meta.clone()) else { return };
+        if !matches!(new.or(old).map(|o| &o.fact), Some(Fact::Event(_))) {
+            self.ownership(seen, old, new);
+            self.namespace_of(seen, &meta);
+        }
+        for object in [old, new].into_iter().flatten() {
+            self.fact(seen, object);
+        }
+        match (old.map(|o| &o.fact), new.map(|o| &o.fact)) {
+            (Some(Fact::Pod(old)), Some(Fact::Pod(new))) => self.pod(seen, Some(old), Some(new)),
+            (_, Some(Fact::Pod(new))) => self.pod(seen, None, Some(new)),
+            (Some(Fact::Pod(old)), _) => self.pod(seen, Some(old), None),
+            (Some(Fact::Node(old)), Some(Fact::Node(new))) => self.room |= may_take_more(old, new),
+            (_, Some(Fact::Node(_))) => self.room = true,
+            _ => {}
+        }
+    }
+
+    fn key(&mut self, controller: Controller, key: &Key) {
+        self.keys.insert((controller, key.clone()));
+    }
+
+    fn name(&mut self, controller: Controller, name: &Arc<str>) {
+        self.keys.insert((controller, Key { namespace: "".into(), name: name.clone() }));
+    }
+
+    fn fact(&mut self, seen: &Observed, object: &Object) {
+        let key = &object.meta.key;
+        match &object.fact {
+            Fact::Deployment(_) => self.key(Controller::Deployment, key),
+            Fact::ReplicaSet(set) => {
+                self.key(Controller::ReplicaSet, key);
+                self.owner_of_replica_set(seen, key, set);
+            }
+            Fact::Service(_) => {
+                self.key(Controller::EndpointSlice, key);
+                self.key(Controller::Endpoints, key);
+            }
+            Fact::EndpointSlice(slice) => {
+                let service = slice.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_SERVICE_NAME));
+                if let Some(service) = service {
+                    self.key(Controller::EndpointSlice, &Key::new(&key.namespace, service));
+                }
+            }
+            Fact::Endpoints(_) => self.key(Controller::Endpoints, key),
+            Fact::Namespace(_) => {
+                self.name(Controller::Namespace, &key.name);
+                self.name(Controller::ServiceAccount, &key.name);
+                self.name(Controller::RootCa, &key.name);
+            }
+            Fact::Node(_) => {
+                self.name(Controller::Node, &key.name);
+                self.name(Controller::PodGarbage, &key.name);
+            }
+            Fact::Lease(_) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
+                self.name(Controller::Node, &key.name);
+            }
+            Fact::Event(_) => self.name(Controller::EventExpiry, &"".into()),
+            Fact::RootCa(_) => self.name(Controller::RootCa, &key.namespace),
+            Fact::Other if is_default_account(&object.meta) => {
+                self.name(Controller::ServiceAccount, &key.namespace);
+            }
+            Fact::Pod(_) | Fact::Lease(_) | Fact::Other => {}
+        }
+    }
+
+    fn owner_of_replica_set(&mut self, seen: &Observed, key: &Key, set: &ReplicaSet) {
+        match controller_of(&set.metadata) {
+            Some(owner) if owner.kind == "Deployment" => {
+                self.key(Controller::Deployment, &Key::new(&key.namespace, &owner.name));
+            }
+            Some(_) => {}
+            None => {
+                let labels = set.metadata.labels.as_ref();
+                for (key, d) in seen.deployments.in_namespace(&key.namespace) {
+                    let selector = d.spec.as_ref().map(|s| &s.selector);
+                    if Selector::from_object(selector).matches(labels) {
+                        self.key(Controller::Deployment, key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ownership(&mut self, seen: &Observed, old: Option<&Object>, new: Option<&Object>) {
+        let going = |o: Option<&Object>| o.is_some_and(|o| o.meta.deleted.is_some());
+        if let Some(object) = new {
+            if !object.meta.owners.is_empty() || object.meta.deleted.is_some() {
+                self.name(Controller::GarbageCollector, &object.meta.uid);
+            }
+            if going(new) && !going(old) {
+                self.dependents(seen, &object.meta.uid);
+            }
+        } else if let Some(object) = old {
+            self.dependents(seen, &object.meta.uid);
+        }
+        // An owner in foreground deletion waits for its dependents to go, or to let go of it.
+        for owner in old.into_iter().flat_map(|o| o.meta.owners.iter()) {
+            if seen.graph.get(&owner.uid).is_some_and(|m| m.deleted.is_some()) {
+                self.name(Controller::GarbageCollector, &owner.uid.as_str().into());
+            }
+        }
+        for owner in new.into_iter().flat_map(|o| o.meta.owners.iter()) {
+            if seen.graph.get(&owner.uid).is_some_and(|m| m.deleted.is_some()) {
+                self.name(Controller::GarbageCollector, &owner.uid.as_str().into());
+            }
+        }
+    }
+
+    fn dependents(&mut self, seen: &Observed, uid: &str) {
+        for dependent in seen.graph.dependents(uid) {
+            self.name(Controller::GarbageCollector, &dependent.uid);
+        }
+    }
+
+    fn namespace_of(&mut self, seen: &Observed, meta: &Meta) {
+        let namespace = &meta.key.namespace;
+        let terminating =
+            seen.namespaces.get(namespace).is_some_and(|n| n.metadata.deletion_timestamp.is_some());
+        if terminating {
+            self.name(Controller::Namespace, namespace);
+        }
+    }
+
+    fn pod(&mut self, seen: &Observed, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        for pod in [old, new].into_iter().flatten() {
+            self.owner_of_pod(seen, pod);
+        }
+        self.recreating_deployment(seen, old, new);
+        if !same_endpoint(old, new) {
+            self.services_of(seen, old, new);
+        }
+        match new {
+            Some(pod) if pod.node.is_none() => {
+                self.pods.insert(pod.meta.key.clone());
+            }
+            _ => {
+                let key = old.or(new).map(|p| p.meta.key.clone());
+                self.pods.extend(key.filter(|_| old.is_none_or(|o| o.node.is_none())));
+            }
+        }
+        let holds = |p: Option<&Arc<Pod>>| p.is_some_and(|p| p.node.is_some() && !p.is_finished());
+        self.room |= holds(old) && !holds(new);
+        if let Some(node) = new.and_then(|p| p.node.as_ref()) {
+            let exists = seen.nodes.get(node);
+            if exists.is_none() {
+                self.name(Controller::PodGarbage, node);
+            } else if exists.is_some_and(|n| !n.taints.is_empty()) {
+                self.name(Controller::Node, node);
+            }
+        }
+    }
+
+    fn owner_of_pod(&mut self, seen: &Observed, pod: &Pod) {
+        let namespace = &pod.meta.key.namespace;
+        match pod.meta.controller() {
+            Some(owner) if owner.kind == "ReplicaSet" => {
+                self.key(Controller::ReplicaSet, &Key::new(namespace, &owner.name));
+            }
+            Some(_) => {}
+            None => {
+                for (key, set) in seen.replica_sets.in_namespace(namespace) {
+                    if selects(set.spec.as_ref().map(|s| &s.selector), pod) {
+                        self.key(Controller::ReplicaSet, key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A Deployment that recreates waits until the last old pod has ended.
+    fn recreating_deployment(&mut self, seen: &Observed, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let running = |p: Option<&Arc<Pod>>| p.is_some_and(|p| !p.is_finished());
+        if !running(old) || running(new) {
+            return;
+        }
+        let Some(owner) = old.and_then(|p| p.meta.controller()) else { return };
+        let Some(set) = seen.graph.get(&owner.uid) else { return };
+        let Some(owner) = set.controller().filter(|o| o.kind == "Deployment") else { return };
+        let key = Key::new(&set.key.namespace, &owner.name);
+        if seen.deployments.get(&key).is_some_and(|d| recreates(d)) {
+            self.key(Controller::Deployment, &key);
+        }
+    }
+
+    fn services_of(&mut self, seen: &Observed, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let Some(pod) = new.or(old) else { return };
+        for (key, service) in seen.services.in_namespace(&pod.meta.key.namespace) {
+            if [old, new].into_iter().flatten().any(|p| service_selects(service, p)) {
+                self.key(Controller::EndpointSlice, key);
+                self.key(Controller::Endpoints, key);
+            }
+        }
+    }
+}
+
+fn selects(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
+    Selector::from_object(selector).matches(Some(&pod.labels))
+}
+
+fn service_selects(service: &Service, pod: &Pod) -> bool {
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+    selector.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| pod.labels.get(k) == Some(v)))
+}
+
+/// True for the strategy that stops all old pods first.
+pub(super) fn recreates(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
+    strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+}
+
+/// True if nothing that an endpoint shows of a pod has changed.
+fn same_endpoint(old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return false };
+    let shown = |p: &Pod| (p.ready_since.is_some(), p.meta.deleted.is_some(), p.is_finished());
+    old.meta.uid == new.meta.uid
+        && shown(old) == shown(new)
+        && old.labels == new.labels
+        && old.ips == new.ips
+        && old.node == new.node
+        && old.hostname == new.hostname
+        && old.subdomain == new.subdomain
+}
+
+/// True if pods may fit on the node that did not before.
+fn may_take_more(old: &Node, new: &Node) -> bool {
+    old.allocatable != new.allocatable
+        || old.taints != new.taints
+        || old.labels != new.labels
+        || old.unschedulable != new.unschedulable
+}
