@@ -1,8 +1,12 @@
 //! The control plane: the API server, the store, the watch hub, and the shell that runs the
 //! logic of `proa-logic`.
 
+pub mod admission;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
+pub mod registry;
 pub mod schema;
+pub mod store;
+pub mod watch;
 pub mod wire;

@@ -1,0 +1,142 @@
+//! Admission: what a write needs to know of other objects than its own.
+//!
+//! Fed by the registry around the kinds' hooks: before them with what a client left out, after
+//! them with what the cluster gives out (addresses and ports). It reads the store and never
+//! writes to it.
+//!
+//! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
+//! - [`pod`]: the service account of a pod
+//! - [`ingress`]: the default class of an Ingress
+//! - [`service`]: the addresses and node ports of Services
+
+pub mod ingress;
+pub mod namespace;
+pub mod pod;
+pub mod service;
+
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+use crate::store::{Key, Object, Store};
+use service::{AddressRange, PortRange, Reservation, Services};
+
+/// What admission needs to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct AdmissionConfig {
+    /// Where Services get their addresses.
+    pub service_range: AddressRange,
+    /// Where Services get their node ports.
+    pub node_ports: PortRange,
+    /// Puts the volume with a service account's token into pods.
+    pub token_volumes: bool,
+    /// Refuses objects in namespaces that are not there.
+    pub check_namespaces: bool,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        AdmissionConfig {
+            service_range: AddressRange::default(),
+            node_ports: PortRange::default(),
+            token_volumes: false,
+            check_namespaces: true,
+        }
+    }
+}
+
+/// The admission of one registry.
+pub struct Admission {
+    config: AdmissionConfig,
+    services: Services,
+}
+
+impl Admission {
+    /// Admission that knows which addresses and ports are taken by the Services in `store`.
+    pub fn new(store: &Store, config: AdmissionConfig) -> Admission {
+        let services = Services::new(config.service_range, config.node_ports);
+        store.collection("services").visit(
+            None,
+            None,
+            || 0,
+            |object| {
+                services.take(&object.value());
+                true
+            },
+        );
+        Admission { config, services }
+    }
+
+    /// The namespace that must be there when an object of this kind is written.
+    pub fn guard(&self, kind: &Kind, namespace: &str) -> Option<Key> {
+        (kind.namespaced && self.config.check_namespaces).then(|| namespace::key(namespace))
+    }
+
+    /// Refuses to make an object in a namespace that is not there or on its way out.
+    pub fn check_namespace(
+        &self,
+        store: &Store,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        if kind.namespaced && self.config.check_namespaces {
+            namespace::check(store, kind, namespace, name)?;
+        }
+        Ok(())
+    }
+
+    /// Fills in what depends on other objects, before the kind's hooks see a new object.
+    pub fn before_create(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), Refusal> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        self.check_namespace(store, kind, &namespace, &name)?;
+        match (kind.group.as_str(), kind.kind.as_str()) {
+            ("", "Pod") => pod::default_service_account(store, kind, object, self.config.token_volumes),
+            ("networking.k8s.io", "Ingress") => {
+                ingress::default_class(store, object);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a new object what the cluster gives out, after the kind's hooks.
+    pub fn after_create(&self, kind: &Kind, object: &mut Value) -> Result<Reservation<'_>, Refusal> {
+        match (kind.group.as_str(), kind.kind.as_str()) {
+            ("", "Namespace") => {
+                namespace::begin(object);
+                Ok(Reservation::nothing())
+            }
+            ("", "Service") => self.services.allocate(None, object),
+            _ => Ok(Reservation::nothing()),
+        }
+    }
+
+    /// Fills in what a changed object keeps of what it was given, before the kind's hooks.
+    pub fn before_update(&self, kind: &Kind, old: &Value, new: &mut Value) {
+        if kind.group.is_empty() && kind.kind == "Service" {
+            service::carry_over(old, new);
+        }
+    }
+
+    /// Gives a changed object what it needs more, after the kind's hooks.
+    pub fn after_update(
+        &self,
+        kind: &Kind,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<Reservation<'_>, Refusal> {
+        if kind.group.is_empty() && kind.kind == "Service" {
+            return self.services.allocate(Some(old), new);
+        }
+        Ok(Reservation::nothing())
+    }
+
+    /// Takes back what a deleted object was given.
+    pub fn after_delete(&self, kind: &Kind, object: &Object) {
+        if kind.group.is_empty() && kind.kind == "Service" {
+            self.services.release(&object.uid);
+        }
+    }
+}

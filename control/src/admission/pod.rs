@@ -1,0 +1,122 @@
+//! The service account of a pod: its name, its pull secrets and the volume with its token.
+//!
+//! <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#serviceaccount-admission-controller>
+
+use proa_api::Refusal;
+use proa_api::names::CONFIG_MAP_ROOT_CA;
+use proa_logic::kinds::Kind;
+use rand::Rng;
+use serde_json::{Value, json};
+
+use crate::store::Store;
+
+const DEFAULT: &str = "default";
+const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// An hour and seven seconds, by which the stock server's tokens are known.
+const TOKEN_SECONDS: i64 = 3607;
+
+/// Fills in the service account of a new pod and what comes with it.
+///
+/// A namespace's `default` account is made a moment after the namespace; a pod that is faster is
+/// let through. One that names another account which is not there is refused.
+pub fn default_service_account(
+    store: &Store,
+    kind: &Kind,
+    pod: &mut Value,
+    token_volumes: bool,
+) -> Result<(), Refusal> {
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let account_name = [text("/spec/serviceAccountName"), text("/spec/serviceAccount")]
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or_else(|| DEFAULT.to_owned());
+    let account = store.collection("serviceaccounts").get(&namespace, &account_name);
+    if account.is_none() && account_name != DEFAULT {
+        return Err(Refusal::forbidden(
+            kind.resource(),
+            &name,
+            format!(
+                "error looking up service account {namespace}/{account_name}: \
+                 serviceaccount \"{account_name}\" not found"
+            ),
+        ));
+    }
+    // A body without a spec is for validation to refuse.
+    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
+    spec["serviceAccountName"] = account_name.into();
+    let account = account.map(|account| account.value()).unwrap_or_default();
+    let pulls = spec["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
+    if let (false, Some(secrets)) = (pulls, account.get("imagePullSecrets")) {
+        spec["imagePullSecrets"] = secrets.clone();
+    }
+    let own = spec["automountServiceAccountToken"].as_bool();
+    let mounts = own.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true);
+    if token_volumes && mounts {
+        mount_token(spec);
+    }
+    Ok(())
+}
+
+/// Adds the projected volume, and mounts it in every container that has nothing at its path.
+fn mount_token(spec: &mut Value) {
+    let mut volume = None;
+    for list in ["containers", "initContainers"] {
+        let Some(containers) = spec[list].as_array_mut() else { continue };
+        for container in containers.iter_mut().filter(|container| container.is_object()) {
+            let mounted = container["volumeMounts"]
+                .as_array()
+                .is_some_and(|mounts| mounts.iter().any(|mount| mount["mountPath"] == MOUNT_PATH));
+            if mounted {
+                continue;
+            }
+            let name = volume.get_or_insert_with(volume_name);
+            let mount = json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH});
+            match container["volumeMounts"].as_array_mut() {
+                Some(mounts) => mounts.push(mount),
+                None => container["volumeMounts"] = json!([mount]),
+            }
+        }
+    }
+    let Some(name) = volume else { return };
+    let volume = json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {"configMap": {"name": CONFIG_MAP_ROOT_CA, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [
+            {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}},
+        ]}},
+    ]}});
+    match spec["volumes"].as_array_mut() {
+        Some(volumes) => volumes.push(volume),
+        None => spec["volumes"] = json!([volume]),
+    }
+}
+
+fn volume_name() -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rng = rand::rng();
+    let suffix: String = (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect();
+    format!("kube-api-access-{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_mounted_where_nothing_else_is() {
+        let mut spec = json!({
+            "containers": [
+                {"name": "a"},
+                {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT_PATH}]},
+            ],
+            "initContainers": [{"name": "c", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}],
+        });
+        mount_token(&mut spec);
+        let name = spec["volumes"][0]["name"].as_str().unwrap().to_owned();
+        assert!(name.starts_with("kube-api-access-"), "{name}");
+        assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], *name);
+        assert_eq!(spec["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
+        assert_eq!(spec["initContainers"][0]["volumeMounts"][1]["mountPath"], MOUNT_PATH);
+    }
+}

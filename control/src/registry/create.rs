@@ -1,0 +1,87 @@
+//! create.
+
+use std::sync::Arc;
+
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, metadata, now};
+use crate::store::{Change, Expect, Object, Write};
+
+impl Registry {
+    pub(super) async fn create_stored(
+        &self,
+        caller: &Caller,
+        kind: &Kind,
+        namespace: &str,
+        body: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Refusal> {
+        let mut body = metadata::shape(kind, body)?;
+        metadata::check_namespace(kind, namespace, &mut body)?;
+        metadata::check_new(kind, &body)?;
+        tracing::debug!(
+            user = caller.user,
+            kind = kind.kind,
+            namespace,
+            name = metadata::text(&body, "name"),
+            "create"
+        );
+        if !metadata::text(&body, "name").is_empty() {
+            let name = metadata::text(&body, "name").to_owned();
+            return match self.create_once(kind, namespace, body, options).await {
+                Ok(made) => Ok(made),
+                Err(Unwritten::Raced) => Err(Refusal::already_exists(kind.resource(), &name)),
+                Err(Unwritten::Refused(refusal)) => Err(refusal),
+            };
+        }
+        let prefix = metadata::text(&body, "generateName").to_owned();
+        for _ in 0..ATTEMPTS {
+            let mut body = body.clone();
+            let name = metadata::generated_name(&prefix);
+            metadata::metadata(&mut body).insert("name".to_owned(), name.into());
+            match self.create_once(kind, namespace, body, options).await {
+                Ok(made) => return Ok(made),
+                Err(Unwritten::Raced) => {}
+                Err(Unwritten::Refused(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::already_exists(kind.resource(), &prefix))
+    }
+
+    /// Raced means that the name is taken.
+    async fn create_once(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        mut body: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Unwritten> {
+        let name = metadata::text(&body, "name").to_owned();
+        let key = self.key(kind, namespace, &name);
+        let admission = &self.0.admission;
+        admission.before_create(&self.0.store, kind, &mut body)?;
+        let mut object = (kind.hooks.create)(body)?;
+        metadata::finish_create(kind, &mut object, now());
+        let reservation = admission.after_create(kind, &mut object)?;
+        let draft = self.draft(kind, key.clone(), &object);
+        if options.dry_run {
+            let taken = self.0.store.collection(&key.resource).get(&key.namespace, &name).is_some();
+            return if taken { Err(Unwritten::Raced) } else { Ok(Arc::new(draft.unwritten())) };
+        }
+        let guard = admission.guard(kind, namespace);
+        let write = Write { change: Change::Put(draft), expect: Expect::Absent, guard };
+        match self.0.store.write(write).await {
+            Ok(made) => {
+                reservation.keep();
+                Ok(made)
+            }
+            Err(error) => {
+                // The namespace may have begun to go after it was looked at.
+                admission.check_namespace(&self.0.store, kind, namespace, &name)?;
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the verbs of the registry are asked with and what they give back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proa_api::Refusal;
+use proa_api::field::{FieldErrors, Path};
+use proa_api::selector::{FieldSelector, Selector};
+use serde_json::Value;
+
+use crate::store::{Object, Revision};
+
+/// Who asks. Authentication has made sure of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The user's name.
+    pub user: String,
+    /// The user's uid; may be empty.
+    pub uid: String,
+    /// The groups the user is in.
+    pub groups: Vec<String>,
+}
+
+impl Caller {
+    /// One of the cluster's own parts, which may do everything: `system:kube-scheduler`.
+    pub fn system(user: &str) -> Caller {
+        let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
+        Caller { user: user.to_owned(), uid: String::new(), groups }
+    }
+}
+
+/// How a create, update or patch is done.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Decides everything and writes nothing.
+    pub dry_run: bool,
+    /// Who manages the fields; accepted and not kept.
+    pub field_manager: String,
+}
+
+/// What a list is to hold.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// By labels.
+    pub labels: Selector,
+    /// By fields.
+    pub fields: FieldSelector,
+    /// The most items; 0 for all.
+    pub limit: usize,
+    /// Where an earlier list was cut.
+    pub continue_token: Option<String>,
+    /// As the `resourceVersion` parameter.
+    pub resource_version: Option<String>,
+    /// As the `resourceVersionMatch` parameter.
+    pub resource_version_match: Option<String>,
+}
+
+/// What a watch is to show.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions {
+    /// By labels.
+    pub labels: Selector,
+    /// By fields.
+    pub fields: FieldSelector,
+    /// Where to start: absent, empty or `0` for the state as it is now.
+    pub resource_version: Option<String>,
+    /// True if the client understands bookmarks.
+    pub bookmarks: bool,
+    /// Starts with the state and marks its end with a bookmark.
+    pub send_initial_events: bool,
+    /// Ends the watch after this time.
+    pub timeout: Option<Duration>,
+}
+
+/// How a delete is done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeleteOptions {
+    /// Seconds a pod gets to stop; absent for its own default.
+    pub grace_period_seconds: Option<i64>,
+    /// `Background`, `Foreground` or `Orphan`.
+    pub propagation_policy: Option<String>,
+    /// The uid the object must have.
+    pub uid: Option<String>,
+    /// The resourceVersion the object must have.
+    pub resource_version: Option<String>,
+    /// Decides everything and writes nothing.
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads a `DeleteOptions` object, as bodies of deletes and evictions hold it.
+    pub fn read(body: &Value) -> Result<DeleteOptions, Refusal> {
+        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let grace = match body.get("gracePeriodSeconds") {
+            None | Some(Value::Null) => None,
+            Some(seconds) => Some(seconds.as_i64().ok_or_else(|| {
+                Refusal::bad_request("gracePeriodSeconds of DeleteOptions must be a whole number")
+            })?),
+        };
+        // The field that propagationPolicy replaced.
+        let orphan = body.get("orphanDependents").and_then(Value::as_bool);
+        let policy = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
+        Ok(DeleteOptions {
+            grace_period_seconds: grace,
+            propagation_policy: text("/propagationPolicy").or(policy),
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+            dry_run: body.pointer("/dryRun/0").is_some(),
+        })
+    }
+
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        const POLICIES: [&str; 3] = ["Background", "Foreground", "Orphan"];
+        let mut errors = FieldErrors::new();
+        if let Some(policy) = self.propagation_policy.as_deref()
+            && !POLICIES.contains(&policy)
+        {
+            errors.not_supported(&Path::root("propagationPolicy"), policy, &POLICIES);
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
+    }
+}
+
+/// A list.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// By namespace and name.
+    pub items: Vec<Arc<Object>>,
+    /// What the list shows; a watch from here misses nothing.
+    pub revision: Revision,
+    /// Where the list goes on if it was cut.
+    pub continue_token: Option<String>,
+    /// How many more there are, if the list was cut and has no selectors.
+    pub remaining: Option<u64>,
+}
+
+/// What an update or patch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The resource itself.
+    Main,
+    /// Its status subresource.
+    Status,
+    /// Its scale subresource: bodies are `autoscaling/v1 Scale` objects.
+    Scale,
+}
+
+/// What a delete has done.
+#[derive(Clone, Debug)]
+pub enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Arc<Object>),
+    /// The object is on its way out: finalizers or a grace period hold it.
+    Pending(Arc<Object>),
+}
+
+impl Deleted {
+    /// The object's last state so far.
+    pub fn object(&self) -> &Arc<Object> {
+        match self {
+            Deleted::Gone(object) | Deleted::Pending(object) => object,
+        }
+    }
+}

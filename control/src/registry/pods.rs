@@ -1,0 +1,129 @@
+//! The subresources of pods that write: binding and eviction.
+
+use std::sync::Arc;
+
+use proa_api::Refusal;
+use proa_api::field::{FieldErrors, Path};
+use proa_api::status::Resource;
+use proa_logic::kinds::Kind;
+use serde_json::{Map, Value, json};
+
+use super::{ATTEMPTS, Caller, DeleteOptions, Registry, Unwritten, WriteOptions, metadata, now};
+
+const BINDINGS: Resource<'static> = Resource { group: "", plural: "pods/binding" };
+
+impl Registry {
+    /// Binds a pod to the node that a `v1 Binding` names.
+    ///
+    /// # Errors
+    /// 404 if there is no such pod, 409 if it is bound already or on its way out, 422 if the
+    /// binding names no node.
+    pub async fn bind(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+        pod_name: &str,
+        binding: Value,
+        options: &WriteOptions,
+    ) -> Result<(), Refusal> {
+        let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
+        let target_kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
+        let mut errors = FieldErrors::new();
+        let target = Path::root("target");
+        if !target_kind.is_empty() && target_kind != "Node" {
+            errors.not_supported(&target.field("kind"), target_kind, &["Node", "<empty>"]);
+        }
+        if node.is_empty() {
+            errors.required(&target.field("name"), "");
+        }
+        if !errors.is_empty() {
+            return Err(Refusal::invalid("", "Binding", pod_name, &errors));
+        }
+        tracing::debug!(user = caller.user, namespace, name = pod_name, node, "bind");
+        let kind = self.pod_kind()?;
+        for _ in 0..ATTEMPTS {
+            let current = self.get_stored(&kind, namespace, pod_name)?;
+            let old = current.value();
+            let new = bound(&old, &binding, node)?;
+            match self.write_over(&kind, &current, &old, new, options.dry_run).await {
+                Ok(_) => return Ok(()),
+                Err(Unwritten::Raced) => {}
+                Err(Unwritten::Refused(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::stale(BINDINGS, pod_name))
+    }
+
+    /// Evicts a pod: deletes it with the options that a `policy/v1 Eviction` holds.
+    ///
+    /// # Errors
+    /// As for [`Registry::delete`].
+    pub async fn evict(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+        pod_name: &str,
+        eviction: &Value,
+        options: &WriteOptions,
+    ) -> Result<(), Refusal> {
+        let said = eviction.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(pod_name);
+        if said != pod_name {
+            return Err(Refusal::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let mut delete = match eviction.get("deleteOptions") {
+            Some(body) if !body.is_null() => DeleteOptions::read(body)?,
+            _ => DeleteOptions::default(),
+        };
+        delete.dry_run |= options.dry_run;
+        let kind = self.pod_kind()?;
+        self.delete(caller, &kind, namespace, pod_name, &delete).await.map(|_| ())
+    }
+
+    fn pod_kind(&self) -> Result<Arc<Kind>, Refusal> {
+        self.0.table.by_kind("v1", "Pod").cloned().ok_or_else(Refusal::no_such_path)
+    }
+}
+
+/// The pod with its node.
+fn bound(pod: &Value, binding: &Value, node: &str) -> Result<Value, Refusal> {
+    let name = metadata::text(pod, "name");
+    let (uid, wanted_uid) = (metadata::text(pod, "uid"), metadata::text(binding, "uid"));
+    if !wanted_uid.is_empty() && wanted_uid != uid {
+        let why =
+            format!("Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {uid}");
+        return Err(Refusal::conflict(BINDINGS, name, why));
+    }
+    if pod["metadata"]["deletionTimestamp"].is_string() {
+        let why = format!("pod {name} is being deleted, cannot be assigned to a host");
+        return Err(Refusal::conflict(BINDINGS, name, why));
+    }
+    let assigned = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if !assigned.is_empty() {
+        let why = format!("pod {name} is already assigned to node \"{assigned}\"");
+        return Err(Refusal::conflict(BINDINGS, name, why));
+    }
+    let mut pod = pod.clone();
+    if let Some(annotations) = binding["metadata"]["annotations"].as_object() {
+        let own =
+            metadata::metadata(&mut pod).entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if let Some(own) = own.as_object_mut() {
+            own.extend(annotations.clone());
+        }
+    }
+    pod["spec"]["nodeName"] = node.into();
+    let scheduled = json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null,
+        "lastTransitionTime": metadata::time(now()),
+    });
+    if !pod["status"].is_object() {
+        pod["status"] = json!({"phase": "Pending"});
+    }
+    match pod["status"]["conditions"].as_array_mut() {
+        None => pod["status"]["conditions"] = json!([scheduled]),
+        Some(conditions) => {
+            conditions.retain(|condition| condition["type"] != "PodScheduled");
+            conditions.push(scheduled);
+        }
+    }
+    Ok(pod)
+}
