@@ -25,15 +25,18 @@ pub(crate) enum Dialect {
     V3,
 }
 
-/// The media type of [`V2::protobuf`]; clients may write `;` before the version or `@`.
+/// The media type by which clients ask for [`V2::protobuf`].
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The Content-Type of an answer with [`V2::protobuf`]. It has no `@`, which clients do not parse.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The v2 document in its two encodings.
 #[derive(Clone, Debug)]
 pub struct V2 {
     /// `application/json`.
     pub json: Bytes,
-    /// [`V2_PROTOBUF`]: a gnostic `openapi.v2.Document`.
+    /// A gnostic `openapi.v2.Document`.
     pub protobuf: Bytes,
 }
 

@@ -130,6 +130,14 @@ fn operation(kind: &Kind, verb: &Verb, dialect: Dialect) -> Value {
                     json!({"required": true, "content": {"*/*": {"schema": schema}}}),
                 );
             }
+            if verb.method == "patch" {
+                // kubectl merges by these schemas only where strategic merge stands here.
+                let content: Map<String, Value> = consumes
+                    .iter()
+                    .map(|media_type| ((*media_type).to_owned(), json!({"schema": {}})))
+                    .collect();
+                operation.insert("requestBody".to_owned(), json!({"required": true, "content": content}));
+            }
             let content = json!({"application/json": {"schema": schema}});
             operation
                 .insert("responses".to_owned(), json!({"200": {"description": "OK", "content": content}}));

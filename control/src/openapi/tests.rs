@@ -103,7 +103,10 @@ fn patch_operations_say_that_dry_run_and_field_validation_are_known() {
     };
     let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
     check(&parse(&v2(&table()).json), path);
-    check(&parse(&v3(&table(), "apps/v1").expect("served")), path);
+    let v3 = parse(&v3(&table(), "apps/v1").expect("served"));
+    check(&v3, path);
+    let content = &v3["paths"][path]["patch"]["requestBody"]["content"];
+    assert!(content["application/strategic-merge-patch+json"].is_object());
 }
 
 /// The length-delimited fields of a protobuf message.

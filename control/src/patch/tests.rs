@@ -140,6 +140,35 @@ fn element_order_is_kept() {
     assert!(refusal.expect_err("not in the order").to_string().starts_with("The order in patch list:"));
 }
 
+/// The patch that kubectl 1.33 sends for a changed manifest that no longer has the sidecar, while
+/// something else added a proxy on the server.
+#[test]
+fn kubectl_apply_merges_and_is_idempotent() {
+    let current = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "uid": "u", "resourceVersion": "5"},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": [
+            {"name": "proxy", "image": "p"},
+            {"name": "a", "image": "old", "ports": [{"containerPort": 80, "protocol": "TCP"}]},
+            {"name": "sidecar", "image": "x"}]}}}});
+    let patch = json!({"metadata": {"annotations": {"last": "…"}, "resourceVersion": null, "uid": null},
+        "spec": {"replicas": 2, "template": {"spec": {
+            "$setElementOrder/containers": [{"name": "a"}],
+            "containers": [
+                {"$setElementOrder/ports": [{"containerPort": 80}], "image": "nginx", "name": "a",
+                    "livenessProbe": {"httpGet": {"path": "/", "port": 80}}},
+                {"$patch": "delete", "name": "sidecar"}]}}}});
+    let once = patched(Type::Strategic, &current, &patch).expect("applies");
+    assert_eq!(
+        once["spec"],
+        json!({"replicas": 2, "template": {"spec": {"containers": [
+            {"name": "proxy", "image": "p"},
+            {"name": "a", "image": "nginx", "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "livenessProbe": {"httpGet": {"path": "/", "port": 80}}}]}}})
+    );
+    assert_eq!(once["metadata"], json!({"name": "web", "annotations": {"last": "…"}}));
+    assert_eq!(patched(Type::Strategic, &once, &patch).expect("applies"), once);
+}
+
 #[test]
 fn malformed_strategic_patches_are_refused() {
     let check = |patch: Value, code: u16, text: &str| {
