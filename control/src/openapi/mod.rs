@@ -25,23 +25,14 @@ pub(crate) enum Dialect {
     V3,
 }
 
-/// The media type by which clients ask for [`V2::protobuf`].
+/// The media type by which clients ask for the protobuf form of v2.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// The Content-Type of an answer with [`V2::protobuf`]. It has no `@`, which clients do not parse.
+/// The Content-Type of an answer with it. It has no `@`, which clients do not parse.
 pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// The v2 document in its two encodings.
-#[derive(Clone, Debug)]
-pub struct V2 {
-    /// `application/json`.
-    pub json: Bytes,
-    /// A gnostic `openapi.v2.Document`.
-    pub protobuf: Bytes,
-}
-
-/// The v2 document of a table.
-pub fn v2(table: &Table) -> V2 {
+/// The v2 document of a table: as JSON, and as protobuf (a gnostic `openapi.v2.Document`).
+pub fn v2(table: &Table) -> (Bytes, Bytes) {
     Documents::of(table).v2.get_or_init(|| build_v2(table)).clone()
 }
 
@@ -70,7 +61,7 @@ pub fn v3(table: &Table, group_version: &str) -> Option<Bytes> {
 /// What has been made for one table so far.
 struct Documents {
     table: Table,
-    v2: OnceLock<V2>,
+    v2: OnceLock<(Bytes, Bytes)>,
     v3_index: OnceLock<Bytes>,
     v3: Mutex<BTreeMap<String, Bytes>>,
 }
@@ -107,7 +98,7 @@ fn kinds(table: &Table) -> Vec<&Kind> {
     table.iter().map(Arc::as_ref).collect()
 }
 
-fn build_v2(table: &Table) -> V2 {
+fn build_v2(table: &Table) -> (Bytes, Bytes) {
     let kinds = kinds(table);
     let mut document = Map::new();
     document.insert("swagger".to_owned(), "2.0".into());
@@ -115,7 +106,7 @@ fn build_v2(table: &Table) -> V2 {
     document.insert("paths".to_owned(), Value::Object(paths::paths(&kinds, Dialect::V2)));
     document.insert("definitions".to_owned(), Value::Object(definitions::definitions(&kinds, Dialect::V2)));
     let document = Value::Object(document);
-    V2 { protobuf: gnostic::document(&document).into(), json: document.to_string().into() }
+    (document.to_string().into(), gnostic::document(&document).into())
 }
 
 fn group_versions(table: &Table) -> Vec<String> {

@@ -38,7 +38,7 @@ fn explain<'a>(document: &'a Value, schemas: &'a Value, kind: &str, fields: &[&s
 
 #[test]
 fn v2_explains_fields_and_says_how_lists_merge() {
-    let document = parse(&v2(&table()).json);
+    let document = parse(&v2(&table()).0);
     let schemas = &document["definitions"];
     let strategy = explain(&document, schemas, "Deployment", &["spec", "strategy"]);
     assert_eq!(strategy["$ref"], "#/definitions/io.k8s.api.apps.v1.DeploymentStrategy");
@@ -67,7 +67,7 @@ fn every_reference_leads_somewhere() {
             _ => {}
         }
     }
-    let v2 = parse(&v2(&table()).json);
+    let v2 = parse(&v2(&table()).0);
     walk(&v2, &v2);
     let v3 = parse(&v3(&table(), "apps/v1").expect("served"));
     walk(&v3, &v3);
@@ -102,7 +102,7 @@ fn patch_operations_say_that_dry_run_and_field_validation_are_known() {
         }
     };
     let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
-    check(&parse(&v2(&table()).json), path);
+    check(&parse(&v2(&table()).0), path);
     let v3 = parse(&v3(&table(), "apps/v1").expect("served"));
     check(&v3, path);
     let content = &v3["paths"][path]["patch"]["requestBody"]["content"];
@@ -132,10 +132,10 @@ fn field(bytes: &[u8], number: u32) -> &[u8] {
 
 #[test]
 fn the_protobuf_form_says_the_same() {
-    let documents = v2(&table());
-    let json = parse(&documents.json);
-    assert_eq!(field(&documents.protobuf, 1), b"2.0");
-    let definitions = fields(field(&documents.protobuf, 9));
+    let (json, protobuf) = v2(&table());
+    let json = parse(&json);
+    assert_eq!(field(&protobuf, 1), b"2.0");
+    let definitions = fields(field(&protobuf, 9));
     let names: Vec<&[u8]> = definitions.iter().map(|(_, pair)| field(pair, 1)).collect();
     let expected: Vec<&[u8]> =
         json["definitions"].as_object().expect("definitions").keys().map(|k| k.as_bytes()).collect();
@@ -145,7 +145,7 @@ fn the_protobuf_form_says_the_same() {
         let pair = pairs.iter().find(|(_, pair)| field(pair, 1) == name.as_bytes()).expect(name).1;
         field(pair, 2)
     };
-    let leaked: &'static [u8] = Box::leak(documents.protobuf.to_vec().into_boxed_slice());
+    let leaked: &'static [u8] = Box::leak(protobuf.to_vec().into_boxed_slice());
     let definitions = fields(field(leaked, 9));
     let spec = named(&definitions, "io.k8s.api.core.v1.PodSpec");
     let properties = fields(field(spec, 25));

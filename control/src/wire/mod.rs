@@ -90,7 +90,8 @@ pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<(
             if found_version.is_empty() { api_version } else { &found_version },
         )));
     }
-    if !found_version.is_empty() && found_version != api_version {
+    // DeleteOptions belong to every group version.
+    if !found_version.is_empty() && found_version != api_version && kind != "DeleteOptions" {
         return Err(Refusal::bad_request(format!(
             "the API version in the data ({found_version}) does not match the expected API version ({api_version})"
         )));
@@ -251,6 +252,8 @@ mod tests {
             "the API version in the data (apps/v1) does not match the expected API version (apps/v2)"
         );
         assert!(expect_kind("v1", "Pod", &mut json!({"kind": 1})).is_err());
+        let mut options = json!({"apiVersion": "apps/v1", "kind": "DeleteOptions"});
+        expect_kind("v1", "DeleteOptions", &mut options).expect("of any group version");
     }
 
     proptest! {
