@@ -1,16 +1,15 @@
 //! OpenAPI v2 and v3 documents, which clients read to explain fields, to validate, and to learn how
 //! lists merge.
 //!
-//! Fed by the table of kinds and the schemas of their types; read by the HTTP layer. A document is
-//! made when it is first asked for and kept as bytes, never as an expanded value: most clusters
-//! serve a client that asks once and caches.
+//! Fed by the table of kinds and the schemas of their types; read by the HTTP layer, which keeps what
+//! was asked for. Each call makes its document anew and gives bytes, never an expanded value: that
+//! takes some milliseconds, and most clusters serve a client that asks once and caches.
 
 mod definitions;
 mod gnostic;
 mod paths;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proa_logic::kinds::{Kind, Table};
@@ -33,72 +32,6 @@ pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.
 
 /// The v2 document of a table: as JSON, and as protobuf (a gnostic `openapi.v2.Document`).
 pub fn v2(table: &Table) -> (Bytes, Bytes) {
-    Documents::of(table).v2.get_or_init(|| build_v2(table)).clone()
-}
-
-/// `/openapi/v3`: where the document of each group version is. The URL carries a hash of the
-/// document, so that clients may cache it for ever.
-pub fn v3_index(table: &Table) -> Bytes {
-    let documents = Documents::of(table);
-    documents.v3_index.get_or_init(|| build_v3_index(table)).clone()
-}
-
-/// `/openapi/v3/api/v1`, `/openapi/v3/apis/apps/v1`: the document of one group version, named
-/// `api/v1`, `apis/apps/v1` or just `apps/v1`. None if nothing of it is served.
-pub fn v3(table: &Table, group_version: &str) -> Option<Bytes> {
-    let name =
-        group_version.strip_prefix("apis/").or(group_version.strip_prefix("api/")).unwrap_or(group_version);
-    let documents = Documents::of(table);
-    let mut built = documents.v3.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(document) = built.get(name) {
-        return Some(document.clone());
-    }
-    let document = build_v3(table, name)?;
-    built.insert(name.to_owned(), document.clone());
-    Some(document)
-}
-
-/// What has been made for one table so far.
-struct Documents {
-    table: Table,
-    v2: OnceLock<(Bytes, Bytes)>,
-    v3_index: OnceLock<Bytes>,
-    v3: Mutex<BTreeMap<String, Bytes>>,
-}
-
-impl Documents {
-    /// The documents of the newest table. Rows are compared by identity: a change of the table
-    /// makes new rows.
-    fn of(table: &Table) -> Arc<Documents> {
-        static NEWEST: Mutex<Option<Arc<Documents>>> = Mutex::new(None);
-        let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |documents: &&Arc<Documents>| {
-            documents.table.iter().len() == table.iter().len()
-                && documents.table.iter().zip(table.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
-        if let Some(documents) = newest.as_ref().filter(same) {
-            return documents.clone();
-        }
-        let documents = Arc::new(Documents {
-            table: table.clone(),
-            v2: OnceLock::new(),
-            v3_index: OnceLock::new(),
-            v3: Mutex::new(BTreeMap::new()),
-        });
-        *newest = Some(documents.clone());
-        documents
-    }
-}
-
-fn info() -> Value {
-    json!({"title": "Kubernetes", "version": "unversioned"})
-}
-
-fn kinds(table: &Table) -> Vec<&Kind> {
-    table.iter().map(Arc::as_ref).collect()
-}
-
-fn build_v2(table: &Table) -> (Bytes, Bytes) {
     let kinds = kinds(table);
     let mut document = Map::new();
     document.insert("swagger".to_owned(), "2.0".into());
@@ -109,22 +42,13 @@ fn build_v2(table: &Table) -> (Bytes, Bytes) {
     (document.to_string().into(), gnostic::document(&document).into())
 }
 
-fn group_versions(table: &Table) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    for kind in table.iter() {
-        let name = kind.api_version();
-        if !found.contains(&name) {
-            found.push(name);
-        }
-    }
-    found
-}
-
-fn build_v3_index(table: &Table) -> Bytes {
+/// `/openapi/v3`: where the document of each group version is. The URL carries a hash of the
+/// document, so that clients may cache it for ever.
+pub fn v3_index(table: &Table) -> Bytes {
     let mut paths = Map::new();
     for name in group_versions(table) {
         // Only the hash is kept: most of these documents are never asked for.
-        let Some(document) = build_v3(table, &name) else { continue };
+        let Some(document) = v3(table, &name) else { continue };
         let digest = ring::digest::digest(&ring::digest::SHA256, &document);
         let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
         let path = if name.contains('/') { format!("apis/{name}") } else { format!("api/{name}") };
@@ -134,7 +58,11 @@ fn build_v3_index(table: &Table) -> Bytes {
     json!({ "paths": paths }).to_string().into()
 }
 
-fn build_v3(table: &Table, group_version: &str) -> Option<Bytes> {
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/apps/v1`: the document of one group version, named
+/// `api/v1`, `apis/apps/v1` or just `apps/v1`. None if nothing of it is served.
+pub fn v3(table: &Table, group_version: &str) -> Option<Bytes> {
+    let group_version =
+        group_version.strip_prefix("apis/").or(group_version.strip_prefix("api/")).unwrap_or(group_version);
     let kinds: Vec<&Kind> =
         kinds(table).into_iter().filter(|kind| kind.api_version() == group_version).collect();
     if kinds.is_empty() {
@@ -147,6 +75,25 @@ fn build_v3(table: &Table, group_version: &str) -> Option<Bytes> {
     let schemas = definitions::definitions(&kinds, Dialect::V3);
     document.insert("components".to_owned(), json!({ "schemas": schemas }));
     Some(Value::Object(document).to_string().into())
+}
+
+fn info() -> Value {
+    json!({"title": "Kubernetes", "version": "unversioned"})
+}
+
+fn kinds(table: &Table) -> Vec<&Kind> {
+    table.iter().map(Arc::as_ref).collect()
+}
+
+fn group_versions(table: &Table) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for kind in table.iter() {
+        let name = kind.api_version();
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
 }
 
 #[cfg(test)]
