@@ -60,6 +60,11 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     object_into(&mut object, id, raw, depth)?;
+    // Go writes the status of a new object field by field, all zero, and without the times that its
+    // type requires: that is no status.
+    if object.get("status").is_some_and(is_blank) {
+        object.shift_remove("status");
+    }
     Ok(Value::Object(object))
 }
 
@@ -253,6 +258,16 @@ fn raw_json(bytes: &[u8], depth: usize) -> Result<Value, String> {
         return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
     }
     Ok(value)
+}
+
+/// True if nothing in the value says anything.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().all(is_blank),
+        Value::Object(map) => map.values().all(is_blank),
+        scalar => is_zero(scalar),
+    }
 }
 
 fn is_zero(value: &Value) -> bool {
