@@ -2,11 +2,13 @@
 //! logic of `proa-logic`.
 
 pub mod admission;
+pub mod http;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
 pub mod registry;
 pub mod schema;
+pub mod server;
 pub mod store;
 pub mod watch;
 pub mod wire;

@@ -1,0 +1,106 @@
+//! What all requests share, and one request taken apart.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, Limited};
+use proa_api::Refusal;
+use tokio_util::sync::CancellationToken;
+
+use super::authenticate::Authenticator;
+use super::authorize::Authorizer;
+use super::negotiate::{self, Encoding, Form};
+use super::path::{ResourcePath, Verb};
+use super::query::Query;
+use crate::pki::Pki;
+use crate::registry::{Caller, Registry, WriteOptions};
+
+/// No body may be larger: the stock server's limit.
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// What all requests share.
+pub struct Api {
+    /// The objects.
+    pub registry: Registry,
+    /// Keys and tokens.
+    pub pki: Arc<Pki>,
+    /// Who is asking.
+    pub authenticator: Authenticator,
+    /// Whether they may.
+    pub authorizer: Box<dyn Authorizer>,
+    /// The nodes of this process, by name, with what each serves of its pods.
+    pub nodes: RwLock<HashMap<String, Router>>,
+    /// `HOST:PORT` for clients that ask where the server is.
+    pub server_address: String,
+    /// Ends watches, and turns readiness off.
+    pub shutdown: CancellationToken,
+}
+
+/// One request about objects that its caller may make.
+pub struct Call {
+    /// Who asks.
+    pub caller: Caller,
+    /// What it is about.
+    pub path: ResourcePath,
+    /// What is to be done.
+    pub verb: Verb,
+    /// The parameters.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body; empty for reads.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// The namespace of the path; empty at cluster scope.
+    pub fn namespace(&self) -> &str {
+        self.path.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The name of the path; empty for many.
+    pub fn name(&self) -> &str {
+        self.path.name.as_deref().unwrap_or_default()
+    }
+
+    /// The form that the client wants objects in.
+    pub fn form(&self) -> Result<(Encoding, Form), Refusal> {
+        negotiate::objects(accept(&self.headers))
+    }
+
+    /// The media type of the body, without its parameters; JSON if none is given.
+    pub fn media_type(&self) -> String {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let bare = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if bare.is_empty() { "application/json".to_owned() } else { bare }
+    }
+
+    /// What create, update and patch take from the parameters. `options` is their kind:
+    /// `CreateOptions`.
+    pub fn write_options(&self, options: &str) -> Result<WriteOptions, Refusal> {
+        Ok(WriteOptions {
+            dry_run: self.query.dry_run(options)?,
+            field_manager: self.query.get("fieldManager").unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+/// The `Accept` header; empty if there is none that can be read.
+pub fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// Reads a body as a whole, if it is not too large.
+pub async fn read_body(body: Body) -> Result<Bytes, Refusal> {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Refusal::too_large(MAX_BODY_BYTES))
+        }
+        Err(error) => Err(Refusal::bad_request(format!("the body could not be read: {error}"))),
+    }
+}

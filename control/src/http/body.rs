@@ -1,0 +1,116 @@
+//! Objects and options that clients send, checked as far as the path says what they must be.
+//!
+//! Decoding is [`crate::wire`]'s; whether the object follows its kind's rules is the registry's.
+
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+use super::api::Call;
+use super::query::{FieldValidation, check_dry_run};
+use crate::registry::DeleteOptions;
+use crate::wire;
+
+/// An object that a client sent.
+pub struct Sent {
+    /// With `apiVersion` and `kind` set.
+    pub value: Value,
+    /// What the client is to be warned of.
+    pub warnings: Vec<String>,
+}
+
+/// The body as an object of `kind`.
+pub fn object(kind: &Kind, call: &Call, options: &str) -> Result<Sent, Refusal> {
+    let validation = call.query.field_validation(options)?;
+    let mut decoded = wire::decode(&call.media_type(), &call.body)?;
+    wire::expect_kind(&kind.api_version(), &kind.kind, &mut decoded.value)?;
+    let warnings = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn | FieldValidation::Strict => decoded.complaints(kind),
+    };
+    if validation == FieldValidation::Strict && !warnings.is_empty() {
+        return Err(wire::strict_refusal(kind, &warnings));
+    }
+    let mut value = decoded.value;
+    expect_place(kind, &mut value, call)?;
+    Ok(Sent { value, warnings })
+}
+
+/// The body as an object that is not in the table, such as a review or a Scale.
+pub fn unstored(api_version: &str, kind: &str, call: &Call) -> Result<Value, Refusal> {
+    let mut value = wire::decode(&call.media_type(), &call.body)?.value;
+    wire::expect_kind(api_version, kind, &mut value)?;
+    Ok(value)
+}
+
+/// The options of delete and deletecollection, from the body and, where that is silent, from the
+/// parameters.
+pub fn delete_options(call: &Call) -> Result<DeleteOptions, Refusal> {
+    let body = if call.body.is_empty() {
+        Value::Null
+    } else {
+        let mut value = wire::decode(&call.media_type(), &call.body)?.value;
+        // Clients send options in the version of the group too, such as apps/v1.
+        if value.get("kind").and_then(Value::as_str) != Some("DeleteOptions") {
+            wire::expect_kind("v1", "DeleteOptions", &mut value)?;
+        }
+        value
+    };
+    let mut options = DeleteOptions::read(&body)?;
+    let mut dry_run: Vec<&str> = body
+        .get("dryRun")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    dry_run.extend(call.query.all("dryRun").filter(|v| !v.is_empty()));
+    options.dry_run = check_dry_run(&dry_run, "DeleteOptions")?;
+
+    let query = &call.query;
+    let orphan = || {
+        let policy = if query.flag("orphanDependents") { "Orphan" } else { "Background" };
+        query.has("orphanDependents").then(|| policy.to_owned())
+    };
+    options.propagation_policy = options
+        .propagation_policy
+        .or_else(|| query.get("propagationPolicy").map(str::to_owned))
+        .or_else(orphan);
+    if options.grace_period_seconds.is_none() {
+        options.grace_period_seconds = query.number("gracePeriodSeconds")?;
+    }
+    Ok(options)
+}
+
+/// Refuses a body that names another namespace or object than the path; sets the namespace where
+/// it is left out.
+fn expect_place(kind: &Kind, value: &mut Value, call: &Call) -> Result<(), Refusal> {
+    let unrecognized = || Refusal::bad_request("metadata must be an object");
+    let object = value.as_object_mut().ok_or_else(unrecognized)?;
+    let metadata = object.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    if metadata.is_null() {
+        *metadata = Value::Object(serde_json::Map::new());
+    }
+    let metadata = metadata.as_object_mut().ok_or_else(unrecognized)?;
+    let sent = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if kind.namespaced && sent.is_empty() {
+        metadata.insert("namespace".to_owned(), call.namespace().into());
+    } else if sent != call.namespace() {
+        return Err(Refusal::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    match call.path.name.as_deref() {
+        Some(wanted) if name.is_empty() => {
+            metadata.insert("name".to_owned(), wanted.into());
+        }
+        Some(wanted) if name != wanted => {
+            return Err(Refusal::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({wanted})"
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! The Kubernetes API over HTTP.
+//!
+//! Fed by [`serve`] (TLS connections) and by clients inside the process; both call [`answer`].
+//! It finds out who asks, whether they may, and what the path names, and calls the registry for
+//! everything that is about objects. It has no routes per kind: what there is follows from the
+//! table of kinds. It never touches the store itself.
+
+mod accounts;
+pub mod api;
+pub mod authenticate;
+pub mod authorize;
+mod body;
+mod discovery;
+mod health;
+mod log;
+pub mod negotiate;
+mod objects;
+mod parts;
+pub mod path;
+mod present;
+pub mod query;
+mod respond;
+mod reviews;
+mod schemas;
+pub mod serve;
+mod table;
+mod watch;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use proa_api::Refusal;
+use serde_json::{Value, json};
+
+pub use api::Api;
+use api::{Call, accept, read_body};
+use authorize::{Attributes, forbidden};
+use negotiate::Discovery;
+use path::{ResourcePath, Route, Verb};
+use query::Query;
+
+use crate::registry::Caller;
+
+/// Answers one request. A panic while it is answered is its own 500 and nobody else's trouble.
+pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
+    let outcome = AssertUnwindSafe(dispatch(&api, request)).catch_unwind().await;
+    match outcome {
+        Ok(Ok(response)) => response,
+        Ok(Err(refusal)) => respond::refusal(&refusal),
+        Err(_) => respond::refusal(&Refusal::internal("the server failed while it answered this request")),
+    }
+}
+
+async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let caller = caller(api, &parts)?;
+    let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
+    match route {
+        Route::Resource(path) => {
+            let call = call(api, caller, path, parts, body).await?;
+            resource(api, &call).await
+        }
+        other => {
+            let verb = parts.method.as_str().to_ascii_lowercase();
+            let what = Attributes::Path { verb: &verb, path: parts.uri.path() };
+            if !api.authorizer.allows(&caller, &what) {
+                return Err(forbidden(&caller, &what));
+            }
+            if !matches!(parts.method, Method::GET | Method::HEAD) {
+                return Err(Refusal::method_not_allowed());
+            }
+            document(api, &other, &parts)
+        }
+    }
+}
+
+/// Who asks, or whom they ask to be seen as.
+fn caller(api: &Api, parts: &Parts) -> Result<Caller, Refusal> {
+    let caller = api.authenticator.caller(parts)?;
+    let Some(other) = authenticate::impersonated(&parts.headers)? else { return Ok(caller) };
+    let users = [("users", other.user.as_str())];
+    let groups = other.groups.iter().map(|group| ("groups", group.as_str()));
+    for (plural, name) in users.into_iter().chain(groups) {
+        let what = Attributes::Resource {
+            verb: "impersonate",
+            group: "",
+            plural,
+            subresource: "",
+            namespace: None,
+            name,
+        };
+        if !api.authorizer.allows(&caller, &what) {
+            return Err(forbidden(&caller, &what));
+        }
+    }
+    Ok(other)
+}
+
+/// Takes a request about objects apart, once its caller may make it. The body is read only then.
+async fn call(
+    api: &Api,
+    caller: Caller,
+    path: ResourcePath,
+    parts: Parts,
+    body: Body,
+) -> Result<Call, Refusal> {
+    let query = Query::of(&parts.uri);
+    let verb = Verb::of(&parts.method, &path, query.flag("watch")).ok_or_else(Refusal::method_not_allowed)?;
+    let what = Attributes::Resource {
+        verb: verb.as_str(),
+        group: &path.group,
+        plural: &path.plural,
+        subresource: &path.subresource,
+        // RBAC counts a namespace itself as inside of it.
+        namespace: path.namespace.as_deref().or_else(|| {
+            let is_namespace = path.group.is_empty() && path.plural == "namespaces";
+            path.name.as_deref().filter(|_| is_namespace)
+        }),
+        name: path.name.as_deref().unwrap_or_default(),
+    };
+    if !api.authorizer.allows(&caller, &what) {
+        return Err(forbidden(&caller, &what));
+    }
+    let body = match verb {
+        Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
+        _ => read_body(body).await?,
+    };
+    Ok(Call { caller, path, verb, query, headers: parts.headers, body })
+}
+
+/// Finds the kind that a path names, and calls what serves it.
+async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
+    let path = &call.path;
+    if !path.rest.is_empty() {
+        return Err(Refusal::no_such_path());
+    }
+    let table = api.registry.kinds();
+    if let Some(kind) = table.by_plural(&path.group, &path.version, &path.plural) {
+        if path.namespace.is_some() && !kind.namespaced {
+            return Err(Refusal::no_such_path());
+        }
+        return if path.subresource.is_empty() {
+            objects::serve(api, kind, call).await
+        } else {
+            parts::serve(api, kind, call).await
+        };
+    }
+    let unstored = reviews::UNSTORED
+        .iter()
+        .find(|r| r.group == path.group && r.version == path.version && r.plural == path.plural)
+        .filter(|r| path.subresource.is_empty() && (r.namespaced || path.namespace.is_none()));
+    match unstored {
+        Some(unstored) => reviews::serve(api, unstored, call).await,
+        None => Err(Refusal::no_such_path()),
+    }
+}
+
+/// Paths that are read and are not about objects.
+fn document(api: &Api, route: &Route, parts: &Parts) -> Result<Response<Body>, Refusal> {
+    let accept = accept(&parts.headers);
+    let table = api.registry.kinds();
+    let found = |document: Option<Value>| document.ok_or_else(Refusal::no_such_path);
+    let value = match route {
+        Route::CoreVersions | Route::Groups => {
+            let is_core = *route == Route::CoreVersions;
+            match negotiate::discovery(accept)? {
+                Discovery::Aggregated(version) => return aggregated(api, is_core, version),
+                Discovery::Plain if is_core => discovery::core_versions(&api.server_address),
+                Discovery::Plain => discovery::groups(&table),
+            }
+        }
+        Route::Group(group) => found(discovery::group(&table, group))?,
+        Route::Resources(group, version) => found(discovery::resources(&table, group, version))?,
+        Route::Resource(_) | Route::Other => return other(api, parts),
+    };
+    Ok(respond::json(StatusCode::OK, &value))
+}
+
+fn aggregated(api: &Api, is_core: bool, version: &'static str) -> Result<Response<Body>, Refusal> {
+    let document = discovery::aggregated(&api.registry.kinds(), is_core, version);
+    let mut response = respond::json(StatusCode::OK, &document);
+    let media_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let media_type = HeaderValue::from_str(&media_type).map_err(Refusal::internal)?;
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn other(api: &Api, parts: &Parts) -> Result<Response<Body>, Refusal> {
+    let query = Query::of(&parts.uri);
+    let path = parts.uri.path();
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let value = match (first, path) {
+        ("healthz" | "livez" | "readyz", _) if !path.starts_with("//") => {
+            return health::serve(api, path.trim_end_matches('/'), &query).ok_or_else(Refusal::no_such_path);
+        }
+        ("openapi", _) => {
+            return schemas::serve(&api.registry.kinds(), path, &parts.headers);
+        }
+        (_, "/version" | "/version/") => health::version(),
+        (_, "/.well-known/openid-configuration") => health::openid_configuration(api),
+        (_, "/openid/v1/jwks") => api.pki.signer().key_set(),
+        (_, "/") => json!({ "paths": [
+            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
+        ] }),
+        _ => return Err(Refusal::no_such_path()),
+    };
+    Ok(respond::json(StatusCode::OK, &value))
+}

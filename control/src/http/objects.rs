@@ -1,0 +1,179 @@
+//! The verbs on stored objects, and on their status and scale.
+
+use std::sync::Mutex;
+
+use axum::body::Body;
+use http::{Response, StatusCode};
+use proa_api::Refusal;
+use proa_api::field::{FieldErrors, Path};
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+use super::api::{Api, Call};
+use super::body;
+use super::discovery;
+use super::path::Verb;
+use super::present::{self, Presentation};
+use super::query::FieldValidation;
+use super::respond;
+use super::watch;
+use crate::patch;
+use crate::registry::{Deleted, Target};
+use crate::wire;
+
+/// Kinds whose removal is answered with the object itself, as `group/plural`.
+const ANSWERED_WITH_OBJECT: &[&str] = &["/namespaces", "/pods", "/serviceaccounts", "/services"];
+
+/// Performs a call on the main resource of a kind.
+pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    if !discovery::verbs(kind).contains(&call.verb.as_str()) {
+        return Err(Refusal::method_not_allowed());
+    }
+    let across = kind.namespaced && call.path.namespace.is_none();
+    match call.verb {
+        Verb::List => list(api, kind, call),
+        Verb::Watch => watch::serve(api, kind, call),
+        // A namespaced object has no place without a namespace, and what is done to many is
+        // done in one namespace at a time.
+        _ if across => Err(Refusal::method_not_allowed()),
+        Verb::Get => get(api, kind, call),
+        Verb::Create if call.path.name.is_some() => Err(Refusal::method_not_allowed()),
+        Verb::Create => create(api, kind, call).await,
+        Verb::Update => update(api, kind, call, Target::Main).await,
+        Verb::Patch => patch(api, kind, call, Target::Main).await,
+        Verb::Delete => delete(api, kind, call).await,
+        Verb::DeleteCollection => delete_collection(api, kind, call).await,
+    }
+}
+
+/// Performs a call on the status of an object.
+pub async fn status(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    match call.verb {
+        Verb::Get => get(api, kind, call),
+        Verb::Update => update(api, kind, call, Target::Status).await,
+        Verb::Patch => patch(api, kind, call, Target::Status).await,
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
+/// Performs a call on the scale of an object; what is read and written is an
+/// `autoscaling/v1 Scale`.
+pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let (encoding, _) = call.form()?;
+    let object = match call.verb {
+        Verb::Get => api.registry.get(kind, call.namespace(), call.name())?,
+        Verb::Update => {
+            let options = call.write_options("UpdateOptions")?;
+            let value = body::unstored("autoscaling/v1", "Scale", call)?;
+            let (namespace, name) = (call.namespace(), call.name());
+            api.registry.update(&call.caller, kind, namespace, name, Target::Scale, value, &options).await?
+        }
+        Verb::Patch => {
+            let options = call.write_options("PatchOptions")?;
+            let type_ = patch::Type::from_content_type(&call.media_type())?;
+            let change = |current: &Value| patch::apply(kind, type_, current, &call.body);
+            let (namespace, name) = (call.namespace(), call.name());
+            api.registry.patch(&call.caller, kind, namespace, name, Target::Scale, &change, &options).await?
+        }
+        _ => return Err(Refusal::method_not_allowed()),
+    };
+    let scale = api.registry.scale(kind, &object)?;
+    Ok(respond::encoded(StatusCode::OK, encoding, scale.to_string()))
+}
+
+fn get(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let object = api.registry.get(kind, call.namespace(), call.name())?;
+    Ok(form.one(StatusCode::OK, kind, &object))
+}
+
+fn list(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let list = api.registry.list(kind, call.path.namespace.as_deref(), &call.query.list_options()?)?;
+    Ok(form.many(kind, &list))
+}
+
+async fn create(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = call.write_options("CreateOptions")?;
+    let sent = body::object(kind, call, "CreateOptions")?;
+    let object = api.registry.create(&call.caller, kind, call.namespace(), sent.value, &options).await?;
+    let mut response = form.one(StatusCode::CREATED, kind, &object);
+    respond::warn(&mut response, &sent.warnings);
+    Ok(response)
+}
+
+async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = call.write_options("UpdateOptions")?;
+    let sent = body::object(kind, call, "UpdateOptions")?;
+    let (namespace, name) = (call.namespace(), call.name());
+    let object =
+        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?;
+    let mut response = form.one(StatusCode::OK, kind, &object);
+    respond::warn(&mut response, &sent.warnings);
+    Ok(response)
+}
+
+async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = call.write_options("PatchOptions")?;
+    let validation = call.query.field_validation("PatchOptions")?;
+    let type_ = patch::Type::from_content_type(&call.media_type())?;
+    // The change may run more than once; the warnings of its last run count.
+    let warnings = Mutex::new(Vec::new());
+    let change = |current: &Value| {
+        let changed = patch::apply(kind, type_, current, &call.body)?;
+        if validation != FieldValidation::Ignore {
+            let found: Vec<String> =
+                wire::unknown_fields(kind, &changed).iter().map(ToString::to_string).collect();
+            if validation == FieldValidation::Strict && !found.is_empty() {
+                return Err(strict_patch_refusal(kind, call, &found));
+            }
+            *warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+        }
+        Ok(changed)
+    };
+    let (namespace, name) = (call.namespace(), call.name());
+    let object = api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await?;
+    let mut response = form.one(StatusCode::OK, kind, &object);
+    respond::warn(&mut response, &warnings.into_inner().unwrap_or_default());
+    Ok(response)
+}
+
+fn strict_patch_refusal(kind: &Kind, call: &Call, problems: &[String]) -> Refusal {
+    let sent = String::from_utf8_lossy(&call.body).into_owned();
+    let mut errors = FieldErrors::new();
+    errors.invalid(&Path::root("patch"), sent, format!("strict decoding error: {}", problems.join(", ")));
+    Refusal::invalid(&kind.group, &kind.kind, call.name(), &errors)
+}
+
+async fn delete(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = body::delete_options(call)?;
+    let deleted = api.registry.delete(&call.caller, kind, call.namespace(), call.name(), &options).await?;
+    Ok(match deleted {
+        Deleted::Gone(object) if !is_answered_with_object(kind) => {
+            let body = present::removed(kind, &object).to_string();
+            respond::encoded(StatusCode::OK, form.encoding, body)
+        }
+        Deleted::Gone(object) | Deleted::Pending(object) => form.one(StatusCode::OK, kind, &object),
+    })
+}
+
+fn is_answered_with_object(kind: &Kind) -> bool {
+    ANSWERED_WITH_OBJECT.contains(&format!("{}/{}", kind.group, kind.plural).as_str())
+}
+
+async fn delete_collection(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = body::delete_options(call)?;
+    let which = call.query.list_options()?;
+    let deleted = api
+        .registry
+        .delete_collection(&call.caller, kind, call.path.namespace.as_deref(), &which, &options)
+        .await?;
+    let revision = deleted.iter().map(|object| object.revision).max().unwrap_or_default();
+    let list = crate::registry::List { items: deleted, revision, continue_token: None, remaining: None };
+    Ok(form.many(kind, &list))
+}

@@ -1,0 +1,82 @@
+//! Subresources: parts of an object, or things to do with it, that have a path of their own.
+//!
+//! Which there are stands in the table of kinds; what each does is here and in the files it calls.
+
+use axum::body::Body;
+use http::{Response, StatusCode};
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use serde_json::{Value, json};
+
+use super::accounts;
+use super::api::{Api, Call};
+use super::body;
+use super::log;
+use super::objects;
+use super::path::Verb;
+use super::present::Presentation;
+use super::respond;
+
+/// Performs a call on a subresource.
+pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    if call.path.name.is_none() || (kind.namespaced && call.path.namespace.is_none()) {
+        return Err(Refusal::no_such_path());
+    }
+    match call.path.subresource.as_str() {
+        "status" if kind.has_status => return objects::status(api, kind, call).await,
+        "scale" if kind.scale.is_some() => return objects::scale(api, kind, call).await,
+        _ => {}
+    }
+    let part = kind.subresources.iter().find(|part| part.name == call.path.subresource);
+    let part = part.ok_or_else(Refusal::no_such_path)?;
+    if !part.verbs.contains(&call.verb.as_str()) {
+        return Err(Refusal::method_not_allowed());
+    }
+    match (kind.group.as_str(), kind.plural.as_str(), part.name, call.verb) {
+        ("", "pods", "log", Verb::Get) => log::serve(api, kind, call).await,
+        ("", "pods", "binding", Verb::Create) => bind(api, call).await,
+        ("", "pods", "eviction", Verb::Create) => evict(api, call).await,
+        ("", "namespaces", "finalize", Verb::Update) => finalize(api, kind, call).await,
+        ("", "serviceaccounts", "token", Verb::Create) => accounts::create_token(api, kind, call),
+        _ => Err(Refusal::no_such_path()),
+    }
+}
+
+/// Binds a pod to the node that the Binding names. The path names the pod, or, at
+/// `/api/v1/namespaces/NS/bindings`, the Binding does.
+pub async fn bind(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
+    let binding = body::unstored("v1", "Binding", call)?;
+    let in_body = binding.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = call.path.name.as_deref().unwrap_or(in_body).to_owned();
+    if !in_body.is_empty() && in_body != name {
+        return Err(Refusal::bad_request(format!(
+            "the name of the object ({in_body}) does not match the name on the URL ({name})"
+        )));
+    }
+    let options = call.write_options("CreateOptions")?;
+    api.registry.bind(&call.caller, call.namespace(), &name, binding, &options).await?;
+    Ok(success(StatusCode::CREATED))
+}
+
+async fn evict(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
+    let eviction = body::unstored("policy/v1", "Eviction", call)?;
+    let options = call.write_options("CreateOptions")?;
+    api.registry.evict(&call.caller, call.namespace(), call.name(), &eviction, &options).await?;
+    Ok(success(StatusCode::CREATED))
+}
+
+/// Sets what holds a namespace that is to go.
+async fn finalize(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    let form = Presentation::of(call)?;
+    let options = call.write_options("UpdateOptions")?;
+    let sent = body::object(kind, call, "UpdateOptions")?;
+    let object = api.registry.finalize_namespace(&call.caller, call.name(), sent.value, &options).await?;
+    Ok(form.one(StatusCode::OK, kind, &object))
+}
+
+fn success(code: StatusCode) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
+    });
+    respond::json(code, &status)
+}

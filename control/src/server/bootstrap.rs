@@ -1,0 +1,168 @@
+//! The objects that every cluster has from its first start.
+//!
+//! Made through the registry like all others, and put right at each start, so that nothing here
+//! depends on whether it is the first.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proa_api::Refusal;
+use proa_api::names::{
+    ANNOTATION_DEFAULT_INGRESS_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER, LABEL_SERVICE_NAME,
+    NAMESPACE_DEFAULT, SYSTEM_NAMESPACES,
+};
+use proa_logic::kinds::Kind;
+use serde_json::{Value, json};
+
+use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
+
+/// The user in whose name the server makes its own objects.
+const USER: &str = "system:apiserver";
+/// The Service by which pods reach the API.
+const API_SERVICE: &str = "kubernetes";
+
+/// Makes what is missing and puts right what does not fit. `service_address` is the API's address
+/// among the services, `advertise` where it is really reached; without one the Service is there
+/// and has no endpoints.
+pub async fn ensure(
+    registry: &Registry,
+    service_address: Ipv4Addr,
+    port: u16,
+    advertise: Option<SocketAddr>,
+) -> Result<(), Refusal> {
+    let maker = Maker { registry, caller: Caller::system(USER) };
+    for name in SYSTEM_NAMESPACES {
+        maker.ensure("v1", "Namespace", json!({ "metadata": { "name": name } }), &[]).await?;
+    }
+    let class = json!({
+        "metadata": {
+            "name": INGRESS_CLASS,
+            "annotations": { ANNOTATION_DEFAULT_INGRESS_CLASS: "true" },
+        },
+        "spec": { "controller": INGRESS_CONTROLLER },
+    });
+    // Its annotations are the users' to change: another class may be the default.
+    maker.ensure("networking.k8s.io/v1", "IngressClass", class, &[]).await?;
+    maker.ensure_service(service_address, advertise.map_or(port, |a| a.port())).await?;
+    maker.ensure_endpoints(advertise).await
+}
+
+struct Maker<'a> {
+    registry: &'a Registry,
+    caller: Caller,
+}
+
+impl Maker<'_> {
+    /// Makes the object unless it is there; if it is, sets those of its top-level members that
+    /// are `kept`.
+    async fn ensure(
+        &self,
+        api_version: &str,
+        kind: &str,
+        mut object: Value,
+        kept: &[&str],
+    ) -> Result<(), Refusal> {
+        let table = self.registry.kinds();
+        let row = table
+            .by_kind(api_version, kind)
+            .ok_or_else(|| Refusal::internal(format!("{kind} is not in the table of kinds")))?;
+        object["apiVersion"] = api_version.into();
+        object["kind"] = kind.into();
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        if self.registry.get(row, &namespace, &name).is_err() {
+            return self.create(row, &namespace, object).await;
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let change = |current: &Value| {
+            let mut changed = current.clone();
+            for member in kept {
+                changed[*member] = object[*member].clone();
+            }
+            Ok(changed)
+        };
+        let options = WriteOptions { dry_run: false, field_manager: USER.to_owned() };
+        self.registry
+            .patch(&self.caller, row, &namespace, &name, Target::Main, &change, &options)
+            .await
+            .map(|_| ())
+    }
+
+    async fn create(&self, kind: &Kind, namespace: &str, object: Value) -> Result<(), Refusal> {
+        let options = WriteOptions { dry_run: false, field_manager: USER.to_owned() };
+        match self.registry.create(&self.caller, kind, namespace, object, &options).await {
+            Err(refusal) if refusal.reason() != "AlreadyExists" => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+
+    /// The Service of the API. One with another address is from before the service range was
+    /// changed; since the address of a Service cannot change, it is made anew.
+    async fn ensure_service(&self, address: Ipv4Addr, port: u16) -> Result<(), Refusal> {
+        let table = self.registry.kinds();
+        if let Some(kind) = table.by_kind("v1", "Service") {
+            if let Ok(found) = self.registry.get(kind, NAMESPACE_DEFAULT, API_SERVICE) {
+                if found.value()["spec"]["clusterIP"] != address.to_string() {
+                    let options = DeleteOptions::default();
+                    self.registry
+                        .delete(&self.caller, kind, NAMESPACE_DEFAULT, API_SERVICE, &options)
+                        .await?;
+                }
+            }
+        }
+        let service = json!({
+            "metadata": {
+                "name": API_SERVICE,
+                "namespace": NAMESPACE_DEFAULT,
+                "labels": { "component": "apiserver", "provider": "kubernetes" },
+            },
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": address.to_string(),
+                "clusterIPs": [address.to_string()],
+                "ipFamilies": ["IPv4"],
+                "ipFamilyPolicy": "SingleStack",
+                "internalTrafficPolicy": "Cluster",
+                "sessionAffinity": "None",
+                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
+            },
+        });
+        self.ensure("v1", "Service", service, &["spec"]).await
+    }
+
+    /// Its endpoints. No controller keeps them, since the Service has no selector.
+    async fn ensure_endpoints(&self, advertise: Option<SocketAddr>) -> Result<(), Refusal> {
+        let ports = |port: u16| json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
+        let subsets: Value = advertise
+            .iter()
+            .map(|a| json!({ "addresses": [{ "ip": a.ip().to_string() }], "ports": ports(a.port()) }))
+            .collect();
+        let endpoints = json!({
+            "metadata": {
+                "name": API_SERVICE,
+                "namespace": NAMESPACE_DEFAULT,
+                "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+            },
+            "subsets": subsets,
+        });
+        self.ensure("v1", "Endpoints", endpoints, &["subsets"]).await?;
+
+        let ready: Value = advertise
+            .iter()
+            .map(|a| json!({ "addresses": [a.ip().to_string()], "conditions": { "ready": true } }))
+            .collect();
+        let slice = json!({
+            "metadata": {
+                "name": API_SERVICE,
+                "namespace": NAMESPACE_DEFAULT,
+                "labels": { LABEL_SERVICE_NAME: API_SERVICE },
+            },
+            "addressType": "IPv4",
+            "endpoints": ready,
+            "ports": advertise.map_or_else(|| json!([]), |a| ports(a.port())),
+        });
+        self.ensure("discovery.k8s.io/v1", "EndpointSlice", slice, &["endpoints", "ports"]).await
+    }
+}
