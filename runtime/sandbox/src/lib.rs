@@ -1,3 +1,128 @@
 //! One pod's holder: the parent of all its containers, single-threaded.
+//!
+//! A sandbox holds the pod's network, IPC and UTS namespaces, starts OCI containers through
+//! libcontainer and Wasm containers through `proa-wasm`, reaps them, and owns their log files. It
+//! reads `DIR/sandbox.json`, listens on `DIR/sandbox.sock` and answers the node agent there; when
+//! the agent goes away it carries on. It knows nothing of Kubernetes objects, images or the
+//! network beyond its own namespace.
+//!
+//! Everything that may take long or that changes the process (making a container, running a
+//! command in one, deleting files) is done by a forked helper, so the loop in `server` never
+//! waits for anything but events.
 
+pub mod cgroup;
 pub mod protocol;
+
+mod capabilities;
+mod connection;
+mod containers;
+mod diagnostics;
+mod executor;
+mod helper;
+mod log;
+mod oci;
+mod requests;
+mod rootfs;
+mod seccomp;
+mod server;
+mod spec;
+mod task;
+mod wasm;
+#[path = "../../wasm/src/config.rs"]
+#[allow(dead_code)]
+mod wasm_config;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use protocol::SandboxConfig;
+
+/// Name of the configuration file in the sandbox's directory.
+pub const CONFIG_FILE: &str = "sandbox.json";
+/// Name of the socket in the sandbox's directory.
+pub const SOCKET_FILE: &str = "sandbox.sock";
+/// What a sandbox prints when it can be talked to.
+pub const READY: &str = "ready";
+
+/// Runs the sandbox whose directory is `dir` until it is told to stop. Prints [`READY`] and a
+/// newline on standard output when it listens, or a sentence on why it does not.
+pub fn main(dir: &Path) -> ExitCode {
+    match set_up(dir).and_then(|server| {
+        announce()?;
+        server.run()
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stdout(), "sandbox {}: {error}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(dir: &Path) -> io::Result<server::Server> {
+    let dir = fs::canonicalize(dir)?;
+    let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join(CONFIG_FILE))?)?;
+    // Not the agent's session: what is typed or killed there does not concern a pod.
+    let _ = nix::unistd::setsid();
+    // On shutdown everything is signalled. Containers then end by themselves and are reaped here.
+    for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+        // SAFETY: no handler of ours is installed.
+        unsafe { signal(ignored, SigHandler::SigIgn) }?;
+    }
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    let children = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    // Children of containers that lose their parent come here, not to the node's init.
+    // SAFETY: prctl with this option takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+
+    enter_namespaces(&config)?;
+    let pod = cgroup::Cgroup::at(&config.cgroup);
+    pod.child("sandbox").create_and_enter().map_err(|e| told(e, "enter the pod's cgroup"))?;
+
+    // Relative, because the address of a socket has room for 108 bytes only.
+    std::env::set_current_dir(&dir)?;
+    let _ = fs::remove_file(SOCKET_FILE);
+    let listener = UnixListener::bind(SOCKET_FILE)?;
+    listener.set_nonblocking(true)?;
+    Ok(server::Server::new(dir, config, listener, children))
+}
+
+fn enter_namespaces(config: &SandboxConfig) -> io::Result<()> {
+    let mut flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    if !config.host_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).map_err(|e| told(e.into(), "make the pod's namespaces"))?;
+    nix::unistd::sethostname(&config.hostname)?;
+    for (name, value) in &config.sysctls {
+        if name.contains("..") {
+            return Err(io::Error::other(format!("sysctl {name}: not a kernel parameter")));
+        }
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(&path, value).map_err(|e| told(e, &format!("set sysctl {name}")))?;
+    }
+    Ok(())
+}
+
+/// Tells the agent, and lets go of its pipe.
+fn announce() -> io::Result<()> {
+    writeln!(io::stdout(), "{READY}")?;
+    io::stdout().flush()?;
+    let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    nix::unistd::dup2(null.as_raw_fd(), 1)?;
+    Ok(())
+}
+
+fn told(error: io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::wasm_config::WasmShape;
+
 /// How a sandbox is set up; the file `DIR/sandbox.json` that `proa sandbox DIR` reads at start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxConfig {
@@ -29,7 +31,10 @@ pub struct SandboxConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Request {
-    /// Makes and starts a container.
+    /// Makes and starts a container. Answered when its program runs; for an HTTP component, when it
+    /// accepts connections, so that a pod may be called ready at once. A container that was made
+    /// but could not be started is [`Reply::Failed`] with reason `RunContainerError`, and is known
+    /// from then on as ended with `StartError`; one that could not be made is forgotten.
     Start(Box<Container>),
     /// Sends a signal to a container's first process, or to all its processes.
     Signal {
@@ -45,7 +50,8 @@ pub enum Request {
         /// The container's id.
         id: String,
     },
-    /// Runs a command in a running container and answers when it has ended.
+    /// Runs a command in a running OCI container, as the container's own user, and answers when it
+    /// has ended.
     Exec {
         /// The container's id.
         id: String,
@@ -82,7 +88,9 @@ pub enum Reply {
     },
     /// Not done.
     Failed {
-        /// `RunContainerError`-style reason, constant per kind of failure.
+        /// Constant per kind of failure: `CreateContainerError`, `RunContainerError`,
+        /// `ContainerNotFound`, `ContainerNotRunning`, `ExecError`, `ExecNotSupported`,
+        /// `DeadlineExceeded`, `KillContainerError`, `InvalidRequest`.
         reason: String,
         /// What went wrong, for people.
         message: String,
@@ -113,7 +121,7 @@ pub struct Container {
     pub log_path: String,
     /// The log is rotated when it grows over this.
     pub log_max_bytes: u64,
-    /// Rotated files kept beside the current one.
+    /// Rotated files kept beside the current one: `<log>.1` is the newest of them.
     pub log_max_files: u32,
     /// Directories and files of the node seen inside the container.
     pub mounts: Vec<Mount>,
@@ -160,7 +168,9 @@ pub enum Payload {
         /// Unpacked layers, lowest first. The sandbox puts an overlay with a fresh upper
         /// directory over them.
         layers: Vec<String>,
-        /// Where the overlay's upper and work directories and the bundle go.
+        /// Where the overlay's upper and work directories and the bundle go; made at start and
+        /// removed with the container. Under the sandbox's own directory it is also removed with a
+        /// sandbox that was killed.
         scratch: String,
         /// Process identity and privileges.
         security: Box<Security>,
@@ -176,18 +186,6 @@ pub enum Payload {
         /// Seconds between SIGTERM and the forced end of a command.
         grace_period_seconds: u64,
     },
-}
-
-/// What a Wasm file is, seen from its exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WasmShape {
-    /// Exports `wasi:http/incoming-handler` (0.2) or `wasi:http/handler` (0.3).
-    Http,
-    /// Exports `wasi:cli/run`.
-    Command,
-    /// A core module with `_start` on WASI 0.1.
-    CoreModule,
 }
 
 /// Identity and privileges of an OCI container's process.
@@ -237,7 +235,7 @@ pub struct Exit {
     pub code: i32,
     /// The signal that ended it, or 0.
     pub signal: i32,
-    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `StartError`.
+    /// `Completed`, `Error`, `OOMKilled` or `StartError`.
     pub reason: String,
     /// What is known beyond the reason, such as the text of a trap.
     pub message: String,

@@ -1,0 +1,172 @@
+//! OCI containers through libcontainer: created, entered, removed.
+//!
+//! Every function here runs in a helper (libcontainer changes the process that calls it, and may
+//! be called from a single-threaded one only). The processes it starts are siblings of the
+//! helper, which makes them children of the sandbox: their exit codes come from `waitpid`, never
+//! from libcontainer's own idea of a container's state.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::LinuxSeccomp;
+use libcontainer::syscall::syscall::SyscallType;
+
+use crate::capabilities;
+use crate::cgroup::Cgroup;
+use crate::diagnostics;
+use crate::executor::{Confinement, Start};
+use crate::helper::Failure;
+use crate::protocol::{Container, Security};
+use crate::rootfs::{self, Scratch};
+use crate::spec;
+
+/// Name of the socket in the scratch directory that a container's terminal comes through.
+pub const CONSOLE_FILE: &str = "console.sock";
+
+/// What a container is made of, beside what was asked for.
+pub struct Place<'a> {
+    /// What was asked for.
+    pub container: &'a Container,
+    /// Its layers, lowest first.
+    pub layers: &'a [String],
+    /// Its own directory.
+    pub scratch: &'a Path,
+    /// Its identity.
+    pub security: &'a Security,
+    /// Its cgroup.
+    pub cgroup: &'a Cgroup,
+    /// Host name of the pod.
+    pub hostname: &'a str,
+    /// Where libcontainer keeps its notes.
+    pub state: &'a Path,
+}
+
+/// Where a new process's output goes. For a terminal there is none: it comes through a socket.
+pub struct Output {
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// Makes a container and starts its program. Gives the process id of its first process.
+pub fn create(place: &Place<'_>, output: Option<Output>) -> Result<i32, Failure> {
+    prepare(place).map_err(|message| {
+        let _ = fs::remove_dir_all(place.scratch);
+        Failure::new("CreateContainerError", message)
+    })?;
+    let causes = diagnostics::collect();
+    start(place, output).map_err(|error| {
+        place.cgroup.kill_all(Duration::from_secs(1));
+        let _ = place.cgroup.remove();
+        let _ = fs::remove_dir_all(place.state.join(&place.container.id));
+        Failure::new("RunContainerError", message(&error, causes.first()))
+    })
+}
+
+fn prepare(place: &Place<'_>) -> Result<(), String> {
+    let scratch =
+        Scratch::create(place.scratch).map_err(|e| format!("make {}: {e}", place.scratch.display()))?;
+    rootfs::enter_private_namespace().map_err(|e| format!("make a mount namespace: {e}"))?;
+    rootfs::mount_overlay(place.layers, &scratch).map_err(|e| format!("mount the root file system: {e}"))?;
+    if !place.container.cwd.is_empty() {
+        rootfs::make_directory(&scratch.root, &place.container.cwd)
+            .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;
+    }
+    let spec = spec::of(place.container, place.security, &scratch.root, place.cgroup, place.hostname);
+    let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
+    fs::write(place.scratch.join("config.json"), config).map_err(|e| e.to_string())?;
+    fs::create_dir_all(place.state).map_err(|e| e.to_string())?;
+    // Below what this process has, it takes a capability that an agent in a container may lack;
+    // the container then runs with the agent's own score, which is no reason not to run it.
+    let _ = fs::write("/proc/self/oom_score_adj", place.container.resources.oom_score_adj.to_string());
+    Ok(())
+}
+
+fn start(place: &Place<'_>, output: Option<Output>) -> Result<i32, LibcontainerError> {
+    let builder = builder(place, Start::default(), output)?;
+    let mut container =
+        builder.as_init(place.scratch).with_systemd(false).with_detach(true).as_sibling(true).build()?;
+    let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    container.start()?;
+    Ok(pid)
+}
+
+/// Runs a command in a running container. Gives its process id.
+pub fn exec(place: &Place<'_>, args: &[String], output: Output) -> Result<i32, Failure> {
+    let failed = |message: String| Failure::new("ExecError", message);
+    let granted = capabilities::of(place.security, &capabilities::available(), place.cgroup.version());
+    let seccomp = match spec::seccomp_of(place.security, &granted) {
+        Some(profile) => {
+            Some(serde_json::from_value::<LinuxSeccomp>(profile).map_err(|e| failed(e.to_string()))?)
+        }
+        None => None,
+    };
+    // Held until the filter is installed and the bounding set is cut, and given up then.
+    let mut held = granted.clone();
+    held.extend(["CAP_SYS_ADMIN", "CAP_SETPCAP"].map(str::to_owned));
+    let without_terminal = Container { tty: false, ..place.container.clone() };
+    let process = spec::process(args, &without_terminal, place.security, &held, place.hostname);
+    let file = place.scratch.join(format!("process-{}.json", std::process::id()));
+    fs::write(&file, process.to_string()).map_err(|e| failed(e.to_string()))?;
+    let causes = diagnostics::collect();
+    let executor = Start { confine: Some(Confinement { seccomp, capabilities: granted }) };
+    let started = builder(place, executor, Some(output)).and_then(|builder| {
+        builder.as_tenant().with_detach(true).with_process(Some(&file)).as_sibling(true).build()
+    });
+    let _ = fs::remove_file(&file);
+    started.map(|pid| pid.as_raw()).map_err(|error| failed(message(&error, causes.first())))
+}
+
+fn builder(
+    place: &Place<'_>,
+    executor: Start,
+    output: Option<Output>,
+) -> Result<ContainerBuilder, LibcontainerError> {
+    let builder = ContainerBuilder::new(place.container.id.clone(), SyscallType::default())
+        .with_root_path(place.state)?
+        .validate_id()?
+        .with_executor(executor);
+    let Some(output) = output else {
+        return Ok(builder.with_console_socket(Some(place.scratch.join(CONSOLE_FILE))));
+    };
+    let null = File::open("/dev/null").map_err(LibcontainerError::OtherIO)?;
+    Ok(builder.with_stdin(null).with_stdout(output.stdout).with_stderr(output.stderr))
+}
+
+/// Removes what a container that has ended left behind.
+pub fn remove(cgroup: &Cgroup, directories: &[PathBuf]) -> Result<i32, Failure> {
+    cgroup.kill_all(Duration::from_secs(5));
+    cgroup.remove().map_err(|e| Failure::new("KillContainerError", e))?;
+    for directory in directories {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::new("KillContainerError", format!("{}: {error}", directory.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(0)
+}
+
+/// In the words that users of the kubelet know, as far as there are any.
+fn message(error: &LibcontainerError, cause: Option<String>) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = inner.to_string();
+        source = inner.source();
+    }
+    let about = match (text.find("exec: \""), cause) {
+        // The program itself cannot be run, and that is all there is to say.
+        (Some(at), _) => text[at..].to_owned(),
+        (None, Some(cause)) => format!("{text}: {cause}"),
+        (None, None) => text,
+    };
+    format!("unable to start container process: {about}")
+}

@@ -1,0 +1,347 @@
+//! Requests that take time: starting and removing containers, and running commands in them.
+//!
+//! Each is one helper at a time, with a time limit. What a helper has done is taken up here when
+//! it says so.
+
+use std::fs::{self, File};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Pid, pipe2};
+
+use crate::containers::{Entry, codes};
+use crate::helper::{Failure, Helper, Outcome};
+use crate::log::{Log, Stream};
+use crate::oci::{self, CONSOLE_FILE, Output, Place};
+use crate::protocol::{Container, Payload, Reply};
+use crate::server::{Server, failed};
+use crate::task::{Exec, Purpose, Task};
+use crate::wasm::{self, Program};
+
+/// As long as the kubelet waits for a container runtime.
+const LIMIT: Duration = Duration::from_secs(120);
+impl Server {
+    /// Makes and starts a container.
+    pub(crate) fn start(&mut self, connection: u64, container: Container) {
+        let id = container.id.clone();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+');
+        if id.is_empty() || !id.chars().all(plain) || id.starts_with('.') || id == "sandbox" {
+            return self
+                .reply(connection, &failed("CreateContainerError", format!("{id:?} is no container id")));
+        }
+        if self.containers.iter().any(|entry| entry.state.id == id) {
+            return self.reply(
+                connection,
+                &failed("CreateContainerError", format!("container {id} already exists")),
+            );
+        }
+        let log = match Log::open(&container.log_path, container.log_max_bytes, container.log_max_files) {
+            Ok(log) => log,
+            Err(error) => {
+                let message = format!("open log {}: {error}", container.log_path);
+                return self.reply(connection, &failed("CreateContainerError", message));
+            }
+        };
+        let result = match &container.payload {
+            Payload::Oci { .. } => self.start_oci(connection, container, log),
+            Payload::Wasm { .. } => self.start_wasm(connection, container, log),
+        };
+        if let Err(failure) = result {
+            self.containers.retain(|entry| entry.state.id != id || entry.visible());
+            self.reply(connection, &failed(failure.reason, failure.message));
+        }
+    }
+
+    fn start_oci(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
+        let Payload::Oci { layers, scratch, security } = container.payload.clone() else { return Ok(()) };
+        let create_error = |error: std::io::Error| Failure::new("CreateContainerError", error);
+        let scratch = Path::new(&scratch).to_path_buf();
+        let state = self.dir.join("state");
+        let cgroup = self.pod.child(&container.id);
+        let directories = vec![scratch.clone(), state.join(&container.id)];
+        let mut entry = Entry::new(container.clone(), cgroup.clone(), directories, log);
+        fs::create_dir_all(&scratch).map_err(create_error)?;
+        let (output, console) = if container.tty {
+            (None, Some(console(&scratch).map_err(create_error)?))
+        } else {
+            let (stdout, stdout_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()))?;
+            let (stderr, stderr_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()))?;
+            entry.add_stream(Stream::Stdout, stdout);
+            entry.add_stream(Stream::Stderr, stderr);
+            (Some(Output { stdout: stdout_end, stderr: stderr_end }), None)
+        };
+        let hostname = self.config.hostname.clone();
+        let id = container.id.clone();
+        let helper = Helper::start(LIMIT, move || {
+            let place = Place {
+                container: &container,
+                layers: &layers,
+                scratch: &scratch,
+                security: &security,
+                cgroup: &cgroup,
+                hostname: &hostname,
+                state: &state,
+            };
+            oci::create(&place, output)
+        })
+        .map_err(create_error)?;
+        self.containers.push(entry);
+        self.add_task(helper, connection, Purpose::Create { id, console });
+        Ok(())
+    }
+
+    fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
+        let Payload::Wasm { compiled, shape, port, grace_period_seconds } = &container.payload else {
+            return Ok(());
+        };
+        if container.tty {
+            return Err(Failure::new("CreateContainerError", "a Wasm container cannot have a terminal"));
+        }
+        let program =
+            Program { compiled, shape: *shape, port: *port, grace_period_seconds: *grace_period_seconds };
+        let cgroup = self.pod.child(&container.id);
+        let spawned = wasm::spawn(&container, &program, &cgroup, &self.config.hostname)?;
+        let mut entry = Entry::new(container, cgroup, Vec::new(), log);
+        entry.add_stream(Stream::Stdout, spawned.stdout);
+        entry.add_stream(Stream::Stderr, spawned.stderr);
+        entry.add_report(spawned.report);
+        entry.started(spawned.pid);
+        entry.starting = Some((connection, Instant::now() + LIMIT));
+        self.containers.push(entry);
+        self.announce(self.containers.len() - 1);
+        Ok(())
+    }
+
+    /// Forgets a container that has ended, and removes what it left.
+    pub(crate) fn remove(&mut self, connection: u64, id: &str) {
+        let Some(index) = self.find(connection, id) else { return };
+        let entry = &self.containers[index];
+        if entry.state.exit.is_none() {
+            let message = format!("container {id} has not ended");
+            return self.reply(connection, &failed("KillContainerError", message));
+        }
+        let (cgroup, directories) = (entry.cgroup.clone(), entry.directories.clone());
+        match Helper::start(LIMIT, move || oci::remove(&cgroup, &directories)) {
+            Ok(helper) => self.add_task(helper, connection, Purpose::Remove { id: id.to_owned() }),
+            Err(error) => self.reply(connection, &failed("KillContainerError", error)),
+        }
+    }
+
+    /// Runs a command in a container.
+    pub(crate) fn exec(&mut self, connection: u64, id: &str, args: Vec<String>, timeout_ms: u64) {
+        let Some(index) = self.find(connection, id) else { return };
+        let entry = &self.containers[index];
+        let Payload::Oci { layers, scratch, security } = entry.container.payload.clone() else {
+            let message = "a Wasm container holds no programs that could be run in it";
+            return self.reply(connection, &failed("ExecNotSupported", message));
+        };
+        if !entry.running() {
+            let message = format!("container {id} is not running");
+            return self.reply(connection, &failed("ContainerNotRunning", message));
+        }
+        let (container, cgroup) = (entry.container.clone(), entry.cgroup.clone());
+        let (hostname, state) = (self.config.hostname.clone(), self.dir.join("state"));
+        let program = args.join(" ");
+        let pipes = pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
+            fcntl(read.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            Ok((read, write))
+        });
+        let started = pipes.map_err(std::io::Error::from).and_then(|(read, write)| {
+            let output = Output { stdout: write.try_clone()?, stderr: write };
+            let helper = Helper::start(LIMIT, move || {
+                let place = Place {
+                    container: &container,
+                    layers: &layers,
+                    scratch: Path::new(&scratch),
+                    security: &security,
+                    cgroup: &cgroup,
+                    hostname: &hostname,
+                    state: &state,
+                };
+                oci::exec(&place, &args, output)
+            })?;
+            Ok((read, helper))
+        });
+        match started {
+            Err(error) => self.reply(connection, &failed("ExecError", error)),
+            Ok((read, helper)) => {
+                let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
+                let pipe = Some(File::from(read));
+                let exec =
+                    Exec { deadline, connection, program, pid: 0, pipe, output: Vec::new(), expired: false };
+                let id = self.next_id();
+                self.execs.insert(id, exec);
+                self.add_task(helper, connection, Purpose::Exec { id });
+            }
+        }
+    }
+
+    fn add_task(&mut self, helper: Helper, connection: u64, purpose: Purpose) {
+        let id = self.next_id();
+        self.tasks.insert(id, Task { helper, connection, purpose });
+    }
+
+    /// A helper has said how it went.
+    pub(crate) fn task_done(&mut self, id: u64) {
+        let Some(Task { helper, connection, purpose }) = self.tasks.remove(&id) else { return };
+        let outcome = helper.outcome();
+        match purpose {
+            Purpose::Create { id, console } => self.created(connection, &id, console, outcome),
+            Purpose::Remove { id } => match outcome {
+                Outcome::Done { .. } => {
+                    self.containers.retain(|entry| entry.state.id != id);
+                    self.reply(connection, &Reply::Done);
+                }
+                Outcome::Failed { reason, message } => self.reply(connection, &failed(&reason, message)),
+            },
+            Purpose::Exec { id } => match outcome {
+                Outcome::Done { pid } => self.exec_started(id, pid),
+                Outcome::Failed { reason, message } => {
+                    self.execs.remove(&id);
+                    self.reply(connection, &failed(&reason, message));
+                }
+            },
+        }
+        if self.tasks.is_empty() {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn created(&mut self, connection: u64, id: &str, console: Option<UnixListener>, outcome: Outcome) {
+        let Some(index) = self.containers.iter().position(|entry| entry.state.id == id) else { return };
+        match outcome {
+            Outcome::Done { pid } => {
+                if let Some(terminal) = console.and_then(|listener| receive_terminal(&listener)) {
+                    self.containers[index].add_stream(Stream::Stdout, terminal);
+                }
+                self.containers[index].started(pid);
+                self.announce(index);
+                self.reply(connection, &Reply::Done);
+                if let Some(status) = self.unclaimed.remove(&pid) {
+                    self.child_ended(pid, status);
+                }
+            }
+            Outcome::Failed { reason, message } => {
+                if reason == "RunContainerError" {
+                    self.containers[index].failed_to_start(&message);
+                    self.announce(index);
+                } else {
+                    let entry = self.containers.remove(index);
+                    // A helper that was killed may have left some of it.
+                    entry.cgroup.kill_all(Duration::from_millis(200));
+                    let _ = oci::remove(&entry.cgroup, &entry.directories);
+                }
+                self.reply(connection, &failed(&reason, message));
+            }
+        }
+    }
+
+    fn exec_started(&mut self, id: u64, pid: i32) {
+        if let Some(exec) = self.execs.get_mut(&id) {
+            exec.pid = pid;
+        }
+        if let Some(status) = self.unclaimed.remove(&pid) {
+            self.exec_ended(pid, status);
+        }
+    }
+
+    /// Takes in what a command has written.
+    pub(crate) fn exec_output(&mut self, id: u64) {
+        if let Some(exec) = self.execs.get_mut(&id) {
+            exec.read();
+        }
+    }
+
+    /// Answers for a command that has ended. What it left running keeps its pipe to itself. Gives
+    /// whether the child was a command.
+    pub(crate) fn exec_ended(&mut self, pid: i32, status: WaitStatus) -> bool {
+        let Some(id) = self.execs.iter().find(|(_, exec)| exec.pid == pid && pid != 0).map(|(id, _)| *id)
+        else {
+            return false;
+        };
+        let Some(mut exec) = self.execs.remove(&id) else { return false };
+        exec.read();
+        let reply = if exec.expired {
+            failed("DeadlineExceeded", format!("command {:?} timed out", exec.program))
+        } else {
+            let output = String::from_utf8_lossy(&exec.output).into_owned();
+            Reply::Executed { exit_code: codes(status).0, output }
+        };
+        self.reply(exec.connection, &reply);
+        true
+    }
+
+    /// Kills helpers that have taken too long. Their results then say so.
+    pub(crate) fn expire_tasks(&mut self, now: Instant) {
+        let late: Vec<u64> =
+            self.tasks.iter().filter(|(_, task)| task.helper.deadline <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            let Some(task) = self.tasks.remove(&id) else { continue };
+            task.helper.kill();
+            let reason = match &task.purpose {
+                Purpose::Create { .. } => "CreateContainerError",
+                Purpose::Remove { .. } => "KillContainerError",
+                Purpose::Exec { .. } => "ExecError",
+            };
+            match task.purpose {
+                Purpose::Create { id, .. } => {
+                    let outcome = Outcome::Failed {
+                        reason: reason.to_owned(),
+                        message: "context deadline exceeded".to_owned(),
+                    };
+                    self.created(task.connection, &id, None, outcome);
+                    continue;
+                }
+                Purpose::Exec { id } => drop(self.execs.remove(&id)),
+                Purpose::Remove { .. } => {}
+            }
+            self.reply(task.connection, &failed(reason, "context deadline exceeded"));
+        }
+    }
+
+    /// Kills commands that have taken too long; their end is then reported as that.
+    pub(crate) fn expire_execs(&mut self, now: Instant) {
+        for exec in self.execs.values_mut().filter(|exec| exec.pid != 0) {
+            if exec.deadline.is_some_and(|at| at <= now) {
+                exec.deadline = None;
+                exec.expired = true;
+                // It leads a session of its own, which its children are in.
+                let _ = kill(Pid::from_raw(-exec.pid), Signal::SIGKILL);
+                let _ = kill(Pid::from_raw(exec.pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// A socket in the container's directory. Named through the directory's descriptor, because the
+/// address of a socket has room for 108 bytes only.
+fn console(scratch: &Path) -> std::io::Result<UnixListener> {
+    let dir = File::open(scratch)?;
+    let path = format!("/proc/self/fd/{}/{CONSOLE_FILE}", dir.as_raw_fd());
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The terminal that a container's first process has sent by now.
+fn receive_terminal(listener: &UnixListener) -> Option<OwnedFd> {
+    let (stream, _) = listener.accept().ok()?;
+    let mut byte = [0; 64];
+    let mut vectors = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut vectors, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+    message.cmsgs().ok()?.find_map(|control| match control {
+        // SAFETY: the kernel has just put this descriptor into our table, and nobody else has it.
+        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }),
+        _ => None,
+    })
+}

@@ -1,0 +1,139 @@
+//! A container's root file system: an overlay of its image's layers under a directory of its own.
+//!
+//! Called in a helper, in a mount namespace of the helper's. The container's namespace is copied
+//! from it, so the overlay is seen by the container alone and goes away with it; the node's own
+//! list of mounts stays as it is.
+
+use std::ffi::{CString, c_int, c_uint};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// Where a container's files are, under its scratch directory.
+pub struct Scratch {
+    /// The overlay is mounted here.
+    pub root: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Scratch {
+    /// Makes the directories of a new container.
+    pub fn create(scratch: &Path) -> io::Result<Self> {
+        let dirs =
+            Self { root: scratch.join("rootfs"), upper: scratch.join("upper"), work: scratch.join("work") };
+        for dir in [&dirs.root, &dirs.upper, &dirs.work] {
+            fs::create_dir_all(dir)?;
+        }
+        fs::set_permissions(scratch, Permissions::from_mode(0o700))?;
+        // The root directory of the container, which users of any id must be able to enter.
+        fs::set_permissions(&dirs.upper, Permissions::from_mode(0o755))?;
+        Ok(dirs)
+    }
+}
+
+/// Leaves the node's mount namespace, and lets nothing that is mounted from here on reach it.
+pub fn enter_private_namespace() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    Ok(())
+}
+
+/// Mounts the overlay of `layers`, lowest first.
+pub fn mount_overlay(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+    if layers.is_empty() {
+        return Err(io::Error::other("the image has no layers"));
+    }
+    for layer in layers {
+        if !Path::new(layer).is_dir() {
+            return Err(io::Error::other(format!("layer {layer} is not there")));
+        }
+    }
+    mount_by_steps(layers, scratch).or_else(|_| mount_at_once(layers, scratch))
+}
+
+/// By the mount interface that takes one layer at a time (Linux 6.8).
+fn mount_by_steps(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+    let context = call(libc::SYS_fsopen, &[c"overlay".as_ptr() as usize, libc::FSOPEN_CLOEXEC as usize])?;
+    for layer in layers.iter().rev() {
+        configure(&context, "lowerdir+", Path::new(layer))?;
+    }
+    configure(&context, "upperdir", &scratch.upper)?;
+    configure(&context, "workdir", &scratch.work)?;
+    let fd = context.as_raw_fd() as usize;
+    // SAFETY: the command takes no strings.
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_CMD_CREATE as c_uint, 0, 0, 0) };
+    if made != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mounted = call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, 0])?;
+    let target = CString::new(scratch.root.as_os_str().as_encoded_bytes())?;
+    // SAFETY: both strings end with a zero byte and outlive the call.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mounted.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH as c_uint,
+        )
+    };
+    if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn configure(context: &OwnedFd, key: &str, path: &Path) -> io::Result<()> {
+    let key = CString::new(key)?;
+    let value = CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: both strings end with a zero byte and outlive the call.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            libc::FSCONFIG_SET_STRING as c_uint,
+            key.as_ptr(),
+            value.as_ptr(),
+            0 as c_int,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn call(number: libc::c_long, args: &[usize]) -> io::Result<OwnedFd> {
+    let arg = |n: usize| args.get(n).copied().unwrap_or(0);
+    // SAFETY: callers pass numbers and strings that end with a zero byte and outlive the call.
+    let fd = unsafe { libc::syscall(number, arg(0), arg(1), arg(2)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// By the older interface, whose options must fit into one page: each layer by the number of an
+/// open descriptor, which is short and has no characters to escape.
+fn mount_at_once(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+    let mut open = Vec::new();
+    let mut name = |path: &Path| -> io::Result<String> {
+        let file = File::open(path)?;
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        open.push(file);
+        Ok(name)
+    };
+    let lower: io::Result<Vec<_>> = layers.iter().rev().map(|layer| name(Path::new(layer))).collect();
+    let (upper, work) = (name(&scratch.upper)?, name(&scratch.work)?);
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower?.join(":"));
+    mount(Some("overlay"), &scratch.root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
+}
+
+/// Makes a directory inside the container's root, following its links but never out of it.
+pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
+    let root = pathrs::Root::open(root).map_err(io::Error::other)?;
+    root.mkdir_all(path, &Permissions::from_mode(0o755)).map(|_| ()).map_err(io::Error::other)
+}

@@ -1,0 +1,286 @@
+//! A container as an OCI runtime configuration
+//! (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>).
+//!
+//! The pod's network, IPC and UTS namespaces are not named in it: whoever creates the container
+//! is in them already, and the container inherits them.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::capabilities;
+use crate::cgroup::{Cgroup, Version};
+use crate::executor::DEFAULT_PATH;
+use crate::protocol::{Container, Mount, Resources, Security};
+use crate::seccomp;
+
+/// Hidden from containers: they tell about the whole node, or let it be changed.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Seen, but not writable.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Devices that any container may open: null, zero, full, random, urandom, tty, ptmx.
+const DEVICES: [(u64, u64); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
+
+/// The configuration of a container whose root file system is mounted at `root`.
+pub fn of(container: &Container, security: &Security, root: &Path, cgroup: &Cgroup, hostname: &str) -> Value {
+    let capabilities = capabilities::of(security, &capabilities::available(), cgroup.version());
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(&container.args, container, security, &capabilities, hostname),
+        "root": {"path": root, "readonly": security.read_only_root},
+        "mounts": mounts(&container.mounts, security, cgroup),
+        "linux": linux(&container.resources, security, &capabilities, cgroup),
+    })
+}
+
+/// A process of the container: its first one, or a command that is run in it later.
+pub fn process(
+    args: &[String],
+    container: &Container,
+    security: &Security,
+    capabilities: &[String],
+    hostname: &str,
+) -> Value {
+    // An empty list would leave the process in the groups of the sandbox.
+    let mut groups = vec![security.gid];
+    groups.extend(security.additional_gids.iter().filter(|gid| **gid != security.gid));
+    let mut process = json!({
+        "terminal": container.tty,
+        "user": {"uid": security.uid, "gid": security.gid, "additionalGids": groups},
+        "args": args,
+        "env": environment(&container.env, hostname, container.tty),
+        "cwd": if container.cwd.is_empty() { "/" } else { &container.cwd },
+        "capabilities": {
+            "bounding": capabilities,
+            "effective": capabilities,
+            "permitted": capabilities,
+        },
+    });
+    // Present and false, it would have the filter installed after the capability for it is gone.
+    if security.no_new_privileges {
+        process["noNewPrivileges"] = json!(true);
+    }
+    process
+}
+
+/// The environment as `NAME=value`, with what every container finds there.
+pub fn environment(env: &[(String, String)], hostname: &str, tty: bool) -> Vec<String> {
+    let mut out: Vec<String> = Vec::with_capacity(env.len() + 3);
+    let defaults = [("PATH", DEFAULT_PATH, true), ("HOSTNAME", hostname, true), ("TERM", "xterm", tty)];
+    for (name, value, wanted) in defaults {
+        if wanted && !env.iter().any(|(given, _)| given == name) {
+            out.push(format!("{name}={value}"));
+        }
+    }
+    out.extend(env.iter().map(|(name, value)| format!("{name}={value}")));
+    out
+}
+
+fn mounts(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> Vec<Value> {
+    let sys = if security.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+    ];
+    mounts.extend(cgroup_mounts(cgroup, sys));
+    // What the pod mounts at one of these places takes its place.
+    mounts.retain(|default| !wanted.iter().any(|m| default["destination"] == m.target.trim_end_matches('/')));
+    let mut wanted: Vec<&Mount> = wanted.iter().collect();
+    // A mount inside another comes after it.
+    wanted.sort_by_key(|m| Path::new(&m.target).components().count());
+    mounts.extend(wanted.into_iter().map(|m| {
+        let access = if m.read_only { "ro" } else { "rw" };
+        mount(&m.target, "bind", &m.source, &["rbind", "rprivate", access])
+    }));
+    mounts
+}
+
+/// A container sees its own limits, where programs look for them. Version 1 has no file system
+/// that shows one cgroup as a whole: each controller that matters is bound by itself.
+fn cgroup_mounts(cgroup: &Cgroup, access: &str) -> Vec<Value> {
+    let options = ["nosuid", "noexec", "nodev", "relatime", access];
+    if cgroup.version() == Version::V2 {
+        return vec![mount("/sys/fs/cgroup", "cgroup", "cgroup", &options)];
+    }
+    let mut mounts = vec![mount(
+        "/sys/fs/cgroup",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "noexec", "nodev", "mode=755", "size=64k"],
+    )];
+    for controller in ["memory", "cpu", "cpuset", "pids"] {
+        if Path::new("/sys/fs/cgroup").join(controller).is_dir() {
+            let source = cgroup.directory(controller).display().to_string();
+            let mut bound = vec!["bind"];
+            bound.extend(options);
+            mounts.push(mount(&format!("/sys/fs/cgroup/{controller}"), "bind", &source, &bound));
+        }
+    }
+    mounts
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": kind, "source": source, "options": options})
+}
+
+fn linux(resources: &Resources, security: &Security, capabilities: &[String], cgroup: &Cgroup) -> Value {
+    let mut namespaces = vec![json!({"type": "mount"})];
+    if !security.host_pid {
+        namespaces.push(json!({"type": "pid"}));
+    }
+    if security.host_ipc {
+        namespaces.push(json!({"type": "ipc", "path": "/proc/1/ns/ipc"}));
+    }
+    if cgroup.version() == Version::V2 {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
+    let mut linux = json!({
+        "cgroupsPath": cgroup.path(),
+        "resources": limits(resources, security, cgroup.version()),
+        "namespaces": namespaces,
+    });
+    if security.privileged {
+        linux["devices"] = Value::Array(host_devices(Path::new("/dev")));
+    } else {
+        linux["maskedPaths"] = json!(MASKED_PATHS);
+        linux["readonlyPaths"] = json!(READONLY_PATHS);
+    }
+    if let Some(profile) = seccomp_of(security, capabilities) {
+        linux["seccomp"] = profile;
+    }
+    linux
+}
+
+/// The filter of a container with these settings, if it has one.
+pub fn seccomp_of(security: &Security, capabilities: &[String]) -> Option<Value> {
+    let unconfined = security.privileged || security.seccomp_unconfined;
+    (!unconfined).then(|| seccomp::profile(capabilities))
+}
+
+fn limits(resources: &Resources, security: &Security, version: Version) -> Value {
+    let mut cpu = Map::new();
+    if let Some(shares) = resources.cpu_shares {
+        cpu.insert("shares".to_owned(), json!(shares));
+    }
+    if let Some(quota) = resources.cpu_quota {
+        cpu.insert("quota".to_owned(), json!(quota));
+        cpu.insert("period".to_owned(), json!(100_000));
+    }
+    let mut limits = json!({"devices": device_rules(security)});
+    if !cpu.is_empty() {
+        limits["cpu"] = Value::Object(cpu);
+    }
+    if let Some(bytes) = resources.memory_bytes {
+        limits["memory"] = json!({"limit": bytes});
+        if version == Version::V2 {
+            limits["unified"] = json!({"memory.oom.group": "1"});
+        }
+    }
+    if let Some(pids) = resources.pids {
+        limits["pids"] = json!({"limit": pids});
+    }
+    limits
+}
+
+fn device_rules(security: &Security) -> Value {
+    if security.privileged {
+        return json!([{"allow": true, "access": "rwm"}]);
+    }
+    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    let allow = |major: u64, minor| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"});
+    rules.extend(DEVICES.iter().map(|(major, minor)| allow(*major, json!(minor))));
+    // Terminals of the container's own.
+    rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
+    Value::Array(rules)
+}
+
+/// Every device node of the node, for a privileged container.
+fn host_devices(dir: &Path) -> Vec<Value> {
+    let mut devices = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        let kind = metadata.file_type();
+        // These are file systems of the container's own.
+        if kind.is_dir() && !["pts", "shm", "mqueue", "fd"].iter().any(|own| path == dir.join(own)) {
+            devices.extend(host_devices(&path));
+        } else if (kind.is_char_device() || kind.is_block_device()) && path != Path::new("/dev/console") {
+            let number = metadata.rdev();
+            devices.push(json!({
+                "path": path,
+                "type": if kind.is_char_device() { "c" } else { "b" },
+                "major": libc::major(number),
+                "minor": libc::minor(number),
+                "fileMode": metadata.mode() & 0o777,
+                "uid": metadata.uid(),
+                "gid": metadata.gid(),
+            }));
+        }
+    }
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libcontainer::oci_spec::runtime::Spec;
+
+    fn container() -> Container {
+        serde_json::from_value(json!({
+            "id": "web-0", "args": ["sh"], "env": [["A", "1"]], "cwd": "", "log_path": "/tmp/l",
+            "log_max_bytes": 0, "log_max_files": 0, "tty": false,
+            "mounts": [
+                {"source": "/a", "target": "/data/in", "read_only": true},
+                {"source": "/b", "target": "/data", "read_only": false},
+                {"source": "/c", "target": "/dev/shm", "read_only": false},
+            ],
+            "resources": {"memory_bytes": 1024, "oom_score_adj": 0},
+            "payload": {"type": "oci", "layers": [], "scratch": "/s", "security": Security::default()},
+        }))
+        .expect("a container")
+    }
+
+    #[test]
+    fn the_library_reads_it() {
+        let container = container();
+        let cgroup = Cgroup::at("/proa/n/pod1").child("web-0");
+        for privileged in [false, true] {
+            let security = Security { privileged, ..Security::default() };
+            let value = of(&container, &security, Path::new("/s/rootfs"), &cgroup, "web");
+            let spec: Spec = serde_json::from_value(value.clone()).expect("a spec");
+            let process = spec.process().as_ref().expect("a process");
+            assert_eq!(process.env().as_deref().unwrap_or_default()[1..], ["HOSTNAME=web", "A=1"]);
+            assert_eq!(process.user().additional_gids().as_deref(), Some(&[0][..]));
+            let order: Vec<_> = value["mounts"].as_array().expect("mounts").iter().rev().take(3).collect();
+            assert_eq!(order[0]["destination"], "/dev/shm");
+            assert_eq!(order[1]["destination"], "/data/in");
+            assert_eq!(order[2]["destination"], "/data");
+            assert_eq!(spec.linux().as_ref().expect("linux").seccomp().is_none(), privileged);
+        }
+    }
+}

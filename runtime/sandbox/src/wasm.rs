@@ -1,0 +1,185 @@
+//! Wasm containers: a `proa-wasm` process each, in the pod's namespaces and a cgroup of its own.
+//!
+//! The program is the small static one if it lies beside this one, because it starts faster, and
+//! this one in its `wasm` role otherwise. Both take the same configuration and give the same exit
+//! codes.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use crate::cgroup::Cgroup;
+use crate::executor::reset_signals;
+use crate::helper::{Failure, die_with_parent};
+use crate::protocol::{Container, Mount, WasmShape};
+use crate::wasm_config::{FileOverlay, Preopen, RunConfig};
+
+/// What runs, as the payload of the container says.
+pub struct Program<'a> {
+    /// The compiled file.
+    pub compiled: &'a str,
+    /// How it is run.
+    pub shape: WasmShape,
+    /// The port of an HTTP component.
+    pub port: u16,
+    /// Seconds between SIGTERM and the forced end.
+    pub grace_period_seconds: u64,
+}
+
+/// A Wasm container's process.
+pub struct Spawned {
+    /// Its process id.
+    pub pid: i32,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+    /// What it has to say beside its exit code.
+    pub report: OwnedFd,
+}
+
+/// Starts it.
+pub fn spawn(
+    container: &Container,
+    program: &Program<'_>,
+    cgroup: &Cgroup,
+    hostname: &str,
+) -> Result<Spawned, Failure> {
+    let (preopens, files) = split_mounts(&container.mounts)?;
+    let mut env = container.env.clone();
+    if !env.iter().any(|(name, _)| name == "HOSTNAME") {
+        env.insert(0, ("HOSTNAME".to_owned(), hostname.to_owned()));
+    }
+    let (report, report_end) = inherited_pipe().map_err(|e| create_error("make a pipe", &e))?;
+    let config = RunConfig {
+        compiled: program.compiled.to_owned(),
+        shape: program.shape,
+        args: container.args.clone(),
+        env,
+        cwd: container.cwd.clone(),
+        preopens,
+        files,
+        memory_bytes: container.resources.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        port: program.port,
+        grace_period_seconds: program.grace_period_seconds,
+        report_fd: Some(report_end.as_raw_fd()),
+    };
+    let config = memory_file(&config).map_err(|e| create_error("write the configuration", &e))?;
+    let limited = cgroup.create().and_then(|()| cgroup.limit(&container.resources));
+    let members: io::Result<Vec<File>> = limited.and_then(|()| {
+        cgroup.member_files().iter().map(|file| OpenOptions::new().write(true).open(file)).collect()
+    });
+    let members = members.map_err(|e| create_error("set the container's limits", &e))?;
+
+    let mut command = command();
+    command.arg(format!("/proc/self/fd/{}", config.as_raw_fd()));
+    let oom_score_adj = container.resources.oom_score_adj.to_string();
+    // SAFETY: between fork and exec there is one thread, as before, and nothing is held.
+    unsafe { command.pre_exec(move || enter(&members, &oom_score_adj)) };
+    let mut child = command.spawn().map_err(|e| {
+        let _ = cgroup.remove();
+        Failure::new("RunContainerError", format!("start {}: {e}", command.get_program().display()))
+    })?;
+    let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
+    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
+        return Err(Failure::new("RunContainerError", "the process has no output"));
+    };
+    Ok(Spawned { pid: child.id().cast_signed(), stdout, stderr, report })
+}
+
+/// The steps of the new process before it becomes another program.
+fn enter(members: &[File], oom_score_adj: &str) -> io::Result<()> {
+    let _ = nix::unistd::setsid();
+    for mut file in members {
+        file.write_all(b"0")?;
+    }
+    // Lowering it takes a capability that may be missing, and is no reason not to run.
+    let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj);
+    reset_signals();
+    die_with_parent();
+    Ok(())
+}
+
+fn command() -> Command {
+    let mut command = match beside() {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new("/proc/self/exe");
+            command.arg("wasm");
+            command
+        }
+    };
+    command
+        .env_clear()
+        // Huge pages would cost every process megabytes that it does not use.
+        .env("MIMALLOC_ALLOW_THP", "0")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The static program, where it lies beside this one. Looked up each time, because an upgrade
+/// replaces both.
+fn beside() -> Option<PathBuf> {
+    let this = std::env::current_exe().ok()?;
+    // After an upgrade the kernel adds a note to the old file's name.
+    let path = this.parent().map(|dir| dir.join("proa-wasm"))?;
+    path.is_file().then_some(path)
+}
+
+/// A Wasm guest is given directories. Single files it can have none of, but those that name
+/// lookups go by are shown to its process, and those that only a process tree has a use for are
+/// left out.
+fn split_mounts(mounts: &[Mount]) -> Result<(Vec<Preopen>, Vec<FileOverlay>), Failure> {
+    let (mut preopens, mut files) = (Vec::new(), Vec::new());
+    for mount in mounts {
+        let (source, target) = (mount.source.clone(), mount.target.clone());
+        let is_file = Path::new(&source).is_file();
+        match target.as_str() {
+            "/etc/resolv.conf" | "/etc/hosts" => files.push(FileOverlay { source, target }),
+            "/etc/hostname" | "/dev/termination-log" | "/dev/shm" => {}
+            _ if is_file => {
+                let message =
+                    format!("mount {target}: a Wasm container can be given directories, not single files");
+                return Err(Failure::new("CreateContainerError", message));
+            }
+            _ => preopens.push(Preopen { source, target, read_only: mount.read_only }),
+        }
+    }
+    Ok((preopens, files))
+}
+
+/// A file without a name, which the new process inherits. Unlike an argument it may hold secrets.
+fn memory_file(config: &RunConfig) -> io::Result<OwnedFd> {
+    let name = CString::new("config.json")?;
+    // SAFETY: the name ends with a zero byte and outlives the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(&serde_json::to_vec(config)?)?;
+    Ok(file.into())
+}
+
+/// A pipe whose writing end the new process inherits.
+fn inherited_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    fcntl(write.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    fcntl(write.as_raw_fd(), FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok((read, write))
+}
+
+fn create_error(what: &str, error: &io::Error) -> Failure {
+    Failure::new("CreateContainerError", format!("{what}: {error}"))
+}

@@ -1,0 +1,68 @@
+//! Runs a component that exports `wasi:cli/run`, of WASI 0.2 or 0.3.
+
+use std::path::Path;
+use std::time::Duration;
+
+use wasmtime::component::InstancePre;
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::CommandPre as P2Pre;
+use wasmtime_wasi::p3::bindings::CommandPre as P3Pre;
+
+use crate::config::RunConfig;
+use crate::host::{self, Host};
+use crate::outcome::Outcome;
+use crate::report::Reporter;
+use crate::stop::{self, Interrupt};
+use crate::{engine, link};
+
+/// Runs it to its end, or to the end of its grace period after SIGTERM.
+pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
+    let engine = engine::on_demand()?;
+    let component = engine::load_component(&engine, Path::new(&config.compiled))?;
+    let pre = link::component_linker(&engine)?.instantiate_pre(&component)?;
+    let mut store = host::store(&engine, config)?;
+    let interrupt = Interrupt::default();
+    interrupt.arm(&mut store);
+    reporter.ready();
+    let result = until_stopped(config, &engine, &interrupt, call(store, pre)).await?;
+    Ok(match result {
+        Some(Ok(Ok(()))) => Outcome::Exited(0),
+        Some(Ok(Err(()))) => Outcome::Exited(1),
+        Some(Err(error)) => Outcome::of_error(&error, true),
+        None => Outcome::Interrupted,
+    })
+}
+
+/// Calls `run` in a task of its own, so that a guest that spins holds up nobody else.
+async fn call(mut store: Store<Host>, pre: InstancePre<Host>) -> wasmtime::Result<Result<(), ()>> {
+    if let Ok(pre) = P3Pre::new(pre.clone()) {
+        let command = pre.instantiate_async(&mut store).await?;
+        return store.run_concurrent(async move |store| command.wasi_cli_run().call_run(store).await).await?;
+    }
+    let command = P2Pre::new(pre)?.instantiate_async(&mut store).await?;
+    command.wasi_cli_run().call_run(&mut store).await
+}
+
+/// Awaits a guest. After SIGTERM it may go on for the grace period; then it is interrupted, and
+/// given up if that does not end it at once (it may be waiting for the host). `None` is given up.
+pub async fn until_stopped<T: Send + 'static>(
+    config: &RunConfig,
+    engine: &Engine,
+    interrupt: &Interrupt,
+    guest: impl Future<Output = T> + Send + 'static,
+) -> anyhow::Result<Option<T>> {
+    let mut sigterm = stop::requested()?;
+    let mut guest = tokio::spawn(guest);
+    tokio::select! {
+        ended = &mut guest => return Ok(Some(ended?)),
+        _ = sigterm.recv() => {}
+    }
+    if let Ok(ended) = tokio::time::timeout(stop::grace(config), &mut guest).await {
+        return Ok(Some(ended?));
+    }
+    interrupt.now(engine);
+    match tokio::time::timeout(Duration::from_millis(200), &mut guest).await {
+        Ok(ended) => Ok(Some(ended?)),
+        Err(_) => Ok(None),
+    }
+}

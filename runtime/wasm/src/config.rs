@@ -1,0 +1,82 @@
+//! What one run of `proa-wasm` is told: a JSON document whose path is its only argument.
+//!
+//! The sandbox writes it, `proa-wasm` reads it. The file is compiled into both crates, so that the
+//! sandbox need not depend on wasmtime and the two cannot disagree. It holds data only.
+
+use serde::{Deserialize, Serialize};
+
+/// What a Wasm file is, seen from its exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WasmShape {
+    /// Exports `wasi:http/incoming-handler` (0.2) or `wasi:http/handler` (0.3).
+    Http,
+    /// Exports `wasi:cli/run`.
+    Command,
+    /// A core module with `_start` on WASI 0.1.
+    CoreModule,
+}
+
+/// One directory the guest may open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preopen {
+    /// Directory on the node.
+    pub source: String,
+    /// The name the guest knows it by.
+    pub target: String,
+    /// The guest may not write there.
+    pub read_only: bool,
+}
+
+/// A file of the pod put over a file of the node, for this process alone, so that name lookups
+/// follow the pod's `/etc/resolv.conf` and `/etc/hosts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOverlay {
+    /// File on the node that is shown instead.
+    pub source: String,
+    /// File that is covered.
+    pub target: String,
+}
+
+/// Everything about one Wasm container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// The compiled artifact.
+    pub compiled: String,
+    /// How it is run.
+    pub shape: WasmShape,
+    /// Arguments the guest sees, its own name first.
+    pub args: Vec<String>,
+    /// Environment the guest sees.
+    pub env: Vec<(String, String)>,
+    /// Working directory reported to the guest.
+    pub cwd: String,
+    /// Directories the guest may open.
+    pub preopens: Vec<Preopen>,
+    /// Files shown to name lookups.
+    pub files: Vec<FileOverlay>,
+    /// Most bytes one linear memory may have; `None` for no limit but the cgroup's.
+    pub memory_bytes: Option<u64>,
+    /// Port an HTTP component is served on, on every address of the pod.
+    pub port: u16,
+    /// Seconds a guest may go on after SIGTERM.
+    pub grace_period_seconds: u64,
+    /// An open pipe for [`Report`] lines, if somebody listens.
+    pub report_fd: Option<i32>,
+}
+
+/// What `proa-wasm` tells its parent over the report pipe, one JSON document per line. The pipe
+/// closes with the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// An HTTP component accepts connections; a command is about to run.
+    Ready,
+    /// Why the process is about to end, where its exit code alone does not say it.
+    End {
+        /// `OOMKilled` or `Error`.
+        reason: String,
+        /// For people.
+        message: String,
+    },
+}

@@ -1,0 +1,103 @@
+//! What this process takes from itself before a guest runs: the node's `/etc/resolv.conf` and
+//! `/etc/hosts`, and every privilege that a container has not by default either.
+//!
+//! Called before any thread exists. Wasm itself is the wall around a guest; this is a second one,
+//! in case the first has a hole.
+
+use std::ffi::CString;
+use std::io;
+
+use anyhow::Context;
+
+use crate::config::{FileOverlay, RunConfig};
+
+/// Capabilities kept, by number: what containers have by default, without making device nodes,
+/// raw packets, chroot and audit, which no WASI call leads to.
+const KEPT: [u32; 8] = [
+    0,  // CAP_CHOWN
+    1,  // CAP_DAC_OVERRIDE
+    3,  // CAP_FOWNER
+    4,  // CAP_FSETID
+    5,  // CAP_KILL
+    6,  // CAP_SETGID
+    7,  // CAP_SETUID
+    10, // CAP_NET_BIND_SERVICE
+];
+
+/// Enters the pod's view of the name service files and drops privileges.
+pub fn enter(config: &RunConfig) -> anyhow::Result<()> {
+    if !config.files.is_empty() {
+        cover_files(&config.files).context("show the pod's name service files")?;
+    }
+    drop_privileges().context("drop privileges")
+}
+
+fn cover_files(files: &[FileOverlay]) -> io::Result<()> {
+    // SAFETY: plain system calls on constants.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    mount(None, "/", libc::MS_REC | libc::MS_SLAVE)?;
+    for file in files {
+        mount(Some(&file.source), &file.target, libc::MS_BIND)?;
+    }
+    Ok(())
+}
+
+fn mount(source: Option<&str>, target: &str, flags: libc::c_ulong) -> io::Result<()> {
+    let source = source.map(CString::new).transpose()?;
+    let target = CString::new(target)?;
+    let source = source.as_ref().map_or(std::ptr::null(), |s| s.as_ptr());
+    // SAFETY: both strings outlive the call, and a null type and null data are what bind mounts
+    // and changes of propagation take.
+    check(unsafe { libc::mount(source, target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
+}
+
+fn drop_privileges() -> io::Result<()> {
+    // SAFETY: geteuid and prctl with these options take and give numbers only.
+    unsafe {
+        if libc::geteuid() == 0 {
+            for capability in 0..64 {
+                // Above the last capability that the kernel knows, this fails with EINVAL.
+                if !KEPT.contains(&capability) && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0
+                {
+                    break;
+                }
+            }
+            set_capabilities()?;
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    }
+}
+
+/// `capset(2)`, which the C library does not wrap: version 3 has two words per set.
+fn set_capabilities() -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let mut current = [Sets::default(); 2];
+    // SAFETY: the kernel fills the two elements that version 3 stands for.
+    if unsafe { libc::syscall(libc::SYS_capget, &header, current.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Only what is there can be kept.
+    let kept = KEPT.iter().fold(0, |bits, capability| bits | 1 << capability) & current[0].permitted;
+    let sets = [Sets { effective: kept, permitted: kept, inheritable: 0 }, Sets::default()];
+    // SAFETY: the kernel reads the two elements that version 3 stands for.
+    if unsafe { libc::syscall(libc::SYS_capset, &header, sets.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,31 @@
+//! Runs a core module on WASI 0.1, as it is: made into a component, its exit code would be lost.
+
+use std::path::Path;
+
+use crate::command::until_stopped;
+use crate::config::RunConfig;
+use crate::outcome::Outcome;
+use crate::report::Reporter;
+use crate::stop::Interrupt;
+use crate::{engine, host, link};
+
+/// Runs `_start` to its end, or to the end of its grace period after SIGTERM.
+pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
+    let engine = engine::on_demand()?;
+    let module = engine::load_module(&engine, Path::new(&config.compiled))?;
+    let pre = link::core_linker(&engine)?.instantiate_pre(&module)?;
+    let mut store = host::core_store(&engine, config)?;
+    let interrupt = Interrupt::default();
+    interrupt.arm(&mut store);
+    reporter.ready();
+    let guest = async move {
+        let instance = pre.instantiate_async(&mut store).await?;
+        let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+        start.call_async(&mut store, ()).await
+    };
+    Ok(match until_stopped(config, &engine, &interrupt, guest).await? {
+        Some(Ok(())) => Outcome::Exited(0),
+        Some(Err(error)) => Outcome::of_error(&error, true),
+        None => Outcome::Interrupted,
+    })
+}

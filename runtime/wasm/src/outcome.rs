@@ -1,0 +1,79 @@
+//! How a guest ended, and what that is as an exit code and in words.
+
+use wasmtime::Trap;
+use wasmtime_wasi::I32Exit;
+
+use crate::host;
+
+/// How a guest ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a trap.
+    Trapped(String),
+    /// It was refused memory, and that was its end.
+    OutOfMemory,
+    /// It was interrupted after SIGTERM and its grace period.
+    Interrupted,
+    /// It never ran.
+    Failed(String),
+}
+
+impl Outcome {
+    /// What an error that came out of a guest means.
+    pub fn of_error(error: &wasmtime::Error, stopping: bool) -> Self {
+        if let Some(exit) = error.downcast_ref::<I32Exit>() {
+            return Self::Exited(exit.0);
+        }
+        if host::memory_was_denied() {
+            return Self::OutOfMemory;
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) if stopping => Self::Interrupted,
+            Some(_) => Self::Trapped(format!("{error:?}")),
+            None => Self::Failed(format!("{error:#}")),
+        }
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Exited(code) => *code,
+            Self::Trapped(_) => 134,
+            Self::OutOfMemory => 137,
+            Self::Interrupted => 143,
+            Self::Failed(_) => 1,
+        }
+    }
+
+    /// The container's reason and message, where the code alone does not say it.
+    pub fn report(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Exited(_) => None,
+            Self::Trapped(message) => Some(("Error", message.clone())),
+            Self::OutOfMemory => {
+                Some(("OOMKilled", "the guest asked for more memory than its limit".to_owned()))
+            }
+            Self::Interrupted => Some(("Error", "interrupted at the end of its grace period".to_owned())),
+            Self::Failed(message) => Some(("Error", message.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_become_exit_codes() {
+        let check = |error: wasmtime::Error, stopping, code| {
+            assert_eq!(Outcome::of_error(&error, stopping).exit_code(), code, "{error:#}");
+        };
+        check(I32Exit(7).into(), false, 7);
+        check(Trap::UnreachableCodeReached.into(), false, 134);
+        check(Trap::Interrupt.into(), true, 143);
+        check(Trap::Interrupt.into(), false, 134);
+        check(wasmtime::format_err!("no such export"), false, 1);
+    }
+}
