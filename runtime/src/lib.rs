@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod downward;
+pub mod engine;
 pub mod env;
 pub mod etc;
 pub mod event;

@@ -1,0 +1,13 @@
+//! Starts what runs: one sandbox process per pod, and the compiled form of each Wasm module.
+//!
+//! Fed by the node's pod workers, which decide what is to run. Knows the sandbox's protocol and
+//! wasmtime, and nothing of Kubernetes objects.
+
+pub mod compile;
+pub mod reap;
+pub mod sandbox;
+pub mod wasm;
+
+pub use reap::reap;
+pub use sandbox::{EngineError, Sandbox};
+pub use wasm::{CompileError, Compiled};
