@@ -1,0 +1,161 @@
+//! Asks the node's own resolvers about names outside the cluster, and remembers their answers.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, Record, RecordType};
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as Refusal, NetError};
+use hickory_resolver::{TokioResolver, system_conf};
+use tokio::sync::Semaphore;
+
+use crate::Upstream;
+
+/// Answers remembered, each well below a kilobyte.
+const CACHED_ANSWERS: u64 = 2048;
+/// Clients give up after five seconds (resolv.conf(5)), so a second try must fit in before that.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 2;
+/// Questions that may wait for an answer at the same time.
+const IN_FLIGHT: usize = 512;
+/// How often at most the file of resolvers is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const DNS_PORT: u16 = 53;
+
+/// What a resolver elsewhere said.
+pub struct Forwarded {
+    /// Its verdict.
+    pub code: ResponseCode,
+    /// Its answers.
+    pub answers: Vec<Record>,
+    /// With an empty answer, who says so.
+    pub authorities: Vec<Record>,
+}
+
+impl Forwarded {
+    fn failed(code: ResponseCode) -> Self {
+        Self { code, answers: Vec::new(), authorities: Vec::new() }
+    }
+}
+
+/// The way to the resolvers elsewhere.
+pub struct Forwarder {
+    upstream: Upstream,
+    /// Addresses of this server, which must not ask itself.
+    own: Vec<SocketAddr>,
+    permits: Semaphore,
+    current: Mutex<Current>,
+}
+
+/// The resolvers in use.
+struct Current {
+    resolver: Option<TokioResolver>,
+    looked: Option<Instant>,
+    modified: Option<SystemTime>,
+}
+
+impl Forwarder {
+    /// Asks nobody yet. `own` are the addresses this server listens on.
+    pub fn new(upstream: Upstream, own: Vec<SocketAddr>) -> Self {
+        let current = Mutex::new(Current { resolver: None, looked: None, modified: None });
+        Self { upstream, own, permits: Semaphore::new(IN_FLIGHT), current }
+    }
+
+    /// Asks. Fails at once if there is nobody to ask or too much is being asked already.
+    pub async fn ask(&self, name: &Name, asked: RecordType) -> Forwarded {
+        let Some(resolver) = self.resolver() else { return Forwarded::failed(ResponseCode::ServFail) };
+        let Ok(_permit) = self.permits.try_acquire() else {
+            tracing::warn!("too many questions wait for resolvers elsewhere");
+            return Forwarded::failed(ResponseCode::ServFail);
+        };
+        match resolver.lookup(name.clone(), asked).await {
+            Ok(lookup) => Forwarded {
+                code: lookup.message().metadata.response_code,
+                answers: lookup.answers().to_vec(),
+                authorities: Vec::new(),
+            },
+            Err(NetError::Dns(Refusal::NoRecordsFound(none))) => Forwarded {
+                code: none.response_code,
+                answers: Vec::new(),
+                authorities: none.soa.into_iter().map(|soa| (*soa).into_record_of_rdata()).collect(),
+            },
+            Err(NetError::Dns(Refusal::ResponseCode(code))) => Forwarded::failed(code),
+            Err(error) => {
+                tracing::debug!(%name, %error, "no answer from elsewhere");
+                Forwarded::failed(ResponseCode::ServFail)
+            }
+        }
+    }
+
+    /// The resolvers to ask now. A changed file is a new network, so what was remembered is forgotten.
+    fn resolver(&self) -> Option<TokioResolver> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            return current.resolver.clone();
+        }
+        let first = current.looked.is_none();
+        current.looked = Some(Instant::now());
+        let modified = match &self.upstream {
+            Upstream::ResolvConf(path) => std::fs::metadata(path).and_then(|m| m.modified()).ok(),
+            Upstream::Servers(_) => None,
+        };
+        if first || modified != current.modified {
+            current.modified = modified;
+            current.resolver = self.build();
+        }
+        current.resolver.clone()
+    }
+
+    fn build(&self) -> Option<TokioResolver> {
+        let servers: Vec<NameServerConfig> = match &self.upstream {
+            Upstream::Servers(servers) => {
+                servers.iter().filter(|s| !self.own.contains(s)).map(server).collect()
+            }
+            Upstream::ResolvConf(path) => {
+                let text = std::fs::read(path).unwrap_or_default();
+                let read = system_conf::parse_resolv_conf(text).map(|(config, _)| config.into_parts().2);
+                let is_own = |s: &NameServerConfig| self.own.contains(&SocketAddr::new(s.ip, DNS_PORT));
+                read.unwrap_or_default().into_iter().filter(|s| !is_own(s)).collect()
+            }
+        };
+        if servers.is_empty() {
+            tracing::warn!("no resolver for names outside the cluster");
+            return None;
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options();
+        match builder.build() {
+            Ok(resolver) => Some(resolver),
+            Err(error) => {
+                tracing::warn!(%error, "cannot use the resolvers for names outside the cluster");
+                None
+            }
+        }
+    }
+}
+
+fn server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ProtocolConfig::Udp, ProtocolConfig::Tcp].map(|protocol| {
+        let mut connection = ConnectionConfig::new(protocol);
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.to_vec())
+}
+
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = TIMEOUT;
+    options.attempts = ATTEMPTS;
+    options.cache_size = CACHED_ANSWERS;
+    // Pods have a hosts file of their own; the node's is not theirs.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.max_active_requests = IN_FLIGHT;
+    options
+}

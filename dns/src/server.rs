@@ -1,0 +1,203 @@
+//! The IO: listens, puts answers together, and sends them.
+//!
+//! hickory does the framing, the wire format and truncation.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::Own;
+use crate::forward::Forwarder;
+use crate::watch::{self, Watched};
+use crate::{DnsConfig, DnsError};
+
+/// How long a TCP client may say nothing.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+/// Answers that may wait on one TCP connection for a client that does not read.
+const TCP_ANSWERS: usize = 32;
+/// Largest UDP message: fits the smallest IPv6 path without fragments (DNS Flag Day 2020).
+const UDP_PAYLOAD: u16 = 1232;
+/// Aliases followed in one answer.
+const ALIASES: usize = 8;
+/// Times a free port is sought when any port will do.
+const PORT_ATTEMPTS: usize = 16;
+
+/// A DNS server that has its sockets.
+pub struct Server {
+    resolver: Resolver,
+    sockets: Vec<(UdpSocket, TcpListener)>,
+}
+
+/// Finds answers. Clones share what they know.
+#[derive(Clone)]
+struct Resolver {
+    own: Arc<Own>,
+    watched: Arc<RwLock<Watched>>,
+    forwarder: Arc<Forwarder>,
+}
+
+/// A whole answer.
+#[derive(Default)]
+struct Response {
+    code: ResponseCode,
+    authoritative: bool,
+    answers: Vec<Record>,
+    authorities: Vec<Record>,
+    additionals: Vec<Record>,
+}
+
+impl Server {
+    /// Takes the sockets, so that whatever is wrong with them is known before anything else starts.
+    pub async fn bind(config: DnsConfig) -> Result<Self, DnsError> {
+        let own = Own::new(&config.cluster_domain, config.own_ranges, config.ttl_seconds)
+            .ok_or(DnsError::Domain(config.cluster_domain))?;
+        let mut sockets = Vec::new();
+        for address in &config.listen {
+            let bound = bind(*address).await;
+            sockets.push(bound.map_err(|source| DnsError::Listen { address: *address, source })?);
+        }
+        let addresses = sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect();
+        let resolver = Resolver {
+            own: Arc::new(own),
+            watched: Arc::default(),
+            forwarder: Arc::new(Forwarder::new(config.upstream, addresses)),
+        };
+        Ok(Self { resolver, sockets })
+    }
+
+    /// The addresses it listens on, on UDP and TCP alike.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect()
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<(), DnsError> {
+        let watch = watch::run(client, Arc::clone(&self.resolver.watched));
+        tokio::select! {
+            result = self.serve(shutdown) => result,
+            () = watch => Err(DnsError::Server("the watch ended".into())),
+        }
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> Result<(), DnsError> {
+        let mut server = hickory_server::Server::new(self.resolver);
+        for (udp, tcp) in self.sockets {
+            server.register_socket(udp);
+            server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
+        }
+        let ended = tokio::select! {
+            ended = server.block_until_done() => ended,
+            () = shutdown.cancelled() => server.shutdown_gracefully().await,
+        };
+        ended.map_err(|error| DnsError::Server(error.to_string()))
+    }
+}
+
+/// Both sockets on one address. For port 0 a port that is free on both.
+async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let udp = UdpSocket::bind(address).await?;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(_) if address.port() == 0 && attempts < PORT_ATTEMPTS => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Resolver {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut out: R,
+    ) -> ResponseInfo {
+        let edns = request.edns.as_ref().map(|asked| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(asked.max_payload().min(UDP_PAYLOAD)).set_version(0);
+            edns
+        });
+        let response = self.respond(request).await;
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = response.code;
+        metadata.authoritative = response.authoritative;
+        metadata.recursion_available = true;
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let none: [Record; 0] = [];
+        let message =
+            builder.build(metadata, &response.answers, &response.authorities, &none, &response.additionals);
+        match out.send_response(message).await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, client = %request.src(), "cannot send an answer");
+                ResponseInfo::from(hickory_proto::op::Header { metadata, counts: Default::default() })
+            }
+        }
+    }
+}
+
+impl Resolver {
+    async fn respond(&self, request: &Request) -> Response {
+        let refuse = |code| Response { code, ..Response::default() };
+        if request.metadata.op_code != OpCode::Query {
+            return refuse(ResponseCode::NotImp);
+        }
+        if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+            return refuse(ResponseCode::BADVERS);
+        }
+        let [query] = request.queries.queries() else { return refuse(ResponseCode::FormErr) };
+        let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
+        if query.query_class() != DNSClass::IN || transfer {
+            return refuse(ResponseCode::Refused);
+        }
+        self.resolve(query.original().name().clone(), query.query_type()).await
+    }
+
+    /// Answers a question, following aliases in and out of the cluster.
+    async fn resolve(&self, mut name: Name, asked: RecordType) -> Response {
+        let mut response = Response::default();
+        for hop in 0..ALIASES {
+            let own = {
+                let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+                let answer = self.own.answer(&watched.zone, &name, asked);
+                if answer.is_some() && !watched.complete() {
+                    return Response { code: ResponseCode::ServFail, ..Response::default() };
+                }
+                answer
+            };
+            let Some(records) = own else {
+                let forwarded = self.forwarder.ask(&name, asked).await;
+                response.code = forwarded.code;
+                response.answers.extend(forwarded.answers);
+                response.authorities.extend(forwarded.authorities);
+                return response;
+            };
+            response.authoritative |= hop == 0;
+            response.code = records.code;
+            response.answers.extend(records.answers);
+            response.additionals.extend(records.additionals);
+            response.authorities.extend(records.soa);
+            match records.follow {
+                Some(target) => name = target,
+                None => return response,
+            }
+        }
+        Response { code: ResponseCode::ServFail, ..Response::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! What DNS must know of Services and EndpointSlices.
+//!
+//! Pure. Filled by `watch`, read by `answer`. It keeps the few fields that matter, not the objects.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service as ApiService;
+use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
+use proa_api::names::LABEL_SERVICE_NAME;
+
+/// Namespace and name, lower case as Kubernetes requires them.
+pub type Key = (String, String);
+
+/// All Services and their endpoints.
+#[derive(Default, Debug)]
+pub struct Zone {
+    services: BTreeMap<Key, Service>,
+    /// By Service, then by the name of the slice.
+    slices: BTreeMap<Key, BTreeMap<String, Slice>>,
+}
+
+/// A Service as DNS sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// It has addresses of its own.
+    Addresses {
+        /// Cluster addresses.
+        addresses: Vec<IpAddr>,
+        /// Its ports.
+        ports: Vec<Port>,
+    },
+    /// It stands for its endpoints.
+    Headless {
+        /// Whether endpoints that are not ready count too.
+        publish_not_ready: bool,
+    },
+    /// It stands for a name elsewhere.
+    ExternalName(String),
+}
+
+/// A named port. Ports without a name have no records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Name, lower case.
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Number.
+    pub number: u16,
+}
+
+/// Endpoints that share ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice {
+    /// Named ports.
+    pub ports: Vec<Port>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address behind a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: IpAddr,
+    /// The pod's own name within the Service, lower case, where it has one.
+    hostname: Option<String>,
+    /// Whether it answers.
+    pub ready: bool,
+}
+
+impl Endpoint {
+    /// The name that tells it from the Service's others: its own, or its address with dashes.
+    pub fn hostname(&self) -> String {
+        match &self.hostname {
+            Some(name) => name.clone(),
+            None => self.address.to_string().replace(['.', ':'], "-"),
+        }
+    }
+}
+
+impl Zone {
+    /// Learns a Service.
+    pub fn apply_service(&mut self, service: &ApiService) {
+        let Some(key) = key(&service.metadata.namespace, &service.metadata.name) else { return };
+        match read_service(service) {
+            Some(entry) => self.services.insert(key, entry),
+            None => self.services.remove(&key),
+        };
+    }
+
+    /// Forgets a Service.
+    pub fn delete_service(&mut self, service: &ApiService) {
+        if let Some(key) = key(&service.metadata.namespace, &service.metadata.name) {
+            self.services.remove(&key);
+        }
+    }
+
+    /// Forgets all Services, before they are listed again.
+    pub fn reset_services(&mut self) {
+        self.services.clear();
+    }
+
+    /// Learns an EndpointSlice.
+    pub fn apply_slice(&mut self, slice: &EndpointSlice) {
+        self.delete_slice(slice);
+        let Some((namespace, name)) = key(&slice.metadata.namespace, &slice.metadata.name) else { return };
+        let labels = slice.metadata.labels.as_ref();
+        let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
+        if matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+            let slices = self.slices.entry((namespace, service.clone())).or_default();
+            slices.insert(name, read_slice(slice));
+        }
+    }
+
+    /// Forgets an EndpointSlice.
+    pub fn delete_slice(&mut self, slice: &EndpointSlice) {
+        let Some((namespace, name)) = key(&slice.metadata.namespace, &slice.metadata.name) else { return };
+        let labels = slice.metadata.labels.as_ref();
+        let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
+        let service = (namespace, service.clone());
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(&name);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+    }
+
+    /// Forgets all EndpointSlices, before they are listed again.
+    pub fn reset_slices(&mut self) {
+        self.slices.clear();
+    }
+
+    /// Replaces the Services by those of a zone that was filled beside, and leaves that without.
+    pub fn take_services(&mut self, other: &mut Zone) {
+        self.services = std::mem::take(&mut other.services);
+    }
+
+    /// Replaces the EndpointSlices likewise.
+    pub fn take_slices(&mut self, other: &mut Zone) {
+        self.slices = std::mem::take(&mut other.slices);
+    }
+
+    /// A Service by namespace and name, lower case.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.services.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Whether any Service is in the namespace.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        let first = (namespace.to_owned(), String::new());
+        self.services.range(first..).next().is_some_and(|((found, _), _)| found == namespace)
+    }
+
+    /// The slices of a Service.
+    pub fn slices(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Slice> {
+        self.slices.get(&(namespace.to_owned(), name.to_owned())).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All Services, by namespace and name.
+    pub fn services(&self) -> impl Iterator<Item = (&Key, &Service)> {
+        self.services.iter()
+    }
+}
+
+fn read_service(service: &ApiService) -> Option<Service> {
+    let spec = service.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return spec.external_name.clone().map(Service::ExternalName);
+    }
+    if spec.cluster_ip.as_deref() == Some("None") {
+        let publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(false);
+        return Some(Service::Headless { publish_not_ready });
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok())
+    {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    // A Service that has no address yet has no records yet.
+    if addresses.is_empty() {
+        return None;
+    }
+    let ports = spec.ports.iter().flatten();
+    let ports = ports.filter_map(|p| read_port(p.name.as_ref(), p.protocol.as_ref(), Some(p.port))).collect();
+    Some(Service::Addresses { addresses, ports })
+}
+
+fn read_slice(slice: &EndpointSlice) -> Slice {
+    let ports = slice.ports.iter().flatten();
+    let ports = ports.filter_map(|p| read_port(p.name.as_ref(), p.protocol.as_ref(), p.port)).collect();
+    Slice { ports, endpoints: slice.endpoints.iter().flat_map(read_endpoint).collect() }
+}
+
+fn read_endpoint(endpoint: &ApiEndpoint) -> impl Iterator<Item = Endpoint> {
+    // Absent means ready.
+    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+    let hostname = endpoint.hostname.as_ref().filter(|name| !name.is_empty());
+    let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
+    addresses.map(move |address| Endpoint { address, hostname: hostname.map(|h| h.to_lowercase()), ready })
+}
+
+fn read_port(name: Option<&String>, protocol: Option<&String>, number: Option<i32>) -> Option<Port> {
+    let name = name.filter(|name| !name.is_empty())?.to_lowercase();
+    let protocol = protocol.map_or_else(|| "tcp".to_owned(), |protocol| protocol.to_lowercase());
+    let number = u16::try_from(number?).ok()?;
+    Some(Port { name, protocol, number })
+}
+
+fn key(namespace: &Option<String>, name: &Option<String>) -> Option<Key> {
+    Some((namespace.clone()?, name.clone()?))
+}
