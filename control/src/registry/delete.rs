@@ -167,10 +167,8 @@ fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> 
     }
     let mut marked = object;
     set_finalizers(&mut marked, &finalizers);
-    if !deleting {
-        if marked["metadata"]["generation"].as_i64().is_some_and(|generation| generation > 0) {
-            metadata::next_generation(&mut marked);
-        }
+    if !deleting && marked["metadata"]["generation"].as_i64().is_some_and(|generation| generation > 0) {
+        metadata::next_generation(&mut marked);
     }
     if !deleting || shortened {
         let metadata = metadata::metadata(&mut marked);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use proa_api::selector::FieldSelector;
 use proa_logic::kinds::Kind;
 use serde_json::{Map, Value};
 
@@ -37,6 +38,18 @@ pub(super) fn to_core(event: Value) -> Value {
 pub(super) fn from_core(event: Value) -> Value {
     let view = |name: &str| RENAMED.iter().find(|(core, _)| *core == name).map(|(_, view)| *view);
     renamed(event, "events.k8s.io/v1", view)
+}
+
+/// A field selector of the view, on the fields of the core form.
+pub(super) fn to_core_fields(mut selector: FieldSelector) -> FieldSelector {
+    for requirement in &mut selector.0 {
+        if let Some(rest) = requirement.field.strip_prefix("regarding.") {
+            requirement.field = format!("involvedObject.{rest}");
+        } else if requirement.field == "reportingController" {
+            requirement.field = "reportingComponent".to_owned();
+        }
+    }
+    selector
 }
 
 fn renamed(event: Value, api_version: &str, name: impl Fn(&str) -> Option<&'static str>) -> Value {

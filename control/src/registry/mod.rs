@@ -143,7 +143,10 @@ impl Registry {
         match self.stored_as(kind) {
             None => self.create_stored(caller, kind, namespace, body, options).await,
             Some(stored) => {
-                let body = events::to_core(body);
+                let mut body = metadata::shape(kind, body)?;
+                metadata::check_new(kind, &body)?;
+                metadata::check_namespace(kind, namespace, &mut body)?;
+                let body = events::to_core((kind.hooks.create)(body)?);
                 let made = self.create_stored(caller, &stored, namespace, body, options).await?;
                 Ok(events::shown(kind, &made))
             }

@@ -25,7 +25,10 @@ impl Registry {
     /// 400 for options that cannot be understood, 410 for a state that is no longer known.
     pub fn list(&self, kind: &Kind, namespace: Option<&str>, options: &ListOptions) -> Result<List, Refusal> {
         let Some(stored) = self.stored_as(kind) else { return self.list_stored(kind, namespace, options) };
-        let mut list = self.list_stored(&stored, namespace, options)?;
+        check_fields(kind, &options.fields)?;
+        let mut options = options.clone();
+        options.fields = events::to_core_fields(options.fields);
+        let mut list = self.list_stored(&stored, namespace, &options)?;
         list.items = list.items.iter().map(|item| events::shown(kind, item)).collect();
         Ok(list)
     }
@@ -41,19 +44,16 @@ impl Registry {
         namespace: Option<&str>,
         options: WatchOptions,
     ) -> Result<WatchStream, Refusal> {
+        check_fields(kind, &options.fields)?;
         let stored = self.stored_as(kind);
         let source: &Kind = stored.as_deref().unwrap_or(kind);
-        check_fields(source, &options.fields)?;
+        let fields = if stored.is_some() { events::to_core_fields(options.fields) } else { options.fields };
         let start = match parse_revision(options.resource_version.as_deref())? {
             None | Some(0) => Start::State,
             Some(_) if options.send_initial_events => Start::State,
             Some(revision) => Start::After(revision),
         };
-        let selection = Selection {
-            namespace: namespace.map(str::to_owned),
-            labels: options.labels,
-            fields: options.fields,
-        };
+        let selection = Selection { namespace: namespace.map(str::to_owned), labels: options.labels, fields };
         let manner = Manner {
             bookmarks: options.bookmarks,
             initial_events_end: options.send_initial_events,

@@ -333,7 +333,9 @@ impl Disk {
                 written.removed_bytes += before.map_or(0, |before| entry_bytes(&key, before.value()));
             }
         }
-        if !commit.changes.is_empty() || !commit.forget.is_empty() || expired > 0 {
+        // The first commit of a file raises the ceiling and makes all tables.
+        let touched = !commit.changes.is_empty() || !commit.forget.is_empty() || expired > 0;
+        if touched || commit.ceiling.is_some() {
             let mut changes = write.open_table(CHANGES).map_err(|e| self.fault(e))?;
             let mut buffer = Vec::new();
             for revision in

@@ -1,1 +1,356 @@
+//! The store under conflicts, restarts, crashes and churn.
 
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::*;
+
+struct Plain;
+
+impl Catalog for Plain {
+    fn is_lazy(&self, resource: &str) -> bool {
+        resource == "leases"
+    }
+
+    fn fields(&self, _resource: &str, object: &Value) -> Fields {
+        vec![("spec.color", object["spec"]["color"].as_str().unwrap_or_default().to_owned())]
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    open_with(dir, Limits::default())
+}
+
+fn open_with(dir: &Path, limits: Limits) -> Store {
+    Store::open(&dir.join("store.redb"), Arc::new(Plain), limits).unwrap()
+}
+
+fn key(resource: &str, name: &str) -> Key {
+    Key::new(resource, "default", name)
+}
+
+fn put(resource: &str, name: &str, spec: Value, expect: Expect) -> Write {
+    let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec});
+    let key = key(resource, name);
+    let fields = Plain.fields(resource, &value);
+    Write { change: Change::Put(Draft::encode(key, &value, fields)), expect, guard: None }
+}
+
+fn delete(resource: &str, name: &str, revision: Revision) -> Write {
+    Write { change: Change::Delete(key(resource, name)), expect: Expect::Revision(revision), guard: None }
+}
+
+/// What a store shows of one resource.
+fn state(store: &Store, resource: &str) -> Vec<(String, Revision, Value)> {
+    let mut state = Vec::new();
+    store.collection(resource).visit(
+        None,
+        None,
+        || 0,
+        |object| {
+            let value = object.value();
+            assert_eq!(value["metadata"]["resourceVersion"], object.revision.to_string());
+            state.push((object.key.name.to_string(), object.revision, value["spec"].clone()));
+            true
+        },
+    );
+    state
+}
+
+#[tokio::test]
+async fn a_write_happens_only_if_what_it_expects_is_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let made = store.write(put("pods", "a", json!({}), Expect::Absent)).await.unwrap();
+    let again = store.write(put("pods", "a", json!({}), Expect::Absent)).await;
+    assert!(matches!(again, Err(WriteError::Conflict(Some(there))) if there.revision == made.revision));
+    let stale = store.write(put("pods", "a", json!({}), Expect::Revision(made.revision + 1))).await;
+    assert!(matches!(stale, Err(WriteError::Conflict(_))));
+    assert!(matches!(store.write(delete("pods", "b", 1)).await, Err(WriteError::Conflict(None))));
+    let changed =
+        store.write(put("pods", "a", json!({"x": 1}), Expect::Revision(made.revision))).await.unwrap();
+    assert!(changed.revision > made.revision);
+    let mut guarded = put("pods", "c", json!({}), Expect::Absent);
+    guarded.guard = Some(Key::new("namespaces", "", "default"));
+    assert!(matches!(store.write(guarded).await, Err(WriteError::Guard)));
+    let gone = store.write(delete("pods", "a", changed.revision)).await.unwrap();
+    assert_eq!(gone.value()["metadata"]["resourceVersion"], gone.revision.to_string());
+    assert!(state(&store, "pods").is_empty());
+    assert_eq!(store.revision(), gone.revision);
+}
+
+#[tokio::test]
+async fn one_of_many_racing_creates_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let races: Vec<_> = (0..40)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.write(put("pods", "a", json!({"n": n}), Expect::Absent)).await.is_ok()
+            })
+        })
+        .collect();
+    let mut winners = 0;
+    for race in races {
+        winners += usize::from(race.await.unwrap());
+    }
+    assert_eq!(winners, 1);
+}
+
+#[tokio::test]
+async fn all_is_there_after_a_restart_and_watches_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let a = store.write(put("pods", "a", json!({"color": "red"}), Expect::Absent)).await.unwrap();
+    let b = store.write(put("pods", "b", json!({}), Expect::Absent)).await.unwrap();
+    let a2 =
+        store.write(put("pods", "a", json!({"color": "blue"}), Expect::Revision(a.revision))).await.unwrap();
+    store.write(delete("pods", "b", b.revision)).await.unwrap();
+    store.write(put("leases", "l", json!({"n": 1}), Expect::Absent)).await.unwrap();
+    let (before, revision) = (state(&store, "pods"), store.revision());
+    let leases = state(&store, "leases");
+    let published = || store.revision();
+    let (events, _) = store.collection("pods").events_after(a.revision, 100, published).unwrap();
+    let events = format!("{events:?}");
+    store.close().await.unwrap();
+    assert!(matches!(store.write(delete("pods", "a", a2.revision)).await, Err(WriteError::Closed)));
+    drop(store);
+
+    let store = open(dir.path());
+    assert_eq!(state(&store, "pods"), before);
+    assert_eq!(state(&store, "leases"), leases, "a lazy write was lost by closing");
+    assert_eq!(store.revision(), revision, "a clean restart wastes no revisions");
+    let pods = store.collection("pods");
+    let (again, _) = pods.events_after(a.revision, 100, || store.revision()).unwrap();
+    assert_eq!(format!("{again:?}"), events);
+    assert_eq!(again[1].previous.as_ref().unwrap().field("spec.color"), Some("red"));
+    assert!(store.collection("leases").events_after(a.revision, 1, || 0).is_err());
+    let next = store.write(put("pods", "c", json!({}), Expect::Absent)).await.unwrap();
+    assert_eq!(next.revision, revision + 1);
+}
+
+#[tokio::test]
+async fn an_empty_store_can_be_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path()).revision();
+    assert_eq!(open(dir.path()).revision(), first);
+}
+
+#[tokio::test]
+async fn a_second_process_and_another_version_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = open(dir.path());
+    let Err(error) = Store::open(&path, Arc::new(Plain), Limits::default()) else { panic!("opened twice") };
+    assert!(error.to_string().contains("is in use by another process"), "{error}");
+    drop(store);
+    {
+        let database = redb::Database::open(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        let meta: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
+        write.open_table(meta).unwrap().insert("format", 77).unwrap();
+        write.commit().unwrap();
+    }
+    let Err(error) = Store::open(&path, Arc::new(Plain), Limits::default()) else {
+        panic!("opened format 77")
+    };
+    assert!(error.to_string().contains("has format 77, but this version of proa reads format 1"), "{error}");
+}
+
+#[tokio::test]
+async fn past_states_can_be_listed_within_the_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut states = Vec::new();
+    let mut revisions = std::collections::BTreeMap::new();
+    for n in 0..60u32 {
+        let name = format!("p{}", n * 7 % 10);
+        let write = match revisions.get(&name) {
+            None => put("pods", &name, json!({"n": n}), Expect::Absent),
+            Some(revision) if n % 3 == 0 => delete("pods", &name, *revision),
+            Some(revision) => put("pods", &name, json!({"n": n}), Expect::Revision(*revision)),
+        };
+        let deletes = matches!(write.change, Change::Delete(_));
+        let made = store.write(write).await.unwrap();
+        if deletes {
+            revisions.remove(&name)
+        } else {
+            revisions.insert(name, made.revision)
+        };
+        states.push((made.revision, state(&store, "pods")));
+    }
+    for (revision, expected) in states {
+        let mut seen = Vec::new();
+        let pods = store.collection("pods");
+        pods.visit_at(revision, None, None, |object| {
+            seen.push((object.key.name.to_string(), object.revision, object.value()["spec"].clone()));
+            true
+        })
+        .unwrap();
+        assert_eq!(seen, expected, "at {revision}");
+    }
+}
+
+#[tokio::test]
+async fn the_file_stays_small_under_churn() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        disk: DiskLimits {
+            age: Duration::from_millis(50),
+            compact_interval: Duration::ZERO,
+            ..Limits::default().disk
+        },
+        ..Limits::default()
+    };
+    let store = open_with(dir.path(), limits);
+    let text = "x".repeat(3000);
+    let mut live = 0;
+    for round in 0..12 {
+        let writes: Vec<_> = (0..1000)
+            .map(|n| {
+                let (store, text, name) = (store.clone(), text.clone(), format!("p{n}"));
+                tokio::spawn(async move {
+                    let there = store.collection("pods").get("default", &name);
+                    let expect = there.map_or(Expect::Absent, |there| Expect::Revision(there.revision));
+                    let spec = json!({"round": round, "text": text});
+                    store.write(put("pods", &name, spec, expect)).await.unwrap().bytes.len()
+                })
+            })
+            .collect();
+        live = 0;
+        for write in writes {
+            live += write.await.unwrap();
+        }
+    }
+    tokio::time::sleep(limits.disk.age * 2).await;
+    store.maintain().await.unwrap();
+    let size = std::fs::metadata(dir.path().join("store.redb")).unwrap().len();
+    assert!(size < 3 * live as u64, "the file has {size} bytes for {live} live ones");
+    let before = state(&store, "pods");
+    drop(store);
+    assert_eq!(state(&open(dir.path()), "pods"), before);
+}
+
+#[tokio::test]
+async fn lazy_writes_do_not_touch_the_disk_until_something_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let changed = || std::fs::metadata(dir.path().join("store.redb")).unwrap().modified().unwrap();
+    let before = changed();
+    let mut revision =
+        store.write(put("leases", "l", json!({"n": 0}), Expect::Absent)).await.unwrap().revision;
+    for n in 1..100 {
+        let renewed = put("leases", "l", json!({"n": n}), Expect::Revision(revision));
+        revision = store.write(renewed).await.unwrap().revision;
+    }
+    assert_eq!(changed(), before);
+    store.maintain().await.unwrap();
+    assert_ne!(changed(), before);
+}
+
+const CHILD: &str = "PROA_TEST_STORE_CHILD";
+
+/// Run by the test below in a process of its own: writes until it is killed, and says what was
+/// acknowledged.
+#[test]
+fn child_that_writes() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(Path::new(&dir));
+        let start = store.revision();
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for n in 0.. {
+                        let name = format!("t{task}-{}", n % 5);
+                        let there = store.collection("pods").get("default", &name);
+                        let write = match &there {
+                            None => put("pods", &name, json!({"n": n}), Expect::Absent),
+                            Some(there) if n % 11 == 10 => delete("pods", &name, there.revision),
+                            Some(there) => {
+                                put("pods", &name, json!({"n": n}), Expect::Revision(there.revision))
+                            }
+                        };
+                        let deletes = matches!(write.change, Change::Delete(_));
+                        let made = store.write(write).await.unwrap();
+                        assert!(made.revision > start);
+                        let what = if deletes { "gone".to_owned() } else { n.to_string() };
+                        let line = format!("\nack {name} {} {what}\n", made.revision);
+                        std::io::stdout().write_all(line.as_bytes()).unwrap();
+                        let lease = store.collection("leases").get("default", &name);
+                        let expect = lease.map_or(Expect::Absent, |lease| Expect::Revision(lease.revision));
+                        store.write(put("leases", &name, json!({}), expect)).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn every_acknowledged_write_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut highest = 0;
+    let mut newest = std::collections::BTreeMap::new();
+    for round in 0..6u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["store::tests::child_that_writes", "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // After a number of writes that differs from round to round.
+        let patience = 80 + round * round * 74;
+        let mut seen = 0;
+        let mut read = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let ["ack", name, revision, what] = words[..] else { return };
+            let revision: Revision = revision.parse().unwrap();
+            newest.insert(name.to_owned(), (revision, what.to_owned()));
+        };
+        for line in lines.by_ref().map_while(Result::ok) {
+            read(&line);
+            seen += 1;
+            if seen == patience {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(seen >= patience, "the child died by itself");
+        let store = open(dir.path());
+        for (name, (revision, what)) in &newest {
+            let there = store.collection("pods").get("default", name);
+            // The last write of a name may have been committed and not been said.
+            match there {
+                Some(there) if there.revision > *revision => {}
+                Some(there) => assert_eq!(
+                    (there.revision, there.value()["spec"]["n"].to_string()),
+                    (*revision, what.clone())
+                ),
+                None => assert!(
+                    what == "gone"
+                        || store
+                            .collection("pods")
+                            .events_after(*revision, 100, || 0)
+                            .unwrap()
+                            .0
+                            .iter()
+                            .any(|event| *event.object.key.name == **name),
+                    "{name} is lost"
+                ),
+            }
+        }
+        assert!(store.revision() > highest, "a revision is handed out twice");
+        highest = newest.values().map(|(revision, _)| *revision).max().unwrap_or(0);
+        assert!(store.revision() >= highest);
+    }
+}

@@ -72,6 +72,7 @@ pub enum WriteError {
 pub type Answer = Result<Arc<Object>, WriteError>;
 
 /// What the writer is asked.
+#[expect(clippy::large_enum_variant, reason = "nearly all requests are writes")]
 pub(super) enum Request {
     Write(Write, oneshot::Sender<Answer>),
     /// Trim, flush and compact now as if the time for it had come.
