@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod http;
+pub mod controllers;
 pub mod openapi;
 pub mod patch;
 pub mod pki;

@@ -121,8 +121,7 @@ fn arrange(
     for (ports, endpoints) in wanted {
         let ports: Vec<EndpointPort> = ports.iter().map(slice_port).collect();
         // An empty slice serves any ports: it is taken over rather than replaced.
-        let (mut fitting, others): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|s| s.ports.as_deref().unwrap_or_default() == ports);
+        let (mut fitting, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|s| same_ports(s, &ports));
         left = others;
         if fitting.is_empty() {
             if let Some(at) = left.iter().position(|s| s.endpoints.is_empty()) {
@@ -183,6 +182,14 @@ fn slice_port(port: &Port) -> EndpointPort {
     }
 }
 
+/// A port without a name has an empty one.
+fn same_ports(slice: &EndpointSlice, ports: &[EndpointPort]) -> bool {
+    let own = slice.ports.as_deref().unwrap_or_default();
+    let bare =
+        |p: &EndpointPort| EndpointPort { name: p.name.clone().filter(|n| !n.is_empty()), ..p.clone() };
+    own.len() == ports.len() && own.iter().zip(ports).all(|(a, b)| bare(a) == bare(b))
+}
+
 fn slice_labels(service: &Service) -> Labels {
     let mut labels = labels(service);
     let name = service.metadata.name.clone().unwrap_or_default();
@@ -218,8 +225,7 @@ fn update(
 ) {
     let labels = slice_labels(service);
     let before = slice.metadata.labels.clone().unwrap_or_default();
-    if slice.endpoints == endpoints && slice.ports.as_deref().unwrap_or_default() == ports && before == labels
-    {
+    if slice.endpoints == endpoints && same_ports(slice, ports) && before == labels {
         return;
     }
     let mut changes: BTreeMap<&str, Value> = labels.iter().map(|(k, v)| (k.as_str(), json!(v))).collect();

@@ -37,6 +37,8 @@ const MAX_BACK_OFF_SECONDS: i64 = 10;
 pub struct Scheduler {
     turns: BTreeSet<Turn>,
     waiting: BTreeMap<Key, Waiting>,
+    /// When those that back off or are parked get a turn in any case.
+    due: BTreeSet<(Timestamp, Key)>,
     assumed: BTreeMap<Key, Assumed>,
     /// Pods whose last decision is still being executed.
     busy: BTreeSet<Key>,
@@ -62,6 +64,15 @@ enum State {
     /// It fitted nowhere. It gets a turn when there is more room, but not before the first time,
     /// and at the second time in any case.
     Parked(Timestamp, Timestamp),
+}
+
+impl State {
+    fn due(self) -> Option<Timestamp> {
+        match self {
+            State::Queued => None,
+            State::BackingOff(at) | State::Parked(_, at) => Some(at),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -143,21 +154,18 @@ impl Scheduler {
         }
         if let Some(assumed) = self.assumed.remove(key) {
             if let Some(pod) = seen.pods.get(key).filter(|p| wants_node(p)) {
-                let attempts = 1;
-                let state = State::BackingOff(now + back_off(attempts));
-                let pod = if pod.meta.uid == assumed.pod.meta.uid { assumed.pod } else { pod.clone() };
-                self.waiting.insert(key.clone(), Waiting { pod, attempts, state });
+                if pod.meta.uid == assumed.pod.meta.uid {
+                    let waiting = Waiting { pod: pod.clone(), attempts: 1, state: State::Queued };
+                    self.waiting.insert(key.clone(), waiting);
+                    self.set(key, State::BackingOff(now + back_off(1)));
+                }
             }
         }
     }
 
     /// When there is something to do without anything happening.
     pub fn again_at(&self) -> Option<Timestamp> {
-        let times = self.waiting.values().filter_map(|w| match w.state {
-            State::Queued => None,
-            State::BackingOff(at) | State::Parked(_, at) => Some(at),
-        });
-        times.min()
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// True if a pod has its turn now.
@@ -191,38 +199,45 @@ impl Scheduler {
     }
 
     fn forget(&mut self, key: &Key) {
+        self.set(key, State::Queued);
         if let Some(waiting) = self.waiting.remove(key) {
             self.turns.remove(&turn(&waiting.pod));
         }
     }
 
     fn queue(&mut self, key: &Key) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.state = State::Queued;
+        self.set(key, State::Queued);
+        if let Some(waiting) = self.waiting.get(key) {
             self.turns.insert(turn(&waiting.pod));
         }
     }
 
     fn set(&mut self, key: &Key, state: State) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.state = state;
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        if let Some(at) = waiting.state.due() {
+            self.due.remove(&(at, key.clone()));
+        }
+        waiting.state = state;
+        if let Some(at) = state.due() {
+            self.due.insert((at, key.clone()));
         }
     }
 
     fn park(&mut self, key: &Key, now: Timestamp) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.attempts = waiting.attempts.saturating_add(1);
-            waiting.state = State::Parked(now + back_off(waiting.attempts), now + RETRY);
-        }
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        waiting.attempts = waiting.attempts.saturating_add(1);
+        let not_before = now + back_off(waiting.attempts);
+        self.set(key, State::Parked(not_before, now + RETRY));
     }
 
     fn wake_sleepers(&mut self, now: Timestamp) {
-        let due = |w: &Waiting| match w.state {
-            State::Queued => false,
-            State::BackingOff(at) | State::Parked(_, at) => at <= now,
-        };
-        let keys: Vec<Key> = self.waiting.iter().filter(|(_, w)| due(w)).map(|(k, _)| k.clone()).collect();
-        keys.iter().for_each(|key| self.queue(key));
+        while let Some((at, key)) = self.due.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.due.pop_first();
+            self.queue(&key);
+        }
     }
 
     /// What has been seen need not be assumed.

@@ -1,0 +1,244 @@
+//! Execution of plans: the only place where the controllers write.
+//!
+//! Takes a [`Plan`] from the shell, performs it on the registry and says what it wrote and what
+//! was refused. It decides nothing.
+
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use proa_api::Refusal;
+use proa_api::names::FINALIZER_KUBERNETES;
+use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
+use proa_logic::kinds::{Kind, Part};
+use serde_json::{Value, json};
+
+use super::record::{Note, Recorder};
+use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, Target, WriteOptions};
+use crate::store::{Object, Revision};
+
+/// No more actions of one plan than this run at once.
+const AT_ONCE: usize = 128;
+
+/// How the execution of a plan went.
+#[derive(Default)]
+pub struct Outcome {
+    /// What was written: the kind and the revision.
+    pub writes: Vec<(Arc<Kind>, Revision)>,
+    /// The first refusal.
+    pub refused: Option<Refusal>,
+    /// The first refusal of a create that is not just a lost race.
+    pub create_refused: Option<String>,
+}
+
+/// Performs plans in the name of one controller.
+#[derive(Clone)]
+pub struct Executor {
+    /// Where.
+    pub registry: Registry,
+    /// Who.
+    pub caller: Arc<Caller>,
+    /// Who tells.
+    pub recorder: Recorder,
+}
+
+/// What one action has done.
+type Done = Result<Option<(Arc<Kind>, Arc<Object>)>, Refusal>;
+
+impl Executor {
+    /// Performs a plan. Actions run in order; neighbours that do not need each other run at
+    /// once. Creates start slowly: if the first is refused, so will be a hundred more.
+    pub async fn execute(&self, component: &'static str, plan: Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        for problem in plan.problems {
+            self.recorder.note(Note {
+                component,
+                about: problem.about,
+                warning: problem.warning,
+                reason: problem.reason,
+                message: problem.message,
+            });
+        }
+        let mut rest = plan.actions.as_slice();
+        let mut batch = 1;
+        while let Some(first) = rest.first() {
+            if first.chained && outcome.refused.is_some() {
+                break;
+            }
+            let limit = if matches!(first.verb, Verb::Create { .. }) { batch } else { AT_ONCE };
+            let together = 1 + rest[1..].iter().take(limit - 1).take_while(|a| joins(first, a)).count();
+            let (now, later) = rest.split_at(together);
+            let mut running: FuturesUnordered<_> = now.iter().map(|a| self.act(component, a)).collect();
+            while let Some((action, done)) = running.next().await {
+                outcome.add(action, done);
+            }
+            batch = (batch * 2).min(AT_ONCE);
+            rest = later;
+            if outcome.create_refused.is_some() {
+                while rest.first().is_some_and(|a| matches!(a.verb, Verb::Create { .. })) {
+                    rest = &rest[1..];
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn act<'a>(&self, component: &'static str, action: &'a Action) -> (&'a Action, Done) {
+        let done = self.perform(&action.verb).await;
+        if let Some(report) = &action.report {
+            let (told, filler) = match &done {
+                Ok(written) => {
+                    let name = written.as_ref().map(|(_, object)| object.key.name.to_string());
+                    (&report.done, name.unwrap_or_default())
+                }
+                Err(refusal) if is_quiet(refusal) => (&None, String::new()),
+                Err(refusal) => (&report.failed, refusal.to_string()),
+            };
+            if let Some((reason, text)) = told {
+                self.recorder.note(Note {
+                    component,
+                    about: report.about.clone(),
+                    warning: done.is_err(),
+                    reason,
+                    message: text.replace("{}", &filler),
+                });
+            }
+        }
+        (action, done)
+    }
+
+    async fn perform(&self, verb: &Verb) -> Done {
+        match verb {
+            Verb::Create { api_version, kind, namespace, body } => {
+                let kind = self.kind(api_version, kind)?;
+                let options = WriteOptions::default();
+                let object =
+                    self.registry.create(&self.caller, &kind, namespace, body.clone(), &options).await?;
+                Ok(Some((kind, object)))
+            }
+            Verb::Patch { target, part, guard, change } => {
+                let kind = self.kind(&target.api_version, &target.kind)?;
+                let resource_kind = kind.clone();
+                let apply = |current: &Value| {
+                    guard.check(&target.uid, resource_kind.resource(), current)?;
+                    Ok(change.apply(current))
+                };
+                let part = if *part == Part::Status { Target::Status } else { Target::Main };
+                let (namespace, name) = (&target.namespace, &target.name);
+                let options = WriteOptions::default();
+                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
+                let patched = patch.await;
+                gone_is_fine(patched.map(|object| Some((kind, object))))
+            }
+            Verb::Delete { target, resource_version, propagation, grace_period_seconds, unless } => {
+                if unless.iter().any(|reference| self.exists(reference)) {
+                    return Ok(None);
+                }
+                let kind = self.kind(&target.api_version, &target.kind)?;
+                let options = DeleteOptions {
+                    grace_period_seconds: *grace_period_seconds,
+                    propagation_policy: propagation.map(str::to_owned),
+                    uid: Some(target.uid.to_string()).filter(|uid| !uid.is_empty()),
+                    resource_version: resource_version.clone(),
+                    dry_run: false,
+                };
+                let (namespace, name) = (&target.namespace, &target.name);
+                let deleted = self.registry.delete(&self.caller, &kind, namespace, name, &options).await;
+                gone_is_fine(deleted.map(|deleted| Some((kind, deleted.object().clone()))))
+            }
+            Verb::DeleteAll { api_version, kind, namespace } => {
+                let kind = self.kind(api_version, kind)?;
+                let (list, options) = (ListOptions::default(), DeleteOptions::default());
+                self.registry
+                    .delete_collection(&self.caller, &kind, Some(namespace), &list, &options)
+                    .await?;
+                Ok(None)
+            }
+            Verb::Bind { pod, node } => {
+                let binding = json!({
+                    "apiVersion": "v1", "kind": "Binding",
+                    "metadata": { "name": &*pod.name, "namespace": &*pod.namespace, "uid": &*pod.uid },
+                    "target": { "apiVersion": "v1", "kind": "Node", "name": node },
+                });
+                let options = WriteOptions::default();
+                self.registry.bind(&self.caller, &pod.namespace, &pod.name, binding, &options).await?;
+                Ok(None)
+            }
+            Verb::Finalize { namespace } => self.finalize(namespace).await,
+        }
+    }
+
+    /// Lets a namespace go if nothing but Events is left in it, by the store's own word.
+    async fn finalize(&self, namespace: &Reference) -> Done {
+        let kind = self.kind("v1", "Namespace")?;
+        let current = self.registry.get(&kind, "", &namespace.name)?;
+        if *current.uid != *namespace.uid {
+            return Ok(None);
+        }
+        let one = ListOptions { limit: 1, ..ListOptions::default() };
+        for other in self.registry.kinds().iter().filter(|k| k.namespaced && k.kind != "Event") {
+            if !self.registry.list(other, Some(&namespace.name), &one)?.items.is_empty() {
+                return Err(Refusal::stale(kind.resource(), &namespace.name));
+            }
+        }
+        let mut body = current.value();
+        let finalizers =
+            body.pointer("/spec/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+        let rest: Vec<Value> = finalizers.into_iter().filter(|f| f != FINALIZER_KUBERNETES).collect();
+        body["spec"]["finalizers"] = json!(rest);
+        let options = WriteOptions::default();
+        let object = self.registry.finalize_namespace(&self.caller, &namespace.name, body, &options).await?;
+        Ok(Some((kind, object)))
+    }
+
+    fn kind(&self, api_version: &str, kind: &str) -> Result<Arc<Kind>, Refusal> {
+        let table = self.registry.kinds();
+        table.by_kind(api_version, kind).cloned().ok_or_else(Refusal::no_such_path)
+    }
+
+    /// True if the object is there after all, or nobody can tell.
+    fn exists(&self, reference: &Reference) -> bool {
+        let table = self.registry.kinds();
+        let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let Some(kind) = table.iter().find(|k| k.group == group && k.kind == *reference.kind) else {
+            return true;
+        };
+        let found = self.registry.get(kind, &reference.namespace, &reference.name);
+        found.is_ok_and(|object| reference.uid.is_empty() || object.uid == reference.uid)
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, action: &Action, done: Done) {
+        match done {
+            Ok(Some((kind, object))) => self.writes.push((kind, object.revision)),
+            Ok(None) => {}
+            Err(refusal) => {
+                let create = matches!(action.verb, Verb::Create { .. });
+                if create && refusal.code() != 409 && self.create_refused.is_none() {
+                    self.create_refused = Some(refusal.to_string());
+                }
+                self.refused.get_or_insert(refusal);
+            }
+        }
+    }
+}
+
+/// True if both are of a sort and neither needs the other.
+fn joins(first: &Action, next: &Action) -> bool {
+    !next.chained && std::mem::discriminant(&first.verb) == std::mem::discriminant(&next.verb)
+}
+
+/// What is to be changed or deleted and is not there any more needs no retry: the index is about
+/// to learn it.
+fn gone_is_fine(done: Done) -> Done {
+    match done {
+        Err(refusal) if refusal.code() == 404 => Ok(None),
+        other => other,
+    }
+}
+
+/// Lost races and namespaces on their way out are nobody's concern.
+fn is_quiet(refusal: &Refusal) -> bool {
+    refusal.code() == 409
+        || (refusal.code() == 403 && refusal.to_string().contains("because it is being terminated"))
+}

@@ -1,0 +1,52 @@
+//! The shell of the controllers and the scheduler: it feeds what happens in the cluster to the
+//! logic of `proa-logic`, and executes what that decides.
+//!
+//! Reads the registry's watches and writes through its verbs, like any client. One task folds
+//! and decides; plans are executed beside it. Nothing here waits for a while to see whether more
+//! comes: what has come is folded, then decided upon, and while that goes on more comes.
+//!
+//! - [`feed`]: what happens, from the watches
+//! - [`queue`]: which keys have to be looked at, and when they may be
+//! - [`execute`]: performs plans
+//! - [`record`]: writes Events
+
+pub mod execute;
+pub mod feed;
+pub mod queue;
+pub mod record;
+mod shell;
+#[cfg(test)]
+mod tests;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::Registry;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ControllersConfig {
+    /// The CA certificates that each namespace publishes for its pods, in PEM.
+    pub ca_pem: String,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
+/// it anew, with nothing remembered; a panic in a decision is caught nearer by.
+pub async fn run(registry: Registry, config: ControllersConfig, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let shell = shell::run(registry.clone(), &config, &shutdown);
+        if AssertUnwindSafe(shell).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("the controllers panicked and start anew");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The loop: fold, decide, execute.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use proa_logic::controllers::{Controller, Key, Observed, Plan, Wakes, reconcile};
+use proa_logic::scheduler::{self, Scheduler};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::ControllersConfig;
+use super::execute::{Executor, Outcome};
+use super::feed::{Feeds, News};
+use super::queue::Queue;
+use super::record::{Recorder, write};
+use crate::registry::{Caller, Registry};
+use crate::store::Revision;
+
+/// So much news is folded before the next decisions.
+const FOLD: usize = 1024;
+/// So many decisions are made before the next news.
+const DECIDE: usize = 256;
+/// The clock may jump: no sleep is longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// Whose plan it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Work {
+    Controller(Controller, Key),
+    Scheduler(Key),
+}
+
+struct Shell {
+    seen: Observed,
+    queue: Queue<(Controller, Key)>,
+    scheduler: Scheduler,
+    feeds: Feeds,
+    /// How far each kind has come; none before its first list.
+    progress: Vec<Option<Revision>>,
+    controllers: Executor,
+    binder: Executor,
+    results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
+}
+
+/// Runs until `shutdown`.
+pub(super) async fn run(registry: Registry, config: &ControllersConfig, shutdown: &CancellationToken) {
+    let (recorder, notes) = Recorder::new();
+    let (results, mut finished) = mpsc::unbounded_channel();
+    let writer = tokio::spawn(write(registry.clone(), notes));
+    let executor = |user: &str| Executor {
+        registry: registry.clone(),
+        caller: Arc::new(Caller::system(user)),
+        recorder: recorder.clone(),
+    };
+    let feeds = Feeds::start(&registry);
+    let mut shell = Shell {
+        seen: Observed::new(&config.ca_pem),
+        queue: Queue::default(),
+        scheduler: Scheduler::default(),
+        progress: vec![None; feeds.kinds.len()],
+        feeds,
+        controllers: executor("system:kube-controller-manager"),
+        binder: executor("system:kube-scheduler"),
+        results,
+    };
+    loop {
+        let sleep = shell.sleep(Timestamp::now());
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some((work, outcome)) = finished.recv() => shell.finish(work, outcome),
+            Some(news) = shell.feeds.next() => shell.fold_all(news),
+            () = tokio::time::sleep(sleep) => {}
+        }
+        while let Ok((work, outcome)) = finished.try_recv() {
+            shell.finish(work, outcome);
+        }
+        shell.decide();
+    }
+    writer.abort();
+}
+
+impl Shell {
+    /// How long nothing is to be done unless something happens.
+    fn sleep(&self, now: Timestamp) -> Duration {
+        if !self.is_complete() {
+            return LONGEST_SLEEP;
+        }
+        if self.queue.is_ready() || self.scheduler.has_turns() {
+            return Duration::ZERO;
+        }
+        let next = [self.queue.next_timer(), self.scheduler.again_at()].into_iter().flatten().min();
+        let until = next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
+        until.map_or(LONGEST_SLEEP, |d| d.min(LONGEST_SLEEP))
+    }
+
+    /// True once every kind has been listed: before that, what is not seen may still be there.
+    fn is_complete(&self) -> bool {
+        self.progress.iter().all(Option::is_some)
+    }
+
+    /// Folds this news and what else is there already.
+    fn fold_all(&mut self, first: News) {
+        let now = Timestamp::now();
+        let mut wakes = Wakes::default();
+        let mut next = Some(first);
+        let mut left = FOLD;
+        while let Some(news) = next {
+            self.fold(news, now, &mut wakes);
+            left -= 1;
+            next = if left > 0 { self.feeds.try_next() } else { None };
+        }
+        self.scheduler.note(&self.seen, &wakes.pods, wakes.room, now);
+        for key in wakes.keys {
+            self.queue.wake(key);
+        }
+    }
+
+    fn fold(&mut self, news: News, now: Timestamp, wakes: &mut Wakes) {
+        let (kind, revision) = match news {
+            News::Applied(kind, object, revision) => {
+                let change = self.seen.apply(object, now);
+                wakes.add(&self.seen, &change);
+                (kind, revision)
+            }
+            News::Deleted(kind, object, revision) => {
+                let change = self.seen.delete(&object.meta, now);
+                wakes.add(&self.seen, &change);
+                (kind, revision)
+            }
+            News::Reset(kind, objects, revision) => {
+                let name = self.feeds.kinds[kind].name.clone();
+                for change in self.seen.reset(&name, objects, now) {
+                    wakes.add(&self.seen, &change);
+                }
+                (kind, revision)
+            }
+            News::Passed(kind, revision) => {
+                if self.progress[kind].is_none() {
+                    return;
+                }
+                (kind, revision)
+            }
+        };
+        let progress = self.progress[kind].map_or(revision, |at| at.max(revision));
+        self.progress[kind] = Some(progress);
+        self.queue.passed(kind, progress);
+    }
+
+    fn decide(&mut self) {
+        if !self.is_complete() {
+            return;
+        }
+        let now = Timestamp::now();
+        self.queue.wake_due(now);
+        let scheduled = catch_unwind(AssertUnwindSafe(|| self.scheduler.schedule(&self.seen, now, DECIDE)));
+        match scheduled {
+            Ok(plans) => {
+                for (key, plan) in plans {
+                    self.execute(Work::Scheduler(key), scheduler::COMPONENT, plan);
+                }
+            }
+            Err(_) => {
+                tracing::error!("the scheduler panicked and starts anew");
+                self.scheduler = Scheduler::default();
+                let pods = self.seen.pods.unbound().map(|p| p.meta.key.clone()).collect();
+                self.scheduler.note(&self.seen, &pods, false, now);
+            }
+        }
+        for _ in 0..DECIDE {
+            let Some((controller, key)) = self.queue.take() else { break };
+            self.reconcile(controller, key, now);
+        }
+    }
+
+    fn reconcile(&mut self, controller: Controller, key: Key, now: Timestamp) {
+        let id = (controller, key);
+        match catch_unwind(AssertUnwindSafe(|| reconcile(controller, &self.seen, &id.1, now))) {
+            Ok(plan) => {
+                self.queue.set_timer(&id, plan.again_at);
+                if plan.is_empty() {
+                    self.queue.succeeded(&id);
+                    return;
+                }
+                tracing::debug!(
+                    ?controller,
+                    namespace = &*id.1.namespace,
+                    name = &*id.1.name,
+                    actions = plan.actions.len(),
+                    "plan"
+                );
+                self.queue.start(id.clone());
+                self.execute(Work::Controller(controller, id.1), controller.component(), plan);
+            }
+            Err(_) => {
+                let (namespace, name) = (&*id.1.namespace, &*id.1.name);
+                tracing::error!(?controller, namespace, name, "the controller panicked");
+                self.queue.failed(&id, now);
+            }
+        }
+    }
+
+    fn execute(&self, work: Work, component: &'static str, plan: Plan) {
+        let executor = match &work {
+            Work::Controller(..) => self.controllers.clone(),
+            Work::Scheduler(_) => self.binder.clone(),
+        };
+        let results = self.results.clone();
+        tokio::spawn(async move {
+            let executing = AssertUnwindSafe(executor.execute(component, plan)).catch_unwind();
+            let outcome = executing.await.ok();
+            // The receiver is gone only when the shell is, and then nobody wants to know.
+            let _ = results.send((work, outcome));
+        });
+    }
+
+    fn finish(&mut self, work: Work, outcome: Option<Outcome>) {
+        let now = Timestamp::now();
+        let outcome = outcome.unwrap_or_else(|| Outcome {
+            refused: Some(proa_api::Refusal::internal("the execution of a plan panicked")),
+            ..Outcome::default()
+        });
+        if let Some(refusal) = outcome.refused.as_ref().filter(|r| r.code() != 409) {
+            tracing::warn!(?work, %refusal, "refused");
+        }
+        match work {
+            Work::Scheduler(key) => {
+                self.scheduler.finished(&key, outcome.refused.is_none(), &self.seen, now);
+            }
+            Work::Controller(controller, key) => self.finish_key((controller, key), &outcome, now),
+        }
+    }
+
+    fn finish_key(&mut self, id: (Controller, Key), outcome: &Outcome, now: Timestamp) {
+        let index = |kind: &proa_logic::kinds::Kind| {
+            self.feeds.kinds.iter().position(|k| k.kind.group == kind.group && k.kind.plural == kind.plural)
+        };
+        let writes: Vec<(usize, Revision)> =
+            outcome.writes.iter().filter_map(|(kind, revision)| Some((index(kind)?, *revision))).collect();
+        let progress: Vec<Revision> = self.progress.iter().map(|at| at.unwrap_or(0)).collect();
+        match &outcome.refused {
+            None => self.queue.succeeded(&id),
+            Some(_) => self.queue.failed(&id, now),
+        }
+        match &outcome.create_refused {
+            // Shown by the next look, which the back-off brings.
+            Some(text) => {
+                self.seen.refused.insert(id.clone(), text.clone());
+            }
+            None if outcome.refused.is_none() && self.seen.refused.remove(&id).is_some() => {
+                self.queue.wake(id.clone());
+            }
+            None => {}
+        }
+        self.queue.finish(&id, &writes, &progress);
+    }
+}
