@@ -69,3 +69,57 @@ impl Rules for ConfigMaps {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str =
+        "{apiVersion: v1, kind: ConfigMap, data: {a: ''}, binaryData: {b: AAE=}, immutable: true}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: v1
+            kind: ConfigMap
+            binaryData:
+              b: AAE=
+            data:
+              a: ''
+            immutable: true
+            metadata:
+              name: x
+              namespace: default
+        "#]]);
+        let large = format!("{{data: {{large: {}}}}}", "x".repeat(1024 * 1024));
+        refusals(
+            BASE,
+            &[
+                "{data: {b: x}}",
+                "{data: {a/b: x, ..a: x}, binaryData: {' ': ''}}",
+                "{binaryData: {b: '?'}}",
+                &large,
+            ],
+            expect![[r#"
+                data[b]: Invalid value: "b": duplicate of key present in binaryData
+                data[..a]: Invalid value: "..a": must not start with '..'
+                data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
+                binaryData[ ]: Invalid value: " ": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
+                400 ConfigMap in version "v1" cannot be handled as a ConfigMap: illegal base64 data at input byte 0
+                : Too long: may not be more than 1048576 bytes
+            "#]],
+        );
+        update_refusals(
+            BASE,
+            &["{metadata: {labels: {a: b}}}", "{data: {a: b}}", "{binaryData: null}", "{immutable: false}"],
+            expect![[r#"
+                accepted: {"metadata":{"labels":{"a":"b"}}}
+                data: Forbidden: field is immutable when `immutable` is set
+                binaryData: Forbidden: field is immutable when `immutable` is set
+                immutable: Forbidden: field is immutable when `immutable` is set
+            "#]],
+        );
+    }
+}

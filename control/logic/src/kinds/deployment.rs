@@ -186,3 +186,149 @@ fn amount(value: &IntOrString) -> Option<i64> {
         IntOrString::String(text) => text.strip_suffix('%')?.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: apps/v1, kind: Deployment, spec: {selector: {matchLabels: {a: b}}, template: \
+                        {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}";
+
+    #[test]
+    fn defaults() {
+        created(BASE, expect![[r#"
+            apiVersion: apps/v1
+            kind: Deployment
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              progressDeadlineSeconds: 600
+              replicas: 1
+              revisionHistoryLimit: 10
+              selector:
+                matchLabels:
+                  a: b
+              strategy:
+                rollingUpdate:
+                  maxSurge: 25%
+                  maxUnavailable: 25%
+                type: RollingUpdate
+              template:
+                metadata:
+                  labels:
+                    a: b
+                spec:
+                  containers:
+                  - image: i
+                    imagePullPolicy: Always
+                    name: c
+                    resources: {}
+                    terminationMessagePath: /dev/termination-log
+                    terminationMessagePolicy: File
+                  dnsPolicy: ClusterFirst
+                  restartPolicy: Always
+                  schedulerName: default-scheduler
+                  securityContext: {}
+                  terminationGracePeriodSeconds: 30
+            status: {}
+        "#]]);
+        created(&BASE.replacen("spec: {", "spec: {strategy: {type: Recreate}, ", 1), expect![[r#"
+            apiVersion: apps/v1
+            kind: Deployment
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              progressDeadlineSeconds: 600
+              replicas: 1
+              revisionHistoryLimit: 10
+              selector:
+                matchLabels:
+                  a: b
+              strategy:
+                type: Recreate
+              template:
+                metadata:
+                  labels:
+                    a: b
+                spec:
+                  containers:
+                  - image: i
+                    imagePullPolicy: Always
+                    name: c
+                    resources: {}
+                    terminationMessagePath: /dev/termination-log
+                    terminationMessagePolicy: File
+                  dnsPolicy: ClusterFirst
+                  restartPolicy: Always
+                  schedulerName: default-scheduler
+                  securityContext: {}
+                  terminationGracePeriodSeconds: 30
+            status: {}
+        "#]]);
+    }
+
+    #[test]
+    fn what_is_wrong() {
+        refusals(
+            BASE,
+            &[
+                "{spec: {replicas: -1}}",
+                "{spec: {selector: null}}",
+                "{spec: {selector: {matchLabels: {a: c}}}}",
+                "{spec: {selector: {matchExpressions: [{key: a, operator: Near}, {key: a, operator: In}]}}}",
+                "{spec: {template: null}}",
+                "{spec: {template: {metadata: {labels: {k: 'a b'}}, spec: {containers: [{image: ''}]}}}}",
+                "{spec: {template: {spec: {restartPolicy: Never, activeDeadlineSeconds: 3}}}}",
+                "{spec: {strategy: {type: Fast}}}",
+                "{spec: {strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}}}",
+                "{spec: {strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}}}",
+                "{spec: {strategy: {rollingUpdate: {maxSurge: 0%, maxUnavailable: 0}}}}",
+                "{spec: {strategy: {rollingUpdate: {maxSurge: -1, maxUnavailable: 101%}}}}",
+                "{spec: {strategy: {rollingUpdate: {maxSurge: much}}}}",
+                "{spec: {minReadySeconds: 600, revisionHistoryLimit: -1}}",
+            ],
+            expect![[r#"
+                spec.replicas: Invalid value: -1: must be greater than or equal to 0
+                spec.selector: Invalid value: {}: empty selector is invalid for deployment
+                spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
+                spec.selector.matchExpressions[0].operator: Invalid value: "Near": not a valid selector operator
+                spec.selector.matchExpressions[1].values: Required value: must be specified when `operator` is 'In' or 'NotIn'
+                spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
+                spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`
+                spec.template.spec.containers: Required value
+                spec.template.metadata.labels: Invalid value: "a b": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')
+                spec.template.spec.containers[0].image: Required value
+                spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"
+                spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported
+                spec.strategy.type: Unsupported value: "Fast": supported values: "Recreate", "RollingUpdate"
+                spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'
+                spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0
+                spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0
+                spec.strategy.rollingUpdate.maxSurge: Invalid value: -1: must be greater than or equal to 0
+                spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "101%": must not be greater than 100%
+                spec.strategy.rollingUpdate.maxSurge: Invalid value: "much": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')
+                spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0
+                spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_may_change() {
+        update_refusals(
+            BASE,
+            &[
+                "{spec: {replicas: 3, template: {spec: {containers: [{image: j}]}}}}",
+                "{spec: {selector: {matchLabels: {c: d}}, template: {metadata: {labels: {c: d}}}}}",
+            ],
+            expect![[r#"
+                accepted: {"spec":{"replicas":3,"template":{"spec":{"containers":[{"image":"j"}]}}}}
+                spec.selector: Invalid value: {"matchLabels":{"a":"b","c":"d"}}: field is immutable
+            "#]],
+        );
+    }
+}

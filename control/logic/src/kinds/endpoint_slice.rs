@@ -176,3 +176,74 @@ fn validate_ports(ports: &[EndpointPort], errors: &mut FieldErrors) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: \
+                        [{addresses: [10.0.0.1]}], ports: [{port: 80}]}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: discovery.k8s.io/v1
+            kind: EndpointSlice
+            addressType: IPv4
+            endpoints:
+            - addresses:
+              - 10.0.0.1
+            metadata:
+              name: x
+              namespace: default
+            ports:
+            - name: ''
+              port: 80
+              protocol: TCP
+        "#]]);
+        created(
+            "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: []}",
+            expect![[r#"
+                apiVersion: discovery.k8s.io/v1
+                kind: EndpointSlice
+                addressType: IPv4
+                endpoints: []
+                metadata:
+                  name: x
+                  namespace: default
+            "#]],
+        );
+        refusals(
+            BASE,
+            &[
+                "{addressType: IPv5}",
+                "{addressType: ''}",
+                "{endpoints: [{addresses: []}]}",
+                "{endpoints: [{addresses: ['::1', 127.0.0.1], hostname: A, nodeName: N}]}",
+                "{endpoints: [{hints: {forZones: [{name: a}, {name: a}]}}]}",
+                "{addressType: FQDN, endpoints: [{addresses: [a]}]}",
+                "{ports: [{protocol: ICMP, port: 0}, {port: 1}, {name: A}]}",
+            ],
+            expect![[r#"
+                addressType: Unsupported value: "IPv5": supported values: "FQDN", "IPv4", "IPv6"
+                addressType: Required value
+                endpoints[0].addresses: Required value: must contain at least 1 address
+                endpoints[0].addresses[0]: Invalid value: "::1": must be a valid IPv4 address
+                endpoints[0].addresses[1]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)
+                endpoints[0].nodeName: Invalid value: "N": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                endpoints[0].hostname: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+                endpoints[0].hints.forZones[1].name: Duplicate value: "a"
+                endpoints[0].addresses[0]: Invalid value: "a": should be a domain with at least two segments separated by dots
+                ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"
+                ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
+                ports[1].name: Duplicate value: ""
+                ports[2].name: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+            "#]],
+        );
+        update_refusals(BASE, &["{addressType: FQDN, endpoints: [{addresses: [a.b]}]}"], expect![[r#"
+            addressType: Invalid value: "FQDN": field is immutable
+        "#]]);
+    }
+}

@@ -154,3 +154,64 @@ pub fn protocol(protocol: &str, path: &Path<'_>, errors: &mut FieldErrors) {
         other => errors.not_supported(path, other, &["SCTP", "TCP", "UDP"]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use crate::kinds::check::{created, refusals};
+
+    const BASE: &str =
+        "{apiVersion: v1, kind: Endpoints, subsets: [{addresses: [{ip: 10.0.0.1}], ports: [{port: 80}]}]}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: v1
+            kind: Endpoints
+            metadata:
+              name: x
+              namespace: default
+            subsets:
+            - addresses:
+              - ip: 10.0.0.1
+              ports:
+              - port: 80
+                protocol: TCP
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{subsets: [{addresses: []}]}",
+                "{subsets: [{addresses: [{ip: 127.0.0.1}, {ip: x}, {ip: 169.254.1.1, hostname: A, nodeName: N}, {ip: 0.0.0.0}]}]}",
+                "{subsets: [{ports: [{port: 0, protocol: ICMP}, {port: 1, name: A}]}]}",
+            ],
+            expect![[r#"
+                subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`
+                subsets[0].addresses[0].ip: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)
+                subsets[0].addresses[1].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+                subsets[0].addresses[2].ip: Invalid value: "169.254.1.1": may not be in the link-local range (169.254.0.0/16, fe80::/10)
+                subsets[0].addresses[2].hostname: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+                subsets[0].addresses[2].nodeName: Invalid value: "N": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                subsets[0].addresses[3].ip: Invalid value: "0.0.0.0": may not be unspecified (0.0.0.0)
+                subsets[0].ports[0].name: Required value
+                subsets[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
+                subsets[0].ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"
+                subsets[0].ports[1].name: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+            "#]],
+        );
+    }
+
+    #[test]
+    fn columns() {
+        let addresses =
+            |n: usize| -> Vec<_> { (1..=n).map(|i| json!({"ip": format!("10.0.0.{i}")})).collect() };
+        let shown = |n: usize| {
+            super::addresses(&json!({"subsets": [{"addresses": addresses(n), "ports": [{"port": 80}]}]}))
+        };
+        assert_eq!(shown(0), "<none>");
+        assert_eq!(shown(2), "10.0.0.1:80,10.0.0.2:80");
+        assert_eq!(shown(5), "10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 2 more...");
+    }
+}

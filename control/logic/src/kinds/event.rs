@@ -144,3 +144,58 @@ pub fn validate_namespace(namespace: &str, about: &str, errors: &mut FieldErrors
         errors.invalid(&path, about, "does not match event.namespace");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::check::{created, refusals};
+
+    const BASE: &str =
+        "{apiVersion: v1, kind: Event, involvedObject: {kind: Pod, name: p, namespace: default}}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: v1
+            kind: Event
+            involvedObject:
+              kind: Pod
+              name: p
+              namespace: default
+            metadata:
+              name: x
+              namespace: default
+        "#]]);
+        refusals(
+            BASE,
+            &["{involvedObject: {namespace: other}}", "{involvedObject: {namespace: null}}"],
+            expect![[r#"
+                involvedObject.namespace: Invalid value: "other": does not match event.namespace
+                accepted: {"involvedObject":{"namespace":null}}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn columns() {
+        let now: Timestamp = "2030-01-01T01:00:00Z".parse().unwrap();
+        let event = json!({
+            "firstTimestamp": "2030-01-01T00:00:00Z", "lastTimestamp": "2030-01-01T00:58:00Z",
+            "reportingComponent": "scheduler", "reportingInstance": "node",
+        });
+        assert_eq!(last_seen(&event, now), "2m");
+        assert_eq!(first_seen(&event, now), "60m");
+        assert_eq!(count(&event), 1);
+        assert_eq!(source(&event), "scheduler, node");
+        let series = json!({
+            "eventTime": "2030-01-01T00:00:00.000000Z",
+            "series": {"count": 7, "lastObservedTime": "2030-01-01T00:59:50.000000Z"},
+        });
+        assert_eq!(last_seen(&series, now), "10s");
+        assert_eq!(count(&series), 7);
+        assert_eq!(target("Pod", "web"), "pod/web");
+    }
+}

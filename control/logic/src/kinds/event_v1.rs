@@ -111,3 +111,43 @@ impl Rules for EventsV1 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals};
+
+    const BASE: &str = "{apiVersion: events.k8s.io/v1, kind: Event, eventTime: '2030-01-01T00:00:00.000000Z', \
+                        reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, \
+                        regarding: {namespace: default}}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: events.k8s.io/v1
+            kind: Event
+            action: c
+            eventTime: 2030-01-01T00:00:00.000000Z
+            metadata:
+              name: x
+              namespace: default
+            reason: d
+            regarding:
+              namespace: default
+            reportingController: a
+            reportingInstance: b
+            type: Normal
+        "#]]);
+        refusals(
+            BASE,
+            &["{action: '', reason: null}", "{type: Bad}", "{regarding: {namespace: x}}"],
+            expect![[r#"
+                action: Required value
+                reason: Required value
+                type: Invalid value: "Bad": has invalid value: Bad
+                involvedObject.namespace: Invalid value: "x": does not match event.namespace
+            "#]],
+        );
+    }
+}

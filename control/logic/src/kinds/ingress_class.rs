@@ -120,3 +120,55 @@ fn validate_parameters(
         other => errors.not_supported(&path.field("scope"), other, &["Cluster", "Namespace"]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, spec: {controller: a.b/c}}";
+
+    #[test]
+    fn rules() {
+        created(&BASE.replace("}}", ", parameters: {kind: K, name: n}}}"), expect![[r#"
+            apiVersion: networking.k8s.io/v1
+            kind: IngressClass
+            metadata:
+              name: x
+            spec:
+              controller: a.b/c
+              parameters:
+                kind: K
+                name: n
+                scope: Cluster
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{metadata: {namespace: n}}",
+                "{spec: {controller: ''}}",
+                "{spec: {controller: plain}}",
+                "{spec: {controller: A.b/c}}",
+                "{spec: {parameters: {kind: '', name: a/b}}}",
+                "{spec: {parameters: {kind: K, name: n, scope: Namespace}}}",
+                "{spec: {parameters: {kind: K, name: n, namespace: n}}}",
+                "{spec: {parameters: {kind: K, name: n, scope: World}}}",
+            ],
+            expect![[r#"
+                metadata.namespace: Forbidden: not allowed on this type
+                spec.controller: Required value
+                spec.controller: Invalid value: "plain": must be a domain-prefixed path (such as "acme.io/foo")
+                spec.controller: Invalid value: "A.b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                spec.parameters.kind: Required value
+                spec.parameters.name: Invalid value: "a/b": may not contain '/'
+                spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'
+                spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'
+                spec.parameters.scope: Unsupported value: "World": supported values: "Cluster", "Namespace"
+            "#]],
+        );
+        update_refusals(BASE, &["{spec: {controller: d.e/f}}"], expect![[r#"
+            spec.controller: Invalid value: "d.e/f": field is immutable
+        "#]]);
+    }
+}

@@ -59,3 +59,39 @@ impl Rules for Leases {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals};
+
+    const BASE: &str = "{apiVersion: coordination.k8s.io/v1, kind: Lease}";
+
+    #[test]
+    fn rules() {
+        created(&BASE.replace('}', ", spec: {renewTime: '2030-01-01T00:00:00.123456Z'}}"), expect![[r#"
+            apiVersion: coordination.k8s.io/v1
+            kind: Lease
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              renewTime: 2030-01-01T00:00:00.123456Z
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{spec: {leaseDurationSeconds: 0, leaseTransitions: -1}}",
+                "{spec: {preferredHolder: a}}",
+                "{spec: {strategy: plain}}",
+            ],
+            expect![[r#"
+                spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0
+                spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0
+                spec.preferredHolder: Forbidden: may only be specified when `strategy` is defined
+                spec.strategy: Invalid value: "plain": must be a domain-prefixed key (such as "acme.io/foo")
+            "#]],
+        );
+    }
+}

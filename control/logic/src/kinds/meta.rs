@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
 };
 use proa_api::field::{FieldErrors, Path};
-use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
+use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_KUBERNETES, FINALIZER_ORPHAN};
 
 use super::syntax::{self, Faults, IMMUTABLE, report};
 
@@ -162,7 +162,16 @@ fn validate_common(meta: &ObjectMeta, errors: &mut FieldErrors) {
     labels(meta.labels.as_ref(), &METADATA.field("labels"), errors);
     annotations(meta.annotations.as_ref(), &METADATA.field("annotations"), errors);
     owner_references(meta.owner_references.as_deref().unwrap_or_default(), errors);
-    finalizers(meta.finalizers.as_deref().unwrap_or_default(), &METADATA.field("finalizers"), errors);
+    let list = meta.finalizers.as_deref().unwrap_or_default();
+    let path = METADATA.field("finalizers");
+    finalizers(list, &path, errors);
+    let standard = [FINALIZER_KUBERNETES, FINALIZER_ORPHAN, FINALIZER_FOREGROUND];
+    for (i, finalizer) in list.iter().enumerate() {
+        if !finalizer.contains('/') && !standard.contains(&finalizer.as_str()) {
+            let text = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(i), finalizer.as_str(), text);
+        }
+    }
 }
 
 /// What is wrong with labels.

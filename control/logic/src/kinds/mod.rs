@@ -220,6 +220,9 @@ pub fn built_in() -> Table {
 mod tests {
     use std::collections::BTreeSet;
 
+    use expect_test::expect;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -250,24 +253,36 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_of_no_use() {
-        let create = |body: Value| {
-            let table = built_in();
-            (table.by_kind("v1", "Pod").unwrap().hooks.create)(body).unwrap_err().to_string()
-        };
-        let pod =
-            |spec: Value| serde_json::json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec});
-        for (body, expected) in [
-            (pod(serde_json::json!({"containers": {}})), "array of type []v1.Container"),
-            (pod(serde_json::json!({"hostNetwork": "yes"})), ""),
-            (pod(serde_json::json!({"containers": [{"ports": [{"containerPort": "80"}]}]})), ""),
-            (pod(serde_json::json!({"nodeSelector": {"a": 1}})), ""),
-            (serde_json::json!({"kind": "Node"}), ""),
-            (serde_json::json!({"apiVersion": "v2"}), ""),
-            (serde_json::json!([]), ""),
-        ] {
-            println!("{}", create(body));
-            let _ = expected;
-        }
+    fn bodies_that_do_not_fit() {
+        let table = built_in();
+        let pods = table.by_kind("v1", "Pod").unwrap();
+        let pod = |spec: Value| json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec});
+        let bodies = [
+            pod(json!({"containers": {}})),
+            pod(json!({"hostNetwork": "yes"})),
+            pod(json!({"containers": [{"ports": [{"containerPort": "80"}]}]})),
+            pod(json!({"containers": [{"ports": [{"containerPort": 8000000000u64}]}]})),
+            pod(json!({"nodeSelector": {"a": 1}})),
+            pod(json!({"containers": [{"command": "sh"}]})),
+            pod(json!({"containers": [{"resources": {"limits": {"cpu": "much"}}}]})),
+            json!({"metadata": {"creationTimestamp": "today"}}),
+            json!({"kind": "Node"}),
+            json!({"apiVersion": "v2"}),
+            json!([]),
+        ];
+        let texts = bodies.map(|body| (pods.hooks.create)(body).unwrap_err().to_string() + "\n");
+        expect![[r#"
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal number 8000000000 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal number into Go struct field PodSpec.spec.nodeSelector of type string
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field Container.spec.containers.command of type []string
+            Pod in version "v1" cannot be handled as a Pod: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'
+            Pod in version "v1" cannot be handled as a Pod: parsing time "today" as "2006-01-02T15:04:05Z07:00": cannot parse "today" as "2006"
+            Node in version "" cannot be handled as a Pod: the object provided is unrecognized (must be of type Pod): Node
+            the API version in the data (v2) does not match the expected API version (v1)
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal the body into an object
+        "#]].assert_eq(&texts.concat());
     }
 }

@@ -190,3 +190,78 @@ fn taints(taints: &[Taint], path: &Path<'_>, errors: &mut FieldErrors) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: v1, kind: Node, spec: {podCIDR: 10.0.0.0/24, podCIDRs: [10.0.0.0/24]}}";
+
+    #[test]
+    fn rules() {
+        created("{apiVersion: v1, kind: Node, status: {capacity: {cpu: 2, memory: 2048Mi}}}", expect![[r#"
+            apiVersion: v1
+            kind: Node
+            metadata:
+              name: x
+            spec: {}
+            status:
+              allocatable:
+                cpu: '2'
+                memory: 2Gi
+              capacity:
+                cpu: '2'
+                memory: 2Gi
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{spec: {podCIDR: 10.0.1.0/24}}",
+                "{spec: {podCIDRs: [x]}}",
+                "{spec: {taints: [{key: 'a b', effect: ''}, {key: a, value: 'a b', effect: Never}]}}",
+                "{spec: {taints: [{key: a, effect: NoSchedule}, {key: a, effect: NoSchedule}]}}",
+                "{status: {capacity: {cpu: -1}}}",
+            ],
+            expect![[r#"
+                spec.podCIDRs[0]: Invalid value: "10.0.0.0/24": must match `podCIDR`
+                spec.podCIDRs[0]: Invalid value: "x": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)
+                spec.podCIDRs[0]: Invalid value: "x": must match `podCIDR`
+                spec.taints[0].key: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+                spec.taints[0].effect: Required value
+                spec.taints[1].value: Invalid value: "a b": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')
+                spec.taints[1].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"
+                spec.taints[1]: Duplicate value: {"effect":"NoSchedule","key":"a"}
+                status.capacity[cpu]: Invalid value: "-1": must be greater than or equal to 0
+                status.allocatable[cpu]: Invalid value: "-1": must be greater than or equal to 0
+            "#]],
+        );
+        update_refusals(
+            BASE,
+            &["{spec: {podCIDR: 10.0.1.0/24, podCIDRs: [10.0.1.0/24]}}", "{spec: {unschedulable: true}}"],
+            expect![[r#"
+                spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid
+                accepted: {"spec":{"unschedulable":true}}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn columns() {
+        let node = serde_json::json!({
+            "metadata": {"labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/control-plane": ""}},
+            "spec": {"unschedulable": true},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+            },
+        });
+        assert_eq!(status(&node), "Ready,SchedulingDisabled");
+        assert_eq!(roles(&node), "control-plane,worker");
+        assert_eq!(address(&node, "InternalIP"), "10.0.0.1");
+        assert_eq!(address(&node, "ExternalIP"), "<none>");
+        assert_eq!(info(&node, "osImage"), "<unknown>");
+    }
+}

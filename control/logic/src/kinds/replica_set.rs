@@ -106,3 +106,69 @@ impl Rules for ReplicaSets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: apps/v1, kind: ReplicaSet, spec: {selector: {matchLabels: {a: b}}, template: \
+                        {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i:1}]}}}}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: apps/v1
+            kind: ReplicaSet
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              replicas: 1
+              selector:
+                matchLabels:
+                  a: b
+              template:
+                metadata:
+                  labels:
+                    a: b
+                spec:
+                  containers:
+                  - image: i:1
+                    imagePullPolicy: IfNotPresent
+                    name: c
+                    resources: {}
+                    terminationMessagePath: /dev/termination-log
+                    terminationMessagePolicy: File
+                  dnsPolicy: ClusterFirst
+                  restartPolicy: Always
+                  schedulerName: default-scheduler
+                  securityContext: {}
+                  terminationGracePeriodSeconds: 30
+            status:
+              replicas: 0
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{spec: {replicas: -1, minReadySeconds: -1}}",
+                "{spec: {template: {metadata: {labels: {a: c}}}}}",
+                "{spec: {selector: {matchLabels: null}}}",
+            ],
+            expect![[r#"
+                spec.replicas: Invalid value: -1: must be greater than or equal to 0
+                spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
+                spec.template.metadata.labels: Invalid value: {"a":"c"}: `selector` does not match template `labels`
+                spec.selector: Invalid value: {}: empty selector is invalid for deployment
+            "#]],
+        );
+        update_refusals(
+            BASE,
+            &["{spec: {selector: {matchExpressions: [{key: a, operator: Exists}]}}}"],
+            expect![[r#"
+                spec.selector: Invalid value: {"matchExpressions":[{"key":"a","operator":"Exists"}],"matchLabels":{"a":"b"}}: field is immutable
+            "#]],
+        );
+    }
+}

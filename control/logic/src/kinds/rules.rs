@@ -49,6 +49,9 @@ pub trait Rules {
     /// What is wrong with an object that is created or changed, beside its metadata.
     fn validate(_object: &Self::Object, _errors: &mut FieldErrors) {}
 
+    /// What is wrong with an object only when it is new; [`Rules::validate`] has seen it already.
+    fn validate_create(_object: &Self::Object, _errors: &mut FieldErrors) {}
+
     /// What is wrong with the change itself; [`Rules::validate`] has seen `new` already.
     fn validate_update(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
 
@@ -99,6 +102,7 @@ fn create<R: Rules>(object: Value) -> Result<Value, Refusal> {
     let mut errors = FieldErrors::new();
     meta::validate(object.metadata(), R::NAME, R::NAMESPACED, &mut errors);
     R::validate(&object, &mut errors);
+    R::validate_create(&object, &mut errors);
     finish::<R>(&object, &errors)
 }
 
@@ -165,7 +169,7 @@ fn version_of(api_version: &str) -> &str {
 }
 
 fn read<R: Rules>(mut object: Map<String, Value>) -> Result<R::Object, Refusal> {
-    tidy::drop_empty(&mut object);
+    tidy::tidy(&mut object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))?;
     decode::decode::<R::Object>(Value::Object(object))
 }
 

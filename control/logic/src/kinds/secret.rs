@@ -121,3 +121,63 @@ fn json(key: &str, value: Option<&ByteString>, errors: &mut FieldErrors) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: v1, kind: Secret, data: {a: YQ==}}";
+
+    #[test]
+    fn rules() {
+        created("{apiVersion: v1, kind: Secret, data: {a: YQ==, b: YQ==}, stringData: {b: c}}", expect![[r#"
+            apiVersion: v1
+            kind: Secret
+            data:
+              a: YQ==
+              b: Yw==
+            metadata:
+              name: x
+              namespace: default
+            type: Opaque
+        "#]]);
+        refusals(
+            BASE,
+            &[
+                "{data: {a/b: ''}}",
+                "{type: kubernetes.io/tls, data: {tls.crt: ''}}",
+                "{type: kubernetes.io/basic-auth}",
+                "{type: kubernetes.io/ssh-auth}",
+                "{type: kubernetes.io/service-account-token}",
+                "{type: kubernetes.io/dockerconfigjson}",
+                "{type: kubernetes.io/dockerconfigjson, data: {.dockerconfigjson: YQ==}}",
+                "{data: {a: '?'}}",
+            ],
+            expect![[r#"
+                data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
+                data[tls.key]: Required value
+                data[username]: Required value
+                data[password]: Required value
+                data[ssh-privatekey]: Required value
+                metadata.annotations[kubernetes.io/service-account.name]: Required value
+                data[.dockerconfigjson]: Required value
+                data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": expected value at line 1 column 1
+                400 Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0
+            "#]],
+        );
+        update_refusals(BASE, &["{type: other}", "{immutable: true, data: {a: Yg==}}"], expect![[r#"
+            type: Invalid value: "other": field is immutable
+            accepted: {"immutable":true,"data":{"a":"Yg=="}}
+        "#]]);
+        update_refusals(
+            &BASE.replace("data", "immutable: true, data"),
+            &["{data: {a: Yg==}}", "{immutable: null}"],
+            expect![[r#"
+                data: Forbidden: field is immutable when `immutable` is set
+                immutable: Forbidden: field is immutable when `immutable` is set
+            "#]],
+        );
+    }
+}

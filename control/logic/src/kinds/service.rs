@@ -134,6 +134,10 @@ fn default_spec(spec: &mut ServiceSpec) {
             Some(_) => {}
         }
     }
+    // The older field is the first of the newer.
+    if let (Some(first), None) = (&spec.cluster_ip, &spec.cluster_ips) {
+        spec.cluster_ips = Some(vec![first.clone()]);
+    }
     let outside = matches!(type_.as_str(), "NodePort" | "LoadBalancer");
     if outside || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
         spec.external_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
@@ -167,8 +171,9 @@ fn keep_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
     if absent(&new.cluster_ip) && new.cluster_ips.as_deref().unwrap_or_default().is_empty() {
         new.cluster_ip.clone_from(&old.cluster_ip);
         new.cluster_ips.clone_from(&old.cluster_ips);
-    } else if new.cluster_ips.is_none() && new.cluster_ip == old.cluster_ip {
-        new.cluster_ips.clone_from(&old.cluster_ips);
+    } else if new.cluster_ips == old.cluster_ips && new.cluster_ip != old.cluster_ip {
+        // Whoever writes only the older field means both.
+        new.cluster_ips = new.cluster_ip.clone().map(|ip| vec![ip]);
     }
     if new.ip_families.is_none() {
         new.ip_families.clone_from(&old.ip_families);
@@ -213,4 +218,166 @@ fn release_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
     }
     new.allocate_load_balancer_node_ports = None;
     new.health_check_node_port = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: v1, kind: Service, spec: {ports: [{port: 80}]}}";
+
+    #[test]
+    fn defaults() {
+        created("{apiVersion: v1, kind: Service, spec: {selector: {a: ''}, ports: [{port: 80}]}}", expect![[r#"
+            apiVersion: v1
+            kind: Service
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              internalTrafficPolicy: Cluster
+              ports:
+              - port: 80
+                protocol: TCP
+                targetPort: 80
+              selector:
+                a: ''
+              sessionAffinity: None
+              type: ClusterIP
+            status:
+              loadBalancer: {}
+        "#]]);
+        created(
+            "{apiVersion: v1, kind: Service, spec: {type: LoadBalancer, clusterIP: 10.0.0.1, sessionAffinity: ClientIP, \
+             ports: [{port: 80, targetPort: web, nodePort: 30000}]}}",
+            expect![[r#"
+                apiVersion: v1
+                kind: Service
+                metadata:
+                  name: x
+                  namespace: default
+                spec:
+                  allocateLoadBalancerNodePorts: true
+                  clusterIP: 10.0.0.1
+                  clusterIPs:
+                  - 10.0.0.1
+                  externalTrafficPolicy: Cluster
+                  internalTrafficPolicy: Cluster
+                  ports:
+                  - nodePort: 30000
+                    port: 80
+                    protocol: TCP
+                    targetPort: web
+                  sessionAffinity: ClientIP
+                  sessionAffinityConfig:
+                    clientIP:
+                      timeoutSeconds: 10800
+                  type: LoadBalancer
+                status:
+                  loadBalancer: {}
+            "#]],
+        );
+        created("{apiVersion: v1, kind: Service, spec: {type: ExternalName, externalName: a.b.}}", expect![[r#"
+            apiVersion: v1
+            kind: Service
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              externalName: a.b.
+              sessionAffinity: None
+              type: ExternalName
+            status:
+              loadBalancer: {}
+        "#]]);
+    }
+
+    #[test]
+    fn what_is_wrong() {
+        refusals(
+            BASE,
+            &[
+                "{metadata: {name: 1a}}",
+                "{spec: {ports: []}}",
+                "{spec: {ports: [], clusterIP: None}}",
+                "{spec: {type: Other}}",
+                "{spec: {type: ExternalName, clusterIP: 10.0.0.1}}",
+                "{spec: {type: ExternalName, externalName: A_b}}",
+                "{spec: {ports: [{port: 0, targetPort: 70000, protocol: ICMP}]}}",
+                "{spec: {ports: [{name: a}, {port: 81, name: a}, {port: 80}]}}",
+                "{spec: {ports: [{name: A, appProtocol: 'a b', targetPort: Web}]}}",
+                "{spec: {ports: [{nodePort: 30000}]}}",
+                "{spec: {type: NodePort, ports: [{name: a, nodePort: 30000}, {name: b, port: 81, nodePort: 30000}]}}",
+                "{spec: {clusterIP: x}}",
+                "{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2, 10.0.0.3]}}",
+                "{spec: {sessionAffinity: Sticky}}",
+                "{spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}}}",
+                "{spec: {externalTrafficPolicy: Local}}",
+                "{spec: {type: NodePort, externalTrafficPolicy: Near}}",
+                "{spec: {internalTrafficPolicy: Near, trafficDistribution: Far}}",
+                "{spec: {externalIPs: [127.0.0.1, x]}}",
+                "{spec: {loadBalancerClass: a/b, loadBalancerSourceRanges: [10.0.0.0/8], allocateLoadBalancerNodePorts: true}}",
+                "{spec: {ipFamilies: [IPv5], ipFamilyPolicy: Any}}",
+                "{spec: {selector: {'a b': c}}}",
+            ],
+            expect![[r#"
+                metadata.name: Invalid value: "1a": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')
+                spec.ports: Required value
+                accepted: {"spec":{"ports":[],"clusterIP":"None"}}
+                spec.type: Unsupported value: "Other": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
+                spec.clusterIPs: Forbidden: may not be set for ExternalName services
+                spec.externalName: Required value
+                spec.externalName: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
+                spec.ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"
+                spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and 65535, inclusive
+                spec.ports[2].name: Required value
+                spec.ports[1].name: Duplicate value: "a"
+                spec.ports[2]: Duplicate value: {"protocol":"TCP","port":80}
+                spec.ports[0].name: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+                spec.ports[0].targetPort: Invalid value: "Web": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)
+                spec.ports[0].appProtocol: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+                spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
+                spec.ports[1].nodePort: Duplicate value: {"protocol":"TCP","nodePort":30000}
+                spec.clusterIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+                spec.clusterIPs[0]: Invalid value: "10.0.0.2": must match `clusterIP`
+                spec.clusterIPs: Invalid value: ["10.0.0.2","10.0.0.3"]: may specify no more than one IP for each IP family
+                spec.sessionAffinity: Unsupported value: "Sticky": supported values: "ClientIP", "None"
+                spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400
+                spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services
+                spec.externalTrafficPolicy: Unsupported value: "Near": supported values: "Cluster", "Local"
+                spec.internalTrafficPolicy: Unsupported value: "Near": supported values: "Cluster", "Local"
+                spec.trafficDistribution: Unsupported value: "Far": supported values: "PreferClose", "PreferSameNode", "PreferSameZone"
+                spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)
+                spec.externalIPs[1]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+                spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'
+                spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'
+                spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'
+                spec.ipFamilies[0]: Unsupported value: "IPv5": supported values: "IPv4", "IPv6"
+                spec.ipFamilyPolicy: Unsupported value: "Any": supported values: "PreferDualStack", "RequireDualStack", "SingleStack"
+                spec.selector: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_may_change() {
+        update_refusals(
+            "{apiVersion: v1, kind: Service, spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}}",
+            &[
+                "{spec: {clusterIP: 10.0.0.2}}",
+                "{spec: {clusterIP: '', clusterIPs: []}}",
+                "{spec: {type: ExternalName, externalName: a}}",
+                "{spec: {type: NodePort, ports: [{nodePort: 30000}]}}",
+            ],
+            expect![[r#"
+                spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set
+                accepted: {"spec":{"clusterIP":"","clusterIPs":[]}}
+                accepted: {"spec":{"type":"ExternalName","externalName":"a"}}
+                accepted: {"spec":{"type":"NodePort","ports":[{"nodePort":30000}]}}
+            "#]],
+        );
+    }
 }

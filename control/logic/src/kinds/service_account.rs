@@ -32,3 +32,28 @@ pub fn kind() -> Kind {
 impl Rules for ServiceAccounts {
     type Object = ServiceAccount;
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::kinds::check::{created, refusals};
+
+    const BASE: &str = "{apiVersion: v1, kind: ServiceAccount, imagePullSecrets: [{name: s}]}";
+
+    #[test]
+    fn rules() {
+        created(BASE, expect![[r#"
+            apiVersion: v1
+            kind: ServiceAccount
+            imagePullSecrets:
+            - name: s
+            metadata:
+              name: x
+              namespace: default
+        "#]]);
+        refusals(BASE, &["{metadata: {name: A}}"], expect![[r#"
+            metadata.name: Invalid value: "A": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+        "#]]);
+    }
+}

@@ -278,7 +278,7 @@ pub fn update(old: &ServiceSpec, new: &ServiceSpec, errors: &mut FieldErrors) {
     }
     if first(old) != first(new) {
         let path = SPEC.field("clusterIPs");
-        errors.invalid(&path.index(0), first(new), FIXED);
+        errors.invalid(&path.index(0), new.cluster_ips.clone().unwrap_or_default(), FIXED);
     }
     let class = |spec: &ServiceSpec| spec.load_balancer_class.clone();
     let balancer = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");

@@ -33,6 +33,15 @@ pub fn report(faults: Faults, path: &Path<'_>, value: &str, errors: &mut FieldEr
     }
 }
 
+/// Writes down that a value is absent, or none of a few.
+pub fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut FieldErrors) {
+    match value.unwrap_or_default() {
+        "" => errors.required(path, ""),
+        value if allowed.contains(&value) => {}
+        other => errors.not_supported(path, other, allowed),
+    }
+}
+
 /// `must be no more than max bytes`.
 pub fn too_many_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")

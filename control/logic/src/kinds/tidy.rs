@@ -1,55 +1,84 @@
-//! Drops what the stock server does not keep: nulls, empty strings and empty lists of optional
-//! fields, which there are the same as absent.
+//! The form of a body before it is decoded: nothing that means nothing, and quantities canonical.
 //!
-//! Works on the JSON before it is decoded, so that `nodeName: ""` and no `nodeName` are one case
-//! for defaults, validation and every reader after them. Names of members decide, because the
-//! rules of all built-in kinds agree on them; it is never used on custom resources.
+//! The stock server does not keep nulls, empty strings and empty lists of optional fields, which
+//! there are the same as absent: so `nodeName: ""` and no `nodeName` are one case for defaults,
+//! validation and every reader after them. Names of members decide, because all built-in kinds
+//! agree on them; it is never used on custom resources.
 
+use proa_api::quantity::{ParseError, canonical};
 use serde_json::{Map, Value};
 
 /// Members whose values are maps of the user's own: an empty value there means something.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 8] = [
     "annotations",
     "binaryData",
     "data",
     "labels",
-    "limits",
     "matchLabels",
     "nodeSelector",
-    "overhead",
-    "requests",
     "stringData",
-    "capacity",
-    "allocatable",
+    "deprecatedTopology",
 ];
 
-/// Members that tell an empty string from an absent one.
-const POINTERS: [&str; 8] =
-    ["appProtocol", "hostname", "ingressClassName", "name", "pathType", "runtimeClassName", "type", "zone"];
+/// Members whose values are maps of quantities.
+const QUANTITIES: [&str; 6] =
+    ["allocatable", "allocatedResources", "capacity", "limits", "overhead", "requests"];
 
-/// Removes empty members all the way down.
-pub fn drop_empty(object: &mut Map<String, Value>) {
-    object.retain(|key, value| match value {
-        Value::Null => false,
-        Value::String(text) => !text.is_empty() || POINTERS.contains(&key.as_str()),
-        Value::Array(items) => {
-            for item in items.iter_mut() {
-                if let Value::Object(item) = item {
-                    drop_empty(item);
+/// Members that are quantities.
+const QUANTITY: [&str; 2] = ["divisor", "sizeLimit"];
+
+/// Members that tell an empty string from an absent one.
+const POINTERS: [&str; 3] = ["appProtocol", "ingressClassName", "runtimeClassName"];
+
+/// Removes empty members and makes quantities canonical, all the way down. An error is a quantity
+/// that is none.
+pub fn tidy(object: &mut Map<String, Value>) -> Result<(), ParseError> {
+    object.retain(|key, value| !is_nothing(key, value));
+    for (key, value) in object.iter_mut() {
+        match value {
+            Value::Array(items) => {
+                for item in items.iter_mut().filter_map(Value::as_object_mut) {
+                    tidy(item)?;
                 }
             }
-            !items.is_empty()
+            Value::Object(amounts) if QUANTITIES.contains(&key.as_str()) => {
+                for amount in amounts.values_mut() {
+                    quantity(amount)?;
+                }
+            }
+            // A Service's selector is a map, a Deployment's an object; only the first holds strings.
+            Value::Object(map) if is_map(key) || key == "selector" && map.values().all(Value::is_string) => {}
+            Value::Object(map) => tidy(map)?,
+            Value::String(_) | Value::Number(_) if QUANTITY.contains(&key.as_str()) => quantity(value)?,
+            _ => {}
         }
-        Value::Object(map) if MAPS.contains(&key.as_str()) => !map.is_empty(),
-        // A Service's selector is a map, a Deployment's an object; only the first holds strings,
-        // and both keep them.
-        Value::Object(map) if key == "selector" && map.values().all(Value::is_string) => true,
-        Value::Object(map) => {
-            drop_empty(map);
-            true
-        }
-        _ => true,
-    });
+    }
+    Ok(())
+}
+
+fn is_map(key: &str) -> bool {
+    MAPS.contains(&key)
+}
+
+fn is_nothing(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty() && !POINTERS.contains(&key),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty() && (is_map(key) || QUANTITIES.contains(&key)),
+        _ => false,
+    }
+}
+
+/// Numbers are quantities too: YAML's `cpu: 1`.
+fn quantity(value: &mut Value) -> Result<(), ParseError> {
+    let text = match value {
+        Value::String(text) => canonical(text)?,
+        Value::Number(number) => canonical(&number.to_string())?,
+        _ => return Ok(()),
+    };
+    *value = Value::String(text);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,17 +93,19 @@ mod tests {
             "metadata": {"labels": {"a": ""}, "annotations": {}, "creationTimestamp": null},
             "spec": {
                 "nodeName": "", "securityContext": {}, "runtimeClassName": "",
+                "overhead": {"cpu": 0.5, "memory": "1024Mi"},
                 "containers": [{"name": "", "args": [], "env": [{"name": "A", "value": ""}]}],
             },
         });
-        drop_empty(value.as_object_mut().unwrap());
+        tidy(value.as_object_mut().unwrap()).unwrap();
         assert_eq!(
             value,
             json!({
                 "metadata": {"labels": {"a": ""}},
                 "spec": {
                     "securityContext": {}, "runtimeClassName": "",
-                    "containers": [{"name": "", "env": [{"name": "A"}]}],
+                    "overhead": {"cpu": "500m", "memory": "1Gi"},
+                    "containers": [{"env": [{"name": "A"}]}],
                 },
             })
         );

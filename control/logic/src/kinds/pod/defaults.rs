@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe, ProjectedVolumeSource,
-    ResourceRequirements, Toleration, Volume,
+    Toleration, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proa_api::names::DEFAULT_SCHEDULER;
-use proa_api::quantity::{Amount, canonical};
+use proa_api::quantity::Amount;
 
 /// `0644`: files of volumes are readable by all unless told.
 const FILE_MODE: i32 = 0o644;
@@ -30,9 +30,8 @@ pub fn spec(spec: &mut PodSpec) {
         spec.service_account_name.clone_from(&spec.service_account);
     }
     spec.service_account.clone_from(&spec.service_account_name);
-    let host_network = spec.host_network == Some(true);
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
-        self::container(container, host_network);
+        self::container(container);
     }
     for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
         constraint.node_affinity_policy.get_or_insert_with(|| "Honor".to_owned());
@@ -41,16 +40,18 @@ pub fn spec(spec: &mut PodSpec) {
     for volume in spec.volumes.iter_mut().flatten() {
         self::volume(volume);
     }
-    amounts(&mut spec.overhead);
-    if let Some(resources) = &mut spec.resources {
-        self::resources(resources);
-    }
 }
 
 /// Fills in what a pod has and a template has not.
 pub fn pod_only(spec: &mut PodSpec) {
     spec.enable_service_links.get_or_insert(true);
+    let host_network = spec.host_network == Some(true);
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+        for port in container.ports.iter_mut().flatten().filter(|_| host_network) {
+            if port.host_port.unwrap_or_default() == 0 {
+                port.host_port = Some(port.container_port);
+            }
+        }
         let Some(resources) = &mut container.resources else { continue };
         // A limit without a request asks for all of what it limits.
         for (name, limit) in resources.limits.iter().flatten() {
@@ -80,7 +81,7 @@ pub fn tolerate_lost_nodes(spec: &mut PodSpec) {
 }
 
 /// A container's defaults.
-fn container(container: &mut Container, host_network: bool) {
+fn container(container: &mut Container) {
     let image = container.image.as_deref().unwrap_or_default();
     let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     container.image_pull_policy.get_or_insert_with(|| policy.to_owned());
@@ -88,14 +89,11 @@ fn container(container: &mut Container, host_network: bool) {
     container.termination_message_policy.get_or_insert_with(|| "File".to_owned());
     for port in container.ports.iter_mut().flatten() {
         port.protocol.get_or_insert_with(|| "TCP".to_owned());
-        if host_network && port.host_port.unwrap_or_default() == 0 {
-            port.host_port = Some(port.container_port);
-        }
     }
     for variable in container.env.iter_mut().flatten() {
         env(variable);
     }
-    resources(container.resources.get_or_insert_default());
+    container.resources.get_or_insert_default();
     let probes =
         [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
     for probe in probes.into_iter().flatten() {
@@ -105,9 +103,6 @@ fn container(container: &mut Container, host_network: bool) {
         for hook in [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten() {
             handler(hook);
         }
-    }
-    if let Some(context) = &mut container.security_context {
-        context.proc_mount.get_or_insert_with(|| "Default".to_owned());
     }
 }
 
@@ -172,20 +167,6 @@ fn handler(handler: &mut LifecycleHandler) {
     }
 }
 
-fn resources(resources: &mut ResourceRequirements) {
-    amounts(&mut resources.limits);
-    amounts(&mut resources.requests);
-}
-
-/// Amounts in their canonical form. What is no quantity is left for validation to name.
-fn amounts(amounts: &mut Option<BTreeMap<String, Quantity>>) {
-    for quantity in amounts.iter_mut().flat_map(|amounts| amounts.values_mut()) {
-        if let Ok(canonical) = canonical(&quantity.0) {
-            quantity.0 = canonical;
-        }
-    }
-}
-
 fn volume(volume: &mut Volume) {
     if let Some(map) = &mut volume.config_map {
         map.default_mode.get_or_insert(FILE_MODE);
@@ -200,12 +181,6 @@ fn volume(volume: &mut Volume) {
         self::projected(projected);
     } else if let Some(path) = &mut volume.host_path {
         path.type_.get_or_insert_default();
-    } else if let Some(dir) = &mut volume.empty_dir {
-        if let Some(limit) = &mut dir.size_limit
-            && let Ok(canonical) = canonical(&limit.0)
-        {
-            limit.0 = canonical;
-        }
     } else if !super::volume::has_source(volume) {
         volume.empty_dir = Some(Default::default());
     }

@@ -2,12 +2,19 @@
 //!
 //! `defaults` and `validate` are also the rules of every workload's template.
 
-pub mod columns;
+mod columns;
+mod container;
 pub mod defaults;
+mod env;
+mod probe;
+mod resources;
+mod scheduling;
+mod security;
+mod update;
 pub mod validate;
-pub mod volume;
+mod volume;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use proa_api::field::{FieldErrors, Path};
 use serde_json::Value;
 
@@ -71,9 +78,11 @@ impl Rules for Pods {
     fn prepare_create(pod: &mut Pod) {
         let spec = pod.spec.get_or_insert_default();
         defaults::tolerate_lost_nodes(spec);
+        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         pod.status = Some(PodStatus {
             phase: Some("Pending".to_owned()),
             qos_class: Some(defaults::qos_class(spec).to_owned()),
+            conditions: gated.then(|| vec![waits_at_gate()]),
             ..PodStatus::default()
         });
     }
@@ -87,9 +96,47 @@ impl Rules for Pods {
         }
     }
 
+    fn prepare_update(old: &Pod, new: &mut Pod) {
+        // Writers that know only one of the two names of the account change nothing by that.
+        if let (Some(old), Some(new)) = (&old.spec, &mut new.spec)
+            && new.service_account_name.is_none()
+        {
+            new.service_account_name.clone_from(&old.service_account_name);
+            new.service_account.clone_from(&old.service_account);
+        }
+    }
+
     fn validate(pod: &Pod, errors: &mut FieldErrors) {
         if let Some(spec) = &pod.spec {
             validate::spec(spec, &Path::root("spec"), errors);
+            validate::pod_only(spec, &Path::root("spec"), errors);
         }
     }
+
+    fn validate_create(pod: &Pod, errors: &mut FieldErrors) {
+        validate::create(pod, errors);
+    }
+
+    fn validate_update(old: &Pod, new: &Pod, errors: &mut FieldErrors) {
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec) {
+            update::spec(old, new, errors);
+        }
+    }
+
+    fn validate_status_update(old: &Pod, new: &Pod, errors: &mut FieldErrors) {
+        update::status(old, new, errors);
+    }
 }
+
+fn waits_at_gate() -> PodCondition {
+    PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("SchedulingGated".to_owned()),
+        message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+        ..PodCondition::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
