@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -174,6 +174,33 @@ pub fn configure_pod(pid: i32, address: Ipv4Addr, gateway: Ipv4Addr) -> io::Resu
         }
         Ok(())
     })
+}
+
+/// Makes the kernel act now on a link that has just got its other end.
+///
+/// The end of a veth pair that was brought up first starts to send only when the kernel's link watch
+/// comes round to it, up to a second later, and drops packets until then. Asking whether there is a
+/// link (ETHTOOL_GLINK, linux/ethtool.h) makes the link watch look at once.
+pub fn settle(name: &str) -> io::Result<()> {
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let mut value = Value { command: ETHTOOL_GLINK, data: 0 };
+    // SAFETY: all zeros is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte stays zero and ends the name.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request and the value it points to live across the call and have the layout it expects.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether the pod's own interface has `address`: whether an earlier `configure_pod` got this far.

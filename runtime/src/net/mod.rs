@@ -265,7 +265,8 @@ impl Network {
             let inside = blocking(move || link::configure_pod(pid, address, gateway));
             let host = Ipv4Net::new(address, 32).expect("32 bits are a valid prefix");
             let outside = self.0.links.route(host, index, gateway);
-            futures::future::try_join(inside, outside).await.map(|_| ())
+            futures::future::try_join(inside, outside).await?;
+            link::settle(name)
         };
         connect.await.map_err(about)?;
         // A pod may only send from its own address.
