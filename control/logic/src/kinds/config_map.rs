@@ -11,6 +11,9 @@ use super::syntax::{self, report};
 /// Keys and values together.
 const MAX_BYTES: usize = 1024 * 1024;
 
+/// How the stock server names the object itself.
+const WHOLE: Path<'static> = Path::root("[]");
+
 /// The text of a change to what is marked immutable.
 pub const IMMUTABLE_SET: &str = "field is immutable when `immutable` is set";
 
@@ -50,7 +53,7 @@ impl Rules for ConfigMaps {
             size_bytes += value.0.len();
         }
         if size_bytes > MAX_BYTES {
-            errors.too_long(&Path::root(""), MAX_BYTES);
+            errors.too_long(&WHOLE, MAX_BYTES);
         }
     }
 
@@ -81,7 +84,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: v1
             kind: ConfigMap
             binaryData:
@@ -92,7 +97,8 @@ mod tests {
             metadata:
               name: x
               namespace: default
-        "#]]);
+        "#]],
+        );
         let large = format!("{{data: {{large: {}}}}}", "x".repeat(1024 * 1024));
         refusals(
             BASE,
@@ -108,7 +114,7 @@ mod tests {
                 data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
                 binaryData[ ]: Invalid value: " ": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
                 400 ConfigMap in version "v1" cannot be handled as a ConfigMap: illegal base64 data at input byte 0
-                : Too long: may not be more than 1048576 bytes
+                []: Too long: may not be more than 1048576 bytes
             "#]],
         );
         update_refusals(

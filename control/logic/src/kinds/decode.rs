@@ -95,7 +95,7 @@ fn bad_text(schema: &Value, text: &str) -> Option<String> {
         Some("byte") => text
             .bytes()
             .position(|b| !(b.is_ascii_alphanumeric() || b"+/=".contains(&b)))
-            .or_else(|| (text.len() % 4 != 0).then_some(text.len()))
+            .or_else(|| (!text.len().is_multiple_of(4)).then_some(text.len()))
             .map(|at| format!("illegal base64 data at input byte {at}")),
         _ => None,
     }

@@ -116,7 +116,7 @@ fn validate_spec(spec: &DeploymentSpec, errors: &mut FieldErrors) {
     if replicas < 0 {
         errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
     }
-    template::selector(&spec.selector, "deployment", errors);
+    template::selector(&spec.selector, errors);
     template::validate(&spec.template, &spec.selector, errors);
     validate_strategy(spec, errors);
     let min_ready = spec.min_ready_seconds.unwrap_or_default();
@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn defaults() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: apps/v1
             kind: Deployment
             metadata:
@@ -234,8 +236,11 @@ mod tests {
                   securityContext: {}
                   terminationGracePeriodSeconds: 30
             status: {}
-        "#]]);
-        created(&BASE.replacen("spec: {", "spec: {strategy: {type: Recreate}, ", 1), expect![[r#"
+        "#]],
+        );
+        created(
+            &BASE.replacen("spec: {", "spec: {strategy: {type: Recreate}, ", 1),
+            expect![[r#"
             apiVersion: apps/v1
             kind: Deployment
             metadata:
@@ -268,7 +273,8 @@ mod tests {
                   securityContext: {}
                   terminationGracePeriodSeconds: 30
             status: {}
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -293,7 +299,8 @@ mod tests {
             ],
             expect![[r#"
                 spec.replicas: Invalid value: -1: must be greater than or equal to 0
-                spec.selector: Invalid value: {}: empty selector is invalid for deployment
+                spec.selector: Required value
+                spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
                 spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
                 spec.selector.matchExpressions[0].operator: Invalid value: "Near": not a valid selector operator
                 spec.selector.matchExpressions[1].values: Required value: must be specified when `operator` is 'In' or 'NotIn'

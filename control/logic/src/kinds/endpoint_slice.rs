@@ -188,7 +188,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: discovery.k8s.io/v1
             kind: EndpointSlice
             addressType: IPv4
@@ -202,7 +204,8 @@ mod tests {
             - name: ''
               port: 80
               protocol: TCP
-        "#]]);
+        "#]],
+        );
         created(
             "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: []}",
             expect![[r#"
@@ -242,8 +245,12 @@ mod tests {
                 ports[2].name: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
             "#]],
         );
-        update_refusals(BASE, &["{addressType: FQDN, endpoints: [{addresses: [a.b]}]}"], expect![[r#"
+        update_refusals(
+            BASE,
+            &["{addressType: FQDN, endpoints: [{addresses: [a.b]}]}"],
+            expect![[r#"
             addressType: Invalid value: "FQDN": field is immutable
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: v1
             kind: Endpoints
             metadata:
@@ -179,7 +181,8 @@ mod tests {
               ports:
               - port: 80
                 protocol: TCP
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[

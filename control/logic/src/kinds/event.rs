@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: v1
             kind: Event
             involvedObject:
@@ -168,7 +170,8 @@ mod tests {
             metadata:
               name: x
               namespace: default
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &["{involvedObject: {namespace: other}}", "{involvedObject: {namespace: null}}"],

@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: events.k8s.io/v1
             kind: Event
             action: c
@@ -138,7 +140,8 @@ mod tests {
             reportingController: a
             reportingInstance: b
             type: Normal
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &["{action: '', reason: null}", "{type: Bad}", "{regarding: {namespace: x}}"],

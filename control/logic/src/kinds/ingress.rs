@@ -230,7 +230,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: networking.k8s.io/v1
             kind: Ingress
             metadata:
@@ -250,7 +252,8 @@ mod tests {
                     pathType: Prefix
             status:
               loadBalancer: {}
-        "#]]);
+        "#]],
+        );
         let path = |path: &str| format!("{{spec: {{rules: [{{http: {{paths: [{{{path}}}]}}}}]}}}}");
         let changes = [
             "{spec: {rules: []}}".to_owned(),
@@ -271,7 +274,10 @@ mod tests {
             path("backend: {service: {port: {name: web}}}"),
             path("backend: {service: {port: {name: WEB, number: 0}}}"),
         ];
-        refusals(BASE, &changes.each_ref().map(String::as_str), expect![[r#"
+        refusals(
+            BASE,
+            &changes.each_ref().map(String::as_str),
+            expect![[r#"
             spec: Invalid value: null: either `defaultBackend` or `rules` must be specified
             spec.rules[0].host: Invalid value: "1.2.3.4": must be a DNS name, not an IP address
             spec.rules[1].host: Invalid value: "a.*.b": a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
@@ -300,6 +306,7 @@ mod tests {
             spec.rules[0].http.paths[0].backend: Invalid value: "": cannot set both port name & port number
             spec.rules[0].http.paths[0].backend.service.port.name: Invalid value: "WEB": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)
             spec.rules[0].http.paths[0].backend.service.port.name: Invalid value: "WEB": must contain at least one letter (a-z)
-        "#]]);
+        "#]],
+        );
     }
 }

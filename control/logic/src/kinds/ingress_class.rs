@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(&BASE.replace("}}", ", parameters: {kind: K, name: n}}}"), expect![[r#"
+        created(
+            &BASE.replace("}}", ", parameters: {kind: K, name: n}}}"),
+            expect![[r#"
             apiVersion: networking.k8s.io/v1
             kind: IngressClass
             metadata:
@@ -142,7 +144,8 @@ mod tests {
                 kind: K
                 name: n
                 scope: Cluster
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[
@@ -167,8 +170,12 @@ mod tests {
                 spec.parameters.scope: Unsupported value: "World": supported values: "Cluster", "Namespace"
             "#]],
         );
-        update_refusals(BASE, &["{spec: {controller: d.e/f}}"], expect![[r#"
+        update_refusals(
+            BASE,
+            &["{spec: {controller: d.e/f}}"],
+            expect![[r#"
             spec.controller: Invalid value: "d.e/f": field is immutable
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -70,7 +70,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(&BASE.replace('}', ", spec: {renewTime: '2030-01-01T00:00:00.123456Z'}}"), expect![[r#"
+        created(
+            &BASE.replace('}', ", spec: {renewTime: '2030-01-01T00:00:00.123456Z'}}"),
+            expect![[r#"
             apiVersion: coordination.k8s.io/v1
             kind: Lease
             metadata:
@@ -78,7 +80,8 @@ mod tests {
               namespace: default
             spec:
               renewTime: 2030-01-01T00:00:00.123456Z
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[

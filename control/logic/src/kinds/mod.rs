@@ -149,7 +149,8 @@ pub struct Hooks {
     pub create: fn(object: Value) -> Result<Value, Refusal>,
     /// The same for a change of `old`, with the rules of what may change.
     pub update: fn(old: &Value, new: Value, part: Part) -> Result<Value, Refusal>,
-    /// The JSON schema, with field docs, of the kind's type.
+    /// The JSON schema, with field docs, of the kind's type: a reference to its definition, which
+    /// the generator then holds under the type's name (`io.k8s.api.core.v1.Pod`).
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
 }
 

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: v1
             kind: Namespace
             metadata:
@@ -109,14 +111,23 @@ mod tests {
               - kubernetes
             status:
               phase: Active
-        "#]]);
-        refusals(BASE, &["{metadata: {name: a.b}}", "{spec: {finalizers: ['a b']}}"], expect![[r#"
+        "#]],
+        );
+        refusals(
+            BASE,
+            &["{metadata: {name: a.b}}", "{spec: {finalizers: ['a b']}}"],
+            expect![[r#"
             metadata.name: Invalid value: "a.b": must not contain dots
             spec.finalizers: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
-        "#]]);
+        "#]],
+        );
         let finalized =
             "{apiVersion: v1, kind: Namespace, spec: {finalizers: []}, status: {phase: Terminating}}";
-        updated(BASE, finalized, Part::Main, expect![[r#"
+        updated(
+            BASE,
+            finalized,
+            Part::Main,
+            expect![[r#"
             apiVersion: v1
             kind: Namespace
             metadata:
@@ -128,9 +139,15 @@ mod tests {
               - kubernetes
             status:
               phase: Active
-        "#]]);
-        updated(BASE, finalized, Part::Status, expect![[r#"
+        "#]],
+        );
+        updated(
+            BASE,
+            finalized,
+            Part::Status,
+            expect![[r#"
             422 Namespace "x" is invalid: status.Phase: Invalid value: "Terminating": may only be 'Active' if `deletionTimestamp` is empty
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -202,7 +202,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created("{apiVersion: v1, kind: Node, status: {capacity: {cpu: 2, memory: 2048Mi}}}", expect![[r#"
+        created(
+            "{apiVersion: v1, kind: Node, status: {capacity: {cpu: 2, memory: 2048Mi}}}",
+            expect![[r#"
             apiVersion: v1
             kind: Node
             metadata:
@@ -215,7 +217,8 @@ mod tests {
               capacity:
                 cpu: '2'
                 memory: 2Gi
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[

@@ -71,7 +71,7 @@ impl Rules for ReplicaSets {
         if min_ready < 0 {
             errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
         }
-        template::selector(&spec.selector, "deployment", errors);
+        template::selector(&spec.selector, errors);
         match &spec.template {
             Some(template) => template::validate(template, &spec.selector, errors),
             None => errors.required(&SPEC.field("template"), ""),
@@ -118,7 +118,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: apps/v1
             kind: ReplicaSet
             metadata:
@@ -148,7 +150,8 @@ mod tests {
                   terminationGracePeriodSeconds: 30
             status:
               replicas: 0
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[
@@ -160,7 +163,8 @@ mod tests {
                 spec.replicas: Invalid value: -1: must be greater than or equal to 0
                 spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
                 spec.template.metadata.labels: Invalid value: {"a":"c"}: `selector` does not match template `labels`
-                spec.selector: Invalid value: {}: empty selector is invalid for deployment
+                spec.selector: Required value
+                spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
             "#]],
         );
         update_refusals(

@@ -87,16 +87,12 @@ fn validate_type(secret: &Secret, errors: &mut FieldErrors) {
         }
         "kubernetes.io/dockercfg" => json(".dockercfg", value(".dockercfg"), errors),
         "kubernetes.io/dockerconfigjson" => json(".dockerconfigjson", value(".dockerconfigjson"), errors),
-        "kubernetes.io/basic-auth" => {
-            if value("username").is_none() && value("password").is_none() {
-                errors.required(&data.key("username"), "");
-                errors.required(&data.key("password"), "");
-            }
+        "kubernetes.io/basic-auth" if value("username").is_none() && value("password").is_none() => {
+            errors.required(&data.key("username"), "");
+            errors.required(&data.key("password"), "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) {
-                errors.required(&data.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
+            errors.required(&data.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {
@@ -132,7 +128,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created("{apiVersion: v1, kind: Secret, data: {a: YQ==, b: YQ==}, stringData: {b: c}}", expect![[r#"
+        created(
+            "{apiVersion: v1, kind: Secret, data: {a: YQ==, b: YQ==}, stringData: {b: c}}",
+            expect![[r#"
             apiVersion: v1
             kind: Secret
             data:
@@ -142,7 +140,8 @@ mod tests {
               name: x
               namespace: default
             type: Opaque
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[
@@ -167,10 +166,14 @@ mod tests {
                 400 Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0
             "#]],
         );
-        update_refusals(BASE, &["{type: other}", "{immutable: true, data: {a: Yg==}}"], expect![[r#"
+        update_refusals(
+            BASE,
+            &["{type: other}", "{immutable: true, data: {a: Yg==}}"],
+            expect![[r#"
             type: Invalid value: "other": field is immutable
             accepted: {"immutable":true,"data":{"a":"Yg=="}}
-        "#]]);
+        "#]],
+        );
         update_refusals(
             &BASE.replace("data", "immutable: true, data"),
             &["{data: {a: Yg==}}", "{immutable: null}"],

@@ -230,7 +230,9 @@ mod tests {
 
     #[test]
     fn defaults() {
-        created("{apiVersion: v1, kind: Service, spec: {selector: {a: ''}, ports: [{port: 80}]}}", expect![[r#"
+        created(
+            "{apiVersion: v1, kind: Service, spec: {selector: {a: ''}, ports: [{port: 80}]}}",
+            expect![[r#"
             apiVersion: v1
             kind: Service
             metadata:
@@ -248,7 +250,8 @@ mod tests {
               type: ClusterIP
             status:
               loadBalancer: {}
-        "#]]);
+        "#]],
+        );
         created(
             "{apiVersion: v1, kind: Service, spec: {type: LoadBalancer, clusterIP: 10.0.0.1, sessionAffinity: ClientIP, \
              ports: [{port: 80, targetPort: web, nodePort: 30000}]}}",
@@ -279,7 +282,9 @@ mod tests {
                   loadBalancer: {}
             "#]],
         );
-        created("{apiVersion: v1, kind: Service, spec: {type: ExternalName, externalName: a.b.}}", expect![[r#"
+        created(
+            "{apiVersion: v1, kind: Service, spec: {type: ExternalName, externalName: a.b.}}",
+            expect![[r#"
             apiVersion: v1
             kind: Service
             metadata:
@@ -291,7 +296,8 @@ mod tests {
               type: ExternalName
             status:
               loadBalancer: {}
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

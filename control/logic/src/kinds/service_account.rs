@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: v1
             kind: ServiceAccount
             imagePullSecrets:
@@ -51,9 +53,14 @@ mod tests {
             metadata:
               name: x
               namespace: default
-        "#]]);
-        refusals(BASE, &["{metadata: {name: A}}"], expect![[r#"
+        "#]],
+        );
+        refusals(
+            BASE,
+            &["{metadata: {name: A}}"],
+            expect![[r#"
             metadata.name: Invalid value: "A": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -18,14 +18,14 @@ pub fn default(template: &mut PodTemplateSpec) {
     pod::defaults::spec(template.spec.get_or_insert_default());
 }
 
-/// What is wrong with a workload's selector, wherever it selects.
-pub fn selector(selector: &LabelSelector, workload: &str, errors: &mut FieldErrors) {
+/// What is wrong with a workload's selector, wherever it selects. One that selects by nothing is
+/// taken for an absent one.
+pub fn selector(selector: &LabelSelector, errors: &mut FieldErrors) {
     let path = SPEC.field("selector");
-    meta::label_selector(selector, &path, errors);
     if is_empty(selector) {
-        let value = serde_json::to_value(selector).unwrap_or_default();
-        errors.invalid(&path, value, format!("empty selector is invalid for {workload}"));
+        errors.required(&path, "");
     }
+    meta::label_selector(selector, &path, errors);
 }
 
 fn is_empty(selector: &LabelSelector) -> bool {
@@ -44,7 +44,7 @@ pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, errors: &m
     let path = SPEC.field("template");
     let metadata = path.field("metadata");
     let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-    if !is_empty(selector) && !Selector::from_object(Some(selector)).matches(labels) {
+    if is_empty(selector) || !Selector::from_object(Some(selector)).matches(labels) {
         let value = serde_json::to_value(labels).unwrap_or_default();
         errors.invalid(&metadata.field("labels"), value, "`selector` does not match template `labels`");
     }

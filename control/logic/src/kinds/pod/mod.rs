@@ -96,14 +96,8 @@ impl Rules for Pods {
         }
     }
 
-    fn prepare_update(old: &Pod, new: &mut Pod) {
-        // Writers that know only one of the two names of the account change nothing by that.
-        if let (Some(old), Some(new)) = (&old.spec, &mut new.spec)
-            && new.service_account_name.is_none()
-        {
-            new.service_account_name.clone_from(&old.service_account_name);
-            new.service_account.clone_from(&old.service_account);
-        }
+    fn prepare_update(_old: &Pod, new: &mut Pod) {
+        defaults::tolerate_lost_nodes(new.spec.get_or_insert_default());
     }
 
     fn validate(pod: &Pod, errors: &mut FieldErrors) {

@@ -472,7 +472,7 @@ fn what_may_change() {
             spec.activeDeadlineSeconds: Invalid value: 10: must be less than or equal to previous value
             spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value
             spec.containers: Forbidden: pod updates may not add or remove containers
-            spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds
+            accepted: {"spec":{"tolerations":[]}}
             spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
               spec.containers[0].command:
             -   null

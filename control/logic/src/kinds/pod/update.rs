@@ -152,18 +152,17 @@ pub fn status(old: &Pod, new: &Pod, errors: &mut FieldErrors) {
         .filter(|container| container.restart_policy.as_deref() == Some("Always"))
         .map(|container| container.name.as_str())
         .collect();
-    let list = |statuses: &Option<Vec<ContainerStatus>>| statuses.clone().unwrap_or_default();
     stays_terminated(
-        &list(&before.container_statuses),
-        &list(&after.container_statuses),
+        before.container_statuses.as_deref().unwrap_or_default(),
+        after.container_statuses.as_deref().unwrap_or_default(),
         policy,
         &[],
         &STATUS.field("containerStatuses"),
         errors,
     );
     stays_terminated(
-        &list(&before.init_container_statuses),
-        &list(&after.init_container_statuses),
+        before.init_container_statuses.as_deref().unwrap_or_default(),
+        after.init_container_statuses.as_deref().unwrap_or_default(),
         policy,
         &sidecars,
         &STATUS.field("initContainerStatuses"),
@@ -193,11 +192,12 @@ fn stays_terminated(
     if policy == "Always" {
         return;
     }
-    let terminated =
-        |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    let terminated = |status: &ContainerStatus| {
+        status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
+    };
     for (i, before) in old.iter().enumerate() {
-        let Some(end) = terminated(before) else { continue };
-        let retried = end.exit_code != 0 && policy == "OnFailure";
+        let Some(exit_code) = terminated(before) else { continue };
+        let retried = exit_code != 0 && policy == "OnFailure";
         if retried || sidecars.contains(&before.name.as_str()) {
             continue;
         }
