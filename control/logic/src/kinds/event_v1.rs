@@ -1,6 +1,7 @@
-//! Event of `events.k8s.io/v1`: the same thing as a core Event in newer words.
+//! Event of `events.k8s.io/v1`: a core Event in newer words.
 //!
-//! Its objects are its own; `event` says why.
+//! The registry stores the core form (`event`) and makes this one from it; the rules here hold for
+//! what is written through this version.
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
