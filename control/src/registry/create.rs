@@ -7,7 +7,7 @@ use proa_logic::kinds::Kind;
 use serde_json::Value;
 
 use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, metadata, now};
-use crate::store::{Change, Expect, Object, Write};
+use crate::store::{Change, Expect, Object, Write, WriteError};
 
 impl Registry {
     pub(super) async fn create_stored(
@@ -77,11 +77,16 @@ impl Registry {
                 reservation.keep();
                 Ok(made)
             }
-            Err(error) => {
-                // The namespace may have begun to go after it was looked at.
+            Err(WriteError::Guard) => {
+                // The namespace began to go after it was looked at, or is another one by now.
                 admission.check_namespace(&self.0.store, kind, namespace, &name)?;
-                Err(error.into())
+                Err(Unwritten::Refused(Refusal::conflict(
+                    kind.resource(),
+                    &name,
+                    "its namespace has changed",
+                )))
             }
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -22,6 +22,7 @@ mod update;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
@@ -35,6 +36,9 @@ use crate::store::{Catalog, Draft, Fields, Key, Limits, Object, Revision, Store,
 
 /// How often a write that lost a race is decided anew before its client is told.
 const ATTEMPTS: usize = 16;
+
+/// As long as the stock server keeps events after their last change.
+const EVENT_TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 /// What the registry is set up with.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +72,10 @@ impl TableCatalog {
 impl Catalog for TableCatalog {
     fn is_lazy(&self, resource: &str) -> bool {
         self.find(resource).is_some_and(|kind| kind.durability == Durability::Lazy)
+    }
+
+    fn time_to_live(&self, resource: &str) -> Option<Duration> {
+        (resource == "events").then_some(EVENT_TIME_TO_LIVE)
     }
 
     fn fields(&self, resource: &str, object: &Value) -> Fields {

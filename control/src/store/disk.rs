@@ -247,6 +247,7 @@ impl Disk {
             uid,
             deleting,
             revision_at,
+            since: self.compacted_at,
         })
     }
 

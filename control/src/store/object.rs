@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use proa_api::selector::{FieldSelector, Labels, Selector};
@@ -63,6 +64,8 @@ pub struct Object {
     pub deleting: bool,
     /// Where the digits of `metadata.resourceVersion` begin in `bytes`; 0 if there are none.
     pub(super) revision_at: usize,
+    /// When this process made or read this version.
+    pub(super) since: Instant,
 }
 
 impl Object {
@@ -115,6 +118,7 @@ impl Object {
             uid: self.uid.clone(),
             deleting: self.deleting,
             revision_at: self.revision_at,
+            since: self.since,
         }
     }
 }
@@ -202,6 +206,7 @@ impl Draft {
             uid: self.uid,
             deleting: self.deleting,
             revision_at,
+            since: Instant::now(),
         }
     }
 
@@ -216,6 +221,7 @@ impl Draft {
             uid: self.uid,
             deleting: self.deleting,
             revision_at: 0,
+            since: Instant::now(),
         }
     }
 }

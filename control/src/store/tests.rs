@@ -14,6 +14,10 @@ impl Catalog for Plain {
         resource == "leases"
     }
 
+    fn time_to_live(&self, resource: &str) -> Option<Duration> {
+        (resource == "events").then_some(Duration::from_millis(20))
+    }
+
     fn fields(&self, _resource: &str, object: &Value) -> Fields {
         vec![("spec.color", object["spec"]["color"].as_str().unwrap_or_default().to_owned())]
     }
@@ -249,6 +253,74 @@ async fn lazy_writes_do_not_touch_the_disk_until_something_else_does() {
     assert_eq!(changed(), before);
     store.maintain().await.unwrap();
     assert_ne!(changed(), before);
+}
+
+#[tokio::test]
+async fn what_lives_for_a_time_goes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let made = store.write(put("events", "e", json!({}), Expect::Absent)).await.unwrap();
+    store.write(put("pods", "p", json!({}), Expect::Absent)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    store.maintain().await.unwrap();
+    assert_eq!((state(&store, "events").len(), state(&store, "pods").len()), (0, 1));
+    let (events, _) = store.collection("events").events_after(made.revision, 9, || 0).unwrap();
+    assert_eq!(events[0].kind, EventKind::Deleted);
+    drop(store);
+    assert!(state(&open(dir.path()), "events").is_empty());
+}
+
+const FULL_DISK: &str = "PROA_TEST_STORE_FULL_DISK";
+
+/// Run by the test below in a process of its own, because the limit is the whole process's.
+#[test]
+fn child_with_a_full_disk() {
+    let Some(dir) = std::env::var_os(FULL_DISK) else { return };
+    let dir = Path::new(&dir);
+    let limit_file_size = |bytes: u64| {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: plain system calls without pointers that outlive them.
+        unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(dir);
+        let text = "x".repeat(100_000);
+        store.write(put("pods", "kept", json!({"n": 1}), Expect::Absent)).await.unwrap();
+        limit_file_size(std::fs::metadata(dir.join("store.redb")).unwrap().len() + 300_000);
+        let mut n = 0;
+        let fault = loop {
+            match store.write(put("pods", &format!("p{n}"), json!({"text": text}), Expect::Absent)).await {
+                Ok(_) => n += 1,
+                Err(fault) => break fault,
+            }
+        };
+        assert!(matches!(fault, WriteError::Fault(_)), "{fault}");
+        let failed = format!("p{n}");
+        assert!(store.collection("pods").get("default", &failed).is_none());
+        assert!(store.collection("pods").get("default", "kept").is_some(), "reads go on");
+        limit_file_size(libc::RLIM_INFINITY);
+        let there = store.collection("pods").get("default", "kept").unwrap();
+        store.write(put("pods", "kept", json!({"n": 2}), Expect::Revision(there.revision))).await.unwrap();
+        let before = state(&store, "pods");
+        assert_eq!(before.len(), n + 1);
+        drop(store);
+        assert_eq!(state(&open(dir), "pods"), before);
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["store::tests::child_with_a_full_disk", "--exact", "--nocapture"])
+        .env(FULL_DISK, dir.path())
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
 }
 
 const CHILD: &str = "PROA_TEST_STORE_CHILD";

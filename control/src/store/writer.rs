@@ -338,6 +338,7 @@ impl Writer {
         for collection in self.shared.all() {
             collection.trim(&self.limits.window);
         }
+        self.expire();
         let waited = self.lazy_since.is_some_and(|since| since.elapsed() >= self.limits.lazy_age);
         if waited || self.lazy_bytes > LAZY_LIMIT_BYTES || self.disk.trim_is_due() || now {
             self.commit(&[], REVISION_BLOCK)?;
@@ -346,6 +347,31 @@ impl Writer {
             tracing::debug!(live_bytes = self.disk.live_bytes(), "compacted the store");
         }
         Ok(())
+    }
+
+    /// Deletes the objects whose time to live is over.
+    fn expire(&mut self) {
+        let mut expired = Vec::new();
+        for collection in self.shared.all() {
+            let mut time_to_live = None;
+            collection.visit(
+                None,
+                None,
+                || 0,
+                |object| {
+                    let limit = time_to_live
+                        .get_or_insert_with(|| self.shared.catalog.time_to_live(&object.key.resource));
+                    if limit.is_some_and(|limit| object.since.elapsed() > limit) {
+                        let change = Change::Delete(object.key.clone());
+                        let write = Write { change, expect: Expect::Revision(object.revision), guard: None };
+                        // Nobody waits for the answer.
+                        expired.push((write, oneshot::channel().0));
+                    }
+                    limit.is_some()
+                },
+            );
+        }
+        self.write(expired);
     }
 
     /// Saves all, and gives back the revisions that were reserved and not used.

@@ -16,6 +16,10 @@ impl Catalog for Plain {
         false
     }
 
+    fn time_to_live(&self, _resource: &str) -> Option<Duration> {
+        None
+    }
+
     fn fields(&self, _resource: &str, _object: &Value) -> Fields {
         Vec::new()
     }
