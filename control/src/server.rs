@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::AdmissionConfig;
 use crate::admission::service::AddressRange;
 use crate::http as api;
-use crate::http::Api;
+use crate::http::{Api, Schemas};
 use crate::http::authenticate::Authenticator;
 use crate::http::authorize::SystemOnly;
 use crate::pki::{Pki, PkiError};
@@ -138,6 +138,7 @@ impl Server {
             pki: pki.clone(),
             authorizer: Box::new(SystemOnly),
             nodes: RwLock::new(HashMap::new()),
+            schemas: Schemas::default(),
             server_address: server_address.clone(),
             shutdown: shutdown.clone(),
         });

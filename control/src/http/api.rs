@@ -16,6 +16,7 @@ use super::authorize::Authorizer;
 use super::negotiate::{self, Encoding, Form};
 use super::path::{ResourcePath, Verb};
 use super::query::Query;
+use super::schemas::Schemas;
 use crate::pki::Pki;
 use crate::registry::{Caller, Registry, WriteOptions};
 
@@ -34,6 +35,8 @@ pub struct Api {
     pub authorizer: Box<dyn Authorizer>,
     /// The nodes of this process, by name, with what each serves of its pods.
     pub nodes: RwLock<HashMap<String, Router>>,
+    /// OpenAPI documents.
+    pub schemas: Schemas,
     /// `HOST:PORT` for clients that ask where the server is.
     pub server_address: String,
     /// Ends watches, and turns readiness off.

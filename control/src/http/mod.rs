@@ -43,6 +43,7 @@ use authorize::{Attributes, forbidden};
 use negotiate::Discovery;
 use path::{ResourcePath, Route, Verb};
 use query::Query;
+pub use schemas::Schemas;
 
 use crate::registry::Caller;
 
@@ -200,7 +201,8 @@ fn other(api: &Api, parts: &Parts) -> Result<Response<Body>, Refusal> {
             return health::serve(api, path.trim_end_matches('/'), &query).ok_or_else(Refusal::no_such_path);
         }
         ("openapi", _) => {
-            return schemas::serve(&api.registry.kinds(), path, &parts.headers);
+            let table = api.registry.kinds();
+            return api.schemas.serve(&table, path, accept(&parts.headers), &parts.headers);
         }
         (_, "/version" | "/version/") => health::version(),
         (_, "/.well-known/openid-configuration") => health::openid_configuration(api),

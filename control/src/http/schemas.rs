@@ -1,7 +1,11 @@
 //! OpenAPI documents over HTTP, which `kubectl explain`, `apply` and `diff` read.
 //!
-//! [`crate::openapi`] writes and keeps them; here each gets an entity tag, so that a client
-//! fetches it once.
+//! [`crate::openapi`] writes them from the table of kinds, which takes a while; here each is kept
+//! until the table changes, with an entity tag so that a client fetches it once. Documents that
+//! nobody asks for are never written: on an idle cluster there are none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use base64::Engine as _;
@@ -12,43 +16,108 @@ use http::{Response, StatusCode};
 use proa_api::Refusal;
 use proa_logic::kinds::Table;
 
-use super::api::accept;
-use super::{negotiate, respond};
+use super::negotiate;
+use super::respond;
 use crate::openapi;
 
-/// What the stock server names its protobuf in answers; `@` is not allowed there.
-const PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The documents written so far for one table.
+#[derive(Default)]
+pub struct Schemas(Mutex<Kept>);
 
-/// Answers a path below `/openapi`.
-pub fn serve(table: &Table, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    let (body, media_type) = document(table, path.trim_end_matches('/'), accept(headers))?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &body);
-    let tag = HeaderValue::from_str(&format!("\"{}\"", BASE64.encode(digest))).map_err(Refusal::internal)?;
-    let known = headers.get_all(IF_NONE_MATCH).iter().any(|seen| seen == tag);
-    let mut response = if known {
-        respond::bytes(StatusCode::NOT_MODIFIED, media_type, Bytes::new())
-    } else {
-        respond::bytes(StatusCode::OK, media_type, body)
-    };
-    response.headers_mut().insert(ETAG, tag);
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-    Ok(response)
+#[derive(Default)]
+struct Kept {
+    table: Option<Arc<Table>>,
+    documents: HashMap<Wanted, Document>,
 }
 
-fn document(table: &Table, path: &str, accept: &str) -> Result<(Bytes, &'static str), Refusal> {
-    if path == "/openapi/v2" && accept.contains(openapi::V2_PROTOBUF) {
-        return Ok((openapi::v2(table).1, PROTOBUF_ANSWER));
+/// Which document, in which encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Wanted {
+    V2Json,
+    V2Protobuf,
+    V3Index,
+    V3(String),
+}
+
+#[derive(Clone)]
+struct Document {
+    body: Bytes,
+    tag: HeaderValue,
+}
+
+impl Schemas {
+    /// Answers a path below `/openapi`.
+    pub fn serve(
+        &self,
+        table: &Arc<Table>,
+        path: &str,
+        accept: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, Refusal> {
+        let wanted = Wanted::of(path.trim_end_matches('/'), accept)?;
+        let media_type =
+            if wanted == Wanted::V2Protobuf { openapi::V2_PROTOBUF_ANSWER } else { "application/json" };
+        let document = self.document(table, wanted)?;
+        let known = headers.get_all(IF_NONE_MATCH).iter().any(|tag| tag == document.tag);
+        let mut response = if known {
+            respond::bytes(StatusCode::NOT_MODIFIED, media_type, Bytes::new())
+        } else {
+            respond::bytes(StatusCode::OK, media_type, document.body)
+        };
+        response.headers_mut().insert(ETAG, document.tag);
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        Ok(response)
     }
-    if !negotiate::accepts(accept, "application/json") {
-        return Err(Refusal::not_acceptable(&["application/json"]));
-    }
-    let body = match path {
-        "/openapi/v2" => openapi::v2(table).0,
-        "/openapi/v3" => openapi::v3_index(table),
-        _ => {
-            let name = path.strip_prefix("/openapi/v3/").ok_or_else(Refusal::no_such_path)?;
-            openapi::v3(table, name).ok_or_else(Refusal::no_such_path)?
+
+    fn document(&self, table: &Arc<Table>, wanted: Wanted) -> Result<Document, Refusal> {
+        // Held while a document is written: others who want it would only write it too.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.table.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) {
+            *kept = Kept { table: Some(table.clone()), documents: HashMap::new() };
         }
-    };
-    Ok((body, "application/json"))
+        match &wanted {
+            wanted if kept.documents.contains_key(wanted) => {}
+            // The two encodings of v2 are written together.
+            Wanted::V2Json | Wanted::V2Protobuf => {
+                let (json, protobuf) = openapi::v2(table);
+                kept.documents.insert(Wanted::V2Json, Document::new(json)?);
+                kept.documents.insert(Wanted::V2Protobuf, Document::new(protobuf)?);
+            }
+            Wanted::V3Index => {
+                kept.documents.insert(Wanted::V3Index, Document::new(openapi::v3_index(table))?);
+            }
+            Wanted::V3(name) => {
+                let body = openapi::v3(table, name).ok_or_else(Refusal::no_such_path)?;
+                kept.documents.insert(wanted.clone(), Document::new(body)?);
+            }
+        }
+        kept.documents.get(&wanted).cloned().ok_or_else(Refusal::no_such_path)
+    }
+}
+
+impl Wanted {
+    fn of(path: &str, accept: &str) -> Result<Self, Refusal> {
+        if path == "/openapi/v2" && accept.contains(openapi::V2_PROTOBUF) {
+            return Ok(Wanted::V2Protobuf);
+        }
+        if !negotiate::accepts(accept, "application/json") {
+            return Err(Refusal::not_acceptable(&["application/json"]));
+        }
+        match path {
+            "/openapi/v2" => Ok(Wanted::V2Json),
+            "/openapi/v3" => Ok(Wanted::V3Index),
+            _ => {
+                let name = path.strip_prefix("/openapi/v3/").ok_or_else(Refusal::no_such_path)?;
+                Ok(Wanted::V3(name.to_owned()))
+            }
+        }
+    }
+}
+
+impl Document {
+    fn new(body: Bytes) -> Result<Self, Refusal> {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &body);
+        let tag = format!("\"{}\"", BASE64.encode(digest));
+        Ok(Document { body, tag: HeaderValue::from_str(&tag).map_err(Refusal::internal)? })
+    }
 }
