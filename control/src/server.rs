@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::AdmissionConfig;
 use crate::admission::service::AddressRange;
+use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
-use crate::http::{Api, Schemas};
 use crate::http::authenticate::Authenticator;
 use crate::http::authorize::SystemOnly;
+use crate::http::{Api, Schemas};
 use crate::pki::{Pki, PkiError};
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
@@ -126,9 +127,8 @@ impl Server {
         let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
         let registry = Registry::open(&data_dir.join("store.redb"), built_in(), registry_config)?;
         let port = addresses.first().map_or(443, SocketAddr::port);
-        bootstrap::ensure(&registry, service_address, port, advertise)
-            .await
-            .map_err(StartError::Bootstrap)?;
+        let place = bootstrap::Place { service_address, port, advertise };
+        bootstrap::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
 
         let shutdown = CancellationToken::new();
         let server_address = client_address(&addresses);
@@ -149,6 +149,13 @@ impl Server {
         for listener in listeners {
             server.serve(listener);
         }
+        let (registry, shutdown) = (server.registry(), &server.api.shutdown);
+        server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
+        let controllers = ControllersConfig {
+            ca_pem: server.ca_pem().to_owned(),
+            cluster_domain: config.cluster_domain.clone(),
+        };
+        server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
         Ok(server)
     }
 

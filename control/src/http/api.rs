@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,6 +23,13 @@ use crate::registry::{Caller, Registry, WriteOptions};
 
 /// No body may be larger: the stock server's limit.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// A body must have come by then.
+const BODY_TIME: Duration = Duration::from_secs(60);
+/// Of a body that is too large, this much more is read and thrown away.
+const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
+/// For at most this long.
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 pub struct Api {
@@ -97,13 +105,33 @@ pub fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
-/// Reads a body as a whole, if it is not too large.
-pub async fn read_body(body: Body) -> Result<Bytes, Refusal> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+/// Reads a body as a whole, if it is not too large and comes in time.
+pub async fn read_body(mut body: Body) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY_TIME, Limited::new(&mut body, MAX_BODY_BYTES).collect()).await;
+    match read {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            discard(body).await;
             Err(Refusal::too_large(MAX_BODY_BYTES))
         }
-        Err(error) => Err(Refusal::bad_request(format!("the body could not be read: {error}"))),
+        Ok(Err(error)) => Err(Refusal::bad_request(format!("the body could not be read: {error}"))),
+        Err(_) => {
+            Err(Refusal::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"))
+        }
     }
+}
+
+/// Reads on for a while: clients that are cut off while they send do not look at the answer.
+async fn discard(mut body: Body) {
+    let rest = async {
+        let mut left = MAX_DISCARDED_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it comes to its end or not, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }

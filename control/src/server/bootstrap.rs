@@ -4,6 +4,7 @@
 //! depends on whether it is the first.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use proa_api::Refusal;
 use proa_api::names::{
@@ -12,6 +13,7 @@ use proa_api::names::{
 };
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
 
@@ -20,15 +22,35 @@ const USER: &str = "system:apiserver";
 /// The Service by which pods reach the API.
 const API_SERVICE: &str = "kubernetes";
 
-/// Makes what is missing and puts right what does not fit. `service_address` is the API's address
-/// among the services, `advertise` where it is really reached; without one the Service is there
-/// and has no endpoints.
-pub async fn ensure(
-    registry: &Registry,
-    service_address: Ipv4Addr,
-    port: u16,
-    advertise: Option<SocketAddr>,
-) -> Result<(), Refusal> {
+/// How often they are looked after: what somebody deletes comes back within this time.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where the API is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its address among the services.
+    pub service_address: Ipv4Addr,
+    /// The port it listens on.
+    pub port: u16,
+    /// Where pods really reach it; without one its Service is there and has no endpoints.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// Looks after the objects until the server stops.
+pub async fn keep(registry: Registry, place: Place, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if let Err(refusal) = ensure(&registry, place).await {
+            tracing::warn!(%refusal, "the cluster's first objects could not be put right");
+        }
+    }
+}
+
+/// Makes what is missing and puts right what does not fit.
+pub async fn ensure(registry: &Registry, place: Place) -> Result<(), Refusal> {
     let maker = Maker { registry, caller: Caller::system(USER) };
     for name in SYSTEM_NAMESPACES {
         maker.ensure("v1", "Namespace", json!({ "metadata": { "name": name } }), &[]).await?;
@@ -42,8 +64,8 @@ pub async fn ensure(
     });
     // Its annotations are the users' to change: another class may be the default.
     maker.ensure("networking.k8s.io/v1", "IngressClass", class, &[]).await?;
-    maker.ensure_service(service_address, advertise.map_or(port, |a| a.port())).await?;
-    maker.ensure_endpoints(advertise).await
+    maker.ensure_service(place.service_address, place.advertise.map_or(place.port, |a| a.port())).await?;
+    maker.ensure_endpoints(place.advertise).await
 }
 
 struct Maker<'a> {
