@@ -2,8 +2,8 @@
 //! logic of `proa-logic`.
 
 pub mod admission;
-pub mod http;
 pub mod controllers;
+pub mod http;
 pub mod openapi;
 pub mod patch;
 pub mod pki;

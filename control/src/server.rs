@@ -127,7 +127,8 @@ impl Server {
         let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
         let registry = Registry::open(&data_dir.join("store.redb"), built_in(), registry_config)?;
         let port = addresses.first().map_or(443, SocketAddr::port);
-        let place = bootstrap::Place { service_address, port, advertise };
+        let place =
+            bootstrap::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };
         bootstrap::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
 
         let shutdown = CancellationToken::new();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proa_api::Refusal;
 use proa_api::names::{
     ANNOTATION_DEFAULT_INGRESS_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER, LABEL_SERVICE_NAME,
-    NAMESPACE_DEFAULT, SYSTEM_NAMESPACES,
+    NAMESPACE_DEFAULT, NAMESPACE_SYSTEM, SYSTEM_NAMESPACES,
 };
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
@@ -19,8 +19,26 @@ use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
 
 /// The user in whose name the server makes its own objects.
 const USER: &str = "system:apiserver";
+
+/// A Service of the cluster's own.
+struct OwnService {
+    namespace: &'static str,
+    name: &'static str,
+    labels: [(&'static str, &'static str); 2],
+}
+
 /// The Service by which pods reach the API.
-const API_SERVICE: &str = "kubernetes";
+const API_SERVICE: OwnService = OwnService {
+    namespace: NAMESPACE_DEFAULT,
+    name: "kubernetes",
+    labels: [("component", "apiserver"), ("provider", "kubernetes")],
+};
+/// The Service of the cluster's DNS, under the name that tools look for.
+const DNS_SERVICE: OwnService = OwnService {
+    namespace: NAMESPACE_SYSTEM,
+    name: "kube-dns",
+    labels: [("k8s-app", "kube-dns"), ("kubernetes.io/name", "Proa")],
+};
 
 /// How often they are looked after: what somebody deletes comes back within this time.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -30,6 +48,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub struct Place {
     /// Its address among the services.
     pub service_address: Ipv4Addr,
+    /// The address of the cluster's DNS among the services.
+    pub dns_address: Ipv4Addr,
     /// The port it listens on.
     pub port: u16,
     /// Where pods really reach it; without one its Service is there and has no endpoints.
@@ -64,8 +84,14 @@ pub async fn ensure(registry: &Registry, place: Place) -> Result<(), Refusal> {
     });
     // Its annotations are the users' to change: another class may be the default.
     maker.ensure("networking.k8s.io/v1", "IngressClass", class, &[]).await?;
-    maker.ensure_service(place.service_address, place.advertise.map_or(place.port, |a| a.port())).await?;
-    maker.ensure_endpoints(place.advertise).await
+    let target = place.advertise.map_or(place.port, |a| a.port());
+    let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": target }]);
+    maker.ensure_service(&API_SERVICE, place.service_address, ports).await?;
+    maker.ensure_endpoints(place.advertise).await?;
+    // It has neither selector nor endpoints: each node answers at this address itself.
+    let port = |name, protocol| json!({ "name": name, "port": 53, "protocol": protocol, "targetPort": 53 });
+    let ports = json!([port("dns", "UDP"), port("dns-tcp", "TCP")]);
+    maker.ensure_service(&DNS_SERVICE, place.dns_address, ports).await
 }
 
 struct Maker<'a> {
@@ -120,26 +146,20 @@ impl Maker<'_> {
         }
     }
 
-    /// The Service of the API. One with another address is from before the service range was
-    /// changed; since the address of a Service cannot change, it is made anew.
-    async fn ensure_service(&self, address: Ipv4Addr, port: u16) -> Result<(), Refusal> {
+    /// A Service with a fixed address. One with another address is from before the service range
+    /// was changed; since the address of a Service cannot change, it is made anew.
+    async fn ensure_service(&self, own: &OwnService, address: Ipv4Addr, ports: Value) -> Result<(), Refusal> {
         let table = self.registry.kinds();
-        if let Some(kind) = table.by_kind("v1", "Service") {
-            if let Ok(found) = self.registry.get(kind, NAMESPACE_DEFAULT, API_SERVICE) {
-                if found.value()["spec"]["clusterIP"] != address.to_string() {
-                    let options = DeleteOptions::default();
-                    self.registry
-                        .delete(&self.caller, kind, NAMESPACE_DEFAULT, API_SERVICE, &options)
-                        .await?;
-                }
-            }
+        if let Some(kind) = table.by_kind("v1", "Service")
+            && let Ok(found) = self.registry.get(kind, own.namespace, own.name)
+            && found.value()["spec"]["clusterIP"] != address.to_string()
+        {
+            let options = DeleteOptions::default();
+            self.registry.delete(&self.caller, kind, own.namespace, own.name, &options).await?;
         }
+        let labels: Value = own.labels.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
         let service = json!({
-            "metadata": {
-                "name": API_SERVICE,
-                "namespace": NAMESPACE_DEFAULT,
-                "labels": { "component": "apiserver", "provider": "kubernetes" },
-            },
+            "metadata": { "name": own.name, "namespace": own.namespace, "labels": labels },
             "spec": {
                 "type": "ClusterIP",
                 "clusterIP": address.to_string(),
@@ -148,13 +168,13 @@ impl Maker<'_> {
                 "ipFamilyPolicy": "SingleStack",
                 "internalTrafficPolicy": "Cluster",
                 "sessionAffinity": "None",
-                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
+                "ports": ports,
             },
         });
         self.ensure("v1", "Service", service, &["spec"]).await
     }
 
-    /// Its endpoints. No controller keeps them, since the Service has no selector.
+    /// The endpoints of the API. No controller keeps them, since its Service has no selector.
     async fn ensure_endpoints(&self, advertise: Option<SocketAddr>) -> Result<(), Refusal> {
         let ports = |port: u16| json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
         let subsets: Value = advertise
@@ -163,7 +183,7 @@ impl Maker<'_> {
             .collect();
         let endpoints = json!({
             "metadata": {
-                "name": API_SERVICE,
+                "name": API_SERVICE.name,
                 "namespace": NAMESPACE_DEFAULT,
                 "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
             },
@@ -177,9 +197,9 @@ impl Maker<'_> {
             .collect();
         let slice = json!({
             "metadata": {
-                "name": API_SERVICE,
+                "name": API_SERVICE.name,
                 "namespace": NAMESPACE_DEFAULT,
-                "labels": { LABEL_SERVICE_NAME: API_SERVICE },
+                "labels": { LABEL_SERVICE_NAME: API_SERVICE.name },
             },
             "addressType": "IPv4",
             "endpoints": ready,

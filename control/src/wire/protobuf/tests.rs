@@ -21,7 +21,9 @@ macro_rules! body {
 fn kubectl_create_bodies() {
     check(
         body!("deployment"),
-        &expect![[r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"replicas":0,"selector":{"matchLabels":{"app":"web"}},"template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"nginx","image":"nginx","ports":[{"containerPort":80}],"resources":{}}]}},"strategy":{}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"replicas":0,"selector":{"matchLabels":{"app":"web"}},"template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"nginx","image":"nginx","ports":[{"containerPort":80}],"resources":{}}]}},"strategy":{}}}"#
+        ]],
     );
     check(
         body!("configmap"),
@@ -37,19 +39,27 @@ fn kubectl_create_bodies() {
     );
     check(
         body!("service"),
-        &expect![[r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"ports":[{"name":"80-http","protocol":"TCP","port":80,"targetPort":"http"}],"selector":{"app":"web"},"type":"NodePort"}}"#]],
+        &expect![[
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"ports":[{"name":"80-http","protocol":"TCP","port":80,"targetPort":"http"}],"selector":{"app":"web"},"type":"NodePort"}}"#
+        ]],
     );
     check(
         body!("ingress"),
-        &expect![[r#"{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"web"},"spec":{"tls":[{"hosts":["example.com"],"secretName":"web-tls"}],"rules":[{"host":"example.com","http":{"paths":[{"path":"/path","backend":{"service":{"name":"web","port":{"number":80}}},"pathType":"Prefix"}]}}]}}"#]],
+        &expect![[
+            r#"{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"web"},"spec":{"tls":[{"hosts":["example.com"],"secretName":"web-tls"}],"rules":[{"host":"example.com","http":{"paths":[{"path":"/path","backend":{"service":{"name":"web","port":{"number":80}}},"pathType":"Prefix"}]}}]}}"#
+        ]],
     );
     check(
         body!("job"),
-        &expect![[r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"once"},"spec":{"template":{"metadata":{},"spec":{"containers":[{"name":"once","image":"busybox","command":["date"],"resources":{}}],"restartPolicy":"Never"}}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"once"},"spec":{"template":{"metadata":{},"spec":{"containers":[{"name":"once","image":"busybox","command":["date"],"resources":{}}],"restartPolicy":"Never"}}}}"#
+        ]],
     );
     check(
         body!("cronjob"),
-        &expect![[r#"{"apiVersion":"batch/v1","kind":"CronJob","metadata":{"name":"tick"},"spec":{"schedule":"*","jobTemplate":{"metadata":{"name":"tick"},"spec":{"template":{"metadata":{},"spec":{"containers":[{"name":"tick","image":"busybox","command":["date"],"resources":{}}],"restartPolicy":"OnFailure"}}}}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"batch/v1","kind":"CronJob","metadata":{"name":"tick"},"spec":{"schedule":"*","jobTemplate":{"metadata":{"name":"tick"},"spec":{"template":{"metadata":{},"spec":{"containers":[{"name":"tick","image":"busybox","command":["date"],"resources":{}}],"restartPolicy":"OnFailure"}}}}}}"#
+        ]],
     );
     check(
         body!("namespace"),
@@ -61,7 +71,9 @@ fn kubectl_create_bodies() {
     );
     check(
         body!("token"),
-        &expect![[r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","metadata":{},"spec":{"expirationSeconds":600}}"#]],
+        &expect![[
+            r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","metadata":{},"spec":{"expirationSeconds":600}}"#
+        ]],
     );
     check(
         body!("role"),
@@ -77,11 +89,15 @@ fn kubectl_create_bodies() {
     );
     check(
         body!("quota"),
-        &expect![[r#"{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"q"},"spec":{"hard":{"cpu":"1","memory":"1Gi"}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"q"},"spec":{"hard":{"cpu":"1","memory":"1Gi"}}}"#
+        ]],
     );
     check(
         body!("pdb"),
-        &expect![[r#"{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"p"},"spec":{"minAvailable":"50%","selector":{"matchLabels":{"app":"web"}}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"p"},"spec":{"minAvailable":"50%","selector":{"matchLabels":{"app":"web"}}}}"#
+        ]],
     );
     check(
         body!("priorityclass"),
@@ -91,7 +107,9 @@ fn kubectl_create_bodies() {
     );
     check(
         body!("can-i"),
-        &expect![[r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","metadata":{},"spec":{"resourceAttributes":{"namespace":"default","verb":"create","resource":"pods"}}}"#]],
+        &expect![[
+            r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","metadata":{},"spec":{"resourceAttributes":{"namespace":"default","verb":"create","resource":"pods"}}}"#
+        ]],
     );
     check(
         body!("whoami"),
