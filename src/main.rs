@@ -1,1 +1,29 @@
-fn main() {}
+//! The `proa` program: the command line, and the wiring of the parts into one process.
+//!
+//! One file serves every role. The roles that are started once per pod, container or compilation
+//! are dispatched before anything else is set up, as their start is on the way of every pod.
+
+mod cli;
+mod config;
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["sandbox", dir] => proa_sandbox::main(Path::new(dir)),
+        ["wasm", ..] => proa_wasm::main(&arguments[1..]),
+        ["compile", input, output] => {
+            proa_runtime::engine::compile::main(Path::new(input), Path::new(output))
+        }
+        _ => cli::run(cli::Cli::parse()),
+    }
+}

@@ -1,0 +1,131 @@
+//! The settings of `proa up`: flags over environment over file over defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Deserialize;
+
+/// Where a cluster keeps its state unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/proa";
+
+/// What may be set. Each has the same name as a flag, as `PROA_…` in the environment and as a key
+/// of the `--config` file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Read settings from this YAML file
+    #[arg(long, env = "PROA_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory of the cluster's state [default: /var/lib/proa]
+    #[arg(long, env = "PROA_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the Kubernetes API [default: 127.0.0.1:6443]
+    #[arg(long, env = "PROA_API_LISTEN")]
+    pub api_listen: Option<SocketAddr>,
+    /// Address of the ingress for HTTP [default: 127.0.0.1:80]
+    #[arg(long, env = "PROA_INGRESS_HTTP")]
+    pub ingress_http: Option<SocketAddr>,
+    /// Address of the ingress for HTTPS [default: 127.0.0.1:443]
+    #[arg(long, env = "PROA_INGRESS_HTTPS")]
+    pub ingress_https: Option<SocketAddr>,
+    /// Addresses of the pods [default: 10.42.0.0/16]
+    #[arg(long, env = "PROA_CLUSTER_CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Addresses of the services [default: 10.43.0.0/16]
+    #[arg(long, env = "PROA_SERVICE_CIDR")]
+    pub service_cidr: Option<String>,
+    /// DNS domain of the cluster [default: cluster.local]
+    #[arg(long, env = "PROA_CLUSTER_DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "PROA_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
+    #[arg(long, env = "PROA_LOG")]
+    pub log: Option<String>,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub api_listen: SocketAddr,
+    pub ingress_http: SocketAddr,
+    pub ingress_https: SocketAddr,
+    pub cluster_cidr: String,
+    pub service_cidr: String,
+    pub cluster_domain: String,
+    pub node_name: String,
+    pub log: String,
+}
+
+impl Options {
+    /// Fills in what is not set from the file, then from the defaults.
+    pub fn resolve(self) -> Result<Config> {
+        let file = match &self.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read --config {}", path.display()))?;
+                serde_yaml_ng::from_str(&text)
+                    .with_context(|| format!("--config {} is not as it should be", path.display()))?
+            }
+            None => Options::default(),
+        };
+        let address = |flag: Option<SocketAddr>, file: Option<SocketAddr>, port: u16| {
+            flag.or(file).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
+        };
+        let text = |flag: Option<String>, file: Option<String>, default: &str| {
+            flag.or(file).unwrap_or_else(|| default.to_owned())
+        };
+        let node_name = match self.node_name.or(file.node_name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        Ok(Config {
+            data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            api_listen: address(self.api_listen, file.api_listen, 6443),
+            ingress_http: address(self.ingress_http, file.ingress_http, 80),
+            ingress_https: address(self.ingress_https, file.ingress_https, 443),
+            cluster_cidr: text(self.cluster_cidr, file.cluster_cidr, "10.42.0.0/16"),
+            service_cidr: text(self.service_cidr, file.service_cidr, "10.43.0.0/16"),
+            cluster_domain: text(self.cluster_domain, file.cluster_domain, "cluster.local"),
+            node_name: node_name.to_ascii_lowercase(),
+            log: text(self.log, file.log, "info"),
+        })
+    }
+}
+
+fn host_name() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
+    let name = name.trim();
+    anyhow::ensure!(!name.is_empty() && name != "(none)", "this host has no name: set --node-name");
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_goes_over_the_file_and_the_file_over_the_default() {
+        let dir = std::env::temp_dir().join(format!("proa-config-{}", std::process::id()));
+        std::fs::write(&dir, "node-name: from-file\ncluster-domain: file.example\n").unwrap();
+        let options = Options {
+            config: Some(dir.clone()),
+            node_name: Some("From-Flag".to_owned()),
+            ..Options::default()
+        };
+        let config = options.resolve().unwrap();
+        assert_eq!(config.node_name, "from-flag");
+        assert_eq!(config.cluster_domain, "file.example");
+        assert_eq!(config.service_cidr, "10.43.0.0/16");
+        std::fs::write(&dir, "nodename: x\n").unwrap();
+        let options = Options { config: Some(dir.clone()), ..Options::default() };
+        let error = format!("{:#}", options.resolve().unwrap_err());
+        assert!(error.contains("unknown field `nodename`"), "{error}");
+        std::fs::remove_file(&dir).unwrap();
+    }
+}

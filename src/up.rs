@@ -1,0 +1,180 @@
+//! `proa up` and `proa down`: the parts put together, and taken apart.
+
+#![allow(clippy::print_stdout, reason = "where the API and the kubeconfig are is the command's result")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use proa_control::registry::Caller;
+use proa_control::server::{self, Server};
+use proa_dns::{DnsConfig, Upstream};
+use proa_ingress::Ingress;
+use proa_runtime::image::ImageStore;
+use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Options};
+
+/// The device that the node's pods are reached through.
+const BRIDGE: &str = "proa0";
+/// Addresses a node has for its pods: a /24.
+const NODE_PREFIX: u8 = 24;
+/// The place of the DNS server in the service range.
+const DNS_OFFSET: u32 = 10;
+const DNS_PORT: u16 = 53;
+
+/// Runs the cluster until it is told to stop.
+pub fn up(options: Options) -> Result<()> {
+    let config = options.resolve()?;
+    log_to_stderr(&config.log)?;
+    ensure!(nix_is_root(), "proa up makes namespaces, cgroups and network devices: it must be run as root");
+    runtime().block_on(serve(config))
+}
+
+/// Stops the pods of a cluster that is not up, and removes what it made outside its data.
+pub fn down(data_dir: &Path) -> Result<()> {
+    ensure!(nix_is_root(), "proa down must be run as root");
+    runtime().block_on(async {
+        let _ = data_dir;
+        Network::remove_left_over(BRIDGE).await?;
+        Ok(())
+    })
+}
+
+/// The runtime of everything that is asynchronous.
+pub fn runtime() -> tokio::runtime::Runtime {
+    // One provider of cryptography for every part; a second call finds it set, which is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("the kernel gives threads and epoll")
+}
+
+fn nix_is_root() -> bool {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn log_to_stderr(directives: &str) -> Result<()> {
+    // hickory reports every query at info; those who want that name it after this.
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("hickory_server=warn,{directives}"))
+        .with_context(|| format!("--log {directives:?} is not a list of tracing directives"))?;
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+/// The ranges and addresses of the cluster.
+struct Addresses {
+    cluster: Ipv4Net,
+    node: Ipv4Net,
+    service: Ipv4Net,
+    dns: Ipv4Addr,
+}
+
+impl Addresses {
+    fn of(config: &Config) -> Result<Self> {
+        let range = |flag: &str, text: &str| -> Result<Ipv4Net> {
+            text.parse().map_err(|e| anyhow::anyhow!("{flag} {text:?}: {e}"))
+        };
+        let cluster = range("--cluster-cidr", &config.cluster_cidr)?;
+        let service = range("--service-cidr", &config.service_cidr)?;
+        let node = Ipv4Net::new(cluster.network(), NODE_PREFIX.max(cluster.prefix()));
+        let node = node.context("a prefix of at most 32")?;
+        let dns =
+            service.nth(DNS_OFFSET).with_context(|| format!("--service-cidr {service} is too small"))?;
+        Ok(Addresses { cluster, node, service, dns })
+    }
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let addresses = Addresses::of(&config)?;
+    let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data_dir)
+        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+
+    // Everything that another program may hold is taken before anything is started.
+    let ingress = proa_ingress::Config { http: config.ingress_http, https: config.ingress_https };
+    let ingress = Ingress::bind(&ingress).await?;
+    let network = Network::start(NetworkConfig {
+        bridge: BRIDGE.to_owned(),
+        node_cidr: addresses.node,
+        cluster_cidr: addresses.cluster,
+        service_cidr: addresses.service,
+        dns_address: addresses.dns,
+    })
+    .await?;
+    let in_cluster = SocketAddr::from((network.gateway(), config.api_listen.port()));
+    let server = Server::start(server::Config {
+        data_dir: config.data_dir.clone(),
+        listen: vec![config.api_listen, in_cluster],
+        service_cidr: config.service_cidr.parse()?,
+        cluster_domain: config.cluster_domain.clone(),
+        advertise: Some(in_cluster),
+        node_name: config.node_name.clone(),
+        extra_names: Vec::new(),
+    })
+    .await?;
+
+    let (ingress_http, ingress_https) = ingress.addresses()?;
+    println!("API         https://{}", server.addresses()[0]);
+    println!("kubeconfig  {}", server.kubeconfig_path().display());
+    println!("ingress     http://{ingress_http} https://{ingress_https}");
+
+    let shutdown = CancellationToken::new();
+    let parts = TaskTracker::new();
+    start_parts(&config, &addresses, &server, network, ingress, &parts, &shutdown)?;
+
+    let [terminate, interrupt] = &mut stop;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; the pods go on");
+    shutdown.cancel();
+    parts.close();
+    parts.wait().await;
+    server.shutdown().await;
+    Ok(())
+}
+
+/// Starts what speaks to the API as a client. A part that fails does not take the others along.
+fn start_parts(
+    config: &Config,
+    addresses: &Addresses,
+    server: &Server,
+    network: Network,
+    ingress: Ingress,
+    parts: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let client = |user: &str| server.client(Caller::system(user));
+    parts.spawn(ingress.run(client("system:proa-ingress"), shutdown.clone()));
+
+    let proxy = client("system:kube-proxy");
+    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), shutdown.clone()));
+
+    let dns = DnsConfig {
+        listen: vec![SocketAddr::from((addresses.dns, DNS_PORT))],
+        cluster_domain: config.cluster_domain.clone(),
+        own_ranges: [addresses.cluster, addresses.service].map(|r| (r.network(), r.prefix())).to_vec(),
+        ttl_seconds: DnsConfig::TTL_SECONDS,
+        upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
+    };
+    let (dns_client, dns_shutdown) = (client("system:proa-dns"), shutdown.clone());
+    parts.spawn(async move {
+        if let Err(error) = proa_dns::run(dns, dns_client, dns_shutdown).await {
+            tracing::error!(%error, "cluster DNS has ended");
+        }
+    });
+    let _images = ImageStore::open(&config.data_dir.join("images"))?;
+    Ok(())
+}
