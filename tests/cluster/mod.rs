@@ -132,6 +132,11 @@ impl Cluster {
         }
     }
 
+    /// Waits for the end of a `proa up` that has been killed.
+    pub fn stop_after_kill(&mut self) {
+        self.proa.take().expect("the cluster is up").wait().expect("own child");
+    }
+
     /// A command inside the cluster's namespaces.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let namespaces: Vec<File> = ["mnt", "net"]
