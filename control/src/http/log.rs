@@ -83,10 +83,10 @@ fn check_options(query: &Query, pod_name: &str) -> Result<(), Refusal> {
     if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
         errors.forbidden(&Path::root(""), "at most one of `sinceTime` or `sinceSeconds` may be specified");
     }
-    if let Some(time) = query.get("sinceTime") {
-        if time.parse::<jiff::Timestamp>().is_err() {
-            return Err(Refusal::bad_request(format!("parsing time {time:?}: it is not in RFC 3339 format")));
-        }
+    if let Some(time) = query.get("sinceTime")
+        && time.parse::<jiff::Timestamp>().is_err()
+    {
+        return Err(Refusal::bad_request(format!("parsing time {time:?}: it is not in RFC 3339 format")));
     }
     if errors.is_empty() { Ok(()) } else { Err(Refusal::invalid("", "PodLogOptions", pod_name, &errors)) }
 }
@@ -106,10 +106,11 @@ fn choose_container(pod: &Value, pod_name: &str, named: Option<&str>) -> Result<
             Err(Refusal::bad_request(format!("container {named} is not valid for pod {pod_name}")))
         };
     }
-    if let [only] = own[..] {
-        if init.is_empty() && ephemeral.is_empty() {
-            return Ok(only.to_owned());
-        }
+    if let [only] = own[..]
+        && init.is_empty()
+        && ephemeral.is_empty()
+    {
+        return Ok(only.to_owned());
     }
     if own.is_empty() {
         return Err(Refusal::bad_request(format!("a container name must be specified for pod {pod_name}")));

@@ -66,6 +66,8 @@ impl Pki {
     /// clients reach the server.
     pub fn open(dir: &Path, names: &[String], issuer: &str, now: Timestamp) -> Result<Self, PkiError> {
         files::make_private_dir(dir).map_err(|error| PkiError::File { path: dir.to_owned(), error })?;
+        // What an authority signed that is no longer there is worth nothing.
+        let orphaned = ["ca.crt", "ca.key"].iter().any(|name| !dir.join(name).exists());
         let ca = load_or_make(dir, "ca", |_| true, || Authority::generate(now))?;
         let authority = Authority::load(&ca)?;
 
@@ -75,13 +77,13 @@ impl Pki {
         let server = load_or_make(
             dir,
             "server",
-            |facts| !facts.is_near_end(now) && facts.names == wanted,
+            |facts| !orphaned && !facts.is_near_end(now) && facts.names == wanted,
             || authority.issue_server("kube-apiserver", &wanted, now),
         )?;
         let admin = load_or_make(
             dir,
             "admin",
-            |facts| !facts.is_near_end(now),
+            |facts| !orphaned && !facts.is_near_end(now),
             || authority.issue_client(ADMIN.0, ADMIN.1, now),
         )?;
         let signer = Signer::new(&load_or_make_token_key(dir)?, issuer.to_owned())?;
@@ -143,10 +145,10 @@ fn load_or_make(
 ) -> Result<Pair, PkiError> {
     let cert_path = dir.join(format!("{name}.crt"));
     let key_path = dir.join(format!("{name}.key"));
-    if let (Some(cert_pem), Some(key_pem)) = (read_text(&cert_path)?, read_text(&key_path)?) {
-        if is_good(&Facts::read(&certificate(&cert_pem)?)?) {
-            return Ok(Pair { cert_pem, key_pem });
-        }
+    if let (Some(cert_pem), Some(key_pem)) = (read_text(&cert_path)?, read_text(&key_path)?)
+        && is_good(&Facts::read(&certificate(&cert_pem)?)?)
+    {
+        return Ok(Pair { cert_pem, key_pem });
     }
     let pair = make()?;
     // The certificate last: a crash between the two leaves the old certificate beside a new key
@@ -211,6 +213,11 @@ mod tests {
         let renamed = Pki::open(dir.path(), &["other".to_owned()], "https://issuer", now).unwrap();
         assert_eq!(first.ca.cert_pem, renamed.ca.cert_pem);
         assert_ne!(first.server.cert_pem, renamed.server.cert_pem, "the names changed");
+        std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+        let orphaned = Pki::open(dir.path(), &["other".to_owned()], "https://issuer", now).unwrap();
+        assert_ne!(orphaned.ca.cert_pem, renamed.ca.cert_pem);
+        assert_ne!(orphaned.admin.cert_pem, renamed.admin.cert_pem, "its authority is gone");
+        let renamed = orphaned;
         let later = now + jiff::SignedDuration::from_hours(24 * 300);
         let renewed = Pki::open(dir.path(), &["other".to_owned()], "https://issuer", later).unwrap();
         assert_ne!(renamed.server.cert_pem, renewed.server.cert_pem, "the end is near");
