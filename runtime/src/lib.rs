@@ -3,17 +3,38 @@
 //! `agent` watches the node's pods and gives each a worker (`pod`). A worker observes
 //! (`observed`), decides (`plan`, pure), acts, and shows the outcome (`status`, pure).
 
+pub mod agent;
 pub mod backoff;
+pub mod container;
+pub mod directory;
+pub mod down;
 pub mod downward;
 pub mod engine;
 pub mod env;
 pub mod etc;
 pub mod event;
+pub mod host;
+pub mod http;
 pub mod image;
+pub mod image_pull;
+pub mod log;
 pub mod net;
+pub mod node;
+pub mod objects;
 pub mod observed;
 pub mod paths;
 pub mod plan;
+pub mod pod;
+pub mod probe;
 pub mod resources;
 pub mod security;
+pub mod start;
 pub mod status;
+pub mod stop;
+pub mod volume;
+
+pub use agent::run;
+pub use directory::Directory;
+pub use down::down;
+pub use host::NodeConfig;
+pub use http::router as kubelet_router;

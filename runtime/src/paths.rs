@@ -16,9 +16,14 @@ impl Paths {
         Paths { data: data.to_owned() }
     }
 
+    /// What belongs to this run of the machine: `run`.
+    pub fn run(&self) -> PathBuf {
+        self.data.join("run")
+    }
+
     /// Directories of all sandboxes: `run/sandboxes`.
     pub fn sandboxes(&self) -> PathBuf {
-        self.data.join("run/sandboxes")
+        self.run().join("sandboxes")
     }
 
     /// Directory of a pod's sandbox.

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::backoff::{later, since};
 use crate::observed::{Blocked, ContainerSeen, Ended, PodObserved, Role, Run, Step, Verdict, all_containers};
+use crate::volume::content::needs_address;
 
 /// How often SIGKILL is repeated to a container that does not end.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
@@ -159,7 +160,7 @@ pub fn grace_period(pod: &Pod) -> Duration {
 
 /// True if all that changes at the moment is a start that has only just begun.
 pub fn is_quick_start(seen: &PodObserved, began: Timestamp, now: Timestamp) -> bool {
-    let doing = |step: &Step| matches!(step, Step::Undone | Step::Doing { .. });
+    let doing = |step: &Step| matches!(step, Step::Undone | Step::Doing { tries: 0 });
     let starting = seen.starting.is_some() || doing(&seen.sandbox) || doing(&seen.volumes);
     let blocked = seen.containers.values().any(|c| c.blocked.is_some());
     starting && !blocked && seen.teardown == Step::Undone && since(now, began) < QUICK_START
@@ -187,8 +188,13 @@ fn verdict(
 
 /// The pod is to run: sandbox and volumes first, then init containers one by one, then the rest.
 fn run(pod: &Pod, spec: &PodSpec, seen: &PodObserved, now: Timestamp, plan: &mut Plan) {
-    for (step, action) in [(&seen.sandbox, Action::StartSandbox), (&seen.volumes, Action::SetUpVolumes)] {
-        if step.is_due(now) {
+    let has_address = seen.sandbox == Step::Done;
+    let steps = [
+        (&seen.sandbox, Action::StartSandbox, true),
+        (&seen.volumes, Action::SetUpVolumes, has_address || !needs_address(pod)),
+    ];
+    for (step, action, possible) in steps {
+        if possible && step.is_due(now) {
             plan.actions.push(action);
         }
         plan.look_again_at(step.retry_at().filter(|at| *at > now));

@@ -74,9 +74,11 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// True if a container counts as ready.
-pub fn is_ready(container: &Container, state: &ContainerSeen) -> bool {
-    let running = matches!(state.run, Run::Running { .. });
+/// True if a container counts as ready. A process that exists is not yet one that serves: the
+/// answer to its start tells that.
+fn is_ready(seen: &PodObserved, container: &Container, state: &ContainerSeen) -> bool {
+    let starting = seen.starting.as_deref() == Some(container.name.as_str());
+    let running = matches!(state.run, Run::Running { .. }) && !starting;
     running && is_started(container, state) && (container.readiness_probe.is_none() || state.ready)
 }
 
@@ -120,7 +122,7 @@ fn container_status(
         // An init container is ready once it has succeeded.
         (Role::Init, Run::Ended(ended)) => ended.code == 0 && !state.stale,
         (Role::Init, _) => false,
-        _ => is_ready(container, state),
+        _ => is_ready(seen, container, state),
     };
     ContainerStatus {
         name: container.name.clone(),
@@ -272,7 +274,7 @@ fn pod_conditions(
         .collect();
     let unready: Vec<&str> = all_containers(pod)
         .filter(|(role, _)| *role != Role::Init)
-        .filter(|(_, c)| !seen.containers.get(&c.name).is_some_and(|state| is_ready(c, state)))
+        .filter(|(_, c)| !seen.containers.get(&c.name).is_some_and(|state| is_ready(seen, c, state)))
         .map(|(_, container)| container.name.as_str())
         .collect();
     let initialized = match phase {

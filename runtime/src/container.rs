@@ -1,0 +1,190 @@
+//! One run of a container as the sandbox is told it.
+//!
+//! Fed by `start.rs` with everything fetched; makes the few directories and files that only this
+//! run needs.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use proa_sandbox::protocol::{self, Mount, Payload, WasmShape};
+
+use crate::downward::Facts;
+use crate::env::{self, Sources, Variables};
+use crate::image::Image;
+use crate::paths::Paths;
+use crate::plan::grace_period;
+use crate::resources::limits;
+use crate::security::{ImageUsers, security};
+use crate::volume;
+
+/// A log is rotated when it grows over this, as the kubelet's default has it.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+/// Rotated logs kept beside the current one.
+const LOG_MAX_FILES: u32 = 4;
+/// Where a Wasm HTTP component is served whose container names no port.
+const DEFAULT_PORT: u16 = 80;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where a container may leave its last words unless it says otherwise.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// What a run is made of.
+pub struct Parts<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Its container.
+    pub container: &'a Container,
+    /// Which run, from 0.
+    pub attempt: u32,
+    /// The container's image.
+    pub image: &'a Image,
+    /// What is in the image.
+    pub program: Program,
+    /// What its environment refers to.
+    pub sources: &'a Sources,
+    /// Services of its namespace.
+    pub services: &'a [Service],
+    /// What its fields refer to.
+    pub facts: &'a Facts,
+    /// Where things lie.
+    pub paths: &'a Paths,
+}
+
+/// What is in an image, ready to run.
+pub enum Program {
+    /// Layers of a root file system, lowest first.
+    Layers(Vec<PathBuf>),
+    /// A compiled Wasm file and what it is.
+    Wasm(PathBuf, WasmShape),
+}
+
+/// Puts it together. An error is the message of a `CreateContainerConfigError`.
+pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
+    let Parts { pod, container, attempt, image, paths, facts, .. } = parts;
+    refuse_unsupported(container)?;
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let id = format!("{}-{attempt}", container.name);
+    let own = env::variables(pod, container, parts.sources, parts.services, facts)?;
+    let (entrypoint, cmd) = (&image.config.entrypoint, &image.config.cmd);
+    let mut args = env::arguments(container, entrypoint, cmd, &own);
+    let mut mounts = etc_mounts(&paths.etc(uid), container);
+    if matches!(parts.program, Program::Layers(_)) {
+        mounts.extend(termination_mount(container, &paths.termination_log(uid, &id))?);
+    }
+    mounts.extend(volume::mounts(pod, container, paths, &own)?);
+    let mut variables: Variables = image.config.env.iter().cloned().collect();
+    let payload = match &parts.program {
+        Program::Layers(layers) => {
+            let users = image_users(&image.config.user, layers);
+            let (security, home) = security(pod, container, &users)?;
+            variables.set_default("PATH", DEFAULT_PATH);
+            if let Some(home) = home {
+                variables.set_default("HOME", home);
+            }
+            Payload::Oci {
+                layers: layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
+                scratch: paths.scratch(uid, &id).to_string_lossy().into_owned(),
+                security: Box::new(security),
+            }
+        }
+        Program::Wasm(compiled, shape) => {
+            // The guest's own name comes first; an artifact without an entry point has none.
+            if entrypoint.is_empty() && container.command.as_ref().is_none_or(Vec::is_empty) {
+                args.insert(0, container.name.clone());
+            }
+            Payload::Wasm {
+                compiled: compiled.to_string_lossy().into_owned(),
+                shape: *shape,
+                port: http_port(container),
+                grace_period_seconds: grace_period(pod).as_secs(),
+            }
+        }
+    };
+    if args.is_empty() {
+        return Err("no command specified".to_owned());
+    }
+    variables.extend(own);
+    let wanted_dir = container.working_dir.clone().filter(|dir| !dir.is_empty());
+    let cwd = wanted_dir.unwrap_or_else(|| image.config.working_dir.clone());
+    Ok(protocol::Container {
+        id,
+        args,
+        env: variables.into_pairs(),
+        cwd: if cwd.is_empty() { "/".to_owned() } else { cwd },
+        log_path: paths.log(pod, &container.name, *attempt).to_string_lossy().into_owned(),
+        log_max_bytes: LOG_MAX_BYTES,
+        log_max_files: LOG_MAX_FILES,
+        mounts,
+        resources: limits(pod, container, facts.allocatable_memory.units()),
+        tty: container.tty.unwrap_or(false),
+        payload,
+    })
+}
+
+/// What a run left at its `terminationMessagePath`; at most 4096 bytes, as the API says.
+pub fn termination_message(paths: &Paths, uid: &str, id: &str) -> Option<String> {
+    let bytes = std::fs::read(paths.termination_log(uid, id)).ok()?;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// Fields that would be silently lost otherwise.
+fn refuse_unsupported(container: &Container) -> Result<(), String> {
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+    ];
+    for (name, probe) in probes {
+        if probe.as_ref().is_some_and(|p| p.grpc.is_some()) {
+            return Err(format!("{name}.grpc is not supported by this node"));
+        }
+    }
+    Ok(())
+}
+
+fn http_port(container: &Container) -> u16 {
+    let first = container.ports.iter().flatten().next();
+    first.and_then(|port| u16::try_from(port.container_port).ok()).unwrap_or(DEFAULT_PORT)
+}
+
+/// `/etc/hosts` and its like, except where the container mounts something of its own.
+fn etc_mounts(etc: &Path, container: &Container) -> Vec<Mount> {
+    let taken = |target: &str| container.volume_mounts.iter().flatten().any(|m| m.mount_path == target);
+    let read_only =
+        container.security_context.as_ref().and_then(|c| c.read_only_root_filesystem).unwrap_or(false);
+    ["hosts", "hostname", "resolv.conf"]
+        .into_iter()
+        .map(|name| (etc.join(name), format!("/etc/{name}")))
+        .filter(|(_, target)| !taken(target))
+        .map(|(source, target)| Mount { source: source.to_string_lossy().into_owned(), target, read_only })
+        .collect()
+}
+
+fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>, String> {
+    let target = container.termination_message_path.as_deref().unwrap_or(TERMINATION_LOG);
+    if target.is_empty() {
+        return Ok(None);
+    }
+    let text = |error: std::io::Error| format!("{}: {error}", file.display());
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent).map_err(text)?;
+    }
+    std::fs::write(file, "").map_err(text)?;
+    let anyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(file, anyone).map_err(text)?;
+    let source = file.to_string_lossy().into_owned();
+    Ok(Some(Mount { source, target: target.to_owned(), read_only: false }))
+}
+
+/// The image's user and its account files, from the topmost layer that has them.
+fn image_users(user: &str, layers: &[PathBuf]) -> ImageUsers {
+    let read = |name: &str| {
+        let found = layers.iter().rev().find_map(|layer| {
+            let path = layer.join(name);
+            // A link would be resolved on the node, not in the image.
+            path.symlink_metadata().is_ok_and(|m| m.is_file()).then(|| std::fs::read_to_string(path).ok())?
+        });
+        found.unwrap_or_default()
+    };
+    ImageUsers { user: user.to_owned(), passwd: read("etc/passwd"), group: read("etc/group") }
+}

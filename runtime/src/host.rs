@@ -1,0 +1,89 @@
+//! What all pods of this node share: configuration, stores, the network, the API.
+//!
+//! Made once by the agent, read by every pod's worker.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use tokio::sync::Semaphore;
+
+use crate::directory::Directory;
+use crate::downward::Facts;
+use crate::etc::Names;
+use crate::event::Recorder;
+use crate::image::ImageStore;
+use crate::net::Network;
+use crate::node::machine::Machine;
+use crate::objects::Objects;
+use crate::paths::Paths;
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// `metadata.name` of the Node.
+    pub node_name: String,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// The node's address, as other nodes and pods reach it.
+    pub node_ip: IpAddr,
+    /// Addresses of this node's pods: `spec.podCIDR`.
+    pub pod_cidr: String,
+    /// Address of the cluster's DNS service.
+    pub cluster_dns: IpAddr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Most pods on this node.
+    pub max_pods: u32,
+    /// Proa's version, for `nodeInfo`.
+    pub version: String,
+}
+
+/// What all pods of this node share.
+pub struct Host {
+    /// How the node is set up.
+    pub config: NodeConfig,
+    /// Where things lie.
+    pub paths: Paths,
+    /// The API.
+    pub client: kube::Client,
+    /// Images.
+    pub images: ImageStore,
+    /// The pod network.
+    pub network: Network,
+    /// ConfigMaps, Secrets, Services.
+    pub objects: Objects,
+    /// Events.
+    pub recorder: Recorder,
+    /// What `http.rs` shows.
+    pub directory: Directory,
+    /// The machine's resources.
+    pub machine: Machine,
+    /// What the node knows about names.
+    pub names: Names,
+    /// Bounds the sandboxes that are started at a time, so that a hundred new pods become ready
+    /// one after the other rather than all at the end.
+    pub starts: Semaphore,
+}
+
+impl Host {
+    /// The facts that fields of a pod with this address refer to.
+    pub fn facts(&self, pod_ip: IpAddr) -> Facts {
+        Facts {
+            host_ip: self.config.node_ip,
+            pod_ip,
+            allocatable_cpu: self.machine.cpu,
+            allocatable_memory: self.machine.memory,
+            allocatable_storage: self.machine.storage,
+        }
+    }
+
+    /// The cgroup of a pod, relative to each controller's root.
+    pub fn cgroup(&self, uid: &str) -> String {
+        format!("{}/pod{uid}", node_cgroup(&self.config.node_name))
+    }
+}
+
+/// The cgroup of all pods of a node.
+pub fn node_cgroup(node_name: &str) -> String {
+    format!("/proa/{node_name}")
+}

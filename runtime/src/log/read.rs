@@ -1,0 +1,222 @@
+//! Streams a log: the part that was asked for, and what is added while somebody follows.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::cri::Line;
+use super::files::{self, Place};
+
+/// How often a followed log is looked at when nothing comes.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Which part of a log, and in which form: the fields of `PodLogOptions`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Only so many lines from the end.
+    pub tail_lines: Option<u64>,
+    /// Only lines written at this time or later.
+    pub since: Option<Timestamp>,
+    /// Each line begins with its time.
+    pub timestamps: bool,
+    /// At most so many bytes.
+    pub limit_bytes: Option<u64>,
+    /// Go on until the run has ended.
+    pub follow: bool,
+}
+
+/// Reads a log. `is_running` tells whether the run that writes it has not ended; it is only
+/// asked while the log is followed.
+pub fn read(
+    log: PathBuf,
+    options: Options,
+    is_running: impl Fn() -> bool + Send + 'static,
+) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
+    let place = files::open(&log, options.tail_lines)?;
+    let (send, receive) = mpsc::channel(4);
+    let formatter = Formatter { left: options.limit_bytes, at_line_start: true, shown: true, options };
+    tokio::spawn(async move {
+        if let Err(error) = copy(log, place, formatter, is_running, &send).await {
+            let _ = send.send(Err(error)).await;
+        }
+    });
+    Ok(futures::stream::unfold(receive, |mut receive| async move { Some((receive.recv().await?, receive)) }))
+}
+
+async fn copy(
+    log: PathBuf,
+    mut place: Place,
+    mut formatter: Formatter,
+    is_running: impl Fn() -> bool,
+    send: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    let mut pending = Vec::new();
+    let mut running = formatter.options.follow;
+    loop {
+        if place.read(&mut pending)? == 0 {
+            // The file has no more now. Rotation happens after its last line was written, so one
+            // more read after a successor has shown up gets all of it.
+            if let Some(next) = place.next(&log)? {
+                if place.read(&mut pending)? == 0 {
+                    place = next;
+                }
+            } else if running && !send.is_closed() {
+                // What is written before the end is seen by the read after this answer.
+                running = is_running();
+                if running {
+                    tokio::time::sleep(POLL).await;
+                }
+            } else {
+                return Ok(());
+            }
+            continue;
+        }
+        let mut out = Vec::new();
+        let used = formatter.format(&pending, &mut out);
+        pending.drain(..used);
+        if !out.is_empty() && send.send(Ok(Bytes::from(out))).await.is_err() {
+            return Ok(());
+        }
+        if formatter.left == Some(0) {
+            return Ok(());
+        }
+    }
+}
+
+/// Turns lines of the file into what the client sees.
+struct Formatter {
+    options: Options,
+    /// Bytes that may still be sent.
+    left: Option<u64>,
+    /// The next text begins a line of the container.
+    at_line_start: bool,
+    /// The line that is being continued is shown.
+    shown: bool,
+}
+
+impl Formatter {
+    /// Formats whole lines; returns how many bytes of `input` they were.
+    fn format(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+        let mut used = 0;
+        while let Some(end) = input[used..].iter().position(|byte| *byte == b'\n') {
+            self.line(&input[used..used + end], out);
+            used += end + 1;
+        }
+        if let Some(left) = &mut self.left {
+            out.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= out.len() as u64;
+        }
+        used
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut Vec<u8>) {
+        let Some(line) = Line::parse(line) else { return };
+        if self.at_line_start {
+            let since = self.options.since;
+            self.shown = since.is_none_or(|since| line.timestamp().is_some_and(|time| time >= since));
+            if self.shown && self.options.timestamps {
+                out.extend_from_slice(line.time.as_bytes());
+                out.push(b' ');
+            }
+        }
+        if self.shown {
+            out.extend_from_slice(line.text);
+            if !line.partial {
+                out.push(b'\n');
+            }
+        }
+        self.at_line_start = !line.partial;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::TryStreamExt;
+    use std::fmt::Write as _;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn lines(range: std::ops::Range<u32>) -> String {
+        range.fold(String::new(), |mut text, n| {
+            let _ = writeln!(text, "2026-01-01T00:00:{n:02}.000000000Z stdout F line {n}");
+            text
+        })
+    }
+
+    fn log(dir: &Path) -> PathBuf {
+        let log = dir.join("0.log");
+        std::fs::write(dir.join("0.log.2"), lines(0..2)).unwrap();
+        std::fs::write(dir.join("0.log.1"), lines(2..4)).unwrap();
+        std::fs::write(&log, lines(4..6)).unwrap();
+        log
+    }
+
+    async fn text(log: &Path, options: Options) -> String {
+        let stream = read(log.to_owned(), options, || false).unwrap();
+        let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
+        String::from_utf8(parts.concat()).unwrap()
+    }
+
+    fn numbers(range: std::ops::Range<u32>) -> String {
+        range.map(|n| format!("line {n}\n")).collect()
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_rotated_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        assert_eq!(text(&log, Options::default()).await, numbers(0..6));
+        for (tail, first) in [(0, 6), (1, 5), (2, 4), (3, 3), (6, 0), (9, 0)] {
+            let options = Options { tail_lines: Some(tail), ..Options::default() };
+            assert_eq!(text(&log, options).await, numbers(first..6), "tail {tail}");
+        }
+        let since = Some("2026-01-01T00:00:03Z".parse().unwrap());
+        assert_eq!(text(&log, Options { since, ..Options::default() }).await, numbers(3..6));
+        let options = Options { limit_bytes: Some(10), ..Options::default() };
+        assert_eq!(text(&log, options).await, "line 0\nlin");
+        let options = Options { timestamps: true, tail_lines: Some(1), ..Options::default() };
+        assert_eq!(text(&log, options).await, "2026-01-01T00:00:05.000000000Z line 5\n");
+    }
+
+    #[tokio::test]
+    async fn long_lines_are_put_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let time = "2026-01-01T00:00:00.000000000Z";
+        std::fs::write(&log, format!("{time} stdout P ab\n{time} stdout F c\nnonsense\n{time} stderr F d\n"))
+            .unwrap();
+        let options = Options { timestamps: true, ..Options::default() };
+        assert_eq!(text(&log, options).await, format!("{time} abc\n{time} d\n"));
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_over_rotations_until_the_run_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        let running = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&running);
+        let options = Options { follow: true, tail_lines: Some(1), ..Options::default() };
+        let stream = read(log.clone(), options, move || asked.load(Ordering::SeqCst)).unwrap();
+        let mut stream = std::pin::pin!(stream);
+        assert_eq!(&stream.try_next().await.unwrap().unwrap()[..], numbers(5..6).as_bytes());
+        // Two rotations between two looks.
+        for n in [6, 7] {
+            let name = |k: u32| dir.path().join(format!("0.log.{k}"));
+            for k in (1..9).rev() {
+                let _ = std::fs::rename(name(k), name(k + 1));
+            }
+            std::fs::rename(&log, name(1)).unwrap();
+            std::fs::write(&log, lines(n..n + 1)).unwrap();
+        }
+        running.store(false, Ordering::SeqCst);
+        let rest: Vec<Bytes> = stream.try_collect().await.unwrap();
+        assert_eq!(String::from_utf8(rest.concat()).unwrap(), numbers(6..8));
+    }
+}

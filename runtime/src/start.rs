@@ -1,0 +1,308 @@
+//! The steps of a start: sandbox, volumes, one run of a container.
+//!
+//! Called by a pod's worker in tasks of their own; each tells the worker how it ended.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use proa_sandbox::protocol::{Reply, Request, SandboxConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::container::{Parts, Program, build};
+use crate::engine::{self, Sandbox};
+use crate::env;
+use crate::etc;
+use crate::host::Host;
+use crate::image::{Content, Image};
+use crate::image_pull;
+use crate::net::{HostPort, Protocol};
+use crate::observed::{ImageSeen, Outcome, all_containers, field_path, reason, report};
+use crate::probe::check::{Check, Target};
+use crate::volume;
+
+/// Longest time of a lifecycle hook that runs after a start.
+const POST_START_TIMEOUT: Duration = Duration::from_secs(600);
+/// SIGKILL.
+const KILL: i32 = libc::SIGKILL;
+
+/// Starts a pod's sandbox, connects it and writes the files of its `/etc`.
+pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String> {
+    refuse_unsupported(pod)?;
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let _permit = host.starts.acquire().await;
+    let dir = host.paths.sandbox(uid);
+    if dir.exists() {
+        engine::reap(&dir).await.map_err(|error| format!("remove what an earlier sandbox left: {error}"))?;
+    }
+    let config = sandbox_config(host, pod);
+    let sandbox = Sandbox::start(&dir, &config).await.map_err(|error| error.to_string())?;
+    match connect(host, pod, &sandbox).await {
+        Ok(ip) => Ok((sandbox, ip)),
+        Err(message) => {
+            // The first error says what is wrong.
+            let _ = sandbox.stop().await;
+            Err(message)
+        }
+    }
+}
+
+/// Connects a sandbox to the network and writes the files of its `/etc`. Doing it again, when the
+/// agent comes back, changes nothing.
+pub async fn connect(host: &Host, pod: &Pod, sandbox: &Sandbox) -> Result<IpAddr, String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let ip = if etc::uses_host_network(pod) {
+        host.config.node_ip
+    } else {
+        let ip = host.network.attach(uid, sandbox.pid()).await.map_err(|error| error.to_string())?;
+        let ports = wanted_host_ports(pod)?;
+        if !ports.is_empty() {
+            host.network.set_host_ports(uid, &ports).await.map_err(|error| error.to_string())?;
+        }
+        IpAddr::V4(ip)
+    };
+    write_etc(host, pod, ip).map_err(|error| error.to_string())?;
+    Ok(ip)
+}
+
+/// Puts a pod's volumes in place, or brings them up to date.
+pub async fn volumes(host: &Host, pod: &Pod, ip: Option<IpAddr>) -> Result<(), String> {
+    let fetched = host.objects.fetch_for_volumes(pod).await?;
+    // Fields that tell the pod's address are the only ones that wait for the sandbox.
+    let ip = ip.unwrap_or(host.config.node_ip);
+    volume::set_up(pod, &host.paths, &fetched, &host.facts(ip))
+}
+
+/// One start of a container.
+pub struct Start {
+    /// What all pods share.
+    pub host: Arc<Host>,
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Name of the container.
+    pub name: String,
+    /// Which run, from 0.
+    pub attempt: u32,
+    /// The pod's sandbox.
+    pub sandbox: Sandbox,
+    /// The pod's address.
+    pub ip: IpAddr,
+    /// The pod is being stopped.
+    pub cancelled: CancellationToken,
+}
+
+impl Start {
+    /// Gets the image, puts the run together and starts it.
+    pub async fn run(self, tell: impl Fn(Outcome) + Send) {
+        let Some(container) = all_containers(&self.pod).find(|(_, c)| c.name == self.name).map(|(_, c)| c)
+        else {
+            return tell(Outcome::StartCancelled);
+        };
+        let prepared = tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => return tell(Outcome::StartCancelled),
+            prepared = self.prepare(container, &tell) => prepared,
+        };
+        let request = match prepared {
+            Ok(request) => request,
+            Err((reason, message)) => {
+                return tell(Outcome::StartBlocked { name: self.name.clone(), reason, message });
+            }
+        };
+        if self.cancelled.is_cancelled() {
+            return tell(Outcome::StartCancelled);
+        }
+        self.forget_older_runs().await;
+        let path = field_path(&self.pod, &self.name);
+        let created = report(path, false, "Created", format!("Created container: {}", self.name));
+        tell(match self.sandbox.request(request).await {
+            Ok(Reply::Failed { reason, message }) if reason == reason::RUN_CONTAINER_ERROR => {
+                self.host.recorder.report(&self.pod, created);
+                Outcome::StartFailed { name: self.name.clone(), attempt: self.attempt, message }
+            }
+            Ok(Reply::Failed { message, .. }) => {
+                let reason = reason::CREATE_CONTAINER_ERROR;
+                Outcome::StartBlocked { name: self.name.clone(), reason, message }
+            }
+            Ok(_) => {
+                self.host.recorder.report(&self.pod, created);
+                self.post_start(container).await;
+                Outcome::Started(self.name.clone())
+            }
+            Err(error) => {
+                let (reason, message) = (reason::RUN_CONTAINER_ERROR, error.to_string());
+                Outcome::StartBlocked { name: self.name.clone(), reason, message }
+            }
+        });
+    }
+
+    /// Everything that needs no sandbox.
+    async fn prepare(
+        &self,
+        container: &Container,
+        tell: &(impl Fn(Outcome) + Send),
+    ) -> Result<Request, image_pull::Refused> {
+        let (host, pod) = (&self.host, &self.pod);
+        let image = image_pull::ensure(host, pod, container).await?;
+        tell(Outcome::Image(self.name.clone(), seen(&image)));
+        let program = program(host, &image).await?;
+        let wrong = |message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message);
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let wanted = env::references(container);
+        let (sources, services) =
+            tokio::join!(host.objects.fetch(namespace, &wanted), host.objects.services(namespace));
+        let sources = sources.map_err(wrong)?;
+        let container = build(&Parts {
+            pod,
+            container,
+            attempt: self.attempt,
+            image: &image,
+            program,
+            sources: &sources,
+            services: &services,
+            facts: &host.facts(self.ip),
+            paths: &host.paths,
+        })
+        .map_err(wrong)?;
+        Ok(Request::Start(Box::new(container)))
+    }
+
+    /// The run before stays, for its log and its end; what was before that is removed.
+    async fn forget_older_runs(&self) {
+        let Some(old) = self.attempt.checked_sub(2) else { return };
+        let id = format!("{}-{old}", self.name);
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        // It may be unknown to this sandbox.
+        let _ = self.sandbox.request(Request::Remove { id: id.clone() }).await;
+        let _ = std::fs::remove_file(self.host.paths.termination_log(uid, &id));
+        crate::log::remove(&self.host.paths.log(&self.pod, &self.name, old));
+    }
+
+    async fn post_start(&self, container: &Container) {
+        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let id = format!("{}-{}", self.name, self.attempt);
+        let target = Target { sandbox: self.sandbox.clone(), id: id.clone() };
+        let called = match Check::of_hook(hook, container, self.ip) {
+            Ok(check) => check.run(&target, POST_START_TIMEOUT).await,
+            Err(message) => Err(message),
+        };
+        if let Err(message) = called {
+            let path = field_path(&self.pod, &self.name);
+            let text = format!("PostStartHook failed: {message}");
+            self.host.recorder.report(&self.pod, report(path.clone(), true, "FailedPostStartHook", text));
+            let text = format!("FailedPostStartHook: container {} is killed", self.name);
+            self.host.recorder.report(&self.pod, report(path, false, "Killing", text));
+            let _ = self.sandbox.request(Request::Signal { id, signal: KILL, all: true }).await;
+        }
+    }
+}
+
+async fn program(host: &Host, image: &Image) -> Result<Program, image_pull::Refused> {
+    match &image.content {
+        Content::Layers(layers) => Ok(Program::Layers(layers.clone())),
+        Content::Wasm { module, digest } => {
+            let compiled = engine::wasm::compile(module, digest, &host.paths.wasm()).await;
+            let compiled = compiled.map_err(|error| (reason::CREATE_CONTAINER_ERROR, error.to_string()))?;
+            Ok(Program::Wasm(compiled.path, compiled.shape))
+        }
+    }
+}
+
+fn seen(image: &Image) -> ImageSeen {
+    let name = image.reference.split('@').next().unwrap_or_default();
+    // A colon after the last slash begins the tag; one before it, a port.
+    let repository = match name.rfind(':') {
+        Some(at) if !name[at..].contains('/') => &name[..at],
+        _ => name,
+    };
+    ImageSeen { reference: image.reference.clone(), id: format!("{repository}@{}", image.digest) }
+}
+
+fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let sysctls = context.and_then(|c| c.sysctls.clone()).unwrap_or_default();
+    SandboxConfig {
+        cgroup: host.cgroup(&uid),
+        pod_uid: uid,
+        pod: format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name)),
+        hostname: etc::kernel_hostname(pod, &host.names),
+        host_network: etc::uses_host_network(pod),
+        sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
+    }
+}
+
+fn write_etc(host: &Host, pod: &Pod, ip: IpAddr) -> std::io::Result<()> {
+    let dir = host.paths.etc(pod.metadata.uid.as_deref().unwrap_or_default());
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("hosts"), etc::hosts(pod, ip, &host.names))?;
+    std::fs::write(dir.join("resolv.conf"), etc::resolv_conf(pod, &host.names))?;
+    std::fs::write(dir.join("hostname"), format!("{}\n", etc::kernel_hostname(pod, &host.names)))
+}
+
+/// Fields of a pod that would be silently lost otherwise.
+fn refuse_unsupported(pod: &Pod) -> Result<(), String> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let refused = [
+        ("spec.shareProcessNamespace", spec.share_process_namespace == Some(true)),
+        ("spec.hostUsers", spec.host_users == Some(false)),
+        ("spec.resourceClaims", spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty())),
+        ("spec.os", spec.os.as_ref().is_some_and(|os| os.name != "linux")),
+    ];
+    match refused.into_iter().find(|(_, set)| *set) {
+        Some((field, _)) => Err(format!("{field} is not supported by this node")),
+        None => wanted_host_ports(pod).map(drop),
+    }
+}
+
+fn wanted_host_ports(pod: &Pod) -> Result<Vec<HostPort>, String> {
+    if etc::uses_host_network(pod) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for (_, container) in all_containers(pod) {
+        for port in container.ports.iter().flatten() {
+            let Some(host_port) = port.host_port.filter(|p| *p > 0) else { continue };
+            let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
+                "TCP" => Protocol::Tcp,
+                "UDP" => Protocol::Udp,
+                other => return Err(format!("hostPort of protocol {other} is not supported by this node")),
+            };
+            if port.host_ip.as_deref().is_some_and(|ip| !ip.is_empty() && ip != "0.0.0.0") {
+                return Err("ports[].hostIP is not supported by this node".to_owned());
+            }
+            let number = |n: i32| u16::try_from(n).map_err(|_| format!("invalid port number: {n}"));
+            let (host_port, container_port) = (number(host_port)?, number(port.container_port)?);
+            found.push(HostPort { protocol, host_port, container_port });
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageConfig;
+
+    #[test]
+    fn image_ids() {
+        let image = |reference: &str| Image {
+            reference: reference.to_owned(),
+            id: "sha256:c".to_owned(),
+            digest: "sha256:d".to_owned(),
+            size_bytes: 1,
+            config: ImageConfig::default(),
+            content: Content::Layers(Vec::new()),
+        };
+        for (reference, id) in [
+            ("docker.io/library/nginx:1", "docker.io/library/nginx@sha256:d"),
+            ("localhost:5000/a", "localhost:5000/a@sha256:d"),
+            ("localhost:5000/a:1", "localhost:5000/a@sha256:d"),
+            ("r.example/a@sha256:x", "r.example/a@sha256:d"),
+        ] {
+            assert_eq!(seen(&image(reference)).id, id);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Which files a volume made of API objects holds. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+};
+
+use super::Source;
+use crate::downward::{self, Facts};
+use crate::env::{References, Sources};
+
+/// One file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Relative to the volume; may have several parts.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Content.
+    pub bytes: Vec<u8>,
+}
+
+/// A token that a volume wants.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenWanted {
+    /// Who is to accept it; the API server if `None`.
+    pub audience: Option<String>,
+    /// How long it is to be valid.
+    pub expiration_seconds: i64,
+}
+
+/// What was fetched from the API for a pod's volumes.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// ConfigMaps and Secrets.
+    pub sources: Sources,
+    /// Tokens of the pod's service account.
+    pub tokens: BTreeMap<TokenWanted, String>,
+}
+
+/// How long a token is valid that does not say so.
+const TOKEN_SECONDS: i64 = 3600;
+/// Permission bits of a file whose volume does not say so.
+const DEFAULT_MODE: i32 = 0o644;
+
+/// What a volume is made of.
+pub fn source(volume: &Volume) -> Source<'_> {
+    if let Some(source) = &volume.empty_dir {
+        return Source::EmptyDir(source);
+    }
+    if let Some(source) = &volume.host_path {
+        return Source::HostPath(source);
+    }
+    if volume.secret.is_some() {
+        return Source::Files { in_memory: true };
+    }
+    if let Some(projected) = &volume.projected {
+        let secret = |p: &VolumeProjection| p.secret.is_some() || p.service_account_token.is_some();
+        let in_memory = projected.sources.iter().flatten().any(secret);
+        return Source::Files { in_memory };
+    }
+    if volume.config_map.is_some() || volume.downward_api.is_some() {
+        return Source::Files { in_memory: false };
+    }
+    Source::Refused(refused_field(volume))
+}
+
+/// The ConfigMaps and Secrets that a pod's volumes refer to.
+pub fn references(pod: &Pod) -> References {
+    let mut found = References::default();
+    for volume in volumes(pod) {
+        found.config_maps.extend(volume.config_map.as_ref().map(|s| s.name.clone()));
+        found.secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));
+        for projection in projections(volume) {
+            found.config_maps.extend(projection.config_map.as_ref().map(|s| s.name.clone()));
+            found.secrets.extend(projection.secret.as_ref().map(|s| s.name.clone()));
+        }
+    }
+    found
+}
+
+/// The tokens that a pod's volumes want.
+pub fn tokens(pod: &Pod) -> Vec<TokenWanted> {
+    volumes(pod).iter().flat_map(projections).filter_map(token_wanted).collect()
+}
+
+/// True if a volume tells the pod's own address, and so waits for it.
+pub fn needs_address(pod: &Pod) -> bool {
+    tells(pod, "status.podIP")
+}
+
+/// True if a volume tells the pod's labels or annotations, which may change.
+pub fn tells_metadata(pod: &Pod) -> bool {
+    tells(pod, "metadata.")
+}
+
+/// True if a volume tells a field whose path begins so.
+fn tells(pod: &Pod, path: &str) -> bool {
+    let own = volumes(pod).iter().filter_map(|v| v.downward_api.as_ref()?.items.as_ref());
+    let projected = volumes(pod).iter().flat_map(projections);
+    let projected = projected.filter_map(|p| p.downward_api.as_ref()?.items.as_ref());
+    let mut fields = own.chain(projected).flatten().filter_map(|item| item.field_ref.as_ref());
+    fields.any(|field| field.field_path.starts_with(path))
+}
+
+/// The files of a volume made of API objects.
+pub fn files(pod: &Pod, volume: &Volume, fetched: &Fetched, facts: &Facts) -> Result<Vec<File>, String> {
+    let sources = &fetched.sources;
+    if let Some(s) = &volume.config_map {
+        let mode = mode(s.default_mode);
+        return config_map_files(sources, &s.name, s.items.as_deref(), s.optional, mode);
+    }
+    if let Some(s) = &volume.secret {
+        let name = s.secret_name.as_deref().unwrap_or_default();
+        return secret_files(sources, name, s.items.as_deref(), s.optional, mode(s.default_mode));
+    }
+    if let Some(s) = &volume.downward_api {
+        return downward_files(pod, facts, s.items.as_deref(), mode(s.default_mode));
+    }
+    let mode = mode(volume.projected.as_ref().and_then(|p| p.default_mode));
+    let mut all: Vec<File> = Vec::new();
+    for projection in projections(volume) {
+        let files = if let Some(s) = &projection.config_map {
+            config_map_files(sources, &s.name, s.items.as_deref(), s.optional, mode)?
+        } else if let Some(s) = &projection.secret {
+            secret_files(sources, &s.name, s.items.as_deref(), s.optional, mode)?
+        } else if let Some(s) = &projection.downward_api {
+            downward_files(pod, facts, s.items.as_deref(), mode)?
+        } else if let (Some(s), Some(wanted)) = (&projection.service_account_token, token_wanted(projection))
+        {
+            let token = fetched.tokens.get(&wanted).ok_or("the service account token could not be had")?;
+            vec![File { path: s.path.clone(), mode, bytes: token.clone().into_bytes() }]
+        } else {
+            return Err("projected source is not supported by this node".to_owned());
+        };
+        // A path that two sources give is the later one's.
+        all.retain(|old| files.iter().all(|new| new.path != old.path));
+        all.extend(files);
+    }
+    Ok(all)
+}
+
+fn volumes(pod: &Pod) -> &[Volume] {
+    pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default()
+}
+
+fn projections(volume: &Volume) -> &[VolumeProjection] {
+    volume.projected.as_ref().and_then(|p| p.sources.as_deref()).unwrap_or_default()
+}
+
+fn token_wanted(projection: &VolumeProjection) -> Option<TokenWanted> {
+    let token = projection.service_account_token.as_ref()?;
+    Some(TokenWanted {
+        audience: token.audience.clone().filter(|a| !a.is_empty()),
+        expiration_seconds: token.expiration_seconds.unwrap_or(TOKEN_SECONDS),
+    })
+}
+
+fn mode(mode: Option<i32>) -> u32 {
+    u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o777
+}
+
+fn config_map_files(
+    sources: &Sources,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: u32,
+) -> Result<Vec<File>, String> {
+    let optional = optional.unwrap_or(false);
+    let empty = ConfigMap::default();
+    let map = match sources.config_maps.get(name) {
+        Some(map) => map,
+        None if optional => &empty,
+        None => return Err(format!("configmap \"{name}\" not found")),
+    };
+    let mut data: BTreeMap<&str, &[u8]> =
+        map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.as_bytes())).collect();
+    data.extend(map.binary_data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())));
+    picked(&data, items, optional, mode, |key| format!("configmap references non-existent config key: {key}"))
+}
+
+fn secret_files(
+    sources: &Sources,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: u32,
+) -> Result<Vec<File>, String> {
+    let optional = optional.unwrap_or(false);
+    let empty = Secret::default();
+    let secret = match sources.secrets.get(name) {
+        Some(secret) => secret,
+        None if optional => &empty,
+        None => return Err(format!("secret \"{name}\" not found")),
+    };
+    let bytes = |(key, ByteString(value)): (&'_ String, &'_ ByteString)| (key.clone(), value.clone());
+    let data: BTreeMap<String, Vec<u8>> = secret.data.iter().flatten().map(bytes).collect();
+    let data = data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
+    picked(&data, items, optional, mode, |key| format!("references non-existent secret key: {key}"))
+}
+
+/// All keys of an object, or those that `items` names, under the paths that it names.
+fn picked(
+    data: &BTreeMap<&str, &[u8]>,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    default_mode: u32,
+    missing: impl Fn(&str) -> String,
+) -> Result<Vec<File>, String> {
+    let Some(items) = items else {
+        let file = |(key, value): (&&str, &&[u8])| File {
+            path: (*key).to_owned(),
+            mode: default_mode,
+            bytes: value.to_vec(),
+        };
+        return Ok(data.iter().map(file).collect());
+    };
+    let mut files = Vec::new();
+    for item in items {
+        match data.get(item.key.as_str()) {
+            Some(value) => files.push(File {
+                path: item.path.clone(),
+                mode: item.mode.map_or(default_mode, |m| mode(Some(m))),
+                bytes: value.to_vec(),
+            }),
+            None if optional => {}
+            None => return Err(missing(&item.key)),
+        }
+    }
+    Ok(files)
+}
+
+fn downward_files(
+    pod: &Pod,
+    facts: &Facts,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    default_mode: u32,
+) -> Result<Vec<File>, String> {
+    let file = |item: &DownwardAPIVolumeFile| {
+        let text = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(selector), _) => downward::field(pod, facts, selector)?,
+            (None, Some(selector)) => downward::resource(pod, None, facts, selector)?,
+            (None, None) => return Err(format!("downward API file {} names no field", item.path)),
+        };
+        let mode = item.mode.map_or(default_mode, |m| mode(Some(m)));
+        Ok(File { path: item.path.clone(), mode, bytes: text.into_bytes() })
+    };
+    items.unwrap_or_default().iter().map(file).collect()
+}
+
+/// The field of a source that this node does not do.
+fn refused_field(volume: &Volume) -> &'static str {
+    let fields: [(&str, bool); 24] = [
+        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+        ("nfs", volume.nfs.is_some()),
+        ("csi", volume.csi.is_some()),
+        ("ephemeral", volume.ephemeral.is_some()),
+        ("image", volume.image.is_some()),
+        ("iscsi", volume.iscsi.is_some()),
+        ("fc", volume.fc.is_some()),
+        ("cephfs", volume.cephfs.is_some()),
+        ("rbd", volume.rbd.is_some()),
+        ("glusterfs", volume.glusterfs.is_some()),
+        ("gitRepo", volume.git_repo.is_some()),
+        ("flexVolume", volume.flex_volume.is_some()),
+        ("flocker", volume.flocker.is_some()),
+        ("cinder", volume.cinder.is_some()),
+        ("awsElasticBlockStore", volume.aws_elastic_block_store.is_some()),
+        ("azureDisk", volume.azure_disk.is_some()),
+        ("azureFile", volume.azure_file.is_some()),
+        ("gcePersistentDisk", volume.gce_persistent_disk.is_some()),
+        ("photonPersistentDisk", volume.photon_persistent_disk.is_some()),
+        ("portworxVolume", volume.portworx_volume.is_some()),
+        ("quobyte", volume.quobyte.is_some()),
+        ("scaleIO", volume.scale_io.is_some()),
+        ("storageos", volume.storageos.is_some()),
+        ("vsphereVolume", volume.vsphere_volume.is_some()),
+    ];
+    fields.into_iter().find(|(_, set)| *set).map_or("(no source)", |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proa_api::quantity::Amount;
+    use serde_json::{Value, json};
+
+    fn check(volume: Value, expected: Result<&[(&str, u32, &str)], &str>) {
+        let mut volume = volume;
+        volume["name"] = json!("v");
+        let volume: Volume = serde_json::from_value(volume).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
+        let map =
+            json!({"metadata": {"name": "m"}, "data": {"a": "1", "b": "2"}, "binaryData": {"c": "AwQ="}});
+        let secret = json!({"metadata": {"name": "s"}, "data": {"k": "c2VjcmV0"}});
+        let mut fetched = Fetched::default();
+        fetched.sources.config_maps.insert("m".to_owned(), serde_json::from_value(map).unwrap());
+        fetched.sources.secrets.insert("s".to_owned(), serde_json::from_value(secret).unwrap());
+        let wanted = TokenWanted { audience: None, expiration_seconds: 3600 };
+        fetched.tokens.insert(wanted, "token".to_owned());
+        let none = Amount::ZERO;
+        let facts = Facts {
+            host_ip: [192, 0, 2, 1].into(),
+            pod_ip: [10, 42, 0, 7].into(),
+            allocatable_cpu: none,
+            allocatable_memory: none,
+            allocatable_storage: none,
+        };
+        let found = files(&pod, &volume, &fetched, &facts);
+        let found = found.map(|files| {
+            let text = |f: File| (f.path, f.mode, String::from_utf8_lossy(&f.bytes).into_owned());
+            files.into_iter().map(text).collect::<Vec<_>>()
+        });
+        let owned = |(path, mode, text): &(&str, u32, &str)| ((*path).to_owned(), *mode, (*text).to_owned());
+        assert_eq!(
+            found,
+            expected.map(|files| files.iter().map(owned).collect()).map_err(str::to_owned),
+            "{volume:?}"
+        );
+    }
+
+    #[test]
+    fn files_of_volumes() {
+        check(
+            json!({"configMap": {"name": "m"}}),
+            Ok(&[("a", 0o644, "1"), ("b", 0o644, "2"), ("c", 0o644, "\u{3}\u{4}")]),
+        );
+        check(
+            json!({"configMap": {"name": "m", "defaultMode": 0o400,
+                   "items": [{"key": "b", "path": "x/y"}, {"key": "a", "path": "a", "mode": 0o600}]}}),
+            Ok(&[("x/y", 0o400, "2"), ("a", 0o600, "1")]),
+        );
+        check(
+            json!({"configMap": {"name": "m", "items": [{"key": "z", "path": "z"}]}}),
+            Err("configmap references non-existent config key: z"),
+        );
+        check(json!({"secret": {"secretName": "s"}}), Ok(&[("k", 0o644, "secret")]));
+        check(json!({"secret": {"secretName": "x"}}), Err("secret \"x\" not found"));
+        check(
+            json!({"projected": {"sources": [
+                {"configMap": {"name": "m", "items": [{"key": "a", "path": "k"}]}},
+                {"secret": {"name": "s"}},
+                {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+                {"serviceAccountToken": {"path": "token"}},
+            ]}}),
+            Ok(&[("k", 0o644, "secret"), ("name", 0o644, "p"), ("token", 0o644, "token")]),
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! Volumes of a pod: directories on the node that its containers see.
+//!
+//! Fed by the pod's worker; the files that come from API objects are decided in `content`
+//! (pure) and written by `write` in one step, so that a container never sees half an update.
+//! Setting up twice changes nothing, which is also how changed objects reach running pods.
+//! Source: <https://kubernetes.io/docs/concepts/storage/volumes/>.
+
+pub mod content;
+pub mod mount;
+mod write;
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, VolumeMount};
+use proa_api::quantity::Amount;
+use proa_sandbox::protocol::Mount;
+
+use crate::downward::Facts;
+use crate::env::{Variables, expand};
+use crate::paths::Paths;
+use content::{Fetched, File};
+
+/// Puts all volumes of a pod in place. An error is the message of a `FailedMount` Event.
+pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Result<(), String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let spec = pod.spec.as_ref();
+    let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let group = spec.and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
+    let group = group.and_then(|g| u32::try_from(g).ok());
+    make_private(&paths.pod_volumes(uid)).map_err(|e| e.to_string())?;
+    for (index, volume) in volumes.iter().enumerate() {
+        let dir = paths.volume(uid, &volume.name);
+        let made = match content::source(volume) {
+            Source::EmptyDir(source) => empty_dir(&dir, source, group),
+            Source::HostPath(source) => host_path(source),
+            Source::Files { in_memory } => content::files(pod, volume, fetched, facts)
+                .and_then(|files| files_volume(&dir, in_memory, &files, group)),
+            Source::Refused(field) => {
+                Err(format!("spec.volumes[{index}].{field} is not supported by this node"))
+            }
+        };
+        made.map_err(|e| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))?;
+    }
+    Ok(())
+}
+
+/// The mounts of a container. An error is the message of a `CreateContainerConfigError`.
+pub fn mounts(
+    pod: &Pod,
+    container: &Container,
+    paths: &Paths,
+    variables: &Variables,
+) -> Result<Vec<Mount>, String> {
+    let list = container.volume_mounts.as_deref().unwrap_or_default();
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err("volumeDevices is not supported by this node".to_owned());
+    }
+    list.iter()
+        .enumerate()
+        .map(|(index, wanted)| one_mount(pod, container, paths, variables, index, wanted))
+        .collect()
+}
+
+/// What a volume is made of.
+pub enum Source<'a> {
+    /// A directory that lives as long as the pod.
+    EmptyDir(&'a EmptyDirVolumeSource),
+    /// A directory or file of the node.
+    HostPath(&'a HostPathVolumeSource),
+    /// Files made of API objects.
+    Files {
+        /// Never on a disk.
+        in_memory: bool,
+    },
+    /// Something this node cannot do: the name of the field.
+    Refused(&'static str),
+}
+
+fn one_mount(
+    pod: &Pod,
+    container: &Container,
+    paths: &Paths,
+    variables: &Variables,
+    index: usize,
+    wanted: &VolumeMount,
+) -> Result<Mount, String> {
+    if let Some(mode) = wanted.mount_propagation.as_deref().filter(|mode| *mode != "None") {
+        return Err(format!("volumeMounts[{index}].mountPropagation: {mode} is not supported by this node"));
+    }
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let volume = volumes.iter().find(|v| v.name == wanted.name).ok_or_else(|| {
+        format!("cannot find volume \"{}\" to mount into container \"{}\"", wanted.name, container.name)
+    })?;
+    let (root, always_read_only) = match content::source(volume) {
+        Source::HostPath(source) => (PathBuf::from(&source.path), false),
+        Source::EmptyDir(_) => (paths.volume(uid, &volume.name), false),
+        Source::Files { .. } => (paths.volume(uid, &volume.name), true),
+        Source::Refused(field) => return Err(format!("volume type {field} is not supported by this node")),
+    };
+    let sub_path = match (&wanted.sub_path, &wanted.sub_path_expr) {
+        (_, Some(expr)) if !expr.is_empty() => expand(expr, variables),
+        (Some(path), _) => path.clone(),
+        _ => String::new(),
+    };
+    let source = if sub_path.is_empty() {
+        root
+    } else {
+        let target = paths.subpath(uid, &container.name, index);
+        mount::bind_beneath(&root, &sub_path, &target).map_err(|error| {
+            format!(
+                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                wanted.name, container.name
+            )
+        })?;
+        target
+    };
+    Ok(Mount {
+        source: source.to_string_lossy().into_owned(),
+        target: wanted.mount_path.clone(),
+        read_only: always_read_only || wanted.read_only.unwrap_or(false),
+    })
+}
+
+fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), String> {
+    let text = |error: std::io::Error| format!("{}: {error}", dir.display());
+    let limit = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0).ok());
+    match source.medium.as_deref().unwrap_or_default() {
+        "" => std::fs::create_dir_all(dir).map_err(text)?,
+        "Memory" => mount::tmpfs(dir, limit.map(Amount::units).filter(|bytes| *bytes > 0)).map_err(text)?,
+        other => return Err(format!("emptyDir.medium {other} is not supported by this node")),
+    }
+    // Any user of any container may write here.
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    if let Some(group) = group {
+        std::os::unix::fs::chown(dir, None, Some(group)).map_err(text)?;
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).map_err(text)
+}
+
+fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+    let path = Path::new(&source.path);
+    let found = std::fs::metadata(path).ok().map(|m| m.file_type());
+    let failed = |what: &str| format!("hostPath type check failed: {} is not {what}", source.path);
+    let io = |error: std::io::Error| format!("{}: {error}", source.path);
+    let holds = |is: fn(&std::fs::FileType) -> bool| found.as_ref().is_some_and(is);
+    match source.type_.as_deref().unwrap_or_default() {
+        // As container runtimes do, so that a pod does not depend on what was there before it.
+        "" | "DirectoryOrCreate" if found.is_none() => std::fs::create_dir_all(path).map_err(io),
+        "" => Ok(()),
+        "Directory" | "DirectoryOrCreate" => {
+            holds(|t| t.is_dir()).then_some(()).ok_or_else(|| failed("a directory"))
+        }
+        "FileOrCreate" if found.is_none() => std::fs::File::create_new(path).map(drop).map_err(io),
+        "File" | "FileOrCreate" => holds(|t| t.is_file()).then_some(()).ok_or_else(|| failed("a file")),
+        "Socket" => holds(|t| t.is_socket()).then_some(()).ok_or_else(|| failed("a socket file")),
+        "CharDevice" => {
+            holds(|t| t.is_char_device()).then_some(()).ok_or_else(|| failed("a character device"))
+        }
+        "BlockDevice" => holds(|t| t.is_block_device()).then_some(()).ok_or_else(|| failed("a block device")),
+        other => Err(format!("{other} is an invalid volume type")),
+    }
+}
+
+fn files_volume(dir: &Path, in_memory: bool, files: &[File], group: Option<u32>) -> Result<(), String> {
+    let text = |error: std::io::Error| format!("{}: {error}", dir.display());
+    if in_memory {
+        mount::tmpfs(dir, None).map_err(text)?;
+    } else {
+        std::fs::create_dir_all(dir).map_err(text)?;
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(text)?;
+    write::write(dir, files, group).map_err(text)
+}
+
+/// Makes a directory that only root looks into.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::downward::Facts;
+    use serde_json::{Value, json};
+
+    fn facts() -> Facts {
+        let none = Amount::ZERO;
+        Facts {
+            host_ip: [192, 0, 2, 1].into(),
+            pod_ip: [10, 42, 0, 7].into(),
+            allocatable_cpu: none,
+            allocatable_memory: none,
+            allocatable_storage: none,
+        }
+    }
+
+    fn pod(volume: Value) -> Pod {
+        let mut volume = volume;
+        volume["name"] = json!("v");
+        let mounts =
+            json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/s", "subPath": "a/b"}]);
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"volumes": [volume], "containers": [{"name": "c", "volumeMounts": mounts}]},
+        }))
+        .unwrap()
+    }
+
+    fn check(volume: Value, expected: Result<(), &str>) {
+        let dir = tempfile::tempdir().unwrap();
+        let found = set_up(&pod(volume), &Paths::new(dir.path()), &Fetched::default(), &facts());
+        assert_eq!(found.as_ref().map(|()| ()).map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_set_up_says_why() {
+        check(json!({"emptyDir": {}}), Ok(()));
+        check(
+            json!({"persistentVolumeClaim": {"claimName": "x"}}),
+            Err("MountVolume.SetUp failed for volume \"v\" : spec.volumes[0].persistentVolumeClaim is not \
+                 supported by this node"),
+        );
+        check(
+            json!({"configMap": {"name": "x"}}),
+            Err("MountVolume.SetUp failed for volume \"v\" : configmap \"x\" not found"),
+        );
+        check(json!({"configMap": {"name": "x", "optional": true}}), Ok(()));
+        check(
+            json!({"hostPath": {"path": "/dev/null", "type": "Directory"}}),
+            Err(
+                "MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /dev/null is not a \
+                 directory",
+            ),
+        );
+        check(json!({"hostPath": {"path": "/dev/null", "type": "CharDevice"}}), Ok(()));
+    }
+
+    #[test]
+    fn mounts_of_an_empty_dir() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let mut pod = pod(json!({"emptyDir": {}}));
+        set_up(&pod, &paths, &Fetched::default(), &facts()).unwrap();
+        let container = &mut pod.spec.as_mut().unwrap().containers[0];
+        // The other mount needs the right to mount.
+        container.volume_mounts.as_mut().unwrap().truncate(1);
+        let container = container.clone();
+        let found = mounts(&pod, &container, &paths, &Variables::default()).unwrap();
+        assert_eq!(found[0].source, paths.volume("u", "v").to_string_lossy());
+        assert_eq!((found[0].target.as_str(), found[0].read_only), ("/v", false));
+    }
+}

@@ -1,0 +1,155 @@
+//! Mounts that the agent makes on the node, all below a pod's directory, and their removal.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+
+/// Mounts a tmpfs on `dir` unless one is there already.
+pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    if points()?.iter().any(|point| point == dir) {
+        return Ok(());
+    }
+    let options = match size_bytes {
+        Some(bytes) => format!("mode=0755,size={bytes}"),
+        None => "mode=0755".to_owned(),
+    };
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))?)
+}
+
+/// Bind-mounts `path`, which lies below `root`, on `target`. The path is resolved beneath the
+/// root by the kernel, because a container may have put links into the volume; what does not
+/// exist is made as a directory.
+pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
+    let root = owned(open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?);
+    let found = match beneath(&root, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_dirs(&root, path)?;
+            beneath(&root, path)?
+        }
+        found => found?,
+    };
+    if points()?.iter().any(|point| point == target) {
+        umount2(target, MntFlags::MNT_DETACH)?;
+    }
+    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    prepare(target, std::fs::metadata(&source)?.is_dir())?;
+    Ok(mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
+}
+
+/// Unmounts all that is mounted on `dir` or below it, the latest first.
+pub fn unmount_below(dir: &Path) -> io::Result<()> {
+    for point in points()?.iter().rev().filter(|point| point.starts_with(dir)) {
+        match umount2(point, MntFlags::MNT_DETACH) {
+            // Somebody else was faster.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts all below `dir` and removes it. Not an error if it is not there.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    unmount_below(dir)?;
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn beneath(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    Ok(owned(openat2(root.as_raw_fd(), path, how)?))
+}
+
+fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
+    let mut done = PathBuf::new();
+    for part in Path::new(path).components() {
+        let parent =
+            if done.as_os_str().is_empty() { None } else { Some(beneath(root, &done.to_string_lossy())?) };
+        let at = parent.as_ref().unwrap_or(root);
+        match nix::sys::stat::mkdirat(Some(at.as_raw_fd()), part.as_os_str(), Mode::from_bits_truncate(0o750))
+        {
+            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        done.push(part);
+    }
+    Ok(())
+}
+
+fn prepare(target: &Path, dir: bool) -> io::Result<()> {
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match (dir, target.exists()) {
+        (true, _) => std::fs::create_dir_all(target),
+        (false, true) => Ok(()),
+        (false, false) => std::fs::File::create(target).map(drop),
+    }
+}
+
+/// Mount points of this process, in the order they were made.
+fn points() -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let field = |line: &[u8]| Some(unescape(line.split(|b| *b == b' ').nth(4)?));
+    Ok(table.split(|b| *b == b'\n').filter_map(field).collect())
+}
+
+/// The kernel writes a blank as `\040`, and three other characters likewise.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsStr::from_bytes(&out))
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the caller has just opened it and gives it to nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_in_mount_points() {
+        assert_eq!(unescape(b"/a\\040b\\134c"), PathBuf::from("/a b\\c"));
+        assert_eq!(unescape(b"/plain"), PathBuf::from("/plain"));
+    }
+
+    #[test]
+    fn a_link_cannot_leave_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        let root = owned(open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap());
+        assert!(beneath(&root, "out/passwd").is_err());
+        assert!(beneath(&root, "../x").is_err());
+        assert!(beneath(&root, "in").is_ok());
+        make_dirs(&root, "a/b").unwrap();
+        assert!(dir.path().join("a/b").is_dir());
+    }
+}
