@@ -13,6 +13,8 @@ use proa_dns::{DnsConfig, Upstream};
 use proa_ingress::Ingress;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
+use proa_runtime::paths::Paths;
+use proa_runtime::{Directory, NodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +28,8 @@ const NODE_PREFIX: u8 = 24;
 /// The place of the DNS server in the service range.
 const DNS_OFFSET: u32 = 10;
 const DNS_PORT: u16 = 53;
+/// As many pods as the node's range has addresses for.
+const MAX_PODS: u32 = 250;
 
 /// Runs the cluster until it is told to stop.
 pub fn up(options: Options) -> Result<()> {
@@ -38,11 +42,8 @@ pub fn up(options: Options) -> Result<()> {
 /// Stops the pods of a cluster that is not up, and removes what it made outside its data.
 pub fn down(data_dir: &Path) -> Result<()> {
     ensure!(nix_is_root(), "proa down must be run as root");
-    runtime().block_on(async {
-        let _ = data_dir;
-        Network::remove_left_over(BRIDGE).await?;
-        Ok(())
-    })
+    runtime()
+        .block_on(async { proa_runtime::down(data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
 }
 
 /// The runtime of everything that is asynchronous.
@@ -175,6 +176,28 @@ fn start_parts(
             tracing::error!(%error, "cluster DNS has ended");
         }
     });
-    let _images = ImageStore::open(&config.data_dir.join("images"))?;
+
+    let directory = Directory::default();
+    let logs = proa_runtime::kubelet_router(directory.clone(), Paths::new(&config.data_dir));
+    server.add_node(&config.node_name, logs);
+    let node = NodeConfig {
+        node_name: config.node_name.clone(),
+        data_dir: config.data_dir.clone(),
+        node_ip: network.gateway().into(),
+        pod_cidr: addresses.node.to_string(),
+        cluster_dns: addresses.dns.into(),
+        cluster_domain: config.cluster_domain.clone(),
+        max_pods: MAX_PODS,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let images = ImageStore::open(&config.data_dir.join("images"))?;
+    let node_client = client(&format!("system:node:{}", config.node_name));
+    let node_shutdown = shutdown.clone();
+    parts.spawn(async move {
+        let agent = proa_runtime::run(node, node_client, images, network, directory, node_shutdown);
+        if let Err(error) = agent.await {
+            tracing::error!(%error, "the node agent has ended");
+        }
+    });
     Ok(())
 }
