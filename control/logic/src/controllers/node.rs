@@ -59,7 +59,8 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
             change: Change::Merge(json!({ "spec": { "taints": taints } })),
         });
     }
-    if ready != "True" {
+    // A node that still answers speaks for its pods itself.
+    if silent {
         mark_pods_not_ready(seen, node, now, &mut plan);
     }
     evict(seen, node, now, &mut plan);

@@ -7,6 +7,8 @@
 
 mod filter;
 mod score;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

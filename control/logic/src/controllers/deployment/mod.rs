@@ -151,6 +151,11 @@ struct SetCounts {
     replicas: i32,
     /// In its status.
     available: i32,
+    /// Pods that there may be: those in its spec, or those in its status if they are more.
+    present: i32,
+    /// True if its controller has seen its spec. Before, it may still be making pods that an
+    /// earlier one asked for.
+    settled: bool,
     /// What the Deployment wanted when it last sized this set.
     desired: Option<i32>,
     /// What the Deployment allowed then, with the surge.
@@ -167,6 +172,8 @@ fn replica_counts(spec: &DeploymentSpec, sets: &Sets) -> Counts {
     let of = |set: &Arc<ReplicaSet>| SetCounts {
         replicas: replicas(set),
         available: set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0),
+        present: set.status.as_ref().map_or(0, |s| s.replicas).max(replicas(set)),
+        settled: set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation,
         desired: number(set, names::ANNOTATION_DESIRED_REPLICAS),
         maximum: number(set, names::ANNOTATION_MAX_REPLICAS),
         created: set.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),

@@ -16,13 +16,17 @@ pub(super) fn sizes(counts: &Counts) -> Sizes {
     Sizes { new: next, old: shrink_old(counts, new, old) }
 }
 
-/// The size of the new set: as many as the surge leaves room for.
+/// The size of the new set: as many as the surge leaves room for. It grows only when it is sure
+/// how many other pods there are.
 pub(super) fn new_size(counts: &Counts) -> i32 {
     let current = counts.new.map_or(0, |s| s.replicas);
     if !counts.rolling || current >= counts.wanted {
         return counts.wanted;
     }
-    let total: i32 = counts.old.iter().map(|s| s.replicas).sum::<i32>().saturating_add(current);
+    if counts.old.iter().any(|s| !s.settled) {
+        return current;
+    }
+    let total = counts.old.iter().map(|s| s.present).sum::<i32>().saturating_add(current);
     let room = counts.wanted.saturating_add(counts.surge).saturating_sub(total);
     current + room.clamp(0, counts.wanted - current)
 }
@@ -61,8 +65,13 @@ mod tests {
     use super::*;
 
     fn counts(wanted: i32, surge: i32, unavailable: i32, new: (i32, i32), old: &[(i32, i32)]) -> Counts {
-        let set =
-            |(replicas, available): (i32, i32)| SetCounts { replicas, available, ..SetCounts::default() };
+        let set = |(replicas, available): (i32, i32)| SetCounts {
+            replicas,
+            available,
+            present: replicas,
+            settled: true,
+            ..SetCounts::default()
+        };
         Counts {
             wanted,
             surge,
@@ -93,6 +102,12 @@ mod tests {
         // Unhealthy old pods go first, within the budget.
         check(counts(10, 3, 2, (3, 0), &[(10, 0)]), 3, &[8]);
         check(counts(4, 1, 1, (1, 0), &[(2, 2), (2, 0)]), 1, &[2, 1]);
+        // Pods that the old set has yet to delete take their room.
+        let mut busy = counts(10, 3, 2, (3, 3), &[(8, 8)]);
+        busy.old[0].present = 10;
+        check(busy.clone(), 3, &[5]);
+        (busy.old[0].present, busy.old[0].settled) = (8, false);
+        check(busy, 3, &[5]);
         // Done.
         check(counts(3, 1, 0, (3, 3), &[(0, 0)]), 3, &[0]);
         // A new set that is too big shrinks.

@@ -28,7 +28,27 @@ pub(super) fn sizes(counts: &Counts) -> Sizes {
         _ if counts.rolling => proportional(counts, &mut sizes),
         _ => {}
     }
+    restrain(counts, &mut sizes);
     sizes
+}
+
+/// Keeps sets from growing into room that pods of other sets still take; the roll-out goes on
+/// when they are gone.
+fn restrain(counts: &Counts, sizes: &mut Sizes) {
+    let limit = counts.wanted.saturating_add(counts.surge);
+    let sets: Vec<SetCounts> = counts.new.iter().chain(&counts.old).copied().collect();
+    let mut next: Vec<i32> = counts.new.iter().map(|_| sizes.new).chain(sizes.old.iter().copied()).collect();
+    for index in 0..sets.len() {
+        let others = || (0..sets.len()).filter(|other| *other != index);
+        let taken: i32 = others().map(|other| next[other].max(sets[other].present)).sum();
+        let room = if others().all(|other| sets[other].settled) { limit - taken } else { 0 };
+        next[index] = next[index].min(room.max(sets[index].replicas));
+    }
+    let mut next = next.into_iter();
+    if counts.new.is_some() {
+        sizes.new = next.next().unwrap_or(sizes.new);
+    }
+    sizes.old = next.collect();
 }
 
 /// True if the new set carries the whole load, so that the others are not needed.
@@ -94,7 +114,13 @@ mod tests {
     use super::*;
 
     fn check(wanted: i32, surge: i32, new: i32, old: &[i32], maximum: i32, expected: (i32, &[i32])) {
-        let set = |replicas: i32| SetCounts { replicas, maximum: Some(maximum), ..SetCounts::default() };
+        let set = |replicas: i32| SetCounts {
+            replicas,
+            present: replicas,
+            settled: true,
+            maximum: Some(maximum),
+            ..SetCounts::default()
+        };
         let counts = Counts {
             wanted,
             surge,
