@@ -16,6 +16,9 @@ use rustls::sign::CertifiedKey;
 
 use crate::tls;
 
+/// How an Ingress named its class before the field `ingressClassName` was there.
+const ANNOTATION_CLASS: &str = "kubernetes.io/ingress.class";
+
 /// Namespace and name.
 pub type Key = (String, String);
 
@@ -119,12 +122,14 @@ impl Indexed for Service {
 impl Indexed for EndpointSlice {
     fn apply(self, index: &mut Index) {
         let labels = self.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|l| l.get(names::LABEL_SERVICE_NAME)) else { return };
+        let Some(service) = labels.and_then(|l| l.get(names::LABEL_SERVICE_NAME)) else {
+            return self.delete(index);
+        };
         let namespace = self.metadata.namespace.clone().unwrap_or_default();
         let mut slice = Slice { service: (namespace, service.clone()), endpoints: BTreeMap::new() };
         for port in self.ports.iter().flatten() {
             let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else { continue };
-            // Not ready unless it says so: `ready` absent means ready, by the API's definition.
+            // `ready` absent means ready, by the API's definition.
             let ready =
                 self.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
             let addresses = ready
@@ -160,9 +165,10 @@ impl Index {
     pub fn is_ours(&self, ingress: &Ingress) -> bool {
         let spec = ingress.spec.as_ref();
         let annotations = ingress.metadata.annotations.as_ref();
-        let named = spec
-            .and_then(|s| s.ingress_class_name.as_ref())
-            .or_else(|| annotations.and_then(|a| a.get("kubernetes.io/ingress.class")));
+        // The older annotation goes before the field, by the API's definition.
+        let named = annotations
+            .and_then(|a| a.get(ANNOTATION_CLASS))
+            .or_else(|| spec.and_then(|s| s.ingress_class_name.as_ref()));
         match named {
             Some(class) => self.classes.contains_key(class),
             None => self.classes.values().any(|default| *default),

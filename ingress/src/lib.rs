@@ -14,7 +14,7 @@ mod tls;
 mod watch;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -22,7 +22,10 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use route::Table;
+use crate::proxy::Proxy;
+use crate::route::Table;
+
+pub use serve::Limits;
 
 /// Where the ingress listens.
 #[derive(Clone, Debug)]
@@ -53,6 +56,7 @@ pub struct Ingress {
     http: TcpListener,
     https: TcpListener,
     address: IpAddr,
+    limits: Limits,
 }
 
 impl Ingress {
@@ -60,7 +64,12 @@ impl Ingress {
     pub async fn bind(config: &Config) -> Result<Self, IngressError> {
         let http = listen(config.http, "--ingress-http").await?;
         let https = listen(config.https, "--ingress-https").await?;
-        Ok(Ingress { http, https, address: config.http.ip() })
+        Ok(Ingress { http, https, address: reachable(config.http.ip()), limits: Limits::default() })
+    }
+
+    /// The same ingress with other limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Ingress { limits, ..self }
     }
 
     /// The addresses in use, for HTTP and for HTTPS.
@@ -68,17 +77,40 @@ impl Ingress {
         Ok((self.http.local_addr()?, self.https.local_addr()?))
     }
 
-    /// Serves until `shutdown`; then requests under way may end.
+    /// Serves until `shutdown`; then requests under way may end. Afterwards no connection is left.
     pub async fn run(self, client: Client, shutdown: CancellationToken) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let watching = watch::run(client, self.address, Arc::clone(&table), shutdown.clone());
-        let proxy = Arc::new(proxy::Proxy::new(Arc::clone(&table)));
-        let http = serve::http(self.http, Arc::clone(&proxy), shutdown.clone());
-        let https = serve::https(self.https, proxy, table, shutdown);
+        let ended = CancellationToken::new();
+        let proxy = Arc::new(Proxy::new(Arc::clone(&table), ended.clone()));
+        let http = serve::http(self.http, Arc::clone(&proxy), self.limits, shutdown.clone());
+        let https = serve::https(self.https, proxy, table, self.limits, shutdown);
+        let _guard = ended.drop_guard();
         tokio::join!(watching, http, https);
     }
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, IngressError> {
     TcpListener::bind(address).await.map_err(|error| IngressError::Bind { address, flag, error })
+}
+
+/// An address that clients can use, where the ingress listens on all: the one from which this
+/// machine would reach others. Asking the kernel for it sends nothing.
+fn reachable(address: IpAddr) -> IpAddr {
+    if !address.is_unspecified() {
+        return address;
+    }
+    // Addresses for documentation (RFC 5737, RFC 3849).
+    let (loopback, far): (IpAddr, SocketAddr) = match address {
+        IpAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into()),
+        IpAddr::V6(_) => {
+            (Ipv6Addr::LOCALHOST.into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into())
+        }
+    };
+    let asked = UdpSocket::bind((address, 0)).and_then(|socket| {
+        socket.connect(far)?;
+        socket.local_addr()
+    });
+    // Without a route the machine is reached only from itself.
+    asked.map_or(loopback, |a| a.ip())
 }

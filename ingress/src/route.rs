@@ -2,12 +2,12 @@
 //!
 //! Compiled from the index, read by every request. Pure: equal indexes give equal tables.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::sign::CertifiedKey;
 
@@ -22,13 +22,20 @@ pub struct Table {
     wildcards: HashMap<String, Vec<Path>>,
     /// For requests that no rule matches.
     default: Option<Arc<Backend>>,
-    /// Certificates by host; `*.example.com` under `.example.com`.
+    /// Certificates by host; `*.example.com` under `.example.com`, and under `""` the one for all
+    /// other names.
     certificates: HashMap<String, Arc<CertifiedKey>>,
+    /// What is wrong with the objects, in sentences for the log.
+    problems: BTreeSet<String>,
+    /// False only for the table before the first one that was compiled.
+    compiled: bool,
 }
 
 struct Path {
     path: String,
     exact: bool,
+    /// Stands for an Ingress's `defaultBackend`: any rule of the same host goes before it.
+    fallback: bool,
     backend: Arc<Backend>,
 }
 
@@ -65,7 +72,7 @@ impl Backend {
 impl Table {
     /// Compiles all routes. Where two rules say the same, that of the older Ingress counts.
     pub fn compile(index: &Index) -> Table {
-        let mut table = Table::default();
+        let mut table = Table { compiled: true, ..Table::default() };
         let mut ours: Vec<&Ingress> = index.ingresses.values().filter(|i| index.is_ours(i)).collect();
         ours.sort_by(|a, b| {
             let age = |i: &Ingress| i.metadata.creation_timestamp.as_ref().map(|t| t.0);
@@ -75,19 +82,28 @@ impl Table {
             table.add(index, ingress);
         }
         for paths in table.hosts.values_mut().chain(table.wildcards.values_mut()) {
-            // The longest path first, an exact one before a prefix; the sort is stable, so age decides last.
-            paths.sort_by(|a, b| (b.path.len(), b.exact).cmp(&(a.path.len(), a.exact)));
+            // The sort is stable, so age decides last.
+            paths.sort_by_key(|path| std::cmp::Reverse(path.precedence()));
         }
         table
+    }
+
+    /// False as long as the cluster's routes are not known.
+    pub fn is_compiled(&self) -> bool {
+        self.compiled
+    }
+
+    /// What is wrong with the objects the table was compiled from, in sentences for the log.
+    pub fn problems(&self) -> &BTreeSet<String> {
+        &self.problems
     }
 
     fn add(&mut self, index: &Index, ingress: &Ingress) {
         let Some(spec) = &ingress.spec else { return };
         let namespace = ingress.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some(default) = &spec.default_backend
-            && self.default.is_none()
-        {
-            self.default = Some(backend(index, namespace, default));
+        let default = spec.default_backend.as_ref().map(|b| backend(index, namespace, b));
+        if self.default.is_none() {
+            self.default.clone_from(&default);
         }
         for rule in spec.rules.iter().flatten() {
             let host = rule.host.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -95,18 +111,39 @@ impl Table {
                 Some(suffix) => self.wildcards.entry(suffix.to_owned()).or_default(),
                 None => self.hosts.entry(host).or_default(),
             };
-            for path in rule.http.iter().flat_map(|h| &h.paths) {
-                paths.push(compile_path(index, namespace, path));
-            }
+            let compiled = rule.http.iter().flat_map(|h| &h.paths);
+            paths.extend(compiled.map(|path| compile_path(index, namespace, path)));
+            // What this Ingress's rules leave of the host is its own default backend's, not that of
+            // an Ingress which happens to be older.
+            paths.extend(default.iter().map(Path::fallback));
         }
         for tls in spec.tls.iter().flatten() {
-            let secret: Key = (namespace.to_owned(), tls.secret_name.clone().unwrap_or_default());
-            let Some(Ok(certificate)) = index.certificates.get(&secret) else { continue };
-            for host in tls.hosts.iter().flatten() {
-                let host = host.to_ascii_lowercase();
-                let host = host.strip_prefix('*').map(str::to_owned).unwrap_or(host);
-                self.certificates.entry(host).or_insert_with(|| Arc::clone(certificate));
+            self.add_certificate(index, ingress, tls);
+        }
+    }
+
+    fn add_certificate(&mut self, index: &Index, ingress: &Ingress, tls: &IngressTLS) {
+        let (namespace, name) = key(&ingress.metadata);
+        let Some(secret_name) = &tls.secret_name else { return };
+        let secret: Key = (namespace, secret_name.clone());
+        let certificate = match index.certificates.get(&secret) {
+            Some(Ok(certificate)) => certificate,
+            missing => {
+                let why = match missing {
+                    Some(Err(why)) => why.as_str(),
+                    _ => "there is no such Secret of type kubernetes.io/tls",
+                };
+                let namespace = &secret.0;
+                self.problems.insert(format!("Ingress {namespace}/{name}: Secret {secret_name}: {why}"));
+                return;
             }
+        };
+        let hosts = tls.hosts.as_deref().unwrap_or_default();
+        // A certificate for no host in particular is for all that have none of their own.
+        let any = hosts.is_empty().then_some("");
+        for host in hosts.iter().map(String::as_str).chain(any) {
+            let host = host.strip_prefix('*').unwrap_or(host).to_ascii_lowercase();
+            self.certificates.entry(host).or_insert_with(|| Arc::clone(certificate));
         }
     }
 
@@ -128,15 +165,27 @@ impl Table {
             .or(self.default.as_ref())
     }
 
-    /// The certificate for a TLS server name.
+    /// The certificate for a TLS server name; `""` for a client that sends none.
     pub fn certificate(&self, server_name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = server_name.to_ascii_lowercase();
         let suffix = name.find('.').map(|dot| &name[dot..]);
-        self.certificates.get(&name).or_else(|| self.certificates.get(suffix?))
+        let names = [Some(name.as_str()), suffix, Some("")];
+        names.into_iter().flatten().find_map(|name| self.certificates.get(name))
     }
 }
 
 impl Path {
+    fn fallback(backend: &Arc<Backend>) -> Path {
+        Path { path: "/".to_owned(), exact: false, fallback: true, backend: Arc::clone(backend) }
+    }
+
+    /// The longest path goes first, and an exact one before a prefix as long. A slash at the end
+    /// of a prefix says nothing, so it does not count.
+    fn precedence(&self) -> (bool, usize, bool) {
+        let path = if self.exact { &self.path } else { self.path.trim_end_matches('/') };
+        (!self.fallback, path.len(), self.exact)
+    }
+
     /// A prefix matches by whole elements: `/a` covers `/a` and `/a/b`, never `/ab`.
     fn matches(&self, path: &str) -> bool {
         if self.exact {
@@ -150,7 +199,9 @@ impl Path {
 fn compile_path(index: &Index, namespace: &str, path: &HTTPIngressPath) -> Path {
     Path {
         path: path.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        // ImplementationSpecific is a prefix here.
         exact: path.path_type == "Exact",
+        fallback: false,
         backend: backend(index, namespace, &path.backend),
     }
 }
@@ -276,6 +327,93 @@ mod tests {
                 ("example", "/", None),
                 ("other", "/any/x", Some("ns/any:80")),
             ],
+        );
+    }
+
+    /// The table of <https://kubernetes.io/docs/concepts/services-networking/ingress/#examples>.
+    #[test]
+    fn examples_of_the_documentation() {
+        for (path_type, paths, request, expected) in [
+            ("Prefix", &["/"][..], "/any/path", Some("/")),
+            ("Exact", &["/foo"], "/foo", Some("/foo")),
+            ("Exact", &["/foo"], "/bar", None),
+            ("Exact", &["/foo"], "/foo/", None),
+            ("Exact", &["/foo/"], "/foo", None),
+            ("Prefix", &["/foo"], "/foo", Some("/foo")),
+            ("Prefix", &["/foo"], "/foo/", Some("/foo")),
+            ("Prefix", &["/foo/"], "/foo", Some("/foo/")),
+            ("Prefix", &["/foo/"], "/foo/", Some("/foo/")),
+            ("Prefix", &["/aaa/bb"], "/aaa/bbb", None),
+            ("Prefix", &["/aaa/bbb"], "/aaa/bbb", Some("/aaa/bbb")),
+            ("Prefix", &["/aaa/bbb/"], "/aaa/bbb", Some("/aaa/bbb/")),
+            ("Prefix", &["/aaa/bbb"], "/aaa/bbb/ccc", Some("/aaa/bbb")),
+            ("Prefix", &["/aaa/bbb"], "/aaa/bbbxyz", None),
+            ("Prefix", &["/", "/aaa"], "/aaa/ccc", Some("/aaa")),
+            ("Prefix", &["/", "/aaa", "/aaa/bbb"], "/aaa/bbb", Some("/aaa/bbb")),
+            ("Prefix", &["/", "/aaa", "/aaa/bbb"], "/ccc", Some("/")),
+            ("Prefix", &["/aaa"], "/ccc", None),
+            ("ImplementationSpecific", &["/foo"], "/foo/bar", Some("/foo")),
+        ] {
+            let name = |path: &str| format!("p{}", path.replace('/', "-"));
+            let rules: Vec<_> = paths.iter().map(|p| rule(&name(p), "h", p, path_type)).collect();
+            let expected = expected.map(|p| format!("ns/{}:80", name(p)));
+            check(&rules, &[("h", request, expected.as_deref())]);
+        }
+    }
+
+    #[test]
+    fn exact_goes_before_prefix_whatever_its_slash() {
+        let rules = [rule("prefix", "h", "/foo/", "Prefix"), rule("exact", "h", "/foo", "Exact")];
+        check(&rules, &[("h", "/foo", Some("ns/exact:80")), ("h", "/foo/", Some("ns/prefix:80"))]);
+    }
+
+    #[test]
+    fn default_backends() {
+        let with_default = |mut ingress: serde_json::Value, service: &str| {
+            ingress["spec"]["defaultBackend"] =
+                serde_json::json!({"service": {"name": service, "port": {"name": "web"}}});
+            ingress
+        };
+        let older = with_default(rule("a", "a.example", "/a", "Prefix"), "default-a");
+        let newer = with_default(rule("b", "b.example", "/b", "Prefix"), "default-b");
+        let another = rule("c", "a.example", "/", "Prefix");
+        check(
+            &[older.clone(), newer],
+            &[
+                ("a.example", "/a", Some("ns/a:80")),
+                ("a.example", "/x", Some("ns/default-a:web")),
+                ("b.example", "/x", Some("ns/default-b:web")),
+                ("c.example", "/x", Some("ns/default-a:web")),
+            ],
+        );
+        check(&[older, another], &[("a.example", "/x", Some("ns/c:80"))]);
+    }
+
+    #[test]
+    fn classes() {
+        let named = |field: Option<&str>, annotation: Option<&str>| {
+            let mut ingress = rule("s", "h", "/", "Prefix");
+            ingress["spec"]["ingressClassName"] = field.into();
+            ingress["metadata"]["annotations"] =
+                annotation.map(|a| serde_json::json!({"kubernetes.io/ingress.class": a})).into();
+            Table::compile(&index(&[class(), ingress])).find("h", "/").is_some()
+        };
+        assert!(named(None, None), "the default class");
+        assert!(named(Some("proa"), None));
+        assert!(!named(Some("nginx"), None));
+        assert!(named(None, Some("proa")));
+        assert!(!named(Some("proa"), Some("nginx")), "the annotation goes before the field");
+    }
+
+    #[test]
+    fn a_missing_certificate_is_a_problem() {
+        let mut ingress = rule("s", "h", "/", "Prefix");
+        ingress["spec"]["tls"] = serde_json::json!([{"hosts": ["h"], "secretName": "cert"}]);
+        let table = Table::compile(&index(&[class(), ingress]));
+        let problems: Vec<_> = table.problems().iter().map(String::as_str).collect();
+        assert_eq!(
+            problems,
+            ["Ingress ns/s-1: Secret cert: there is no such Secret of type kubernetes.io/tls"]
         );
     }
 

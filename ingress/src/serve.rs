@@ -20,25 +20,41 @@ use crate::proxy::{Proxy, Scheme};
 use crate::route::Table;
 use crate::tls;
 
-/// A client that sends no whole request head in this time is dropped.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that does not finish its TLS handshake in this time is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests under way may take after the end has been asked for.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// To send a whole request head, the first or the next one, before the connection is dropped.
+    pub head: Duration,
+    /// To finish a TLS handshake before the connection is dropped.
+    pub handshake: Duration,
+    /// For requests under way to end after the end has been asked for.
+    pub drain: Duration,
+}
 
-pub async fn http(listener: TcpListener, proxy: Arc<Proxy>, shutdown: CancellationToken) {
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5) }
+    }
+}
+
+/// An HTTP/2 client that is silent is asked this often whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+pub async fn http(listener: TcpListener, proxy: Arc<Proxy>, limits: Limits, shutdown: CancellationToken) {
     let graceful = GracefulShutdown::new();
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
-        tokio::spawn(connection(stream, peer, Scheme::Http, Arc::clone(&proxy), graceful.watcher()));
+        tokio::spawn(connection(stream, peer, Scheme::Http, Arc::clone(&proxy), limits, graceful.watcher()));
     }
-    drain(graceful).await;
+    drop(listener);
+    drain(graceful, limits).await;
 }
 
 pub async fn https(
     listener: TcpListener,
     proxy: Arc<Proxy>,
     table: Arc<ArcSwap<Table>>,
+    limits: Limits,
     shutdown: CancellationToken,
 ) {
     let acceptor = match tls::server_config(table) {
@@ -49,14 +65,15 @@ pub async fn https(
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
         let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
         tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, peer, Scheme::Https, proxy, watcher).await,
+            match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, peer, Scheme::Https, proxy, limits, watcher).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
             }
         });
     }
-    drain(graceful).await;
+    drop(listener);
+    drain(graceful, limits).await;
 }
 
 async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
@@ -85,23 +102,40 @@ async fn connection(
     peer: SocketAddr,
     scheme: Scheme,
     proxy: Arc<Proxy>,
+    limits: Limits,
     watcher: Watcher,
 ) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let proxy = Arc::clone(&proxy);
-        async move { Ok::<_, Infallible>(proxy.answer(request, peer, scheme).await) }
-    });
+    let asked = CancellationToken::new();
+    let ended = proxy.ended().clone();
+    let service = {
+        let asked = asked.clone();
+        service_fn(move |request: hyper::Request<Incoming>| {
+            asked.cancel();
+            let proxy = Arc::clone(&proxy);
+            async move { Ok::<_, Infallible>(proxy.answer(request, peer, scheme).await) }
+        })
+    };
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(PING_INTERVAL);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%peer, %error, "connection ended early");
+    // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
+    let silent = async {
+        if tokio::time::timeout(limits.head, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = watcher.watch(connection) => if let Err(error) = served {
+            tracing::debug!(%peer, %error, "connection ended early");
+        },
+        () = silent => tracing::debug!(%peer, "no request came in time"),
+        () = ended.cancelled() => {}
     }
 }
 
-async fn drain(graceful: GracefulShutdown) {
-    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+async fn drain(graceful: GracefulShutdown, limits: Limits) {
+    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still under way at the end");
     }
 }

@@ -47,7 +47,7 @@ impl std::fmt::Debug for ByServerName {
 
 impl ResolvesServerCert for ByServerName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load().certificate(hello.server_name()?).cloned()
+        self.0.load().certificate(hello.server_name().unwrap_or_default()).cloned()
     }
 }
 

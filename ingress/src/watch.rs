@@ -25,14 +25,25 @@ use crate::status;
 
 /// The index and a bell that rings when it has changed.
 struct Shared {
-    index: Mutex<Index>,
+    seen: Mutex<Seen>,
     changed: Notify,
 }
+
+struct Seen {
+    index: Index,
+    /// Kinds whose first listing is not complete. Until then routes would lack their services, or
+    /// hosts their certificates, that are only about to be read.
+    unlisted: usize,
+}
+
+/// How many kinds are followed.
+const KINDS: usize = 5;
 
 /// Watches until `shutdown`. All changes that have arrived while a table was being compiled go
 /// into the next one together.
 pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, shutdown: CancellationToken) {
-    let shared = Shared { index: Mutex::default(), changed: Notify::new() };
+    let seen = Mutex::new(Seen { index: Index::default(), unlisted: KINDS });
+    let shared = Shared { seen, changed: Notify::new() };
     let any = watcher::Config::default;
     let secrets = any().fields("type=kubernetes.io/tls");
     let follow = async {
@@ -44,22 +55,26 @@ pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, sh
             follow::<Secret>(Api::all(client.clone()), secrets, &shared),
         );
     };
+    let (wanted, receiver) = tokio::sync::watch::channel(Vec::new());
     let compile = async {
         loop {
             shared.changed.notified().await;
-            let wanted = {
-                let index = shared.index.lock().unwrap_or_else(PoisonError::into_inner);
-                table.store(Arc::new(Table::compile(&index)));
-                status::wanted(&index, address)
-            };
-            for change in wanted {
-                status::write(&client, change).await;
+            let seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.unlisted > 0 {
+                continue;
             }
+            let next = Arc::new(Table::compile(&seen.index));
+            for problem in next.problems().difference(table.load().problems()) {
+                tracing::warn!("{problem}");
+            }
+            table.store(next);
+            wanted.send_replace(status::wanted(&seen.index, address));
         }
     };
     tokio::select! {
         () = follow => {}
         () = compile => {}
+        () = status::run(client.clone(), address, receiver) => {}
         () = shutdown.cancelled() => {}
     }
 }
@@ -72,36 +87,49 @@ where
     let mut events: Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>> =
         Box::pin(watcher::watcher(api, config).default_backoff());
     let mut listed: BTreeSet<Key> = BTreeSet::new();
+    let mut complete = false;
     loop {
         let event = match events.try_next().await {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(error) => {
-                tracing::debug!(%error, "watch interrupted");
+                let kind = K::KIND;
+                if complete {
+                    tracing::debug!(kind, %error, "watch interrupted");
+                } else {
+                    tracing::warn!(kind, %error, "the ingress cannot read its routes yet");
+                }
                 continue;
             }
         };
-        let mut index = shared.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Seen { index, unlisted } = &mut *seen;
         match event {
-            Event::Apply(object) => object.apply(&mut index),
-            Event::Delete(object) => object.delete(&mut index),
+            Event::Apply(object) => object.apply(index),
+            Event::Delete(object) => object.delete(index),
             Event::Init => listed.clear(),
             Event::InitApply(object) => {
                 listed.insert(key(object.as_meta()));
-                object.apply(&mut index);
+                object.apply(index);
             }
-            Event::InitDone => K::retain(&mut index, &|key| listed.contains(key)),
+            Event::InitDone => {
+                K::retain(index, &|key| listed.contains(key));
+                *unlisted -= usize::from(!complete);
+                complete = true;
+            }
         }
         shared.changed.notify_one();
     }
 }
 
-/// The metadata of the watched kinds, whose scopes differ.
+/// What is common to the watched kinds, whose scopes differ.
 trait AsMeta {
+    const KIND: &'static str;
     fn as_meta(&self) -> &ObjectMeta;
 }
 
 impl<K: k8s_openapi::Metadata<Ty = ObjectMeta>> AsMeta for K {
+    const KIND: &'static str = <K as k8s_openapi::Resource>::KIND;
     fn as_meta(&self) -> &ObjectMeta {
         self.metadata()
     }

@@ -1,0 +1,137 @@
+//! The start, the end, and clients that take their time.
+
+use std::time::{Duration, Instant};
+
+use http::Response;
+use proa_ingress::{Config, Ingress, Limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::api::Api;
+use crate::client::{Connection, connect, empty, get, read};
+use crate::endpoint::{self, echo, full, read_head};
+use crate::world::{DEADLINE, World, route, soon, until};
+
+#[tokio::test]
+async fn until_everything_is_known_nothing_is_denied() {
+    let api = Api::new();
+    api.set_broken(Some("secrets"));
+    let objects = route("a.example", &[echo("one").await]);
+    let world = World::start_with(&objects, Limits::default(), api).await;
+    for host in ["a.example", "other.example"] {
+        let answer = get(world.http, host, "/").await;
+        assert_eq!(answer.text, "503 Service Unavailable: the ingress does not know its routes yet\n");
+    }
+    world.api.set_broken(None);
+    until("the route", || async { get(world.http, "a.example", "/").await.status == 200 }).await;
+    assert_eq!(get(world.http, "other.example", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (any, taken) = ("127.0.0.1:0".parse().unwrap(), taken.local_addr().unwrap());
+    let Err(error) = Ingress::bind(&Config { http: any, https: taken }).await else { panic!("bound twice") };
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("cannot listen on {taken} (--ingress-https): ")), "{text}");
+}
+
+fn hasty() -> Limits {
+    let soon = Duration::from_millis(200);
+    Limits { head: soon, handshake: soon, drain: Duration::from_secs(5) }
+}
+
+async fn is_dropped(stream: &mut TcpStream) {
+    let started = Instant::now();
+    let mut rest = Vec::new();
+    let _ = soon("the connection's end", stream.read_to_end(&mut rest)).await;
+    assert!(started.elapsed() < DEADLINE / 2);
+}
+
+#[tokio::test]
+async fn clients_that_take_their_time_are_dropped() {
+    let objects = route("a.example", &[echo("one").await]);
+    let world = World::start_with(&objects, hasty(), Api::new()).await;
+    world.wait_for_routes().await;
+    for begin in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "GET / HTTP/1.1\r\nHost: a.example\r\n"] {
+        let mut stream = connect(world.http).await;
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        is_dropped(&mut stream).await;
+    }
+    let mut kept = connect(world.http).await;
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    assert!(read_head(&mut kept).await.starts_with("HTTP/1.1 200 OK"));
+    is_dropped(&mut kept).await;
+    for begin in ["", "\u{16}\u{3}\u{1}"] {
+        let mut stream = connect(world.https).await;
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        is_dropped(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_body_is_not_a_slow_head() {
+    let objects = route("a.example", &[echo("one").await]);
+    let world = World::start_with(&objects, hasty(), Api::new()).await;
+    world.wait_for_routes().await;
+    let mut stream = connect(world.http).await;
+    let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\nContent-Length: 4\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    for byte in b"slow" {
+        // Twice the limit of the head in all.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(&[*byte]).await.unwrap();
+    }
+    let mut answer = String::new();
+    soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.contains("slow"), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_under_way_may_end() {
+    let (started, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let (finish, may_finish) = tokio::sync::watch::channel(false);
+    let endpoint = endpoint::serve(move |_| {
+        let (started, mut may_finish) = (started.clone(), may_finish.clone());
+        async move {
+            started.send(()).unwrap();
+            may_finish.wait_for(|yes| *yes).await.unwrap();
+            Response::new(full("finished"))
+        }
+    });
+    let mut world = World::routed(&route("a.example", &[endpoint.await])).await;
+    let mut one = Connection::http1(connect(world.http).await).await;
+    let mut two = Connection::http2(connect(world.http).await).await;
+    let mut idle = connect(world.http).await;
+    let (first, second) = (one.request("GET", "a.example", "/"), two.request("GET", "a.example", "/"));
+    let (first, second) = (first.body(empty()).unwrap(), second.body(empty()).unwrap());
+    let first = tokio::spawn(async move { read(one.send(first).await.unwrap()).await });
+    let second = tokio::spawn(async move { read(two.send(second).await.unwrap()).await });
+    for _ in 0..2 {
+        soon("the requests", asked.recv()).await.unwrap();
+    }
+    world.shutdown.cancel();
+    until("closed doors", || async { TcpStream::connect(world.http).await.is_err() }).await;
+    assert_eq!(soon("the idle one's end", idle.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    assert!(!world.served.is_finished(), "requests are under way");
+    finish.send(true).unwrap();
+    for answer in [first, second] {
+        assert_eq!(soon("the answer", answer).await.unwrap().text, "finished");
+    }
+    soon("the end", &mut world.served).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_that_never_end_are_cut() {
+    let endpoint = endpoint::serve(|_| std::future::pending()).await;
+    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
+    let mut world = World::start_with(&route("a.example", &[endpoint]), limits, Api::new()).await;
+    world.wait_for_routes().await;
+    let mut stream = connect(world.http).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    // The request is under way once the client's bytes are read; a second one shows that.
+    get(world.http, "unknown.test", "/").await;
+    world.shutdown.cancel();
+    soon("the end", &mut world.served).await.unwrap();
+    is_dropped(&mut stream).await;
+}
