@@ -123,10 +123,10 @@ fn arrange(
         // An empty slice serves any ports: it is taken over rather than replaced.
         let (mut fitting, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|s| same_ports(s, &ports));
         left = others;
-        if fitting.is_empty() {
-            if let Some(at) = left.iter().position(|s| s.endpoints.is_empty()) {
-                fitting.push(left.remove(at));
-            }
+        if fitting.is_empty()
+            && let Some(at) = left.iter().position(|s| s.endpoints.is_empty())
+        {
+            fitting.push(left.remove(at));
         }
         fill(service, family, &ports, endpoints, fitting, plan);
     }

@@ -1,7 +1,7 @@
 //! Facts: what the controllers remember of each object.
 //!
 //! The shell decodes each object once with [`Object::decode`]; [`super::Observed`] keeps it. Of
-//! objects that there are many of (pods, nodes, events) only what a rule reads is kept, because
+//! objects that there are many of (pods, nodes) only what a rule reads is kept, because
 //! tens of thousands of pods must fit a small board. Of the others the whole typed object is.
 
 use std::collections::BTreeMap;
@@ -146,8 +146,6 @@ pub enum Fact {
     Endpoints(Arc<core::Endpoints>),
     /// A Lease: when it was last renewed.
     Lease(Timestamp),
-    /// An Event: when it was last seen.
-    Event(Timestamp),
     /// The `ca.crt` of a ConfigMap that holds the cluster's CA.
     RootCa(Arc<str>),
     /// Anything else.
@@ -376,7 +374,6 @@ impl Object {
             ("v1", "Namespace") => typed(kind, serde_json::from_slice(json)?, Fact::Namespace),
             ("v1", "Service") => typed(kind, serde_json::from_slice(json)?, Fact::Service),
             ("v1", "Endpoints") => typed(kind, serde_json::from_slice(json)?, Fact::Endpoints),
-            ("v1", "Event") => serde_json::from_slice::<core::Event>(json)?.into(),
             ("apps/v1", "Deployment") => typed(kind, serde_json::from_slice(json)?, Fact::Deployment),
             ("apps/v1", "ReplicaSet") => typed(kind, serde_json::from_slice(json)?, Fact::ReplicaSet),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
@@ -425,15 +422,6 @@ impl From<core::Node> for Object {
     fn from(node: core::Node) -> Self {
         let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
         Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
-    }
-}
-
-impl From<core::Event> for Object {
-    fn from(event: core::Event) -> Self {
-        let meta = Arc::new(Meta::of(&kind_of::<core::Event>(), &event.metadata));
-        let series = event.series.and_then(|s| s.last_observed_time).map(|t| t.0);
-        let last = series.or(time(&event.last_timestamp)).or(event.event_time.map(|t| t.0));
-        Object { fact: Fact::Event(last.unwrap_or(meta.created).max(meta.created)), meta }
     }
 }
 

@@ -16,12 +16,13 @@ pub mod wakes;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
-pub mod event_expiry;
 pub mod garbage_collector;
 pub mod namespace;
 pub mod node;
 pub mod replica_set;
 mod service_endpoints;
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 
@@ -43,7 +44,6 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::RootCa => namespace::reconcile_root_ca(seen, key),
         Controller::Node => node::reconcile(seen, key, now),
         Controller::PodGarbage => node::reconcile_pod_garbage(seen, key, now),
-        Controller::EventExpiry => event_expiry::reconcile(seen, now),
     }
 }
 
@@ -61,7 +61,6 @@ impl Controller {
             Controller::RootCa => "root-ca-certificate-publisher-controller",
             Controller::Node => "node-controller",
             Controller::PodGarbage => "pod-garbage-collector-controller",
-            Controller::EventExpiry => "event-expiry-controller",
         }
     }
 }

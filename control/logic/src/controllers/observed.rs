@@ -44,10 +44,6 @@ pub struct Observed {
     pub heartbeats: BTreeMap<Arc<str>, Timestamp>,
     /// Nodes that pods are bound to and that do not exist, and since when.
     pub vanished: BTreeMap<Arc<str>, Timestamp>,
-    /// Events by the time they were last seen.
-    pub events: BTreeSet<(Timestamp, Arc<str>)>,
-    /// The Events' metadata by uid.
-    pub event_metas: BTreeMap<Arc<str>, (Timestamp, Arc<Meta>)>,
     /// The namespaces that have their default ServiceAccount.
     pub default_accounts: BTreeSet<Arc<str>>,
     /// The CA certificates that each namespace publishes, with the ConfigMap that does.
@@ -100,11 +96,7 @@ impl Observed {
 
     /// Folds in an object that was added or modified.
     pub fn apply(&mut self, object: Object, now: Timestamp) -> Change {
-        let old_meta = if matches!(object.fact, Fact::Event(_)) {
-            self.event_metas.get(&object.meta.uid).map(|(_, meta)| meta.clone())
-        } else {
-            self.graph.insert(object.meta.clone())
-        };
+        let old_meta = self.graph.insert(object.meta.clone());
         let old_fact = self.put(&object, now);
         let old = old_meta.map(|meta| Object { meta, fact: old_fact.unwrap_or(Fact::Other) });
         Change { old, new: Some(object) }
@@ -112,10 +104,6 @@ impl Observed {
 
     /// Folds in that an object is gone.
     pub fn delete(&mut self, meta: &Meta, now: Timestamp) -> Change {
-        if let Some((at, meta)) = self.event_metas.remove(&meta.uid) {
-            self.events.remove(&(at, meta.uid.clone()));
-            return Change { old: Some(Object { meta, fact: Fact::Event(at) }), new: None };
-        }
         let Some(meta) = self.graph.remove(&meta.uid) else { return Change { old: None, new: None } };
         let fact = self.take(&meta, now);
         Change { old: Some(Object { meta, fact }), new: None }
@@ -124,11 +112,8 @@ impl Observed {
     /// Folds in a fresh list of all objects of a kind: what is not in it is gone.
     pub fn reset(&mut self, kind: &KindName, objects: Vec<Object>, now: Timestamp) -> Vec<Change> {
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|o| o.meta.uid.clone()).collect();
-        let events = self.event_metas.values().map(|(_, meta)| meta);
-        let gone: Vec<Arc<Meta>> = (self.graph.iter().chain(events))
-            .filter(|m| m.kind == *kind && !listed.contains(&m.uid))
-            .cloned()
-            .collect();
+        let gone: Vec<Arc<Meta>> =
+            self.graph.iter().filter(|m| m.kind == *kind && !listed.contains(&m.uid)).cloned().collect();
         let mut changes: Vec<Change> = gone.iter().map(|m| self.delete(m, now)).collect();
         changes.extend(objects.into_iter().map(|o| self.apply(o, now)));
         self.graph.complete(kind);
@@ -159,15 +144,6 @@ impl Observed {
                 self.heartbeats.insert(name, *at).map(Fact::Lease)
             }
             Fact::Lease(_) => None,
-            Fact::Event(at) => {
-                let uid = object.meta.uid.clone();
-                let old = self.event_metas.insert(uid.clone(), (*at, object.meta.clone()));
-                if let Some((old_at, _)) = &old {
-                    self.events.remove(&(*old_at, uid.clone()));
-                }
-                self.events.insert((*at, uid));
-                old.map(|(at, _)| Fact::Event(at))
-            }
             Fact::RootCa(ca) => {
                 let entry = (ca.clone(), object.meta.clone());
                 self.root_cas.insert(key.namespace, entry).map(|(ca, _)| Fact::RootCa(ca))

@@ -40,8 +40,6 @@ pub enum Controller {
     Node,
     /// By node.
     PodGarbage,
-    /// One empty key.
-    EventExpiry,
 }
 
 /// Who has to look again.
@@ -60,10 +58,8 @@ impl Wakes {
     pub fn add(&mut self, seen: &Observed, change: &Change) {
         let (old, new) = (change.old.as_ref(), change.new.as_ref());
         let Some(meta) = new.or(old).map(|o| o.meta.clone()) else { return };
-        if !matches!(new.or(old).map(|o| &o.fact), Some(Fact::Event(_))) {
-            self.ownership(seen, old, new);
-            self.namespace_of(seen, &meta);
-        }
+        self.ownership(seen, old, new);
+        self.namespace_of(seen, &meta);
         for object in [old, new].into_iter().flatten() {
             self.fact(seen, object);
         }
@@ -116,7 +112,6 @@ impl Wakes {
             Fact::Lease(_) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
                 self.name(Controller::Node, &key.name);
             }
-            Fact::Event(_) => self.name(Controller::EventExpiry, &"".into()),
             Fact::RootCa(_) => self.name(Controller::RootCa, &key.namespace),
             Fact::Other if is_default_account(&object.meta) => {
                 self.name(Controller::ServiceAccount, &key.namespace);

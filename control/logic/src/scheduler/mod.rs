@@ -154,14 +154,12 @@ impl Scheduler {
         if well {
             return;
         }
-        if let Some(assumed) = self.assumed.remove(key) {
-            if let Some(pod) = seen.pods.get(key).filter(|p| wants_node(p)) {
-                if pod.meta.uid == assumed.pod.meta.uid {
-                    let waiting = Waiting { pod: pod.clone(), attempts: 1, state: State::Queued };
-                    self.waiting.insert(key.clone(), waiting);
-                    self.set(key, State::BackingOff(now + back_off(1)));
-                }
-            }
+        let Some(assumed) = self.assumed.remove(key) else { return };
+        let current = seen.pods.get(key).filter(|p| wants_node(p) && p.meta.uid == assumed.pod.meta.uid);
+        if let Some(pod) = current {
+            let waiting = Waiting { pod: pod.clone(), attempts: 1, state: State::Queued };
+            self.waiting.insert(key.clone(), waiting);
+            self.set(key, State::BackingOff(now + back_off(1)));
         }
     }
 

@@ -255,7 +255,7 @@ impl Api {
         if !finalizers.is_empty() {
             object["metadata"]["finalizers"] = json!(finalizers);
         }
-        let bound = text(&object, "/spec/nodeName") != "" && id.0 == "v1 Pod";
+        let bound = !text(&object, "/spec/nodeName").is_empty() && id.0 == "v1 Pod";
         let graceful = bound && grace != Some(0);
         let first = object["metadata"]["deletionTimestamp"].is_null();
         if id.0 == "v1 Namespace" {

@@ -183,11 +183,6 @@ impl Control {
         true
     }
 
-    /// When there is something to do without anything happening.
-    pub fn next_timer(&self) -> Option<jiff::Timestamp> {
-        self.timers.values().copied().chain(self.scheduler.again_at()).min()
-    }
-
     /// Every key of every controller, for the last check.
     pub fn all_plans(&self, api: &Api) -> Vec<(Controller, Key, Plan)> {
         let mut wakes = Wakes::default();
