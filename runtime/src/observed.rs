@@ -58,7 +58,7 @@ pub struct PodObserved {
     /// Containers and init containers by name.
     pub containers: BTreeMap<String, ContainerSeen>,
     /// The container that is being started; one at a time, in the order of the spec.
-    pub starting: Option<String>,
+    pub starting: Option<Starting>,
     /// The API server does not know the pod any more.
     pub vanished: bool,
     /// Why the node has given the pod up, if it has.
@@ -67,6 +67,18 @@ pub struct PodObserved {
     pub teardown: Step,
     /// The last status is written and the API server was told to forget the pod.
     pub released: Step,
+}
+
+/// A start that is under way. It is over when it was answered and the sandbox has told of the run,
+/// which may come in either order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Starting {
+    /// Container.
+    pub name: String,
+    /// Which run.
+    pub attempt: u32,
+    /// The sandbox has answered that it runs.
+    pub answered: bool,
 }
 
 /// A thing that is done once, may take a while, and may fail and be tried again.
@@ -337,6 +349,13 @@ impl PodObserved {
                 (seen.runs, seen.run) = (count + 1, Run::Ended(ended));
             }
         }
+    }
+}
+
+impl PodObserved {
+    /// True if a start of this container is under way.
+    pub fn is_starting(&self, name: &str) -> bool {
+        self.starting.as_ref().is_some_and(|starting| starting.name == name)
     }
 }
 

@@ -406,7 +406,7 @@ impl Worker {
             let name = &container.name;
             let runs = matches!(seen.run, Run::Running { .. }) && seen.stop.is_none();
             let (run, started) = (seen.runs, container.startup_probe.is_none() || seen.started);
-            if !runs || self.seen.starting.as_ref() == Some(name) {
+            if !runs || self.seen.is_starting(name) {
                 self.probes.remove(name);
                 continue;
             }

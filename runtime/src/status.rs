@@ -77,8 +77,7 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
 /// True if a container counts as ready. A process that exists is not yet one that serves: the
 /// answer to its start tells that.
 fn is_ready(seen: &PodObserved, container: &Container, state: &ContainerSeen) -> bool {
-    let starting = seen.starting.as_deref() == Some(container.name.as_str());
-    let running = matches!(state.run, Run::Running { .. }) && !starting;
+    let running = matches!(state.run, Run::Running { .. }) && !seen.is_starting(&container.name);
     running && is_started(container, state) && (container.readiness_probe.is_none() || state.ready)
 }
 

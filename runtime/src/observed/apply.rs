@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use proa_sandbox::protocol;
 
 use super::{
-    Blocked, CONFIG_RETRY, Ended, Outcome, PodObserved, ProbeKind, Report, Role, Run, Step, Stop,
+    Blocked, CONFIG_RETRY, Ended, Outcome, PodObserved, ProbeKind, Report, Role, Run, Starting, Step, Stop,
     all_containers, field_path, full_name, image_of, lost, millis, parse_id, reason, report,
 };
 use crate::backoff::{Backoff, later};
@@ -56,9 +56,15 @@ impl PodObserved {
                     seen.pulls = None;
                 }
             }
-            Outcome::Container(state) => self.container_changed(&state, now),
+            Outcome::Container(state) => {
+                self.container_changed(&state, now);
+                self.end_start();
+            }
             Outcome::Started(name) => {
-                self.starting = None;
+                if let Some(starting) = &mut self.starting {
+                    starting.answered = true;
+                }
+                self.end_start();
                 let path = field_path(pod, &name);
                 return vec![report(path, false, "Started", format!("Started container {name}"))];
             }
@@ -91,8 +97,8 @@ impl PodObserved {
 
     /// Notes that a container's start begins now.
     pub fn begin_start(&mut self, name: &str, now: Timestamp) {
-        self.starting = Some(name.to_owned());
         let Some(seen) = self.containers.get_mut(name) else { return };
+        self.starting = Some(Starting { name: name.to_owned(), attempt: seen.runs, answered: false });
         // A run that was blocked has already been counted against the back-off.
         if let (Run::Ended(ended), None) = (&seen.run, &seen.blocked) {
             seen.restarts = Some(Backoff::next(seen.restarts, ended.finished_at, now));
@@ -136,6 +142,12 @@ impl PodObserved {
                 vec![report(path, true, "BackOff", text)]
             }
         }
+    }
+
+    /// Ends the start that is under way if it was answered and its run is known.
+    fn end_start(&mut self) {
+        let runs = |name: &str| self.containers.get(name).map_or(u32::MAX, |seen| seen.runs);
+        self.starting.take_if(|starting| starting.answered && runs(&starting.name) > starting.attempt);
     }
 
     fn container_changed(&mut self, state: &protocol::ContainerState, now: Timestamp) {
@@ -240,6 +252,8 @@ impl PodObserved {
     fn sandbox_gone(&mut self, pod: &Pod, now: Timestamp) -> Vec<Report> {
         let had_run = self.containers.values().any(|seen| seen.runs > 0);
         self.sandbox = Step::Undone;
+        // It will not tell of a run any more.
+        self.starting.take_if(|starting| starting.answered);
         for seen in self.containers.values_mut() {
             if let Run::Running { since } = seen.run {
                 let attempt = seen.runs.saturating_sub(1);
