@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 /// Pods by namespace and name. Clones share it.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<RwLock<BTreeMap<(String, String), Arc<Shown>>>>);
+pub struct Directory(Arc<RwLock<Pods>>);
+
+type Pods = BTreeMap<(String, String), Arc<Shown>>;
 
 /// A pod and its newest status, which the API server may not have yet.
 pub struct Shown {

@@ -3,6 +3,7 @@
 //! Objects are fetched when a pod needs them, so that a start sees what was applied before it.
 //! Changes of objects in use are heard through one watch for each object, shared by its pods.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -91,9 +92,10 @@ impl Objects {
         let sources = self.fetch(namespace, &content::references(pod)).await?;
         let mut tokens = BTreeMap::new();
         for wanted in content::tokens(pod) {
-            if !tokens.contains_key(&wanted) {
-                let token = self.token(pod, namespace, &wanted).await?;
-                tokens.insert(wanted, token);
+            // Volumes that want the same share one.
+            if let Entry::Vacant(entry) = tokens.entry(wanted) {
+                let token = self.token(pod, namespace, entry.key()).await?;
+                entry.insert(token);
             }
         }
         Ok(Fetched { sources, tokens })

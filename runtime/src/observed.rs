@@ -362,7 +362,7 @@ impl PodObserved {
 impl ContainerSeen {
     /// Makes `attempt` the newest run if it is not yet.
     fn begin_run(&mut self, attempt: u32) {
-        if attempt + 1 <= self.runs {
+        if attempt < self.runs {
             return;
         }
         if let Run::Ended(ended) = std::mem::take(&mut self.run) {
