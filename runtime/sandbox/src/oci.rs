@@ -162,6 +162,14 @@ fn message(error: &LibcontainerError, cause: Option<String>) -> String {
         text = inner.to_string();
         source = inner.source();
     }
+    // These name the way the error came, through processes of the library.
+    for way in
+        ["error in executing process : ", "exec process failed with error ", "intermediate process error "]
+    {
+        if let Some(at) = text.rfind(way) {
+            text.drain(..at + way.len());
+        }
+    }
     let about = match (text.find("exec: \""), cause) {
         // The program itself cannot be run, and that is all there is to say.
         (Some(at), _) => text[at..].to_owned(),

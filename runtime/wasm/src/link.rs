@@ -1,5 +1,6 @@
 //! What a node offers to guests: the imports that are there, and the names of those that are not.
 
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, ExternType, Linker, Module};
 
@@ -35,11 +36,28 @@ pub fn missing_component_imports(
     if linker.instantiate_pre(component).is_ok() {
         return Ok(Vec::new());
     }
+    // The linker resolves names by compatible version and tells nobody how. So it is asked with a
+    // component that imports one thing, and what it says is compared with what it says of an
+    // interface that is certainly not there.
+    let complaint = |interface: &str, item: &Item<'_>| -> Option<String> {
+        let error = linker.instantiate_pre(&compile(&importer(interface, item))?).err()?;
+        Some(error.root_cause().to_string())
+    };
     let mut missing = Vec::new();
-    for (name, _) in component.component_type().imports(engine) {
-        // The linker resolves names by compatible version and tells nobody how: ask it with a
-        // component that imports just this name.
-        let known = compile(&importer(name)).is_some_and(|probe| linker.instantiate_pre(&probe).is_ok());
+    for (name, import) in component.component_type().imports(engine) {
+        let known = match &import.ty {
+            ComponentItem::ComponentInstance(instance) => {
+                let exports: Vec<_> = instance.exports(engine).collect();
+                let items = exports.iter().filter_map(|(name, export)| Item::new(name, &export.ty));
+                // With neither functions nor resources there is nothing that could be missing.
+                items.min().is_none_or(|item| {
+                    let said = complaint(name, &item);
+                    said.is_none() || said != complaint("proa:nothing/nowhere@0.0.1", &item)
+                })
+            }
+            ComponentItem::Type(_) | ComponentItem::Resource(_) => true,
+            _ => false,
+        };
         if !known {
             missing.push(name.to_owned());
         }
@@ -74,20 +92,61 @@ pub fn missing_module_imports(engine: &Engine, module: &Module) -> anyhow::Resul
     Ok(missing)
 }
 
-/// A component that imports an empty instance under `name`, in the binary format of the component
-/// model: a type section with one empty instance type, and an import section.
-fn importer(name: &str) -> Vec<u8> {
+/// Something that an interface has: enough of it to ask whether a linker knows the interface.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Item<'a> {
+    Resource(&'a str),
+    Function(&'a str),
+}
+
+impl<'a> Item<'a> {
+    /// Methods are left out: they cannot stand without their resource.
+    fn new(name: &'a str, ty: &ComponentItem) -> Option<Self> {
+        match ty {
+            ComponentItem::Resource(_) => Some(Self::Resource(name)),
+            ComponentItem::ComponentFunc(_) if !name.starts_with('[') => Some(Self::Function(name)),
+            _ => None,
+        }
+    }
+}
+
+/// A component that imports an instance under this name with this one item in it, in the binary
+/// format of the component model: a type section and an import section.
+fn importer(interface: &str, item: &Item<'_>) -> Vec<u8> {
+    let mut instance = vec![1, 0x42];
+    let name = match item {
+        Item::Resource(name) => {
+            instance.push(1);
+            name
+        }
+        Item::Function(name) => {
+            // First the type of the function: no parameters, no result.
+            instance.extend_from_slice(&[2, 1, 0x40, 0, 1, 0]);
+            name
+        }
+    };
+    instance.extend_from_slice(&[4, 0]);
+    string(&mut instance, name);
+    instance.extend_from_slice(match item {
+        Item::Resource(_) => &[3, 1],
+        Item::Function(_) => &[1, 0],
+    });
     let mut import = vec![1, 0];
-    leb128(&mut import, name.len());
-    import.extend_from_slice(name.as_bytes());
+    string(&mut import, interface);
     import.extend_from_slice(&[5, 0]);
 
     let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
-    bytes.extend_from_slice(&[7, 3, 1, 0x42, 0]);
-    bytes.push(10);
-    leb128(&mut bytes, import.len());
-    bytes.extend_from_slice(&import);
+    for (id, section) in [(7, instance), (10, import)] {
+        bytes.push(id);
+        leb128(&mut bytes, section.len());
+        bytes.extend_from_slice(&section);
+    }
     bytes
+}
+
+fn string(out: &mut Vec<u8>, text: &str) {
+    leb128(out, text.len());
+    out.extend_from_slice(text.as_bytes());
 }
 
 fn leb128(out: &mut Vec<u8>, mut value: usize) {

@@ -1,0 +1,270 @@
+//! Wasm containers.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proa_runtime::engine::{CompileError, wasm};
+use proa_sandbox::protocol::{Mount, Reply, Request, WasmShape};
+
+use crate::tests;
+use crate::world::{World, digest};
+
+tests![
+    shapes_are_seen,
+    what_cannot_run_is_refused,
+    one_compilation_for_all,
+    command_runs_and_logs,
+    core_module_keeps_its_exit_code,
+    trap_is_an_error,
+    command_out_of_memory,
+    command_is_interrupted,
+    http_is_served,
+    http_out_of_memory,
+    http_drains,
+    port_in_use,
+    directories,
+    both_kinds_on_one_network,
+    wasm_process_killed,
+    listen_times,
+];
+
+async fn shapes_are_seen(world: Arc<World>) {
+    assert_eq!(world.command.shape, WasmShape::Command);
+    assert_eq!(world.http.shape, WasmShape::Http);
+    assert_eq!(world.core.shape, WasmShape::CoreModule);
+}
+
+async fn what_cannot_run_is_refused(world: Arc<World>) {
+    let compile = async |name: &str, bytes: &[u8]| {
+        let file = world.path(name);
+        fs::write(&file, bytes).expect("a module");
+        wasm::compile(&file, &digest(&file), &world.cache()).await.expect_err("an error")
+    };
+    // A component that imports two interfaces with a function each. One, of the first patch
+    // release, is here, though the function's type is another; the other is on no node.
+    let mut wants = b"\0asm\x0d\0\x01\0".to_vec();
+    for (name, function) in
+        [("wasi:keyvalue/store@0.2.0", "get"), ("wasi:random/insecure@0.2.0", "get-insecure-random-u64")]
+    {
+        let instance = [&b"\x01\x42\x02\x01\x40\0\x01\0\x04\0"[..], &text(function), b"\x01\0"].concat();
+        let import = [&b"\x01\0"[..], &text(name), &[5, (name.len() == 26).into()]].concat();
+        for (id, section) in [(7, instance), (10, import)] {
+            wants.extend_from_slice(&[id, section.len() as u8]);
+            wants.extend_from_slice(&section);
+        }
+    }
+    let error = compile("store.wasm", &wants).await;
+    let CompileError::MissingImports { names } = error else { panic!("{error}") };
+    assert_eq!(names, ["wasi:keyvalue/store@0.2.0"]);
+    let error = compile("broken.wasm", b"\0asm\x01\0\0\0\x01\xff").await;
+    assert!(matches!(error, CompileError::Invalid(_)), "{error}");
+    let error = compile("text.wasm", b"hello").await;
+    assert_eq!(error.to_string(), "invalid WebAssembly: not a WebAssembly module");
+    let error = compile("empty.wasm", b"\0asm\x01\0\0\0").await;
+    assert_eq!(error.to_string(), "invalid WebAssembly: the module exports no _start");
+    let left: Vec<_> =
+        fs::read_dir(world.cache()).expect("a cache").flatten().map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("tmp")), "{left:?}");
+}
+
+async fn one_compilation_for_all(world: Arc<World>) {
+    let file = world.path("same.wasm");
+    // The digest of nothing that was compiled before: a custom section makes it differ.
+    let mut bytes = fs::read(world.path("exit.wasm")).expect("a module");
+    bytes.extend_from_slice(b"\0\x02\x01x");
+    fs::write(&file, bytes).expect("a module");
+    let (digest, cache) = (digest(&file), world.path("another-cache"));
+    let all = futures::future::join_all((0..8).map(|_| wasm::compile(&file, &digest, &cache))).await;
+    let first = all[0].as_ref().expect("compiled");
+    assert!(all.iter().all(|one| one.as_ref().is_ok_and(|one| one == first)));
+    assert_eq!(fs::read_dir(&cache).expect("a cache").count(), 2);
+    let begin = Instant::now();
+    wasm::compile(&file, &digest, &cache).await.expect("cached");
+    assert!(begin.elapsed() < Duration::from_millis(100));
+}
+
+async fn command_runs_and_logs(world: Arc<World>) {
+    let pod = world.pod().await;
+    let (exit, log) = pod.run(world.wasm(&pod, "w-0", &world.command, 0, &["hello", "you"])).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (0, "Completed"), "{log}");
+    assert!(
+        log.contains("stdout F hello you from web-0\n") && log.contains("stderr F GREETING=ahoy\n"),
+        "{log}"
+    );
+    let (exit, _) = pod.run(world.wasm(&pod, "w-1", &world.command, 0, &["exit", "1"])).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (1, "Error"));
+    let reply =
+        pod.ask(Request::Exec { id: "w-0".to_owned(), args: vec!["ls".to_owned()], timeout_ms: 0 }).await;
+    let Reply::Failed { reason, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(reason, "ExecNotSupported");
+    pod.stop().await;
+}
+
+async fn core_module_keeps_its_exit_code(world: Arc<World>) {
+    let pod = world.pod().await;
+    let (exit, log) = pod.run(world.wasm(&pod, "w-0", &world.core, 0, &[])).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (42, "Error"), "{log}");
+    pod.stop().await;
+}
+
+async fn trap_is_an_error(world: Arc<World>) {
+    let pod = world.pod().await;
+    let (exit, log) = pod.run(world.wasm(&pod, "w-0", &world.command, 0, &["trap"])).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (134, "Error"));
+    assert!(exit.message.contains("unreachable"), "{}", exit.message);
+    assert!(log.contains("unreachable"), "{log}");
+    pod.stop().await;
+}
+
+async fn command_out_of_memory(world: Arc<World>) {
+    let pod = world.pod().await;
+    let mut container = world.wasm(&pod, "w-0", &world.command, 0, &["eat"]);
+    container.resources.memory_bytes = Some(48 << 20);
+    let (exit, log) = pod.run(container).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (137, "OOMKilled"), "{log}");
+    pod.stop().await;
+}
+
+async fn command_is_interrupted(world: Arc<World>) {
+    let pod = world.pod().await;
+    for (id, what, line) in [("w-0", "spin", "spinning"), ("w-1", "sleep", "sleeping")] {
+        pod.start(world.wasm(&pod, id, &world.command, 0, &[what])).await;
+        pod.said(id, line).await;
+        let begin = Instant::now();
+        pod.ask(Request::Signal { id: id.to_owned(), signal: libc::SIGTERM, all: false }).await;
+        let exit = pod.exit(id).await;
+        assert_eq!((exit.code, exit.reason.as_str()), (143, "Error"));
+        // Grace is 2 s, of which a little is kept back.
+        let took = begin.elapsed();
+        assert!((Duration::from_millis(1400)..Duration::from_millis(2600)).contains(&took), "{took:?}");
+    }
+    pod.stop().await;
+}
+
+async fn http_is_served(world: Arc<World>) {
+    let pod = world.pod().await;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    // At once: a container that has started listens.
+    assert_eq!(pod.get(8080, "/").expect("an answer"), (200, "hello from wasm".to_owned()));
+    assert_eq!(pod.get(8080, "/greeting").expect("an answer"), (200, "ahoy".to_owned()));
+    assert_eq!(pod.get(8080, "/trap").expect("an answer").0, 500);
+    // One request's trap is not the next one's.
+    assert_eq!(pod.get(8080, "/").expect("an answer").0, 200);
+    assert!(pod.log("w-0").contains("unreachable"));
+    pod.stop().await;
+}
+
+async fn http_out_of_memory(world: Arc<World>) {
+    let pod = world.pod().await;
+    let mut container = world.wasm(&pod, "w-0", &world.http, 8080, &[]);
+    container.resources.memory_bytes = Some(64 << 20);
+    pod.start(container).await;
+    let _ = pod.get(8080, "/eat");
+    let exit = pod.exit("w-0").await;
+    assert_eq!((exit.code, exit.reason.as_str()), (137, "OOMKilled"));
+    pod.stop().await;
+}
+
+async fn http_drains(world: Arc<World>) {
+    let pod = world.pod().await;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    let begin = Instant::now();
+    pod.ask(Request::Signal { id: "w-0".to_owned(), signal: libc::SIGTERM, all: false }).await;
+    let exit = pod.exit("w-0").await;
+    assert_eq!((exit.code, exit.reason.as_str()), (0, "Completed"));
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    assert!(pod.get(8080, "/").is_err());
+    pod.stop().await;
+}
+
+async fn port_in_use(world: Arc<World>) {
+    let pod = world.pod().await;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    let (exit, log) = pod.run(world.wasm(&pod, "w-1", &world.http, 8080, &[])).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (1, "Error"));
+    assert!(exit.message.contains("listen on port 8080: Address already in use"), "{}", exit.message);
+    assert!(log.contains("listen on port 8080: Address already in use"), "{log}");
+    pod.stop().await;
+}
+
+async fn directories(world: Arc<World>) {
+    let pod = world.pod().await;
+    let volume = world.path("wasm-volume");
+    fs::create_dir_all(&volume).expect("a volume");
+    let with = |id: &str, read_only, args: &[&str]| {
+        let mut container = world.wasm(&pod, id, &world.command, 0, args);
+        let source = volume.display().to_string();
+        container.mounts = vec![Mount { source, target: "/data".to_owned(), read_only }];
+        container
+    };
+    let (exit, log) = pod.run(with("w-0", false, &["write", "/data/file", "written"])).await;
+    assert_eq!(exit.code, 0, "{log}");
+    let (_, log) = pod.run(with("w-1", true, &["read", "/data/file"])).await;
+    assert_eq!(log, "stdout F written\n");
+    let (exit, log) = pod.run(with("w-2", true, &["write", "/data/file", "again"])).await;
+    assert_eq!(exit.code, 1, "{log}");
+    let (exit, log) = pod.run(with("w-3", true, &["read", "/etc/passwd"])).await;
+    assert_eq!(exit.code, 1, "{log}");
+    let mut container = with("w-4", true, &["read", "/one"]);
+    container.mounts[0].source = volume.join("file").display().to_string();
+    let reply = pod.ask(Request::Start(Box::new(container))).await;
+    let Reply::Failed { reason, message } = reply else { panic!("{reply:?}") };
+    assert_eq!(reason, "CreateContainerError");
+    assert!(message.contains("directories, not single files"), "{message}");
+    pod.stop().await;
+}
+
+async fn both_kinds_on_one_network(world: Arc<World>) {
+    let pod = world.pod().await;
+    let script = "echo 'hello from a container' > /tmp/index.html; httpd -f -v -p 127.0.0.1:9000 -h /tmp";
+    pod.start(world.shell(&pod, "c-0", script)).await;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // From Wasm to the container, over wasi:http.
+    while pod.get(8080, "/ask?9000").expect("an answer").1 != "hello from a container" {
+        assert!(Instant::now() < deadline, "{:?} {}", pod.get(8080, "/ask?9000"), pod.log("c-0"));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // From Wasm to the container, over sockets.
+    let (exit, log) = pod.run(world.wasm(&pod, "w-1", &world.command, 0, &["fetch", "127.0.0.1:9000"])).await;
+    assert_eq!((exit.code, log.as_str()), (0, "stdout F hello from a container\n"));
+    // From a container to Wasm.
+    let (exit, log) = pod.run(world.shell(&pod, "c-1", "wget -q -O - http://127.0.0.1:8080/")).await;
+    assert_eq!((exit.code, log.as_str()), (0, "stdout F hello from wasm\n"));
+    pod.stop().await;
+}
+
+async fn wasm_process_killed(world: Arc<World>) {
+    let pod = world.pod().await;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pid("w-0").await), nix::sys::signal::SIGKILL)
+        .expect("sent");
+    let exit = pod.exit("w-0").await;
+    assert_eq!((exit.code, exit.signal, exit.reason.as_str()), (137, 9, "Error"));
+    pod.stop().await;
+}
+
+/// A short string of the component model's binary format.
+fn text(text: &str) -> Vec<u8> {
+    [&[text.len() as u8], text.as_bytes()].concat()
+}
+
+/// Not a check but a measurement, for whoever reads the output.
+async fn listen_times(world: Arc<World>) {
+    let mut times = Vec::new();
+    let pod = world.pod().await;
+    for n in 0..10 {
+        let begin = Instant::now();
+        let id = format!("w-{n}");
+        pod.start(world.wasm(&pod, &id, &world.http, 8000 + n, &[])).await;
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    eprintln!("  wasm Start to listening: median {:?}", times[times.len() / 2]);
+    let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", pod.sandbox.pid())).unwrap_or_default();
+    for line in memory.lines().filter(|line| line.starts_with("Private") || line.starts_with("Pss:")) {
+        eprintln!("  sandbox {line}");
+    }
+    pod.stop().await;
+}
