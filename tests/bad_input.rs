@@ -124,7 +124,7 @@ fn what_cannot_run_says_so_in_its_status_and_an_event() {
     };
     waiting("missing", "ErrImageNeverPull");
     waiting("broken", "CreateContainerError");
-    waiting("nosuch", "RunContainerError");
+    waiting("nosuch", "StartError");
     waiting("noconfig", "CreateContainerConfigError");
     waiting("huge", "Unschedulable");
     cluster.wait("one of twice to fail on the port", || {
