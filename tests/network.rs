@@ -52,7 +52,7 @@ fn services_are_reached_by_name_and_by_address() {
     let said = ask(&cluster, "no-name", "busybox nslookup nothing.default.svc.cluster.local 2>&1; true");
     assert!(said.contains("NXDOMAIN") || said.contains("can't find"), "{said}");
     for (name, address) in [("no-service", "10.43.200.200"), ("no-pod", "10.42.0.250")] {
-        let script = format!("busybox time busybox wget -T 20 -qO- http://{address}/ 2>&1; true");
+        let script = format!("busybox timeout 20 busybox wget -qO- http://{address}/ 2>&1; true");
         let said = ask(&cluster, name, &script);
         assert!(
             said.contains("refused") || said.contains("unreachable") || said.contains("No route"),
