@@ -74,6 +74,7 @@ fn log_to_stderr(directives: &str) -> Result<()> {
 struct Addresses {
     cluster: Ipv4Net,
     node: Ipv4Net,
+    gateway: Ipv4Addr,
     service: Ipv4Net,
     dns: Ipv4Addr,
 }
@@ -89,7 +90,8 @@ impl Addresses {
         let node = node.context("a prefix of at most 32")?;
         let dns =
             service.nth(DNS_OFFSET).with_context(|| format!("--service-cidr {service} is too small"))?;
-        Ok(Addresses { cluster, node, service, dns })
+        let gateway = node.nth(1).with_context(|| format!("--cluster-cidr {cluster} is too small"))?;
+        Ok(Addresses { cluster, node, gateway, service, dns })
     }
 }
 
@@ -102,9 +104,20 @@ async fn serve(config: Config) -> Result<()> {
         .create(&config.data_dir)
         .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
 
-    // Everything that another program may hold is taken before anything is started.
+    // What another program may hold is taken first, so that a refusal leaves nothing behind.
     let ingress = proa_ingress::Config { http: config.ingress_http, https: config.ingress_https };
     let ingress = Ingress::bind(&ingress).await?;
+    let in_cluster = SocketAddr::from((addresses.gateway, config.api_listen.port()));
+    let server = Server::start(server::Config {
+        data_dir: config.data_dir.clone(),
+        listen: vec![config.api_listen],
+        service_cidr: config.service_cidr.parse()?,
+        cluster_domain: config.cluster_domain.clone(),
+        advertise: Some(in_cluster),
+        node_name: config.node_name.clone(),
+        extra_names: Vec::new(),
+    })
+    .await?;
     let network = Network::start(NetworkConfig {
         bridge: BRIDGE.to_owned(),
         node_cidr: addresses.node,
@@ -113,17 +126,7 @@ async fn serve(config: Config) -> Result<()> {
         dns_address: addresses.dns,
     })
     .await?;
-    let in_cluster = SocketAddr::from((network.gateway(), config.api_listen.port()));
-    let server = Server::start(server::Config {
-        data_dir: config.data_dir.clone(),
-        listen: vec![config.api_listen, in_cluster],
-        service_cidr: config.service_cidr.parse()?,
-        cluster_domain: config.cluster_domain.clone(),
-        advertise: Some(in_cluster),
-        node_name: config.node_name.clone(),
-        extra_names: Vec::new(),
-    })
-    .await?;
+    server.listen(in_cluster).await?;
 
     let (ingress_http, ingress_https) = ingress.addresses()?;
     println!("API         https://{}", server.addresses()[0]);
@@ -183,7 +186,7 @@ fn start_parts(
     let node = NodeConfig {
         node_name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
-        node_ip: network.gateway().into(),
+        node_ip: addresses.gateway.into(),
         pod_cidr: addresses.node.to_string(),
         cluster_dns: addresses.dns.into(),
         cluster_domain: config.cluster_domain.clone(),

@@ -40,13 +40,15 @@ fn services_are_reached_by_name_and_by_address() {
     assert_eq!(said, "Hello from a container\n");
 
     // A pod reaches itself through its own service.
-    let own = "busybox httpd -p 8080 -h /www; until busybox wget -qO- http://self/; do busybox sleep 0.2; done";
+    let own =
+        "busybox httpd -p 8080 -h /www; until busybox wget -qO- http://self/; do busybox sleep 0.2; done";
     cluster.apply("apiVersion: v1\nkind: Service\nmetadata: {name: self}\nspec: {selector: {self: 'yes'}, ports: [{port: 80, targetPort: 8080}]}");
     let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hairpin", "labels": {"self": "yes"}},
         "spec": {"restartPolicy": "OnFailure", "containers": [{"name": "c", "image": "hello-container:1",
             "command": ["/bin/busybox", "sh", "-c"], "args": [own.replace("busybox", "/bin/busybox")]}]}});
     cluster.apply(&pod.to_string());
-    cluster.wait("the pod to reach itself", || cluster.get("pod", "hairpin")["status"]["phase"] == "Succeeded");
+    cluster
+        .wait("the pod to reach itself", || cluster.get("pod", "hairpin")["status"]["phase"] == "Succeeded");
 
     // Names that are not there, and addresses that nobody has: refused at once, not timed out.
     let said = ask(&cluster, "no-name", "busybox nslookup nothing.default.svc.cluster.local 2>&1; true");
