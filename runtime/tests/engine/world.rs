@@ -29,6 +29,9 @@ pub struct World {
     /// A command, and an HTTP component.
     pub command: Compiled,
     pub http: Compiled,
+    /// The same of WASI 0.3.
+    pub command_p3: Compiled,
+    pub http_p3: Compiled,
     /// A core module that exits with 42.
     pub core: Compiled,
 }
@@ -46,6 +49,8 @@ impl World {
         Self {
             command: compile(&built.join("command.wasm"), &cache).await,
             http: compile(&built.join("http.wasm"), &cache).await,
+            command_p3: compile(&built.join("examples/command_p3.wasm"), &cache).await,
+            http_p3: compile(&built.join("examples/http_p3.wasm"), &cache).await,
             core: compile(&core, &cache).await,
             pods: AtomicU32::new(0),
             dir,
@@ -273,7 +278,7 @@ fn build_guests() -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("wasm/tests/guests");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
     let built = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"])
+        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2", "--bins", "--examples"])
         .current_dir(source)
         .env("CARGO_TARGET_DIR", &target)
         .env_remove("RUSTFLAGS")

@@ -5,6 +5,7 @@
 //! connection is taken, open ones finish what they are at, and the process exits with 0.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::pin::Pin;
@@ -14,7 +15,6 @@ use std::task::{Context, Poll};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -47,8 +47,11 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Binds the port on every address of the pod.
 pub fn bind(port: u16) -> anyhow::Result<TcpListener> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("listen on port {port}"))?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|error| match error.kind() {
+        // C libraries differ in their words for this, and it is what users get to see most.
+        ErrorKind::AddrInUse => anyhow::anyhow!("listen on port {port}: address already in use"),
+        _ => anyhow::anyhow!("listen on port {port}: {error}"),
+    })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
