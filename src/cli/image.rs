@@ -31,6 +31,13 @@ pub enum Command {
     },
     /// Makes an image of a root directory or a .wasm file
     Pack(Pack),
+    /// Gives an image one more name
+    Tag {
+        #[command(flatten)]
+        image: Named,
+        /// The further name
+        further: String,
+    },
     /// Shows all that is known of an image, as JSON
     Inspect(Named),
     /// Removes an image
@@ -97,6 +104,9 @@ pub fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string_pretty(&image)?);
         }
         Command::Rm(named) => store(&named.data)?.remove(&named.name)?,
+        Command::Tag { image, further } => {
+            println!("{}", store(&image.data)?.tag(&image.name, &further)?.reference);
+        }
         Command::Import { source, name, data } => {
             for image in store(&data)?.import(&source, name.as_deref())? {
                 println!("{}", image.reference);

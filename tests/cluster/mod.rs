@@ -157,11 +157,21 @@ impl Cluster {
         command
     }
 
-    /// `proa` with these arguments and this cluster's data directory; its standard output.
+    /// `proa` with these arguments and this cluster's data directory, which must succeed; its
+    /// standard output.
     pub fn proa(&self, arguments: &[&str]) -> String {
-        let data_dir = self.data_dir();
-        let output = self.command(PROA).args(arguments).env("PROA_DATA_DIR", data_dir).output();
-        succeed("proa", arguments, &output.expect("proa starts"))
+        succeed("proa", arguments, &self.proa_output(arguments))
+    }
+
+    /// [`Cluster::proa`] whose exit status is the test's to judge.
+    pub fn proa_output(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(PROA);
+        command.args(arguments).env("PROA_DATA_DIR", self.data_dir()).output().expect("proa starts")
+    }
+
+    /// What the node knows of an image.
+    pub fn image(&self, name: &str) -> Value {
+        serde_json::from_str(&self.proa(&["image", "inspect", name])).expect("JSON")
     }
 
     /// Runs kubectl; its exit status is the test's to judge.

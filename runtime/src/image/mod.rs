@@ -209,13 +209,23 @@ impl ImageStore {
         pack::pack(&self.layout, source, &reference, options)
     }
 
+    /// Gives an image one more name.
+    pub fn tag(&self, name: &str, further: &str) -> Result<Image, ImageError> {
+        let (reference, further) = (normalize(name)?, normalize(further)?);
+        let _lock = self.layout.lock_shared()?;
+        let image = self.layout.record(&reference).ok_or(ImageError::NotFound(reference))?;
+        let image = Image { reference: further, ..image };
+        self.layout.record_image(&image)?;
+        Ok(image)
+    }
+
     /// Forgets a name, and removes what no other name needs.
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
         let reference = normalize(name)?;
         let _lock = self.layout.lock_exclusive()?;
         let image = self.layout.record(&reference).ok_or_else(|| ImageError::NotFound(reference.clone()))?;
         let shared = self.layout.records().iter().any(|i| i.reference != reference && i.id == image.id);
-        if !shared && self.is_mounted(&image)? {
+        if !shared && Self::is_mounted(&image) {
             return Err(ImageError::InUse(reference));
         }
         self.layout.forget(&reference)?;
@@ -236,11 +246,19 @@ impl ImageStore {
         Ok(needed)
     }
 
-    fn is_mounted(&self, image: &Image) -> Result<bool, ImageError> {
-        let Content::Layers(layers) = &image.content else { return Ok(false) };
-        let table = Path::new("/proc/mounts");
-        let mounts = std::fs::read_to_string(table).map_err(at(table))?;
-        Ok(layers.last().is_some_and(|top| mounts.contains(&*top.to_string_lossy())))
+    /// True if a container's root is an overlay of the image's layers. Containers have mount
+    /// namespaces of their own, so each namespace of the node is looked into once.
+    fn is_mounted(image: &Image) -> bool {
+        let Content::Layers(layers) = &image.content else { return false };
+        let Some(top) = layers.last().map(|l| l.to_string_lossy().into_owned()) else { return false };
+        let mut seen = BTreeSet::new();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes.map(|process| process.path()).any(|process| {
+            // A process that ends meanwhile holds nothing.
+            let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { return false };
+            seen.insert(namespace)
+                && std::fs::read_to_string(process.join("mounts")).is_ok_and(|mounts| mounts.contains(&top))
+        })
     }
 }
 
