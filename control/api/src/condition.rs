@@ -3,6 +3,7 @@
 //! Every kind has a condition type of its own in the API; [`Condition`] is what they share.
 
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -25,7 +26,14 @@ macro_rules! conditions {
         }
     )*};
 }
-conditions!(DeploymentCondition, ReplicaSetCondition, NamespaceCondition, NodeCondition, PodCondition);
+conditions!(
+    DeploymentCondition,
+    JobCondition,
+    NamespaceCondition,
+    NodeCondition,
+    PodCondition,
+    ReplicaSetCondition
+);
 
 /// The condition of this type, if there is one.
 pub fn find<'a, C: Condition>(conditions: Option<&'a Vec<C>>, type_: &str) -> Option<&'a C> {

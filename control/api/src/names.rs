@@ -40,6 +40,19 @@ pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-co
 /// Annotation: the IngressClass that Ingresses without a class use.
 pub const ANNOTATION_DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
+/// Annotation on a DaemonSet: how many templates it has had.
+pub const ANNOTATION_TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+/// Annotation and label on a pod: its index in an indexed Job.
+pub const JOB_COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// Annotation on a pod: how many pods of its index have failed before.
+pub const ANNOTATION_JOB_INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// Annotation on a pod: how many more have failed in ways that do not count.
+pub const ANNOTATION_JOB_INDEX_IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
+/// Annotation on a Job: when its CronJob meant it to start.
+pub const ANNOTATION_CRON_JOB_SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+
+/// Finalizer on a pod: held until its Job has counted it.
+pub const FINALIZER_JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// Finalizer: delete dependents first.
 pub const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer: leave dependents alone.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -138,6 +139,16 @@ pub enum Fact {
     Deployment(Arc<Deployment>),
     /// A ReplicaSet.
     ReplicaSet(Arc<ReplicaSet>),
+    /// A DaemonSet.
+    DaemonSet(Arc<DaemonSet>),
+    /// A StatefulSet.
+    StatefulSet(Arc<StatefulSet>),
+    /// A ControllerRevision.
+    ControllerRevision(Arc<ControllerRevision>),
+    /// A Job.
+    Job(Arc<Job>),
+    /// A CronJob.
+    CronJob(Arc<CronJob>),
     /// A Service.
     Service(Arc<core::Service>),
     /// An EndpointSlice.
@@ -204,6 +215,34 @@ pub struct Pod {
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
     pub unschedulable: Option<Box<str>>,
+    /// How it ended, once it has.
+    pub end: Option<Box<End>>,
+    /// What its Job has noted on it, if it is a Job's.
+    pub notes: Option<Box<JobNotes>>,
+}
+
+/// How a pod ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// Each container that has ended, init containers last, with its exit code.
+    pub exits: Box<[(Box<str>, i32)]>,
+    /// Type and status of each condition.
+    pub conditions: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// What a Job notes on its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobNotes {
+    /// The completion index.
+    pub index: Option<i32>,
+    /// How many pods of the index have failed before.
+    pub failures: i32,
+    /// How many more have failed in ways that do not count.
+    pub ignored_failures: i32,
+    /// The restarts of all its containers together.
+    pub restarts: i32,
 }
 
 /// A container port with a name.
@@ -261,10 +300,26 @@ impl Pod {
         self.ready_since.map(|since| since + jiff::SignedDuration::from_secs(min_ready_seconds.into()))
     }
 
+    /// The node it is on, or the only one that it may go to.
+    pub fn target_node(&self) -> Option<&str> {
+        if let Some(node) = &self.node {
+            return Some(node);
+        }
+        let affinity = self.wishes.as_ref()?.node_affinity.as_ref()?;
+        let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+        let fields = required.node_selector_terms.iter().flat_map(|t| t.match_fields.iter().flatten());
+        let name = fields.filter(|f| f.key == "metadata.name" && f.operator == "In");
+        name.filter_map(|f| f.values.as_ref()?.first()).next().map(String::as_str)
+    }
+
     fn of(meta: Arc<Meta>, pod: core::Pod) -> Self {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let annotations = pod.metadata.annotations.unwrap_or_default();
+        let end = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+            .then(|| Box::new(End::of(&meta, &status)));
+        let of_job = meta.controller().is_some_and(|c| c.kind == "Job");
+        let notes = of_job.then(|| Box::new(JobNotes::of(&annotations, &status)));
         let ready = condition::find(status.conditions.as_ref(), "Ready").filter(|c| c.status == "True");
         let scheduled = condition::find(status.conditions.as_ref(), "PodScheduled")
             .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"));
@@ -292,7 +347,41 @@ impl Pod {
             hostname: spec.hostname.map(Into::into),
             subdomain: spec.subdomain.map(Into::into),
             tolerations: spec.tolerations.unwrap_or_default().into(),
+            end,
+            notes,
             meta,
+        }
+    }
+}
+
+fn containers(status: &core::PodStatus) -> impl Iterator<Item = &core::ContainerStatus> {
+    status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+}
+
+impl End {
+    /// When it ended is when its last container did; else when it was last known not to be ready.
+    fn of(meta: &Meta, status: &core::PodStatus) -> Self {
+        let ended = || containers(status).filter_map(|c| Some((c, c.state.as_ref()?.terminated.as_ref()?)));
+        let last = ended().filter_map(|(_, end)| time(&end.finished_at)).max();
+        let unready = condition::find(status.conditions.as_ref(), "Ready");
+        let unready = unready.and_then(|c| time(&c.last_transition_time));
+        let conditions = status.conditions.iter().flatten();
+        End {
+            at: last.or(unready).or(meta.deleted).unwrap_or(meta.created),
+            exits: ended().map(|(c, end)| (c.name.as_str().into(), end.exit_code)).collect(),
+            conditions: conditions.map(|c| (c.type_.as_str().into(), c.status.as_str().into())).collect(),
+        }
+    }
+}
+
+impl JobNotes {
+    fn of(annotations: &BTreeMap<String, String>, status: &core::PodStatus) -> Self {
+        let number = |name: &str| annotations.get(name).and_then(|n| n.parse().ok());
+        JobNotes {
+            index: number(names::JOB_COMPLETION_INDEX).filter(|index| *index >= 0),
+            failures: number(names::ANNOTATION_JOB_INDEX_FAILURES).unwrap_or(0),
+            ignored_failures: number(names::ANNOTATION_JOB_INDEX_IGNORED_FAILURES).unwrap_or(0),
+            restarts: containers(status).map(|c| c.restart_count).sum(),
         }
     }
 }
@@ -376,6 +465,13 @@ impl Object {
             ("v1", "Endpoints") => typed(kind, serde_json::from_slice(json)?, Fact::Endpoints),
             ("apps/v1", "Deployment") => typed(kind, serde_json::from_slice(json)?, Fact::Deployment),
             ("apps/v1", "ReplicaSet") => typed(kind, serde_json::from_slice(json)?, Fact::ReplicaSet),
+            ("apps/v1", "DaemonSet") => typed(kind, serde_json::from_slice(json)?, Fact::DaemonSet),
+            ("apps/v1", "StatefulSet") => typed(kind, serde_json::from_slice(json)?, Fact::StatefulSet),
+            ("apps/v1", "ControllerRevision") => {
+                typed(kind, serde_json::from_slice(json)?, Fact::ControllerRevision)
+            }
+            ("batch/v1", "Job") => typed(kind, serde_json::from_slice(json)?, Fact::Job),
+            ("batch/v1", "CronJob") => typed(kind, serde_json::from_slice(json)?, Fact::CronJob),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 typed(kind, serde_json::from_slice(json)?, Fact::EndpointSlice)
             }
@@ -446,6 +542,11 @@ from_typed!(
     core::Endpoints => Fact::Endpoints,
     Deployment => Fact::Deployment,
     ReplicaSet => Fact::ReplicaSet,
+    DaemonSet => Fact::DaemonSet,
+    StatefulSet => Fact::StatefulSet,
+    ControllerRevision => Fact::ControllerRevision,
+    Job => Fact::Job,
+    CronJob => Fact::CronJob,
     EndpointSlice => Fact::EndpointSlice
 );
 

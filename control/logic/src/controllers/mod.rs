@@ -13,6 +13,11 @@ pub mod pods;
 pub mod resources;
 pub mod wakes;
 
+mod claims;
+mod revisions;
+mod templates;
+
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -36,6 +41,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
     match controller {
         Controller::Deployment => deployment::reconcile(seen, key, now),
         Controller::ReplicaSet => replica_set::reconcile(seen, key, now),
+        Controller::DaemonSet => daemon_set::reconcile(seen, key, now),
         Controller::EndpointSlice => endpoint_slice::reconcile(seen, key),
         Controller::Endpoints => endpoints::reconcile(seen, key),
         Controller::GarbageCollector => garbage_collector::reconcile(seen, key),
@@ -53,6 +59,7 @@ impl Controller {
         match self {
             Controller::Deployment => "deployment-controller",
             Controller::ReplicaSet => "replicaset-controller",
+            Controller::DaemonSet => "daemonset-controller",
             Controller::EndpointSlice => "endpoint-slice-controller",
             Controller::Endpoints => "endpoint-controller",
             Controller::GarbageCollector => "garbage-collector-controller",

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proa_api::names;
@@ -34,6 +35,16 @@ pub struct Observed {
     pub deployments: Shelf<Deployment>,
     /// The ReplicaSets.
     pub replica_sets: Shelf<ReplicaSet>,
+    /// The DaemonSets.
+    pub daemon_sets: Shelf<DaemonSet>,
+    /// The StatefulSets.
+    pub stateful_sets: Shelf<StatefulSet>,
+    /// The ControllerRevisions.
+    pub controller_revisions: Shelf<ControllerRevision>,
+    /// The Jobs.
+    pub jobs: Shelf<Job>,
+    /// The CronJobs.
+    pub cron_jobs: Shelf<CronJob>,
     /// The Services.
     pub services: Shelf<Service>,
     /// The EndpointSlices.
@@ -137,6 +148,13 @@ impl Observed {
             Fact::Namespace(n) => self.namespaces.insert(name, n.clone()).map(Fact::Namespace),
             Fact::Deployment(d) => self.deployments.0.insert(key, d.clone()).map(Fact::Deployment),
             Fact::ReplicaSet(r) => self.replica_sets.0.insert(key, r.clone()).map(Fact::ReplicaSet),
+            Fact::DaemonSet(o) => self.daemon_sets.0.insert(key, o.clone()).map(Fact::DaemonSet),
+            Fact::StatefulSet(o) => self.stateful_sets.0.insert(key, o.clone()).map(Fact::StatefulSet),
+            Fact::ControllerRevision(o) => {
+                self.controller_revisions.0.insert(key, o.clone()).map(Fact::ControllerRevision)
+            }
+            Fact::Job(o) => self.jobs.0.insert(key, o.clone()).map(Fact::Job),
+            Fact::CronJob(o) => self.cron_jobs.0.insert(key, o.clone()).map(Fact::CronJob),
             Fact::Service(s) => self.services.0.insert(key, s.clone()).map(Fact::Service),
             Fact::EndpointSlice(s) => self.endpoint_slices.0.insert(key, s.clone()).map(Fact::EndpointSlice),
             Fact::Endpoints(e) => self.endpoints.0.insert(key, e.clone()).map(Fact::Endpoints),
@@ -177,6 +195,13 @@ impl Observed {
             ("v1", "Namespace") => self.namespaces.remove(&key.name).map(Fact::Namespace),
             ("apps/v1", "Deployment") => self.deployments.0.remove(key).map(Fact::Deployment),
             ("apps/v1", "ReplicaSet") => self.replica_sets.0.remove(key).map(Fact::ReplicaSet),
+            ("apps/v1", "DaemonSet") => self.daemon_sets.0.remove(key).map(Fact::DaemonSet),
+            ("apps/v1", "StatefulSet") => self.stateful_sets.0.remove(key).map(Fact::StatefulSet),
+            ("apps/v1", "ControllerRevision") => {
+                self.controller_revisions.0.remove(key).map(Fact::ControllerRevision)
+            }
+            ("batch/v1", "Job") => self.jobs.0.remove(key).map(Fact::Job),
+            ("batch/v1", "CronJob") => self.cron_jobs.0.remove(key).map(Fact::CronJob),
             ("v1", "Service") => self.services.0.remove(key).map(Fact::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.endpoint_slices.0.remove(key).map(Fact::EndpointSlice)

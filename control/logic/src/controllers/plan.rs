@@ -274,6 +274,24 @@ impl Change {
     }
 }
 
+/// The merge patch (RFC 7386) that makes `old` into `new`, if they differ.
+pub fn difference(old: &Value, new: &Value) -> Option<Value> {
+    if old == new {
+        return None;
+    }
+    let (Value::Object(before), Value::Object(after)) = (old, new) else { return Some(new.clone()) };
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    let mut patch: serde_json::Map<String, Value> = gone.map(|n| (n.clone(), Value::Null)).collect();
+    for (name, value) in after {
+        let change = match before.get(name) {
+            Some(old) => difference(old, value),
+            None => Some(value.clone()),
+        };
+        patch.extend(change.map(|change| (name.clone(), change)));
+    }
+    Some(Value::Object(patch))
+}
+
 fn set_condition(list: &mut Vec<Value>, new: &Value) {
     let mut new = new.clone();
     match list.iter_mut().find(|c| c["type"] == new["type"]) {
@@ -314,6 +332,17 @@ mod tests {
         let change = Change::Merge(json!({"a": {"b": null, "c": 2, "d": {"e": null}}, "l": [1]}));
         let after = change.apply(&json!({"a": {"b": 1, "x": 0}, "l": [3, 4]}));
         assert_eq!(after, json!({"a": {"x": 0, "c": 2, "d": {}}, "l": [1]}));
+    }
+
+    #[test]
+    fn a_difference_makes_one_into_the_other() {
+        let values = [json!({}), json!({"a": {"b": 1, "c": [1]}, "d": 2}), json!({"a": {"c": [2]}, "e": {}})];
+        for old in &values {
+            for new in &values {
+                let after = difference(old, new).map(|patch| Change::Merge(patch).apply(old));
+                assert_eq!(after.as_ref().unwrap_or(old), new);
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! ReplicaSet: keeps as many pods of a template as its spec says.
 //!
-//! Rules: <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>. Pods are
-//! adopted when they match the selector and have no controller, and released when they no
-//! longer match.
+//! Rules: <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>. Which
+//! pods belong to it is decided in `claims.rs`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,15 +9,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::condition;
-use proa_api::owner::controller_reference;
 use proa_api::selector::Selector;
 use serde_json::{Value, json};
 
+use super::claims::{Owner, owned};
 use super::facts::{Key, Phase, Pod};
 use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
+use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::wakes::Controller;
 use crate::kinds::Part;
 
@@ -30,15 +29,16 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(set) = seen.replica_sets.get(key) else { return plan };
     let Some(spec) = &set.spec else { return plan };
-    let claimed = claim(seen, set, spec, &mut plan);
+    let owner = Owner::of(&**set, Some(&spec.selector));
+    let claimed = owner.claim(seen, |_| true, &mut plan);
     let active: Vec<&Arc<Pod>> = claimed.into_iter().filter(|p| p.is_active()).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     if set.metadata.deletion_timestamp.is_none() {
         if active.len() < wanted {
-            create_pods(set, spec, (wanted - active.len()).min(BURST), &mut plan);
+            create_pods(&owner, spec, (wanted - active.len()).min(BURST), &mut plan);
         } else if active.len() > wanted {
             let excess = (active.len() - wanted).min(BURST);
-            delete_pods(set, pick_excess(seen, &active, excess, now), &mut plan);
+            pick_excess(seen, &active, excess, now).into_iter().for_each(|p| owner.delete(p, &mut plan));
         }
     }
     let refused = seen.refused.get(&(Controller::ReplicaSet, key.clone()));
@@ -54,104 +54,11 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     plan
 }
 
-/// The pods that belong to the set after the adoptions and releases that the plan gets.
-fn claim<'a>(
-    seen: &'a Observed,
-    set: &'a ReplicaSet,
-    spec: &ReplicaSetSpec,
-    plan: &mut Plan,
-) -> Vec<&'a Arc<Pod>> {
-    let meta = &set.metadata;
-    let (namespace, uid) =
-        (meta.namespace.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default());
-    let selector = Selector::from_object(Some(&spec.selector));
-    let deleting = meta.deletion_timestamp.is_some();
-    let mut claimed = Vec::new();
-    for pod in owned(seen, uid) {
-        if selector.matches(Some(&pod.labels)) {
-            claimed.push(pod);
-        } else if !deleting && pod.meta.deleted.is_none() {
-            let rest: Vec<&OwnerReference> = pod.meta.owners.iter().filter(|o| o.uid != uid).collect();
-            plan.act(set_owners(pod, json!(rest)));
-        }
-    }
-    if !deleting {
-        for pod in seen.pods.unowned(namespace) {
-            if pod.is_active() && selector.matches(Some(&pod.labels)) {
-                let mut owners = pod.meta.owners.to_vec();
-                owners.push(controller_reference(set));
-                plan.act(set_owners(pod, json!(owners)));
-                claimed.push(pod);
-            }
-        }
-    }
-    claimed
-}
-
-/// The pods that the controller with this uid owns.
-pub(super) fn owned<'a>(seen: &'a Observed, uid: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
-    seen.graph
-        .dependents(uid)
-        .filter(move |m| &*m.kind.kind == "Pod" && m.controller().is_some_and(|c| c.uid == uid))
-        .filter_map(|m| seen.pods.get(&m.key))
-}
-
-fn set_owners(pod: &Pod, owners: Value) -> Verb {
-    Verb::Patch {
-        target: pod.meta.reference(),
-        part: Part::Main,
-        guard: Guard::unchanged(&pod.meta.resource_version),
-        change: Change::Merge(json!({ "metadata": { "ownerReferences": owners } })),
-    }
-}
-
-fn create_pods(set: &ReplicaSet, spec: &ReplicaSetSpec, count: usize, plan: &mut Plan) {
-    let template = spec.template.clone().unwrap_or_default();
-    let template_meta = template.metadata.unwrap_or_default();
-    let mut meta = json!({
-        "generateName": format!("{}-", set.metadata.name.as_deref().unwrap_or_default()),
-        "namespace": set.metadata.namespace,
-        "ownerReferences": [controller_reference(set)],
-    });
-    let kept = [
-        ("labels", template_meta.labels.map(|l| json!(l))),
-        ("annotations", template_meta.annotations.map(|a| json!(a))),
-        ("finalizers", template_meta.finalizers.map(|f| json!(f))),
-    ];
-    for (field, value) in kept {
-        if let Some(value) = value {
-            meta[field] = value;
-        }
-    }
-    let body = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template.spec.unwrap_or_default() });
-    let namespace = set.metadata.namespace.clone().unwrap_or_default();
+fn create_pods(owner: &Owner, spec: &ReplicaSetSpec, count: usize, plan: &mut Plan) {
+    let mut body = owner.pod(&spec.template.clone().unwrap_or_default());
+    body["metadata"]["generateName"] = format!("{}-", owner.reference.name).into();
     for _ in 0..count {
-        let verb =
-            Verb::Create { api_version: "v1", kind: "Pod", namespace: namespace.clone(), body: body.clone() };
-        let report = Report {
-            about: Reference::to(set),
-            done: Some(("SuccessfulCreate", "Created pod: {}".to_owned())),
-            failed: Some(("FailedCreate", "Error creating: {}".to_owned())),
-        };
-        plan.act_and_report(verb, report);
-    }
-}
-
-fn delete_pods<'a>(set: &ReplicaSet, pods: impl IntoIterator<Item = &'a Arc<Pod>>, plan: &mut Plan) {
-    for pod in pods {
-        let verb = Verb::Delete {
-            target: pod.meta.reference(),
-            resource_version: None,
-            propagation: None,
-            grace_period_seconds: None,
-            unless: Vec::new(),
-        };
-        let report = Report {
-            about: Reference::to(set),
-            done: Some(("SuccessfulDelete", "Deleted pod: {}".to_owned())),
-            failed: Some(("FailedDelete", "Error deleting: {}".to_owned())),
-        };
-        plan.act_and_report(verb, report);
+        owner.create(body.clone(), plan);
     }
 }
 

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 use super::plan::{Change, Verb};
 use super::*;
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
 }
 
-fn stamp(seconds: i64) -> Value {
+pub(super) fn stamp(seconds: i64) -> Value {
     at(seconds).to_string().into()
 }
 
 /// An object of a kind; its uid is its name unless it says otherwise.
-fn object(api_version: &str, kind: &str, name: &str, mut rest: Value) -> Object {
+pub(super) fn object(api_version: &str, kind: &str, name: &str, mut rest: Value) -> Object {
     let meta = rest["metadata"].take();
     rest["metadata"] = json!({
         "name": name, "uid": name, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(0),
@@ -34,7 +34,7 @@ fn object(api_version: &str, kind: &str, name: &str, mut rest: Value) -> Object 
     Object::decode(&KindName::new(api_version, kind), &serde_json::to_vec(&rest).unwrap()).unwrap()
 }
 
-fn owner(kind: &str, uid: &str, controller: bool, blocks: bool) -> Value {
+pub(super) fn owner(kind: &str, uid: &str, controller: bool, blocks: bool) -> Value {
     json!({"apiVersion": "apps/v1", "kind": kind, "name": uid, "uid": uid, "controller": controller, "blockOwnerDeletion": blocks})
 }
 
@@ -62,7 +62,7 @@ fn set(name: &str, replicas: i32) -> Object {
     object("apps/v1", "ReplicaSet", name, json!({"spec": spec}))
 }
 
-fn seen(objects: Vec<Object>) -> Observed {
+pub(super) fn seen(objects: Vec<Object>) -> Observed {
     let mut seen = Observed::new("PEM");
     let mut kinds: BTreeMap<KindName, Vec<Object>> = BTreeMap::new();
     for kind in ["v1 Pod", "apps/v1 ReplicaSet", "apps/v1 Deployment", "v1 Node", "v1 ConfigMap"] {
@@ -79,7 +79,7 @@ fn seen(objects: Vec<Object>) -> Observed {
 }
 
 /// A plan in a line per action.
-fn show(plan: &Plan) -> Vec<String> {
+pub(super) fn show(plan: &Plan) -> Vec<String> {
     let line = |verb: &Verb| match verb {
         Verb::Create { kind, .. } => format!("create {kind}"),
         Verb::Delete { target, propagation, .. } => {

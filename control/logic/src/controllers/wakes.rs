@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::names;
@@ -24,6 +24,8 @@ pub enum Controller {
     Deployment,
     /// By ReplicaSet.
     ReplicaSet,
+    /// By DaemonSet.
+    DaemonSet,
     /// By Service.
     EndpointSlice,
     /// By Service.
@@ -67,8 +69,17 @@ impl Wakes {
             (Some(Fact::Pod(old)), Some(Fact::Pod(new))) => self.pod(seen, Some(old), Some(new)),
             (_, Some(Fact::Pod(new))) => self.pod(seen, None, Some(new)),
             (Some(Fact::Pod(old)), _) => self.pod(seen, Some(old), None),
-            (Some(Fact::Node(old)), Some(Fact::Node(new))) => self.room |= may_take_more(old, new),
-            (_, Some(Fact::Node(_))) => self.room = true,
+            (Some(Fact::Node(old)), Some(Fact::Node(new))) => {
+                self.room |= may_take_more(old, new);
+                if takes_others(old, new) {
+                    self.daemon_sets(seen);
+                }
+            }
+            (_, Some(Fact::Node(_))) => {
+                self.room = true;
+                self.daemon_sets(seen);
+            }
+            (Some(Fact::Node(_)), _) => self.daemon_sets(seen),
             _ => {}
         }
     }
@@ -89,6 +100,8 @@ impl Wakes {
                 self.key(Controller::ReplicaSet, key);
                 self.owner_of_replica_set(seen, key, set);
             }
+            Fact::DaemonSet(_) => self.key(Controller::DaemonSet, key),
+            Fact::ControllerRevision(revision) => self.owner_of_revision(seen, key, revision),
             Fact::Service(_) => {
                 self.key(Controller::EndpointSlice, key);
                 self.key(Controller::Endpoints, key);
@@ -116,6 +129,7 @@ impl Wakes {
             Fact::Other if is_default_account(&object.meta) => {
                 self.name(Controller::ServiceAccount, &key.namespace);
             }
+            Fact::StatefulSet(_) | Fact::Job(_) | Fact::CronJob(_) => {}
             Fact::Pod(_) | Fact::Lease(_) | Fact::Other => {}
         }
     }
@@ -135,6 +149,26 @@ impl Wakes {
                     }
                 }
             }
+        }
+    }
+
+    fn owner_of_revision(&mut self, seen: &Observed, key: &Key, revision: &ControllerRevision) {
+        if let Some(owner) = controller_of(&revision.metadata) {
+            if let Some(controller) = of_kind(&owner.kind) {
+                self.key(controller, &Key::new(&key.namespace, &owner.name));
+            }
+            return;
+        }
+        for (controller, owner, selector) in selectors(seen, &key.namespace) {
+            if Selector::from_object(selector).matches(revision.metadata.labels.as_ref()) {
+                self.key(controller, owner);
+            }
+        }
+    }
+
+    fn daemon_sets(&mut self, seen: &Observed) {
+        for (key, _) in seen.daemon_sets.iter() {
+            self.key(Controller::DaemonSet, key);
         }
     }
 
@@ -209,17 +243,15 @@ impl Wakes {
 
     fn owner_of_pod(&mut self, seen: &Observed, pod: &Pod) {
         let namespace = &pod.meta.key.namespace;
-        match pod.meta.controller() {
-            Some(owner) if owner.kind == "ReplicaSet" => {
-                self.key(Controller::ReplicaSet, &Key::new(namespace, &owner.name));
+        if let Some(owner) = pod.meta.controller() {
+            if let Some(controller) = of_kind(&owner.kind) {
+                self.key(controller, &Key::new(namespace, &owner.name));
             }
-            Some(_) => {}
-            None => {
-                for (key, set) in seen.replica_sets.in_namespace(namespace) {
-                    if selects(set.spec.as_ref().map(|s| &s.selector), pod) {
-                        self.key(Controller::ReplicaSet, key);
-                    }
-                }
+            return;
+        }
+        for (controller, key, selector) in selectors(seen, namespace) {
+            if selects(selector, pod) {
+                self.key(controller, key);
             }
         }
     }
@@ -250,6 +282,29 @@ impl Wakes {
     }
 }
 
+/// The controller that makes pods for objects of this kind.
+fn of_kind(kind: &str) -> Option<Controller> {
+    match kind {
+        "ReplicaSet" => Some(Controller::ReplicaSet),
+        "DaemonSet" => Some(Controller::DaemonSet),
+        _ => None,
+    }
+}
+
+/// Everything in a namespace that selects pods to own.
+fn selectors<'a>(
+    seen: &'a Observed,
+    namespace: &'a str,
+) -> impl Iterator<Item = (Controller, &'a Key, Option<&'a LabelSelector>)> {
+    let replica_sets = seen.replica_sets.in_namespace(namespace);
+    let replica_sets =
+        replica_sets.map(|(k, o)| (Controller::ReplicaSet, k, o.spec.as_ref().map(|s| &s.selector)));
+    let daemon_sets = seen.daemon_sets.in_namespace(namespace);
+    let daemon_sets =
+        daemon_sets.map(|(k, o)| (Controller::DaemonSet, k, o.spec.as_ref().map(|s| &s.selector)));
+    replica_sets.chain(daemon_sets)
+}
+
 fn selects(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
     Selector::from_object(selector).matches(Some(&pod.labels))
 }
@@ -276,6 +331,11 @@ fn same_endpoint(old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) -> bool {
         && old.node == new.node
         && old.hostname == new.hostname
         && old.subdomain == new.subdomain
+}
+
+/// True if the node may take pods that it did not take, or the other way round.
+fn takes_others(old: &Node, new: &Node) -> bool {
+    old.taints != new.taints || old.labels != new.labels || old.unschedulable != new.unschedulable
 }
 
 /// True if pods may fit on the node that did not before.

@@ -6,7 +6,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::columns::{age, column, container_images, container_names, name, number, selector, wide};
 use super::rules::{Rules, row};
-use super::syntax::{self, NOT_NEGATIVE, report};
+use super::syntax::NOT_NEGATIVE;
 use super::{Kind, ScalePaths, template};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -117,7 +117,7 @@ fn validate_spec(spec: &DeploymentSpec, errors: &mut FieldErrors) {
         errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
     }
     template::selector(&spec.selector, errors);
-    template::validate(&spec.template, &spec.selector, errors);
+    template::validate(&spec.template, &spec.selector, "ReplicaSet", errors);
     validate_strategy(spec, errors);
     let min_ready = spec.min_ready_seconds.unwrap_or_default();
     if min_ready < 0 {
@@ -161,30 +161,13 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path<'_>, errors: 
     let unavailable = rolling.max_unavailable.as_ref().unwrap_or(&zero);
     let surge = rolling.max_surge.as_ref().unwrap_or(&zero);
     for (field, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
-        let path = path.field(field);
-        match value {
-            IntOrString::Int(number) if *number < 0 => errors.invalid(&path, *number, NOT_NEGATIVE),
-            IntOrString::Int(_) => {}
-            IntOrString::String(text) => report(syntax::percent(text), &path, text, errors),
-        }
+        template::int_or_percent(value, &path.field(field), errors);
     }
-    if let (Some(0), Some(0)) = (amount(unavailable), amount(surge)) {
+    if let (Some(0), Some(0)) = (template::amount(unavailable), template::amount(surge)) {
         let value = serde_json::to_value(unavailable).unwrap_or_default();
         errors.invalid(&path.field("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0");
     }
-    if let IntOrString::String(text) = unavailable
-        && amount(unavailable).is_some_and(|percent| percent > 100)
-    {
-        errors.invalid(&path.field("maxUnavailable"), text.as_str(), "must not be greater than 100%");
-    }
-}
-
-/// The number, or the percentage as a number.
-fn amount(value: &IntOrString) -> Option<i64> {
-    match value {
-        IntOrString::Int(number) => Some((*number).into()),
-        IntOrString::String(text) => text.strip_suffix('%')?.parse().ok(),
-    }
+    template::at_most_all(unavailable, &path.field("maxUnavailable"), errors);
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub mod syntax;
 mod tidy;
 
 mod config_map;
+mod controller_revision;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -207,6 +209,8 @@ pub fn built_in() -> Table {
         secret::kind(),
         service_account::kind(),
         service::kind(),
+        controller_revision::kind(),
+        daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
         lease::kind(),

@@ -73,7 +73,7 @@ impl Rules for ReplicaSets {
         }
         template::selector(&spec.selector, errors);
         match &spec.template {
-            Some(template) => template::validate(template, &spec.selector, errors),
+            Some(template) => template::validate(template, &spec.selector, "ReplicaSet", errors),
             None => errors.required(&SPEC.field("template"), ""),
         }
     }

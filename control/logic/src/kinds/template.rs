@@ -2,12 +2,13 @@
 //!
 //! Read by the kinds that make pods; the rules of the pods themselves are in `pod`.
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::Selector;
 
-use super::syntax::{IMMUTABLE, NOT_NEGATIVE};
+use super::syntax::{self, IMMUTABLE, NOT_NEGATIVE, report};
 use super::{meta, pod};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -40,7 +41,7 @@ pub fn selector_changed(new: &LabelSelector, errors: &mut FieldErrors) {
 }
 
 /// What is wrong with a template of a workload whose pods run for ever.
-pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, errors: &mut FieldErrors) {
+pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, kind: &str, errors: &mut FieldErrors) {
     let path = SPEC.field("template");
     let metadata = path.field("metadata");
     let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
@@ -48,15 +49,8 @@ pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, errors: &m
         let value = serde_json::to_value(labels).unwrap_or_default();
         errors.invalid(&metadata.field("labels"), value, "`selector` does not match template `labels`");
     }
-    meta::labels(labels, &metadata.field("labels"), errors);
-    let annotations = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
-    meta::annotations(annotations, &metadata.field("annotations"), errors);
-    let Some(spec) = &template.spec else {
-        errors.required(&path.field("spec"), "");
-        return;
-    };
+    let Some(spec) = validate_pod(template, errors) else { return };
     let spec_path = path.field("spec");
-    pod::validate::spec(spec, &spec_path, errors);
     match spec.restart_policy.as_deref().unwrap_or_default() {
         "" | "Always" => {}
         other => errors.not_supported(&spec_path.field("restartPolicy"), other, &["Always"]),
@@ -64,14 +58,57 @@ pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, errors: &m
     if spec.active_deadline_seconds.is_some() {
         errors.forbidden(
             &spec_path.field("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
         );
     }
+}
+
+/// What is wrong with a template, whatever its pods are for. Gives its spec, if it has one.
+pub fn validate_pod<'a>(template: &'a PodTemplateSpec, errors: &mut FieldErrors) -> Option<&'a PodSpec> {
+    let path = SPEC.field("template");
+    let metadata = path.field("metadata");
+    let meta = template.metadata.as_ref();
+    meta::labels(meta.and_then(|meta| meta.labels.as_ref()), &metadata.field("labels"), errors);
+    let annotations = meta.and_then(|meta| meta.annotations.as_ref());
+    meta::annotations(annotations, &metadata.field("annotations"), errors);
+    let Some(spec) = &template.spec else {
+        errors.required(&path.field("spec"), "");
+        return None;
+    };
+    let spec_path = path.field("spec");
+    pod::validate::spec(spec, &spec_path, errors);
     if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
         errors.forbidden(
             &spec_path.field("ephemeralContainers"),
             "ephemeral containers not allowed in pod template",
         );
+    }
+    Some(spec)
+}
+
+/// What is wrong with a number of pods, or a share of them.
+pub fn int_or_percent(value: &IntOrString, path: &Path<'_>, errors: &mut FieldErrors) {
+    match value {
+        IntOrString::Int(number) if *number < 0 => errors.invalid(path, *number, NOT_NEGATIVE),
+        IntOrString::Int(_) => {}
+        IntOrString::String(text) => report(syntax::percent(text), path, text, errors),
+    }
+}
+
+/// Refuses a share of more than all.
+pub fn at_most_all(value: &IntOrString, path: &Path<'_>, errors: &mut FieldErrors) {
+    if let IntOrString::String(text) = value
+        && amount(value).is_some_and(|percent| percent > 100)
+    {
+        errors.invalid(path, text.as_str(), "must not be greater than 100%");
+    }
+}
+
+/// The number, or the percentage as a number.
+pub fn amount(value: &IntOrString) -> Option<i64> {
+    match value {
+        IntOrString::Int(number) => Some((*number).into()),
+        IntOrString::String(text) => text.strip_suffix('%')?.parse().ok(),
     }
 }
 

@@ -69,7 +69,7 @@ fn matches_affinity(pod: &Pod, node: &Node) -> bool {
 }
 
 /// True if a node meets all of a term; an empty term is met by none.
-pub(super) fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub(crate) fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {

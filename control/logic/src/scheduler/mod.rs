@@ -5,7 +5,7 @@
 //! ([`Scheduler::finished`]). Between a decision and the moment it is seen in [`Observed`], the
 //! pod is assumed to be on its node, so that the room is not given away twice.
 
-mod filter;
+pub(crate) mod filter;
 mod score;
 #[cfg(test)]
 mod tests;

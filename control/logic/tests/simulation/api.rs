@@ -169,8 +169,9 @@ impl Api {
         if self.objects.contains_key(&id) {
             return Err(Refusal::already_exists(row.resource(), &id.2));
         }
+        // Some rules write the uid elsewhere too.
+        body["metadata"]["uid"] = format!("uid-{:05}", self.counter).into();
         let mut object = (row.hooks.create)(body)?;
-        object["metadata"]["uid"] = format!("uid-{:05}", self.counter).into();
         object["metadata"]["creationTimestamp"] = self.time().into();
         if row.has_generation {
             object["metadata"]["generation"] = 1.into();
@@ -188,7 +189,8 @@ impl Api {
             merged.as_object_mut().unwrap().remove("status");
         }
         let mut merged = (row.hooks.update)(&old, merged, part)?;
-        for field in ["uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp"] {
+        let kept = ["uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp"];
+        for field in kept.into_iter().chain(["deletionGracePeriodSeconds"]) {
             if let Some(value) = old["metadata"].get(field) {
                 merged["metadata"][field] = value.clone();
             }
@@ -256,7 +258,8 @@ impl Api {
             object["metadata"]["finalizers"] = json!(finalizers);
         }
         let bound = !text(&object, "/spec/nodeName").is_empty() && id.0 == "v1 Pod";
-        let graceful = bound && grace != Some(0);
+        let finished = ["Failed", "Succeeded"].contains(&text(&object, "/status/phase"));
+        let graceful = bound && !finished && grace != Some(0);
         let first = object["metadata"]["deletionTimestamp"].is_null();
         if id.0 == "v1 Namespace" {
             object["status"]["phase"] = "Terminating".into();
@@ -264,8 +267,11 @@ impl Api {
         if first {
             object["metadata"]["deletionTimestamp"] = self.time().into();
         }
-        if graceful {
-            return if first { Some(self.put(&id, object)) } else { None };
+        if first || grace == Some(0) {
+            object["metadata"]["deletionGracePeriodSeconds"] = if graceful { 30 } else { 0 }.into();
+        }
+        if object == self.objects[&id] {
+            return None;
         }
         Some(self.put_or_remove(&id, object))
     }
@@ -274,16 +280,11 @@ impl Api {
         let held =
             |pointer: &str| object.pointer(pointer).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
         let namespace_held = id.0 == "v1 Namespace" && held("/spec/finalizers");
-        let graceful = id.0 == "v1 Pod"
-            && self.objects.contains_key(id)
-            && self.objects[id]["metadata"]["deletionTimestamp"].is_string();
         let releasing = object["metadata"]["deletionTimestamp"].is_string()
+            && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
             && !held("/metadata/finalizers")
             && !namespace_held;
-        // A change of a pod that is stopping does not end it; only a delete without grace does.
-        let changed_only =
-            graceful && self.objects.get(id).is_some_and(|old| old["status"] != object["status"]);
-        if releasing && !changed_only {
+        if releasing {
             let mut last = self.objects.remove(id).expect("it is there");
             let revision = self.revision() + 1;
             last["metadata"]["resourceVersion"] = revision.to_string().into();

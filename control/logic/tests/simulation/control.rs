@@ -206,6 +206,11 @@ impl Control {
         );
         keyed(
             &mut wakes,
+            Controller::DaemonSet,
+            self.seen.daemon_sets.iter().map(|(k, _)| k.clone()).collect(),
+        );
+        keyed(
+            &mut wakes,
             Controller::EndpointSlice,
             self.seen.services.iter().map(|(k, _)| k.clone()).collect(),
         );

@@ -9,6 +9,7 @@
 mod api;
 mod control;
 mod random;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,18 +36,31 @@ struct World {
     bounds: BTreeMap<String, (i64, i64)>,
     /// True while nothing but the roll-out itself takes pods away.
     calm: bool,
+    /// What users change.
+    users: Users,
+    /// What has been seen of the workloads.
+    ledger: workloads::Ledger,
+}
+
+/// What users change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Users {
+    /// Deployments and Services.
+    Deployments,
+    /// The other workloads.
+    Workloads,
 }
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-fn run(calm: bool) {
+fn run(users: Users, calm: bool) {
     let first = number("PROA_SIM_SEED", if calm { 1000 } else { 1 });
     let runs = if std::env::var("PROA_SIM_SEED").is_ok() { 1 } else { number("PROA_SIM_RUNS", 12) };
     let steps = number("PROA_SIM_STEPS", 1500);
     for seed in first..first + runs {
-        let result = std::panic::catch_unwind(|| World::new(seed, calm).run(steps));
+        let result = std::panic::catch_unwind(|| World::new(seed, users, calm).run(steps));
         if let Err(panic) = result {
             eprintln!("the simulation failed with PROA_SIM_SEED={seed} PROA_SIM_STEPS={steps}");
             std::panic::resume_unwind(panic);
@@ -56,16 +70,26 @@ fn run(calm: bool) {
 
 #[test]
 fn converges_after_any_faults() {
-    run(false);
+    run(Users::Deployments, false);
 }
 
 #[test]
 fn roll_outs_stay_within_their_bounds() {
-    run(true);
+    run(Users::Deployments, true);
+}
+
+#[test]
+fn workloads_converge_after_any_faults() {
+    run(Users::Workloads, false);
+}
+
+#[test]
+fn workloads_keep_their_promises_at_every_step() {
+    run(Users::Workloads, true);
 }
 
 impl World {
-    fn new(seed: u64, calm: bool) -> Self {
+    fn new(seed: u64, users: Users, calm: bool) -> Self {
         let mut api = Api::new(Timestamp::from_second(1_800_000_000).unwrap());
         for name in ["default", "kube-node-lease"] {
             api.create("v1", "Namespace", "", json!({"metadata": {"name": name}})).unwrap();
@@ -79,6 +103,8 @@ impl World {
             addresses: 0,
             bounds: BTreeMap::new(),
             calm,
+            users,
+            ledger: workloads::Ledger::default(),
         };
         for node in NODES {
             world.register(node);
@@ -90,6 +116,7 @@ impl World {
         for _ in 0..steps {
             self.step();
             self.check_bounds();
+            self.check_workloads();
         }
         self.silent.clear();
         for node in NODES {
@@ -97,8 +124,10 @@ impl World {
                 self.register(node);
             }
         }
+        self.stop_workloads();
         self.rest();
         self.check_rest();
+        self.check_workloads_at_rest();
     }
 
     fn step(&mut self) {
@@ -128,6 +157,7 @@ impl World {
         }
         let app = APPS[self.random.below(APPS.len())];
         match self.random.below(10) {
+            0..7 if self.users == Users::Workloads => self.change_workload(app),
             0..7 => self.change_deployment(app),
             _ if self.calm => {}
             7 => self.disturb_node(),
@@ -270,10 +300,13 @@ impl World {
     }
 
     fn needs_node(&self, pod: &Value) -> bool {
-        pod["metadata"]["deletionTimestamp"].is_string() || !is_ready(pod)
+        pod["metadata"]["deletionTimestamp"].is_string() || !is_ready(pod) || workloads::is_task(pod)
     }
 
     fn play(&mut self, pod: &Value) {
+        if workloads::is_task(pod) && self.play_task(pod) {
+            return;
+        }
         if pod["metadata"]["deletionTimestamp"].is_string() {
             self.api.delete(&reference(pod), None, Some(0));
             return;

@@ -21,10 +21,11 @@ use proa_api::selector::Selector;
 use serde_json::json;
 
 use self::replica_sets::{Sets, sets_of};
+use super::claims::owned;
 use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
-use super::replica_set::owned;
+use super::templates::{self, resolve};
 use super::wakes::recreates;
 use crate::kinds::Part;
 
@@ -213,18 +214,6 @@ fn limits(spec: &DeploymentSpec) -> (i32, i32) {
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(wanted(spec))) }
 }
 
-fn resolve(value: &IntOrString, of: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(n) => (*n).max(0),
-        IntOrString::String(text) => {
-            let percent: i64 = text.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0);
-            let scaled = percent.max(0).saturating_mul(i64::from(of));
-            let rounded = if up { scaled.saturating_add(99) / 100 } else { scaled / 100 };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
-    }
-}
-
 /// True if the wanted number has changed since the sets were last sized.
 fn is_scaling(spec: &DeploymentSpec, sets: &Sets) -> bool {
     let counts = replica_counts(spec, sets);
@@ -286,7 +275,7 @@ fn create_new(
     plan: &mut Plan,
 ) {
     let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
-    let hash = replica_sets::template_hash(&spec.template, collisions);
+    let hash = templates::hash(&spec.template, collisions);
     let key = Key::of(&deployment.metadata);
     let name = format!("{}-{hash}", key.name);
     if seen.replica_sets.get(&Key::new(&key.namespace, &name)).is_some() {

@@ -107,24 +107,6 @@ fn has_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
     }
 }
 
-/// The hash of a template, as it stands in names and labels. FNV-1a over the canonical JSON;
-/// letters and digits that cannot form words.
-pub(super) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let json = serde_json::to_vec(template).unwrap_or_default();
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in json.into_iter().chain(collisions.to_le_bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    // Ten letters of 27 hold 47 bits.
-    let mut text = String::with_capacity(10);
-    for _ in 0..10 {
-        text.push(char::from(LETTERS[usize::try_from(hash % 27).unwrap_or(0)]));
-        hash /= 27;
-    }
-    text
-}
-
 /// The set to create for the template.
 pub(super) fn body(
     deployment: &Deployment,
