@@ -24,6 +24,7 @@ pub fn object(kind: &Kind, call: &Call, options: &str) -> Result<Sent, Refusal> 
     let validation = call.query.field_validation(options)?;
     let mut decoded = wire::decode(&call.media_type(), &call.body)?;
     wire::expect_kind(&kind.api_version(), &kind.kind, &mut decoded.value)?;
+    decoded.fit_to(kind);
     let warnings = match validation {
         FieldValidation::Ignore => Vec::new(),
         FieldValidation::Warn | FieldValidation::Strict => decoded.complaints(kind),
@@ -38,8 +39,17 @@ pub fn object(kind: &Kind, call: &Call, options: &str) -> Result<Sent, Refusal> 
 
 /// The body as an object that is not in the table, such as a review or a Scale.
 pub fn unstored(api_version: &str, kind: &str, call: &Call) -> Result<Value, Refusal> {
+    unstored_of(&[api_version], kind, call)
+}
+
+/// [`unstored`] for a kind whose older versions have the same shape; the first version is the one
+/// that a body without any is taken for.
+pub fn unstored_of(api_versions: &[&str], kind: &str, call: &Call) -> Result<Value, Refusal> {
     let mut value = wire::decode(&call.media_type(), &call.body)?.value;
-    wire::expect_kind(api_version, kind, &mut value)?;
+    let said = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let known = api_versions.iter().find(|version| **version == said);
+    let expected = known.or(api_versions.first()).copied().unwrap_or_default();
+    wire::expect_kind(expected, kind, &mut value)?;
     Ok(value)
 }
 

@@ -59,7 +59,7 @@ pub async fn bind(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
 }
 
 async fn evict(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
-    let eviction = body::unstored("policy/v1", "Eviction", call)?;
+    let eviction = body::unstored_of(&["policy/v1", "policy/v1beta1"], "Eviction", call)?;
     let options = call.write_options("CreateOptions")?;
     api.registry.evict(&call.caller, call.namespace(), call.name(), &eviction, &options).await?;
     Ok(success(StatusCode::CREATED))

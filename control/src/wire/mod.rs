@@ -8,11 +8,14 @@
 mod build;
 mod fields;
 mod protobuf;
+mod words;
 
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
+
+use crate::schema;
 
 use build::{Budget, Builder};
 pub use fields::{UnknownField, unknown_fields};
@@ -33,9 +36,19 @@ pub struct Decoded {
     pub value: Value,
     /// Paths of keys that the body holds twice; the last one counts.
     pub duplicate_fields: Vec<String>,
+    yaml: bool,
 }
 
 impl Decoded {
+    /// Reads what a YAML body says in words that mean something else than text to Kubernetes, where
+    /// the kind has something else than text.
+    pub fn fit_to(&mut self, kind: &Kind) {
+        let message = schema::message_of(&kind.api_version(), &kind.kind);
+        if let (true, Some(id)) = (self.yaml, message) {
+            words::replace(id, &mut self.value);
+        }
+    }
+
     /// What `fieldValidation=Strict` refuses and `fieldValidation=Warn` warns of:
     /// `unknown field "spec.replica"`, `duplicate field "spec.replicas"`.
     pub fn complaints(&self, kind: &Kind) -> Vec<String> {
@@ -114,7 +127,7 @@ pub(crate) fn json_value(body: &[u8]) -> Result<Decoded, String> {
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|e| if e.is_eof() { "unexpected end of JSON input".to_owned() } else { e.to_string() })?;
-    Ok(Decoded { value, duplicate_fields })
+    Ok(Decoded { value, duplicate_fields, yaml: false })
 }
 
 /// True if `value` has more than `levels` lists and objects inside each other.
@@ -140,7 +153,7 @@ fn yaml(body: &[u8]) -> Result<Decoded, Refusal> {
         .with_merge_keys()
         .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
         .map_err(|e| Refusal::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
-    object(Decoded { value, duplicate_fields })
+    object(Decoded { value, duplicate_fields, yaml: true })
 }
 
 fn object(decoded: Decoded) -> Result<Decoded, Refusal> {

@@ -21,7 +21,7 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Decodes a body with its envelope.
 pub(super) fn envelope(body: &[u8]) -> Result<Decoded, Refusal> {
     let value = open(body, 0).map_err(Refusal::bad_request)?;
-    Ok(Decoded { value, duplicate_fields: Vec::new() })
+    Ok(Decoded { value, duplicate_fields: Vec::new(), yaml: false })
 }
 
 fn open(body: &[u8], depth: usize) -> Result<Value, String> {
