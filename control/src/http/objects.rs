@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use axum::body::Body;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_logic::kinds::Kind;
@@ -12,10 +13,12 @@ use serde_json::Value;
 use super::api::{Api, Call};
 use super::body;
 use super::discovery;
+use super::negotiate::Form;
 use super::path::Verb;
 use super::present::{self, Presentation};
 use super::query::FieldValidation;
 use super::respond;
+use super::table;
 use super::watch;
 use crate::patch;
 use crate::registry::{Deleted, Target};
@@ -59,7 +62,7 @@ pub async fn status(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
 /// Performs a call on the scale of an object; what is read and written is an
 /// `autoscaling/v1 Scale`.
 pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
-    let (encoding, _) = call.form()?;
+    let (encoding, form) = call.form()?;
     let object = match call.verb {
         Verb::Get => api.registry.get(kind, call.namespace(), call.name())?,
         Verb::Update => {
@@ -77,7 +80,10 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let scale = api.registry.scale(kind, &object)?;
+    let mut scale = api.registry.scale(kind, &object)?;
+    if let Form::Table(version) = form {
+        scale = table::of_scale(&scale, version, Timestamp::now());
+    }
     Ok(respond::encoded(StatusCode::OK, encoding, scale.to_string()))
 }
 
@@ -173,7 +179,7 @@ async fn delete_collection(api: &Api, kind: &Kind, call: &Call) -> Result<Respon
         .registry
         .delete_collection(&call.caller, kind, call.path.namespace.as_deref(), &which, &options)
         .await?;
-    let revision = deleted.iter().map(|object| object.revision).max().unwrap_or_default();
+    let revision = api.registry.revision();
     let list = crate::registry::List { items: deleted, revision, continue_token: None, remaining: None };
     Ok(form.many(kind, &list))
 }

@@ -85,12 +85,13 @@ impl Presentation {
 
 /// The answer to the removal of an object: the object where clients expect it, else a `Status`.
 pub fn removed(kind: &Kind, object: &Object) -> Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {
-            "name": &*object.key.name, "group": kind.group, "kind": kind.plural, "uid": &*object.uid,
-        },
-    })
+    let mut details = json!({
+        "name": &*object.key.name, "kind": kind.plural, "uid": &*object.uid,
+    });
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.clone().into();
+    }
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
 }
 
 fn list_metadata(list: &List) -> Value {

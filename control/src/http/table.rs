@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_logic::kinds::{Kind, columns};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ pub fn write<'a>(
     out.extend_from_slice(b"\",\"metadata\":");
     push_json(&mut out, metadata);
     out.extend_from_slice(b",\"columnDefinitions\":");
-    push_json(&mut out, &if with_columns { columns(kind) } else { Value::Null });
+    push_json(&mut out, &if with_columns { definitions(kind) } else { Value::Null });
     out.extend_from_slice(b",\"rows\":[");
     for (at, object) in objects.enumerate() {
         if at > 0 {
@@ -69,6 +69,36 @@ pub fn write<'a>(
     }
     out.extend_from_slice(b"]}");
     out
+}
+
+/// The table of one `autoscaling/v1 Scale`.
+pub fn of_scale(scale: &Value, version: &str, now: Timestamp) -> Value {
+    let column = |name: &str, type_: &str, format: &str, description: &str| json!({ "name": name, "type": type_, "format": format, "description": description, "priority": 0 });
+    let metadata = &scale["metadata"];
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": { "resourceVersion": metadata["resourceVersion"] },
+        "columnDefinitions": [
+            column("Name", "string", "name", "Name must be unique within a namespace."),
+            column("Desired", "integer", "", "Number of desired replicas."),
+            column("Available", "integer", "", "Number of observed replicas."),
+            column("Age", "string", "", "Time since the object was created."),
+        ],
+        "rows": [{
+            "cells": [
+                metadata["name"],
+                columns::number(scale, "/spec/replicas"),
+                columns::number(scale, "/status/replicas"),
+                columns::since(metadata.get("creationTimestamp"), now),
+            ],
+            "object": {
+                "kind": "PartialObjectMetadata",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+            },
+        }],
+    })
 }
 
 /// `PartialObjectMetadata` of an object: its metadata as it is stored, not encoded anew.
@@ -92,7 +122,7 @@ pub fn push_json(out: &mut Vec<u8>, value: &Value) {
     let _ = serde_json::to_writer(out, value);
 }
 
-fn columns(kind: &Kind) -> Value {
+fn definitions(kind: &Kind) -> Value {
     if kind.columns.is_empty() {
         return json!([
             { "name": "Name", "type": "string", "format": "name", "description": "Name of the object", "priority": 0 },

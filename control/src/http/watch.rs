@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use http::{Response, StatusCode};
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
@@ -18,7 +18,7 @@ use super::negotiate::{Encoding, Form};
 use super::present::Presentation;
 use super::respond;
 use crate::store::EventKind;
-use crate::watch::{WatchItem, bookmark};
+use crate::watch::{WatchItem, WatchStream, bookmark};
 
 /// Answers a watch.
 pub fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
@@ -26,7 +26,8 @@ pub fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refu
     if form.encoding != Encoding::Json {
         return Err(Refusal::not_acceptable(&["application/json", "application/json;stream=watch"]));
     }
-    let items = api.registry.watch(kind, call.path.namespace.as_deref(), call.query.watch_options()?)?;
+    let options = call.query.watch_options()?;
+    let items = begun(api.registry.watch(kind, call.path.namespace.as_deref(), options))?;
 
     let table = api.registry.kinds();
     let row = table.by_plural(&kind.group, &kind.version, &kind.plural).cloned();
@@ -43,6 +44,18 @@ pub fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refu
     let mut response = respond::bytes(StatusCode::OK, "application/json", Bytes::new());
     *response.body_mut() = Body::from_stream(lines);
     Ok(response)
+}
+
+/// A watch, also one that starts too far back: of that the stock server tells in an event, where
+/// clients look for it because it also stands there when a watch falls behind.
+fn begun(watch: Result<WatchStream, Refusal>) -> Result<impl Stream<Item = WatchItem>, Refusal> {
+    match watch {
+        Ok(items) => Ok(items.left_stream()),
+        Err(refusal) if refusal.code() == StatusCode::GONE => {
+            Ok(stream::iter([WatchItem::Error(refusal)]).right_stream())
+        }
+        Err(refusal) => Err(refusal),
+    }
 }
 
 fn write_line(kind: &Kind, item: &WatchItem, form: &Presentation, with_columns: bool) -> Bytes {
@@ -99,4 +112,16 @@ fn framed(type_: &str, object: &[u8]) -> Bytes {
     line.extend_from_slice(object);
     line.extend_from_slice(b"}\n");
     line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_too_far_back_is_an_event_and_a_bad_one_a_refusal() {
+        let items: Vec<WatchItem> = begun(Err(Refusal::expired("old"))).unwrap().collect().await;
+        assert!(matches!(&items[..], [WatchItem::Error(refusal)] if refusal.code() == 410));
+        assert!(begun(Err(Refusal::bad_request("x"))).is_err_and(|refusal| refusal.code() == 400));
+    }
 }

@@ -129,6 +129,7 @@ fn unprocessable(why: impl std::fmt::Display) -> Refusal {
     let mut refusal =
         Refusal::new(422, "Invalid", "the server rejected our request due to an error in our request");
     let cause = k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause {
+        field: Some("patch".to_owned()),
         message: Some(why.to_string()),
         ..Default::default()
     };

@@ -235,6 +235,17 @@ async fn tables_and_metadata() {
     assert_eq!(list["kind"], "PartialObjectMetadataList");
     assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
     assert!(list["items"][0].get("data").is_none());
+
+    let deployment = json!({ "metadata": { "name": "d" }, "spec": {
+        "replicas": 3, "selector": { "matchLabels": { "a": "b" } },
+        "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } },
+    } });
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    assert_eq!(f.post(deployments, deployment).await.code, 201);
+    let scale = f.ask("GET", &format!("{deployments}/d/scale"), &[("accept", TABLE)], "").await.json();
+    assert_eq!(scale["columnDefinitions"][1]["name"], "Desired");
+    assert_eq!((&scale["rows"][0]["cells"][0], &scale["rows"][0]["cells"][1]), (&json!("d"), &json!(3)));
+
     let only_protobuf = [("accept", "application/vnd.kubernetes.protobuf")];
     assert_eq!(f.ask("GET", &path, &only_protobuf, "").await.code, 406);
     f.server.shutdown().await;
@@ -283,6 +294,32 @@ async fn watches_resume_and_end() {
     assert!(short.next().await.is_none(), "the time is over");
     f.server.shutdown().await;
     assert!(table.next().await.is_none(), "a server that stops ends its watches");
+}
+
+#[tokio::test]
+async fn yaml_is_read_as_kubernetes_reads_it() {
+    let f = Fixture::start().await;
+    let yaml = [("content-type", "application/yaml")];
+    let body = "metadata: {name: y}\nimmutable: yes\ndata: {a: 'yes'}\n";
+    let made = f.ask("POST", CONFIG_MAPS, &yaml, body).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!((&made.json()["immutable"], &made.json()["data"]["a"]), (&json!(true), &json!("yes")));
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn pods_are_evicted_by_old_and_new_clients() {
+    let f = Fixture::start().await;
+    for version in ["policy/v1", "policy/v1beta1"] {
+        let pod =
+            json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+        assert_eq!(f.post(PODS, pod).await.code, 201);
+        let eviction = json!({ "apiVersion": version, "kind": "Eviction", "metadata": { "name": "p" } });
+        let evicted = f.post(&format!("{PODS}/p/eviction"), eviction).await;
+        assert_eq!(evicted.code, 201, "{}", evicted.text);
+        assert_eq!(f.get(&format!("{PODS}/p")).await.code, 404);
+    }
+    f.server.shutdown().await;
 }
 
 #[tokio::test]
