@@ -166,7 +166,8 @@ fn merge_conditions(old: Option<&NodeStatus>, wanted: &mut NodeStatus, due: bool
         let same = |c: &&NodeCondition| c.status == condition.status && c.reason == condition.reason;
         match before.filter(same) {
             Some(before) => {
-                condition.last_transition_time = before.last_transition_time.clone();
+                // A node that has just been made has conditions without times.
+                condition.last_transition_time = before.last_transition_time.clone().or(Some(Time(now)));
                 let beat = if due { Some(Time(now)) } else { before.last_heartbeat_time.clone() };
                 condition.last_heartbeat_time = beat;
             }
@@ -194,6 +195,16 @@ fn without_removals(change: serde_json::Value) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_without_times_get_them() {
+        let now = Timestamp::from_second(1).unwrap();
+        let condition = || NodeCondition { type_: "Ready".to_owned(), ..NodeCondition::default() };
+        let status = || NodeStatus { conditions: Some(vec![condition()]), ..NodeStatus::default() };
+        let mut wanted = status();
+        merge_conditions(Some(&status()), &mut wanted, true, now);
+        assert_eq!(wanted.conditions.unwrap()[0].last_transition_time, Some(Time(now)));
+    }
 
     #[test]
     fn conditions_keep_their_times_until_something_changes() {
