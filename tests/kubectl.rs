@@ -34,8 +34,12 @@ fn verbs(cluster: Cluster) {
     create_and_get(&cluster);
     deploy_and_roll(&cluster);
     change_in_place(&cluster);
+    roll_by_hand(&cluster);
+    ask_without_doing(&cluster);
+    select_and_page(&cluster);
     look_around(&cluster);
     logs(&cluster);
+    cascade(&cluster);
     delete(&cluster);
 }
 
@@ -124,6 +128,20 @@ fn change_in_place(cluster: &Cluster) {
     assert_eq!((&container["image"], &container["env"][0]["name"]), (&"hello-wasm:1".into(), &"X".into()));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
 
+    let error = cluster.kubectl_fails(&[
+        "patch",
+        "cm",
+        "settings",
+        "--type",
+        "json",
+        "-p",
+        r#"[{"op":"test","path":"/data/c","value":"9"}]"#,
+    ]);
+    assert!(error.starts_with("The request is invalid: patch: ") && error.contains("/data/c"), "{error}");
+    let pod = cluster.list("pod", "app=web")[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let error = cluster.kubectl_fails(&["patch", "pod", &pod, "-p", r#"{"spec":{"nodeName":"other"}}"#]);
+    assert!(error.contains("pod updates may not change fields other than"), "{error}");
+
     let mut edit = cluster.kubectl_command();
     let edit = edit
         .args(["edit", "cm", "settings"])
@@ -132,6 +150,84 @@ fn change_in_place(cluster: &Cluster) {
         .expect("kubectl");
     assert!(edit.status.success(), "{edit:?}");
     assert_eq!(cluster.get("cm", "settings")["metadata"]["annotations"]["note"], "edited");
+}
+
+/// What changes a roll-out other than its image.
+fn roll_by_hand(cluster: &Cluster) {
+    let web = || cluster.get("deployment", "web")["spec"].clone();
+    assert_eq!(cluster.kubectl(&["rollout", "pause", "deploy/web"]), "deployment.apps/web paused\n");
+    let error = cluster.kubectl_fails(&["rollout", "pause", "deploy/web"]);
+    assert!(error.contains("already paused"), "{error}");
+    cluster.kubectl(&["set", "env", "deploy/web", "COLOUR=blue"]);
+    cluster.kubectl(&["set", "resources", "deploy/web", "--limits=memory=64Mi", "--requests=memory=16Mi"]);
+    assert!(cluster.kubectl(&["set", "env", "deploy/web", "--list"]).contains("COLOUR=blue"));
+    assert_eq!(cluster.kubectl(&["rollout", "resume", "deploy/web"]), "deployment.apps/web resumed\n");
+    cluster.kubectl(&["rollout", "restart", "deploy/web"]);
+    cluster.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
+    assert_eq!(web()["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"], "64Mi");
+    let error = cluster.kubectl_fails(&["rollout", "undo", "deploy/web", "--to-revision=99"]);
+    assert!(error.contains("unable to find specified revision 99"), "{error}");
+    let error = cluster.kubectl_fails(&["scale", "deploy", "web", "--current-replicas=9", "--replicas=1"]);
+    assert!(error.contains("xpected replicas to be 9, was 3"), "{error}");
+}
+
+/// What only shows what would be, and what is refused before it is done.
+fn ask_without_doing(cluster: &Cluster) {
+    assert_eq!(
+        cluster.kubectl(&["create", "cm", "dry", "--dry-run=server"]),
+        "configmap/dry created (server dry run)\n"
+    );
+    cluster.kubectl_fails(&["get", "cm", "dry"]);
+    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: plain}\ndata: {a: b}\n";
+    cluster.apply(manifest);
+    let diff = cluster.kubectl_stdin(&["diff", "-f", "-"], manifest);
+    assert!(diff.status.success() && diff.stdout.is_empty(), "{diff:?}");
+    let changed = manifest.replace("a: b", "a: c");
+    let diff = cluster.kubectl_stdin(&["diff", "-f", "-"], &changed);
+    let shown = String::from_utf8_lossy(&diff.stdout).into_owned();
+    assert!(diff.status.code() == Some(1) && shown.contains("+  a: c"), "{diff:?}");
+    assert_eq!(cluster.get("cm", "plain")["data"]["a"], "b");
+    let replaced = cluster.kubectl_stdin(&["replace", "-f", "-"], &changed);
+    assert!(replaced.status.success(), "{replaced:?}");
+    assert_eq!(cluster.get("cm", "plain")["data"]["a"], "c");
+    let refused = cluster.kubectl_stdin(&["apply", "--server-side", "-f", "-"], manifest);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("Server-side apply not available on the server"), "{error}");
+    let misspelt = manifest.replace("data:", "dataa:");
+    let refused = cluster.kubectl_stdin(&["create", "--validate=true", "-f", "-"], &misspelt);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("unknown field \"dataa\""), "{error}");
+
+    assert_eq!(cluster.kubectl(&["auth", "can-i", "create", "pods"]), "yes\n");
+    let error = cluster.kubectl_fails(&["get", "pods", "--as=somebody"]);
+    assert!(error.contains("User \"somebody\" cannot list resource \"pods\" in API group \"\""), "{error}");
+    assert!(cluster.kubectl(&["cluster-info"]).contains("https://127.0.0.1:6443"));
+    assert!(cluster.kubectl(&["version"]).contains("proa"));
+}
+
+fn select_and_page(cluster: &Cluster) {
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let fixed = ["get", "-o", "name"];
+        cluster.kubectl(&[&fixed, arguments].concat()).lines().map(str::to_owned).collect()
+    };
+    for i in 0..5 {
+        cluster.kubectl(&["create", "cm", &format!("page-{i}")]);
+    }
+    cluster.kubectl(&["label", "cm", "page-1", "page-3", "odd=yes"]);
+    let all = names(&["cm"]);
+    assert_eq!(names(&["cm", "--chunk-size=2"]), all);
+    assert!(all.len() >= 7, "{all:?}");
+    assert_eq!(names(&["cm", "-l", "odd in (yes,no)"]), ["configmap/page-1", "configmap/page-3"]);
+    assert_eq!(names(&["cm", "-l", "odd,odd!=no", "--chunk-size=1"]).len(), 2);
+    assert_eq!(names(&["cm", "--field-selector=metadata.name=page-2"]), ["configmap/page-2"]);
+    let running = ["pods", "--field-selector=status.phase=Running,spec.nodeName!=", "-l", "app=web"];
+    assert_eq!(names(&running).len(), 3);
+    let error = cluster.kubectl_fails(&["get", "pods", "--field-selector=no.such=field"]);
+    assert!(error.contains("field label not supported: no.such"), "{error}");
+    let events = cluster.kubectl(&["get", "events", "--sort-by=.metadata.creationTimestamp"]);
+    assert!(events.contains("ScalingReplicaSet"), "{events}");
+    let raw = cluster.kubectl(&["get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1"]);
+    assert!(raw.contains("\"continue\":\"") && raw.contains("\"remainingItemCount\":"), "{raw}");
 }
 
 fn look_around(cluster: &Cluster) {
@@ -188,6 +284,32 @@ fn logs(cluster: &Cluster) {
     assert!(cluster.kubectl(&["logs", "chatty", "-c", "c", "--since=1h"]).starts_with("line 1\n"));
     let error = cluster.kubectl_fails(&["logs", "chatty", "-c", "nobody"]);
     assert!(error.contains("container nobody is not valid for pod chatty"), "{error}");
+}
+
+/// What becomes of the pods and ReplicaSets of what is deleted.
+fn cascade(cluster: &Cluster) {
+    let create = |name: &str| {
+        cluster.kubectl(&["create", "deployment", name, "--image=hello-wasm:1"]);
+        cluster.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+    };
+    create("left");
+    cluster.kubectl(&["delete", "deployment", "left", "--cascade=orphan"]);
+    let sets = cluster.list("replicaset", "app=left");
+    assert_eq!(sets.len(), 1);
+    assert!(sets[0]["metadata"].get("ownerReferences").is_none(), "{}", sets[0]);
+    assert_eq!(cluster.list("pod", "app=left").len(), 1);
+    cluster.kubectl(&["delete", "replicaset", "-l", "app=left"]);
+    cluster.wait("the orphan's pods to follow", || cluster.list("pod", "app=left").is_empty());
+
+    create("whole");
+    cluster.kubectl(&["delete", "deployment", "whole", "--cascade=foreground", "--timeout=60s"]);
+    assert!(cluster.list("replicaset", "app=whole").is_empty());
+    assert!(cluster.list("pod", "app=whole").is_empty());
+
+    cluster.kubectl(&["run", "forced", "--image=hello-wasm:1"]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/forced", "--timeout=60s"]);
+    cluster.kubectl(&["delete", "pod", "forced", "--force", "--grace-period=0"]);
+    cluster.kubectl_fails(&["get", "pod", "forced"]);
 }
 
 fn delete(cluster: &Cluster) {
