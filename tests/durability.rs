@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 #[test]
 fn every_acknowledged_write_survives_sigkill() {
     let seed: u64 = std::env::var("PROA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("PROA_SEED={seed}");
+    eprintln!("PROA_SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start();
     cluster.pack_examples();

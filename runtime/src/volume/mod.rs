@@ -212,7 +212,7 @@ mod tests {
     fn check(volume: Value, expected: Result<(), &str>) {
         let dir = tempfile::tempdir().unwrap();
         let found = set_up(&pod(volume), &Paths::new(dir.path()), &Fetched::default(), &facts());
-        assert_eq!(found.as_ref().map(|()| ()).map_err(String::as_str), expected);
+        assert_eq!(found.as_ref().copied().map_err(String::as_str), expected);
     }
 
     #[test]
