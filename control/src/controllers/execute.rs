@@ -147,7 +147,9 @@ impl Executor {
             }
             Verb::DeleteAll { api_version, kind, namespace } => {
                 let kind = self.kind(api_version, kind)?;
-                let (list, options) = (ListOptions::default(), DeleteOptions::default());
+                let list = ListOptions::default();
+                let propagation_policy = Some("Background".to_owned());
+                let options = DeleteOptions { propagation_policy, ..DeleteOptions::default() };
                 self.registry
                     .delete_collection(&self.caller, &kind, Some(namespace), &list, &options)
                     .await?;

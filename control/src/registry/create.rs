@@ -62,6 +62,7 @@ impl Registry {
         let key = self.key(kind, namespace, &name);
         let admission = &self.0.admission;
         admission.before_create(&self.0.store, kind, &mut body)?;
+        metadata::set_uid(&mut body);
         let mut object = (kind.hooks.create)(body)?;
         metadata::finish_create(kind, &mut object, now());
         let reservation = admission.after_create(kind, &mut object)?;

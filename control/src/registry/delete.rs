@@ -143,7 +143,8 @@ fn check_preconditions(kind: &Kind, current: &Object, options: &DeleteOptions) -
 /// Decides what a delete does.
 fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let deleting = object["metadata"]["deletionTimestamp"].is_string();
-    let finalizers = finalizers_after(&object, options.propagation_policy.as_deref());
+    let policy = options.propagation_policy.as_deref().or(default_policy(kind));
+    let finalizers = finalizers_after(&object, policy);
     let finalizers_change = finalizers != metadata::finalizers(&object);
     let finalizers: Vec<String> = finalizers.into_iter().map(str::to_owned).collect();
     if is_core(kind, "Namespace") {
@@ -176,6 +177,12 @@ fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> 
         metadata.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
     }
     Step::Mark(marked)
+}
+
+/// What becomes of the dependents if a delete says nothing: those of Jobs are let go, as they were
+/// before anybody collected them.
+fn default_policy(kind: &Kind) -> Option<&'static str> {
+    (kind.group == "batch" && kind.kind == "Job").then_some("Orphan")
 }
 
 /// How long a pod has to stop.

@@ -113,13 +113,17 @@ pub fn generated_name(prefix: &str) -> String {
     format!("{prefix}{}", suffix())
 }
 
-/// Sets what the server sets on a new object.
+/// Gives a new object its uid, before the kind's rules: some write it elsewhere too.
+pub fn set_uid(body: &mut Value) {
+    metadata(body).insert("uid".to_owned(), uid().into());
+}
+
+/// Sets what else the server sets on a new object.
 pub fn finish_create(kind: &Kind, object: &mut Value, now: Timestamp) {
     let metadata = metadata(object);
     for member in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
         metadata.remove(member);
     }
-    metadata.insert("uid".to_owned(), uid().into());
     metadata.insert("creationTimestamp".to_owned(), time(now).into());
     if kind.has_generation {
         metadata.insert("generation".to_owned(), 1.into());

@@ -215,6 +215,10 @@ pub struct Pod {
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
     pub unschedulable: Option<Box<str>>,
+    /// Since when it has been on its way out.
+    pub leaving_since: Option<Timestamp>,
+    /// True once it is on its way out and no node has to stop it any more.
+    pub stopped: bool,
     /// How it ended, once it has.
     pub end: Option<Box<End>>,
     /// What its Job has noted on it, if it is a Job's.
@@ -318,6 +322,7 @@ impl Pod {
         let annotations = pod.metadata.annotations.unwrap_or_default();
         let end = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
             .then(|| Box::new(End::of(&meta, &status)));
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
         let of_job = meta.controller().is_some_and(|c| c.kind == "Job");
         let notes = of_job.then(|| Box::new(JobNotes::of(&annotations, &status)));
         let ready = condition::find(status.conditions.as_ref(), "Ready").filter(|c| c.status == "True");
@@ -347,6 +352,8 @@ impl Pod {
             hostname: spec.hostname.map(Into::into),
             subdomain: spec.subdomain.map(Into::into),
             tolerations: spec.tolerations.unwrap_or_default().into(),
+            stopped: meta.deleted.is_some() && grace == 0,
+            leaving_since: meta.deleted.map(|at| at - jiff::SignedDuration::from_secs(grace)),
             end,
             notes,
             meta,

@@ -22,6 +22,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node;
 pub mod replica_set;
@@ -42,6 +43,8 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::Deployment => deployment::reconcile(seen, key, now),
         Controller::ReplicaSet => replica_set::reconcile(seen, key, now),
         Controller::DaemonSet => daemon_set::reconcile(seen, key, now),
+        Controller::Job => job::reconcile(seen, key, now),
+        Controller::JobOrphan => job::reconcile_orphan(seen, key),
         Controller::EndpointSlice => endpoint_slice::reconcile(seen, key),
         Controller::Endpoints => endpoints::reconcile(seen, key),
         Controller::GarbageCollector => garbage_collector::reconcile(seen, key),
@@ -60,6 +63,7 @@ impl Controller {
             Controller::Deployment => "deployment-controller",
             Controller::ReplicaSet => "replicaset-controller",
             Controller::DaemonSet => "daemonset-controller",
+            Controller::Job | Controller::JobOrphan => "job-controller",
             Controller::EndpointSlice => "endpoint-slice-controller",
             Controller::Endpoints => "endpoint-controller",
             Controller::GarbageCollector => "garbage-collector-controller",

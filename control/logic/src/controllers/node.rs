@@ -165,6 +165,8 @@ fn evict(seen: &Observed, node: &Node, now: Timestamp, plan: &mut Plan) {
             plan.look_again(at);
             continue;
         }
+        let text = "Taint manager: deleting due to NoExecute taint";
+        plan.act(disrupt(pod, "DeletionByTaintManager", text, now));
         plan.act(Verb::Delete {
             target: pod.meta.reference(),
             resource_version: None,
@@ -178,6 +180,19 @@ fn evict(seen: &Observed, node: &Node, now: Timestamp, plan: &mut Plan) {
             reason: "TaintManagerEviction",
             message: format!("Marking for deletion Pod {}/{}", pod.meta.key.namespace, pod.meta.key.name),
         });
+    }
+}
+
+/// Says on a pod that it ends through no fault of its own.
+fn disrupt(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Verb {
+    Verb::Patch {
+        target: pod.meta.reference(),
+        part: Part::Status,
+        guard: Guard::NONE,
+        change: Change::Conditions(vec![json!({
+            "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+            "lastTransitionTime": now_json(now),
+        })]),
     }
 }
 
@@ -222,6 +237,16 @@ pub fn reconcile_pod_garbage(seen: &Observed, key: &Key, now: Timestamp) -> Plan
         return plan;
     }
     for pod in seen.pods.on_node(&key.name) {
+        // Whoever holds the pod learns how it ended; its node cannot say it any more.
+        if !pod.meta.finalizers.is_empty() && !pod.is_finished() {
+            plan.act(disrupt(pod, "DeletionByPodGC", "PodGC: node no longer exists", now));
+            plan.act(Verb::Patch {
+                target: pod.meta.reference(),
+                part: Part::Status,
+                guard: Guard::NONE,
+                change: Change::Merge(json!({ "status": { "phase": "Failed" } })),
+            });
+        }
         plan.act(Verb::Delete {
             target: pod.meta.reference(),
             resource_version: None,

@@ -205,8 +205,11 @@ fn a_silent_node_is_tainted_and_its_pods_leave_in_time() {
         pod("q", None, false, json!({"spec": {"nodeName": "n", "containers": [], "tolerations": quick}}));
     let world = seen(vec![node("Unknown", taints(40)), pod("p", None, false, json!({})), quick]);
     assert_eq!(show(&node::reconcile(&world, &key, at(44))), [""; 0]);
-    assert_eq!(show(&node::reconcile(&world, &key, at(45))), ["delete q"]);
-    assert_eq!(show(&node::reconcile(&world, &key, at(340))), ["delete p", "delete q"]);
+    assert_eq!(show(&node::reconcile(&world, &key, at(45))), ["conditions q", "delete q"]);
+    assert_eq!(
+        show(&node::reconcile(&world, &key, at(340))),
+        ["conditions p", "delete p", "conditions q", "delete q"]
+    );
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub enum Controller {
     ReplicaSet,
     /// By DaemonSet.
     DaemonSet,
+    /// By Job.
+    Job,
+    /// By pod that a Job's finalizer holds.
+    JobOrphan,
     /// By Service.
     EndpointSlice,
     /// By Service.
@@ -129,7 +133,14 @@ impl Wakes {
             Fact::Other if is_default_account(&object.meta) => {
                 self.name(Controller::ServiceAccount, &key.namespace);
             }
-            Fact::StatefulSet(_) | Fact::Job(_) | Fact::CronJob(_) => {}
+            Fact::Job(job) => {
+                self.key(Controller::Job, key);
+                let uid = job.metadata.uid.as_deref().unwrap_or_default();
+                if seen.graph.get(uid).is_none() {
+                    self.orphans(seen, uid);
+                }
+            }
+            Fact::StatefulSet(_) | Fact::CronJob(_) => {}
             Fact::Pod(_) | Fact::Lease(_) | Fact::Other => {}
         }
     }
@@ -163,6 +174,12 @@ impl Wakes {
             if Selector::from_object(selector).matches(revision.metadata.labels.as_ref()) {
                 self.key(controller, owner);
             }
+        }
+    }
+
+    fn orphans(&mut self, seen: &Observed, uid: &str) {
+        for pod in seen.graph.dependents(uid).filter(|m| m.has_finalizer(names::FINALIZER_JOB_TRACKING)) {
+            self.key(Controller::JobOrphan, &pod.key);
         }
     }
 
@@ -215,6 +232,9 @@ impl Wakes {
     fn pod(&mut self, seen: &Observed, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
         for pod in [old, new].into_iter().flatten() {
             self.owner_of_pod(seen, pod);
+        }
+        if let Some(pod) = new.filter(|p| p.meta.has_finalizer(names::FINALIZER_JOB_TRACKING)) {
+            self.key(Controller::JobOrphan, &pod.meta.key);
         }
         self.recreating_deployment(seen, old, new);
         if !same_endpoint(old, new) {
@@ -287,6 +307,7 @@ fn of_kind(kind: &str) -> Option<Controller> {
     match kind {
         "ReplicaSet" => Some(Controller::ReplicaSet),
         "DaemonSet" => Some(Controller::DaemonSet),
+        "Job" => Some(Controller::Job),
         _ => None,
     }
 }
@@ -302,7 +323,9 @@ fn selectors<'a>(
     let daemon_sets = seen.daemon_sets.in_namespace(namespace);
     let daemon_sets =
         daemon_sets.map(|(k, o)| (Controller::DaemonSet, k, o.spec.as_ref().map(|s| &s.selector)));
-    replica_sets.chain(daemon_sets)
+    let jobs = seen.jobs.in_namespace(namespace);
+    let jobs = jobs.map(|(k, o)| (Controller::Job, k, o.spec.as_ref().and_then(|s| s.selector.as_ref())));
+    replica_sets.chain(daemon_sets).chain(jobs)
 }
 
 fn selects(selector: Option<&LabelSelector>, pod: &Pod) -> bool {

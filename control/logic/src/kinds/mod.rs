@@ -23,6 +23,7 @@ mod event;
 mod event_v1;
 mod ingress;
 mod ingress_class;
+pub mod job;
 mod lease;
 mod namespace;
 mod node;
@@ -213,6 +214,7 @@ pub fn built_in() -> Table {
         daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
+        job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event_v1::kind(),

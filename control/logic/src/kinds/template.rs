@@ -49,7 +49,7 @@ pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, kind: &str
         let value = serde_json::to_value(labels).unwrap_or_default();
         errors.invalid(&metadata.field("labels"), value, "`selector` does not match template `labels`");
     }
-    let Some(spec) = validate_pod(template, errors) else { return };
+    let Some(spec) = validate_pod(template, &path, errors) else { return };
     let spec_path = path.field("spec");
     match spec.restart_policy.as_deref().unwrap_or_default() {
         "" | "Always" => {}
@@ -64,8 +64,11 @@ pub fn validate(template: &PodTemplateSpec, selector: &LabelSelector, kind: &str
 }
 
 /// What is wrong with a template, whatever its pods are for. Gives its spec, if it has one.
-pub fn validate_pod<'a>(template: &'a PodTemplateSpec, errors: &mut FieldErrors) -> Option<&'a PodSpec> {
-    let path = SPEC.field("template");
+pub fn validate_pod<'a>(
+    template: &'a PodTemplateSpec,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) -> Option<&'a PodSpec> {
     let metadata = path.field("metadata");
     let meta = template.metadata.as_ref();
     meta::labels(meta.and_then(|meta| meta.labels.as_ref()), &metadata.field("labels"), errors);

@@ -209,6 +209,8 @@ impl Control {
             Controller::DaemonSet,
             self.seen.daemon_sets.iter().map(|(k, _)| k.clone()).collect(),
         );
+        keyed(&mut wakes, Controller::Job, self.seen.jobs.iter().map(|(k, _)| k.clone()).collect());
+        keyed(&mut wakes, Controller::JobOrphan, self.seen.pods.iter().map(|p| p.meta.key.clone()).collect());
         keyed(
             &mut wakes,
             Controller::EndpointSlice,

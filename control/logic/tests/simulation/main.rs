@@ -300,7 +300,10 @@ impl World {
     }
 
     fn needs_node(&self, pod: &Value) -> bool {
-        pod["metadata"]["deletionTimestamp"].is_string() || !is_ready(pod) || workloads::is_task(pod)
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            return pod["metadata"]["deletionGracePeriodSeconds"] != 0;
+        }
+        !workloads::has_ended(pod) && (!is_ready(pod) || workloads::is_task(pod))
     }
 
     fn play(&mut self, pod: &Value) {

@@ -7,33 +7,112 @@ use proa_logic::kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};
-use super::{NODES, World, is_ready};
+use super::{NODES, Users, World, is_ready};
 
 /// What has been seen so far.
 #[derive(Default)]
 pub struct Ledger {
     /// DaemonSets that have had a ready pod on every node, by uid.
     complete: BTreeMap<String, bool>,
+    /// What Jobs have said, by uid.
+    counts: BTreeMap<String, Counts>,
+}
+
+/// How many pods of a Job have been counted, and how many there have been at once at most.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    succeeded: i64,
+    failed: i64,
+    parallelism: i64,
 }
 
 /// True for a pod that runs to an end.
 pub fn is_task(pod: &Value) -> bool {
-    text(pod, "/metadata/ownerReferences/0/kind") == "Job"
-        && !["Failed", "Succeeded"].contains(&text(pod, "/status/phase"))
+    text(pod, "/metadata/ownerReferences/0/kind") == "Job" && !has_ended(pod)
+}
+
+/// True for a pod that has run to its end.
+pub fn has_ended(pod: &Value) -> bool {
+    ["Failed", "Succeeded"].contains(&text(pod, "/status/phase"))
+}
+
+fn is_true(object: &Value, condition: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == condition && c["status"] == "True")
 }
 
 impl World {
     /// A user changes something.
     pub fn change_workload(&mut self, app: &str) {
-        self.change_daemon_set(app);
+        match self.random.below(2) {
+            0 => self.change_daemon_set(app),
+            _ => self.change_job(app),
+        }
     }
 
-    /// Nothing is started by the clock any more.
-    pub fn stop_workloads(&mut self) {}
+    /// Nothing is started by the clock any more, and nothing is held back.
+    pub fn stop_workloads(&mut self) {
+        for job in self.api.list("batch/v1 Job").cloned().collect::<Vec<_>>() {
+            let mut new = job.clone();
+            new["spec"]["suspend"] = false.into();
+            new["spec"]["parallelism"] = 2.into();
+            self.api.update(&reference(&job), Part::Main, new).unwrap();
+        }
+    }
 
-    /// A node takes a task a step further; false if it has to be started first.
-    pub fn play_task(&mut self, _pod: &Value) -> bool {
-        false
+    /// A node takes a task a step further; false if it has to be started or removed as any pod.
+    pub fn play_task(&mut self, pod: &Value) -> bool {
+        let leaving = pod["metadata"]["deletionTimestamp"].is_string();
+        if leaving && self.random.one_in(2) || !leaving && !is_ready(pod) {
+            return false;
+        }
+        let code = if leaving { 143 } else { [0, 0, 0, 1, 42][self.random.below(5)] };
+        let mut new = pod.clone();
+        new["status"]["phase"] = if code == 0 { "Succeeded" } else { "Failed" }.into();
+        let ended = json!({"exitCode": code, "finishedAt": self.api.time()});
+        new["status"]["containerStatuses"] = json!([{
+            "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": ended},
+        }]);
+        new["status"]["conditions"] =
+            json!([{"type": "Ready", "status": "False", "lastTransitionTime": self.api.time()}]);
+        self.api.update(&reference(pod), Part::Status, new).unwrap();
+        true
+    }
+
+    fn change_job(&mut self, app: &str) {
+        let Some(object) = self.api.get("batch/v1 Job", "default", app).cloned() else {
+            let mut spec = match app {
+                "a" => json!({"completions": 5, "backoffLimit": 4}),
+                "b" => json!({
+                    "completionMode": "Indexed", "completions": 5, "backoffLimitPerIndex": 1,
+                }),
+                _ => json!({
+                    "completions": 4, "backoffLimit": 3, "podFailurePolicy": {"rules": [
+                        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}]},
+                }),
+            };
+            spec["parallelism"] = (1 + self.random.below(3)).into();
+            spec["template"] = self.template("task");
+            spec["template"]["spec"]["restartPolicy"] = "Never".into();
+            let body = json!({"metadata": {"name": app}, "spec": spec});
+            self.api.create("batch/v1", "Job", "default", body).unwrap();
+            return;
+        };
+        if object["metadata"]["deletionTimestamp"].is_string() {
+            return;
+        }
+        let ended = is_true(&object, "Complete") || is_true(&object, "Failed");
+        if ended || !self.calm && self.random.one_in(6) {
+            let policy = ["Background", "Foreground", "Orphan"][self.random.below(3)];
+            self.api.delete(&reference(&object), Some(policy), None);
+            return;
+        }
+        let mut new = object.clone();
+        match self.random.below(3) {
+            0 => new["spec"]["suspend"] = self.random.one_in(2).into(),
+            _ => new["spec"]["parallelism"] = self.random.below(4).into(),
+        }
+        self.api.update(&reference(&object), Part::Main, new).unwrap();
     }
 
     fn template(&mut self, app: &str) -> Value {
@@ -74,6 +153,10 @@ impl World {
 
     /// What must hold at every step while nobody but the controllers takes pods away.
     pub fn check_workloads(&mut self) {
+        if self.users != Users::Workloads {
+            return;
+        }
+        self.check_jobs();
         if !self.calm {
             return;
         }
@@ -94,8 +177,69 @@ impl World {
         }
     }
 
+    /// Numbers never go back, and no more pods run than were ever allowed.
+    fn check_jobs(&mut self) {
+        for job in self.api.list("batch/v1 Job") {
+            let (name, uid) = (text(job, "/metadata/name"), text(job, "/metadata/uid"));
+            let before = self.ledger.counts.entry(uid.to_owned()).or_default();
+            let number = |field: &str| job["status"][field].as_i64().unwrap_or(0);
+            if job["metadata"]["deletionTimestamp"].is_string() {
+                continue;
+            }
+            let now = Counts {
+                succeeded: number("succeeded"),
+                failed: number("failed"),
+                parallelism: before.parallelism.max(job["spec"]["parallelism"].as_i64().unwrap()),
+            };
+            let forward = now.succeeded >= before.succeeded && now.failed >= before.failed;
+            assert!(forward, "{name} forgets what it counted:\n{}", self.api.tail(40));
+            assert!(
+                now.succeeded <= job["spec"]["completions"].as_i64().unwrap(),
+                "{name} succeeds too often"
+            );
+            *before = now;
+            let active = self.api.list("v1 Pod").filter(|p| {
+                text(p, "/metadata/ownerReferences/0/uid") == uid
+                    && !has_ended(p)
+                    && p["metadata"]["deletionTimestamp"].is_null()
+            });
+            let active = active.count() as i64;
+            assert!(active <= now.parallelism, "{name} has {active} pods:\n{}", self.api.tail(60));
+        }
+    }
+
+    fn check_job_at_rest(&self, job: &Value) {
+        let (name, uid) = (text(job, "/metadata/name"), text(job, "/metadata/uid"));
+        let number = |field: &str| job["status"][field].as_i64().unwrap_or(0);
+        let mut phases: BTreeMap<&str, &str> = BTreeMap::new();
+        for entry in self.api.log.iter().filter(|e| e.kind == "v1 Pod") {
+            let pod = &entry.object;
+            if text(pod, "/metadata/ownerReferences/0/uid") == uid {
+                let phase = phases.entry(text(pod, "/metadata/uid")).or_default();
+                if has_ended(pod) {
+                    *phase = text(pod, "/status/phase");
+                }
+            }
+        }
+        let (complete, failed) = (is_true(job, "Complete"), is_true(job, "Failed"));
+        assert!(complete || failed, "{name} has come to nothing: {job:#}");
+        assert_eq!(job["status"]["uncountedTerminatedPods"], json!({}), "{name}");
+        assert_eq!(number("active"), 0, "{name}");
+        if !failed {
+            let succeeded = phases.values().filter(|p| **p == "Succeeded").count() as i64;
+            assert_eq!(number("succeeded"), succeeded, "pods of {name} that succeeded");
+        }
+        let all = phases.len() as i64;
+        assert_eq!(number("succeeded") + number("failed"), all, "all pods of {name}: {phases:?} {job:#}");
+        let held = self.api.list("v1 Pod").filter(|p| text(p, "/metadata/ownerReferences/0/uid") == uid);
+        assert!(held.into_iter().all(|p| p["metadata"]["finalizers"].is_null()), "pods of {name} are held");
+    }
+
     /// What must hold when nothing is left to do.
     pub fn check_workloads_at_rest(&self) {
+        for job in self.api.list("batch/v1 Job") {
+            self.check_job_at_rest(job);
+        }
         for set in self.api.list("apps/v1 DaemonSet") {
             let (name, uid) = (text(set, "/metadata/name"), text(set, "/metadata/uid"));
             let owned = |o: &&Value| text(o, "/metadata/ownerReferences/0/uid") == uid;
