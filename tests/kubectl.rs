@@ -308,6 +308,12 @@ fn cascade(cluster: &Cluster) {
 
     cluster.kubectl(&["run", "forced", "--image=hello-wasm:1"]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/forced", "--timeout=60s"]);
+    cluster.kubectl(&["set", "image", "pod/forced", "forced=together-front:1"]);
+    cluster.wait("the pod to run its new image", || {
+        let status = cluster.get("pod", "forced")["status"]["containerStatuses"][0].clone();
+        let image_id = status["imageID"].as_str().unwrap_or_default();
+        image_id.contains("together-front") && status["restartCount"] == 1 && status["ready"] == true
+    });
     cluster.kubectl(&["delete", "pod", "forced", "--force", "--grace-period=0"]);
     cluster.kubectl_fails(&["get", "pod", "forced"]);
 }

@@ -123,7 +123,8 @@ pub struct ContainerSeen {
     pub run: Run,
     /// The run before the newest.
     pub last: Option<Ended>,
-    /// An init container that has ended but belongs to a lost sandbox: it runs again.
+    /// The newest run has ended and the next begins whatever the restart policy says: an init
+    /// container of a lost sandbox, or a container whose image was changed while it ran.
     pub stale: bool,
     /// Why the next run cannot begin.
     pub blocked: Option<Blocked>,
@@ -195,6 +196,8 @@ pub struct Blocked {
 /// An image as the status shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageSeen {
+    /// As the pod's spec named it when the run began.
+    pub asked: String,
     /// Full reference.
     pub reference: String,
     /// Repository and digest.
@@ -212,6 +215,8 @@ pub struct Stop {
     pub signalled: bool,
     /// When SIGKILL was last sent.
     pub killed: Option<Timestamp>,
+    /// The container's image was changed: the next run begins whatever the restart policy says.
+    pub redefined: bool,
 }
 
 /// Which probe.
@@ -336,7 +341,11 @@ impl PodObserved {
             let last = status.last_state.as_ref().and_then(|s| terminated(s, count.saturating_sub(1)));
             let state = status.state.as_ref();
             if !status.image_id.is_empty() {
-                seen.image = Some(ImageSeen { reference: status.image.clone(), id: status.image_id.clone() });
+                // What the spec said when the run began is not known any more: a run that goes on is
+                // never ended for a mere difference in how its image is written.
+                let asked = image_of(pod, &status.name).to_owned();
+                let (reference, id) = (status.image.clone(), status.image_id.clone());
+                seen.image = Some(ImageSeen { asked, reference, id });
             }
             if let Some(ended) = state.and_then(|s| terminated(s, count)) {
                 (seen.runs, seen.run, seen.last) = (count + 1, Run::Ended(ended), last);
@@ -381,7 +390,13 @@ impl ContainerSeen {
         self.run = Run::Ended(ended);
         (self.started, self.ready) = (false, false);
         self.unhealthy = None;
-        self.stop = None;
+        self.stale |= self.stop.take().is_some_and(|stop| stop.redefined);
+    }
+
+    /// True if the newest run is of another image than the pod's spec names by now.
+    pub fn is_redefined(&self, container: &Container) -> bool {
+        let wanted = container.image.as_deref().unwrap_or_default();
+        self.image.as_ref().is_some_and(|image| image.asked != wanted)
     }
 
     /// True if an image error has been shown long enough as itself.

@@ -205,9 +205,8 @@ fn run(pod: &Pod, spec: &PodSpec, seen: &PodObserved, now: Timestamp, plan: &mut
     let mut may_start = seen.starting.is_none();
     for (role, container) in all_containers(pod) {
         let Some(state) = seen.containers.get(&container.name) else { continue };
-        if let (Run::Running { .. }, Some(why)) = (&state.run, &state.unhealthy) {
-            let grace = probe_grace(container).unwrap_or_else(|| grace_period(pod));
-            stop(container, state, why, grace, now, plan);
+        if let (Run::Running { .. }, Some((why, grace))) = (&state.run, must_stop(pod, container, state)) {
+            stop(container, state, &why, grace, now, plan);
         } else if may_start && wants_run(spec, role, container, state) {
             may_start = !start_when_due(container, state, now, plan);
         }
@@ -215,6 +214,15 @@ fn run(pod: &Pod, spec: &PodSpec, seen: &PodObserved, now: Timestamp, plan: &mut
             return;
         }
     }
+}
+
+/// Why a container of a pod that is to run is to be ended, and how long it has for that.
+fn must_stop(pod: &Pod, container: &Container, state: &ContainerSeen) -> Option<(String, Duration)> {
+    if let Some(why) = &state.unhealthy {
+        return Some((why.clone(), probe_grace(container).unwrap_or_else(|| grace_period(pod))));
+    }
+    let why = || format!("Container {} definition changed, will be restarted", container.name);
+    state.is_redefined(container).then(|| (why(), grace_period(pod)))
 }
 
 /// True if a container has no run and is to have one.

@@ -145,7 +145,7 @@ impl Start {
     ) -> Result<Request, image_pull::Refused> {
         let (host, pod) = (&self.host, &self.pod);
         let image = image_pull::ensure(host, pod, container).await?;
-        tell(Outcome::Image(self.name.clone(), seen(&image)));
+        tell(Outcome::Image(self.name.clone(), seen(container, &image)));
         let program = program(host, &image).await?;
         let wrong = |message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -209,14 +209,18 @@ async fn program(host: &Host, image: &Image) -> Result<Program, image_pull::Refu
     }
 }
 
-fn seen(image: &Image) -> ImageSeen {
+fn seen(container: &Container, image: &Image) -> ImageSeen {
     let name = image.reference.split('@').next().unwrap_or_default();
     // A colon after the last slash begins the tag; one before it, a port.
     let repository = match name.rfind(':') {
         Some(at) if !name[at..].contains('/') => &name[..at],
         _ => name,
     };
-    ImageSeen { reference: image.reference.clone(), id: format!("{repository}@{}", image.digest) }
+    ImageSeen {
+        asked: container.image.clone().unwrap_or_default(),
+        reference: image.reference.clone(),
+        id: format!("{repository}@{}", image.digest),
+    }
 }
 
 fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
@@ -302,7 +306,7 @@ mod tests {
             ("localhost:5000/a:1", "localhost:5000/a@sha256:d"),
             ("r.example/a@sha256:x", "r.example/a@sha256:d"),
         ] {
-            assert_eq!(seen(&image(reference)).id, id);
+            assert_eq!(seen(&Container::default(), &image(reference)).id, id);
         }
     }
 }

@@ -161,7 +161,7 @@ fn states(
         }
         Run::Ended(ended) => {
             let again = !over && (state.stale || restarts(spec, role, container, ended.code));
-            match waiting_between(pod, &container.name, state, ended, now).filter(|_| again) {
+            match waiting_between(pod, role, &container.name, state, ended, now).filter(|_| again) {
                 Some((reason, message)) => (waiting(reason, message), Some(end(ended))),
                 None => (end(ended), last),
             }
@@ -179,6 +179,7 @@ fn states(
 
 fn waiting_between(
     pod: &Pod,
+    role: Role,
     name: &str,
     state: &ContainerSeen,
     ended: &Ended,
@@ -188,7 +189,8 @@ fn waiting_between(
         return Some((blocked.reason, blocked.message.clone()));
     }
     if state.stale {
-        return Some((reason::POD_INITIALIZING, String::new()));
+        // A main container whose image was changed shows its end until the next run begins.
+        return (role != Role::Main).then(|| (reason::POD_INITIALIZING, String::new()));
     }
     let (delay, _) = restart_pause(state, ended, now)?;
     let delay = go_duration(delay);

@@ -115,8 +115,11 @@ impl PodObserved {
         has_hook: bool,
         now: Timestamp,
     ) -> Report {
-        if let Some(seen) = self.containers.get_mut(name) {
-            seen.stop = Some(Stop { begun: now, hook_done: !has_hook, signalled: false, killed: None });
+        let container = all_containers(pod).map(|(_, container)| container).find(|c| c.name == name);
+        if let (Some(seen), Some(container)) = (self.containers.get_mut(name), container) {
+            let redefined = seen.is_redefined(container);
+            let hook_done = !has_hook;
+            seen.stop = Some(Stop { begun: now, hook_done, signalled: false, killed: None, redefined });
         }
         report(field_path(pod, name), false, "Killing", message.to_owned())
     }

@@ -3,7 +3,7 @@ use proa_sandbox::protocol::{ContainerState, Exit};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::observed::{Outcome, ProbeKind, reason};
+use crate::observed::{ImageSeen, Outcome, ProbeKind, reason};
 
 /// A pod on a node that does what it is told at once: actions are performed on what is observed
 /// as a perfect sandbox would, and each is written down.
@@ -186,6 +186,30 @@ fn a_sidecar_starts_before_and_stops_after_the_others() {
         Terminate s
         Kill s
         TearDown"#]]);
+}
+
+#[test]
+fn a_changed_image_begins_a_new_run_whatever_the_policy() {
+    let mut world = World::new(json!({"restartPolicy": "Never"}));
+    let image =
+        |asked: &str| ImageSeen { asked: asked.to_owned(), reference: "r".to_owned(), id: "i".to_owned() };
+    world.settle();
+    world.tell(Outcome::Image("c".to_owned(), image("img")));
+    assert_eq!(world.settle(), None);
+    world.pod.spec.as_mut().expect("made with one").containers[0].image = Some("other".to_owned());
+    world.settle();
+    world.container("c", 0, Some(143));
+    world.tell(Outcome::Image("c".to_owned(), image("other")));
+    assert_eq!(world.settle(), None);
+    world.check(expect![[r#"
+        StartSandbox
+        SetUpVolumes
+        Start c-0
+          Started Started container c
+          Killing Container c definition changed, will be restarted
+        Terminate c
+        Start c-1
+          Started Started container c"#]]);
 }
 
 #[test]
