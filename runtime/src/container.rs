@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
-use proa_sandbox::protocol::{self, Mount, Payload, WasmShape};
+use proa_sandbox::protocol::{self, Mount, Payload, User, WasmShape};
 
 use crate::downward::Facts;
 use crate::env::{self, Sources, Variables};
@@ -67,7 +67,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     let (entrypoint, cmd) = (&image.config.entrypoint, &image.config.cmd);
     let mut args = env::arguments(container, entrypoint, cmd, &own);
     let mut mounts = etc_mounts(&paths.etc(uid), container);
-    if matches!(parts.program, Program::Layers(_)) {
+    if wants_termination_log(container, &parts.program) {
         mounts.extend(termination_mount(container, &paths.termination_log(uid, &id))?);
     }
     mounts.extend(volume::mounts(pod, container, paths, &own)?);
@@ -87,6 +87,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
             }
         }
         Program::Wasm(compiled, shape) => {
+            refuse_programs(container)?;
             // The guest's own name comes first; an artifact without an entry point has none.
             if entrypoint.is_empty() && container.command.as_ref().is_none_or(Vec::is_empty) {
                 args.insert(0, container.name.clone());
@@ -96,6 +97,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
                 shape: *shape,
                 port: http_port(container),
                 grace_period_seconds: grace_period(pod).as_secs(),
+                user: wasm_user(pod, container, &image.config.user)?,
             }
         }
     };
@@ -140,6 +142,44 @@ fn refuse_unsupported(container: &Container) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A Wasm container holds no programs beside its own: what would run one there is refused, rather
+/// than failing again and again.
+fn refuse_programs(container: &Container) -> Result<(), String> {
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+    ];
+    let probes = probes.map(|(name, probe)| (name, probe.as_ref().is_some_and(|p| p.exec.is_some())));
+    let hooks = container.lifecycle.as_ref();
+    let hooks = [
+        ("lifecycle.postStart", hooks.and_then(|l| l.post_start.as_ref())),
+        ("lifecycle.preStop", hooks.and_then(|l| l.pre_stop.as_ref())),
+    ];
+    let hooks = hooks.map(|(name, hook)| (name, hook.is_some_and(|h| h.exec.is_some())));
+    match probes.into_iter().chain(hooks).find(|(_, runs)| *runs) {
+        Some((name, _)) => {
+            Err(format!("{name}.exec is not possible in a Wasm container, which holds no other programs"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A server's requests would each pay for a directory more, and a server rarely has last words: it
+/// gets the file only where it asks for one.
+fn wants_termination_log(container: &Container, program: &Program) -> bool {
+    let own = container.termination_message_path.as_deref().is_some_and(|path| path != TERMINATION_LOG);
+    own || !matches!(program, Program::Wasm(_, WasmShape::Http))
+}
+
+/// Whom a Wasm container runs as, if its pod says so. There are no account files in its image.
+fn wasm_user(pod: &Pod, container: &Container, image_user: &str) -> Result<Option<User>, String> {
+    let users = ImageUsers { user: image_user.to_owned(), ..ImageUsers::default() };
+    let (security, _) = security(pod, container, &users)?;
+    let user = User { uid: security.uid, gid: security.gid, groups: security.additional_gids };
+    Ok((user != User { uid: 0, gid: 0, groups: Vec::new() }).then_some(user))
 }
 
 fn http_port(container: &Container) -> u16 {

@@ -31,6 +31,7 @@ mod wasm;
 #[path = "../../wasm/src/config.rs"]
 #[allow(dead_code)]
 mod wasm_config;
+mod wasm_view;
 
 use std::fs;
 use std::io::{self, Write};

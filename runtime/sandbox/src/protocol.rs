@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::wasm_config::WasmShape;
+pub use crate::wasm_config::{User, WasmShape};
 
 /// How a sandbox is set up; the file `DIR/sandbox.json` that `proa sandbox DIR` reads at start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -185,6 +185,8 @@ pub enum Payload {
         port: u16,
         /// Seconds between SIGTERM and the forced end of a command.
         grace_period_seconds: u64,
+        /// Whom files that the guest makes belong to, if not root.
+        user: Option<User>,
     },
 }
 

@@ -98,17 +98,24 @@ impl Server {
     }
 
     fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
-        let Payload::Wasm { compiled, shape, port, grace_period_seconds } = &container.payload else {
+        let Payload::Wasm { compiled, shape, port, grace_period_seconds, user } = &container.payload else {
             return Ok(());
         };
         if container.tty {
             return Err(Failure::new("CreateContainerError", "a Wasm container cannot have a terminal"));
         }
-        let program =
-            Program { compiled, shape: *shape, port: *port, grace_period_seconds: *grace_period_seconds };
+        let program = Program {
+            compiled,
+            shape: *shape,
+            port: *port,
+            grace_period_seconds: *grace_period_seconds,
+            user: user.as_ref(),
+        };
         let cgroup = self.pod.child(&container.id);
-        let spawned = wasm::spawn(&container, &program, &cgroup, &self.config.hostname)?;
-        let mut entry = Entry::new(container, cgroup, Vec::new(), log);
+        let scratch = self.dir.join("wasm").join(&container.id);
+        let spawned = wasm::spawn(&container, &program, &cgroup, &self.config.hostname, &scratch)
+            .inspect_err(|_| drop(fs::remove_dir_all(&scratch)))?;
+        let mut entry = Entry::new(container, cgroup, vec![scratch], log);
         entry.add_stream(Stream::Stdout, spawned.stdout);
         entry.add_stream(Stream::Stderr, spawned.stderr);
         entry.add_report(spawned.report);

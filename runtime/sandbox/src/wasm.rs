@@ -18,8 +18,9 @@ use nix::unistd::pipe2;
 use crate::cgroup::Cgroup;
 use crate::executor::reset_signals;
 use crate::helper::{Failure, die_with_parent};
-use crate::protocol::{Container, Mount, WasmShape};
-use crate::wasm_config::{FileOverlay, Preopen, RunConfig};
+use crate::protocol::{Container, User, WasmShape};
+use crate::wasm_config::RunConfig;
+use crate::wasm_view::view;
 
 /// What runs, as the payload of the container says.
 pub struct Program<'a> {
@@ -31,6 +32,8 @@ pub struct Program<'a> {
     pub port: u16,
     /// Seconds between SIGTERM and the forced end.
     pub grace_period_seconds: u64,
+    /// Whom it runs as, if not as root.
+    pub user: Option<&'a User>,
 }
 
 /// A Wasm container's process.
@@ -45,14 +48,15 @@ pub struct Spawned {
     pub report: OwnedFd,
 }
 
-/// Starts it.
+/// Starts it. `scratch` is a directory of the container's own, made if it needs one.
 pub fn spawn(
     container: &Container,
     program: &Program<'_>,
     cgroup: &Cgroup,
     hostname: &str,
+    scratch: &Path,
 ) -> Result<Spawned, Failure> {
-    let (preopens, files) = split_mounts(&container.mounts)?;
+    let view = view(&container.mounts, scratch).map_err(|e| Failure::new("CreateContainerError", e))?;
     let mut env = container.env.clone();
     if !env.iter().any(|(name, _)| name == "HOSTNAME") {
         env.insert(0, ("HOSTNAME".to_owned(), hostname.to_owned()));
@@ -64,11 +68,12 @@ pub fn spawn(
         args: container.args.clone(),
         env,
         cwd: container.cwd.clone(),
-        preopens,
-        files,
+        preopens: view.preopens,
+        files: view.files,
         memory_bytes: container.resources.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
         port: program.port,
         grace_period_seconds: program.grace_period_seconds,
+        user: program.user.cloned(),
         report_fd: Some(report_end.as_raw_fd()),
     };
     let config = memory_file(&config).map_err(|e| create_error("write the configuration", &e))?;
@@ -134,28 +139,6 @@ fn beside() -> Option<PathBuf> {
     // After an upgrade the kernel adds a note to the old file's name.
     let path = this.parent().map(|dir| dir.join("proa-wasm"))?;
     path.is_file().then_some(path)
-}
-
-/// A Wasm guest is given directories. Single files it can have none of, but those that name
-/// lookups go by are shown to its process, and those that only a process tree has a use for are
-/// left out.
-fn split_mounts(mounts: &[Mount]) -> Result<(Vec<Preopen>, Vec<FileOverlay>), Failure> {
-    let (mut preopens, mut files) = (Vec::new(), Vec::new());
-    for mount in mounts {
-        let (source, target) = (mount.source.clone(), mount.target.clone());
-        let is_file = Path::new(&source).is_file();
-        match target.as_str() {
-            "/etc/resolv.conf" | "/etc/hosts" => files.push(FileOverlay { source, target }),
-            "/etc/hostname" | "/dev/termination-log" | "/dev/shm" => {}
-            _ if is_file => {
-                let message =
-                    format!("mount {target}: a Wasm container can be given directories, not single files");
-                return Err(Failure::new("CreateContainerError", message));
-            }
-            _ => preopens.push(Preopen { source, target, read_only: mount.read_only }),
-        }
-    }
-    Ok((preopens, files))
 }
 
 /// A file without a name, which the new process inherits. Unlike an argument it may hold secrets.

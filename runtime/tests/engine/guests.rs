@@ -222,10 +222,18 @@ async fn directories(world: Arc<World>) {
     assert_eq!(exit.code, 1, "{log}");
     let mut container = with("w-4", true, &["read", "/one"]);
     container.mounts[0].source = volume.join("file").display().to_string();
+    container.mounts[0].target = "/one".to_owned();
+    let (exit, log) = pod.run(container.clone()).await;
+    assert_eq!((exit.code, log.as_str()), (0, "stdout F written\n"), "a single file");
+    let volume_too =
+        Mount { source: volume.display().to_string(), target: "/v".to_owned(), read_only: false };
+    container.id = "w-5".to_owned();
+    container.mounts[0].target = "/v/deep/one".to_owned();
+    container.mounts.push(volume_too);
     let reply = pod.ask(Request::Start(Box::new(container))).await;
     let Reply::Failed { reason, message } = reply else { panic!("{reply:?}") };
     assert_eq!(reason, "CreateContainerError");
-    assert!(message.contains("directories, not single files"), "{message}");
+    assert!(message.contains("must lie in its topmost directory"), "{message}");
     pod.stop().await;
 }
 

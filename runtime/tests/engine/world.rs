@@ -102,7 +102,8 @@ impl World {
     /// A Wasm container.
     pub fn wasm(&self, pod: &Pod, id: &str, what: &Compiled, port: u16, args: &[&str]) -> Container {
         let compiled = what.path.display().to_string();
-        let payload = Payload::Wasm { compiled, shape: what.shape, port, grace_period_seconds: 2 };
+        let payload =
+            Payload::Wasm { compiled, shape: what.shape, port, grace_period_seconds: 2, user: None };
         pod.container(id, &[&["guest"], args].concat(), payload)
     }
 }

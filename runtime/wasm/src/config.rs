@@ -28,14 +28,28 @@ pub struct Preopen {
     pub read_only: bool,
 }
 
-/// A file of the pod put over a file of the node, for this process alone, so that name lookups
-/// follow the pod's `/etc/resolv.conf` and `/etc/hosts`.
+/// A file put over another file of the node, for this process alone: the pod's `/etc/resolv.conf`
+/// and `/etc/hosts`, so that name lookups follow them, and files that a guest finds in one of its
+/// directories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOverlay {
     /// File on the node that is shown instead.
     pub source: String,
     /// File that is covered.
     pub target: String,
+    /// Nobody may write there.
+    pub read_only: bool,
+}
+
+/// Whose rights the process has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
 }
 
 /// Everything about one Wasm container.
@@ -53,7 +67,7 @@ pub struct RunConfig {
     pub cwd: String,
     /// Directories the guest may open.
     pub preopens: Vec<Preopen>,
-    /// Files shown to name lookups.
+    /// Files put over others.
     pub files: Vec<FileOverlay>,
     /// Most bytes one linear memory may have; `None` for no limit but the cgroup's.
     pub memory_bytes: Option<u64>,
@@ -61,6 +75,8 @@ pub struct RunConfig {
     pub port: u16,
     /// Seconds a guest may go on after SIGTERM.
     pub grace_period_seconds: u64,
+    /// Whom the process runs as, if not as root.
+    pub user: Option<User>,
     /// An open pipe for [`Report`] lines, if somebody listens.
     pub report_fd: Option<i32>,
 }

@@ -1,5 +1,6 @@
 //! What this process takes from itself before a guest runs: the node's `/etc/resolv.conf` and
-//! `/etc/hosts`, and every privilege that a container has not by default either.
+//! `/etc/hosts`, files that others cover, and every privilege that a container has not by default
+//! either.
 //!
 //! Called before any thread exists. Wasm itself is the wall around a guest; this is a second one,
 //! in case the first has a hole.
@@ -9,9 +10,9 @@ use std::io;
 
 use anyhow::Context;
 
-use crate::config::{FileOverlay, RunConfig};
+use crate::config::{FileOverlay, RunConfig, User};
 
-/// Capabilities kept, by number: what containers have by default, without making device nodes,
+/// Capabilities that root keeps, by number: what containers have by default, without making device nodes,
 /// raw packets, chroot and audit, which no WASI call leads to.
 const KEPT: [u32; 8] = [
     0,  // CAP_CHOWN
@@ -24,12 +25,18 @@ const KEPT: [u32; 8] = [
     10, // CAP_NET_BIND_SERVICE
 ];
 
-/// Enters the pod's view of the name service files and drops privileges.
+/// What is left to another user than root: the way to the guest's own directories, which lie below
+/// some that are root's alone. What a guest may write there is decided by its user.
+const KEPT_BY_USERS: [u32; 1] = [
+    2, // CAP_DAC_READ_SEARCH
+];
+
+/// Enters the pod's view of files and drops privileges.
 pub fn enter(config: &RunConfig) -> anyhow::Result<()> {
     if !config.files.is_empty() {
-        cover_files(&config.files).context("show the pod's name service files")?;
+        cover_files(&config.files).context("show the pod's files")?;
     }
-    drop_privileges().context("drop privileges")
+    drop_privileges(config.user.as_ref()).context("drop privileges")
 }
 
 fn cover_files(files: &[FileOverlay]) -> io::Result<()> {
@@ -38,6 +45,9 @@ fn cover_files(files: &[FileOverlay]) -> io::Result<()> {
     mount(None, "/", libc::MS_REC | libc::MS_SLAVE)?;
     for file in files {
         mount(Some(&file.source), &file.target, libc::MS_BIND)?;
+        if file.read_only {
+            mount(None, &file.target, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY)?;
+        }
     }
     Ok(())
 }
@@ -51,25 +61,41 @@ fn mount(source: Option<&str>, target: &str, flags: libc::c_ulong) -> io::Result
     check(unsafe { libc::mount(source, target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
 }
 
-fn drop_privileges() -> io::Result<()> {
+fn drop_privileges(user: Option<&User>) -> io::Result<()> {
     // SAFETY: geteuid and prctl with these options take and give numbers only.
     unsafe {
         if libc::geteuid() == 0 {
+            let kept = if user.is_some_and(|user| user.uid != 0) { &KEPT_BY_USERS[..] } else { &KEPT };
             for capability in 0..64 {
                 // Above the last capability that the kernel knows, this fails with EINVAL.
-                if !KEPT.contains(&capability) && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0
+                if !kept.contains(&capability) && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0
                 {
                     break;
                 }
             }
-            set_capabilities()?;
+            if let Some(user) = user {
+                become_user(user)?;
+            }
+            set_capabilities(kept)?;
         }
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     }
 }
 
+fn become_user(user: &User) -> io::Result<()> {
+    // SAFETY: the kernel reads as many groups as it is told; all else are numbers.
+    unsafe {
+        check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
+        check(libc::setgid(user.gid))?;
+        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
+        check(libc::setuid(user.uid))?;
+        // Forgotten by the kernel when the user changes.
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))
+    }
+}
+
 /// `capset(2)`, which the C library does not wrap: version 3 has two words per set.
-fn set_capabilities() -> io::Result<()> {
+fn set_capabilities(kept: &[u32]) -> io::Result<()> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -89,7 +115,7 @@ fn set_capabilities() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // Only what is there can be kept.
-    let kept = KEPT.iter().fold(0, |bits, capability| bits | 1 << capability) & current[0].permitted;
+    let kept = kept.iter().fold(0, |bits, capability| bits | 1 << capability) & current[0].permitted;
     let sets = [Sets { effective: kept, permitted: kept, inheritable: 0 }, Sets::default()];
     // SAFETY: the kernel reads the two elements that version 3 stands for.
     if unsafe { libc::syscall(libc::SYS_capset, &header, sets.as_ptr()) } != 0 {
