@@ -14,6 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster;
 use crate::directory::Directory;
 use crate::down;
 use crate::etc::Names;
@@ -54,7 +55,15 @@ pub async fn run(
     directory: Directory,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
+    let cluster = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        cluster = cluster::identity(&client) => cluster,
+    };
     let host = Arc::new(host(config, client, images, network, directory)?);
+    let failed = |error| NodeError::Io { path: host.paths.cluster().display().to_string(), error };
+    for aside in cluster::settle(&host.paths, &cluster).map_err(failed)? {
+        tracing::warn!(path = %aside.display(), "set aside what pods of another cluster left");
+    }
     let keeper = tokio::spawn(node::run(Arc::clone(&host), shutdown.clone()));
     let mut agent = Agent { host, pods: HashMap::new(), cleaned: false };
     Box::pin(agent.run(&shutdown)).await;
@@ -208,6 +217,7 @@ async fn remove_forgotten(host: &Host, known: &BTreeSet<String>) {
     uids.extend(names(&paths.volumes()));
     for uid in uids.difference(known) {
         tracing::info!(uid, "removing a pod that is not known any more");
+        stop::end_gently(&paths.sandbox(uid)).await;
         if let Err(error) = stop::remove_from_node(host, uid, None).await {
             tracing::warn!(error, uid, "something of a forgotten pod is left");
         }

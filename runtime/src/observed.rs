@@ -168,8 +168,6 @@ pub struct Ended {
     pub attempt: u32,
     /// Exit code, 128 + signal if a signal ended it.
     pub code: i32,
-    /// The signal that ended it, or 0.
-    pub signal: i32,
     /// `Completed`, `Error`, `OOMKilled`, …
     pub reason: String,
     /// What is known beyond the reason.
@@ -506,7 +504,6 @@ fn terminated(state: &ContainerState, attempt: u32) -> Option<Ended> {
     Some(Ended {
         attempt,
         code: terminated.exit_code,
-        signal: terminated.signal.unwrap_or(0),
         reason: terminated.reason.clone().unwrap_or_default(),
         message: terminated.message.clone().unwrap_or_default(),
         started_at: time(&terminated.started_at),
@@ -519,7 +516,6 @@ fn lost(attempt: u32, started_at: Timestamp, now: Timestamp) -> Ended {
     Ended {
         attempt,
         code: 137,
-        signal: 0,
         reason: "ContainerStatusUnknown".to_owned(),
         message: "The container could not be located when the pod was terminated".to_owned(),
         started_at,

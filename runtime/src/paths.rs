@@ -83,6 +83,11 @@ impl Paths {
         self.pod_logs(pod).join(container).join(format!("{attempt}.log"))
     }
 
+    /// Which cluster's pods these are: `cluster`.
+    pub fn cluster(&self) -> PathBuf {
+        self.data.join("cluster")
+    }
+
     /// Compiled Wasm.
     pub fn wasm(&self) -> PathBuf {
         self.data.join("wasm")

@@ -209,13 +209,12 @@ fn waiting(reason: &str, message: String) -> ContainerState {
 fn terminated(uid: &str, name: &str, ended: &Ended) -> ContainerState {
     let terminated = ContainerStateTerminated {
         exit_code: ended.code,
-        // A plain exit code has no signal; the API leaves the field out then.
-        signal: Some(ended.signal).filter(|signal| *signal != 0),
         reason: Some(ended.reason.clone()).filter(|r| !r.is_empty()),
         message: Some(ended.message.clone()).filter(|m| !m.is_empty()),
         started_at: Some(Time(ended.started_at)),
         finished_at: Some(Time(ended.finished_at)),
         container_id: Some(container_id(uid, name, ended.attempt)),
+        ..ContainerStateTerminated::default()
     };
     ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }

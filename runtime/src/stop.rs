@@ -2,13 +2,15 @@
 //!
 //! Called by a pod's worker in tasks of their own.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{Api, DeleteParams, Preconditions};
 use nix::sys::signal::Signal;
-use proa_sandbox::protocol::{ContainerState, Request};
+use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
 use serde_json::Value;
 
 use crate::container::termination_message;
@@ -23,6 +25,8 @@ use crate::volume::mount;
 /// Lines and bytes of the log that stand in for a message (`FallbackToLogsOnError`).
 const FALLBACK_LINES: u64 = 80;
 const FALLBACK_BYTES: usize = 2048;
+/// Between SIGTERM and SIGKILL for containers whose pod nobody knows any more.
+const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
 /// Calls a container's preStop hook, if it has one, within the grace period.
 pub async fn pre_stop(
@@ -86,6 +90,30 @@ pub async fn remove_from_node(host: &Host, uid: &str, sandbox: Option<Sandbox>) 
     stop_sandbox(&host.paths.sandbox(uid), sandbox).await?;
     host.network.detach(uid).await.map_err(|error| error.to_string())?;
     mount::remove_tree(&host.paths.pod_volumes(uid)).map_err(|error| format!("remove volumes: {error}"))
+}
+
+/// Gives the containers of a pod of which only the sandbox's directory is known the time to end by
+/// themselves that the kubelet gives such containers.
+pub async fn end_gently(dir: &std::path::Path) {
+    let Ok(sandbox) = Sandbox::adopt(dir).await else { return };
+    let Ok(Reply::Containers { containers }) = sandbox.request(Request::List).await else { return };
+    let running = containers.into_iter().filter(|state| state.exit.is_none()).map(|state| state.id);
+    let mut running: BTreeSet<String> = running.collect();
+    for id in &running {
+        send(Target { sandbox: sandbox.clone(), id: id.clone() }, libc::SIGTERM, false).await;
+    }
+    let Ok(events) = sandbox.watch().await else { return };
+    let ended = async {
+        let mut events = std::pin::pin!(events);
+        while !running.is_empty()
+            && let Some(Event::Container(state)) = events.next().await
+        {
+            if state.exit.is_some() {
+                running.remove(&state.id);
+            }
+        }
+    };
+    let _ = tokio::time::timeout(ORPHAN_GRACE, ended).await;
 }
 
 /// Stops a sandbox that is known, or found in its directory, and removes what it leaves.

@@ -35,6 +35,9 @@ const MASKED_PATHS: [&str; 12] = [
 /// Seen, but not writable.
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where a container finds its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Devices that any container may open: null, zero, full, random, urandom, tty, ptmx.
 const DEVICES: [(u64, u64); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
 
@@ -46,7 +49,7 @@ pub fn of(container: &Container, security: &Security, root: &Path, cgroup: &Cgro
         "process": process(&container.args, container, security, &capabilities, hostname),
         "root": {"path": root, "readonly": security.read_only_root},
         "mounts": mounts(&container.mounts, security, cgroup),
-        "linux": linux(&container.resources, security, &capabilities, cgroup),
+        "linux": linux(container, security, &capabilities, cgroup),
     })
 }
 
@@ -126,20 +129,16 @@ fn mounts(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> Vec<Value> 
 fn cgroup_mounts(cgroup: &Cgroup, access: &str) -> Vec<Value> {
     let options = ["nosuid", "noexec", "nodev", "relatime", access];
     if cgroup.version() == Version::V2 {
-        return vec![mount("/sys/fs/cgroup", "cgroup", "cgroup", &options)];
+        return vec![mount(CGROUPS, "cgroup", "cgroup", &options)];
     }
-    let mut mounts = vec![mount(
-        "/sys/fs/cgroup",
-        "tmpfs",
-        "tmpfs",
-        &["nosuid", "noexec", "nodev", "mode=755", "size=64k"],
-    )];
+    let mut mounts =
+        vec![mount(CGROUPS, "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=64k"])];
     for controller in ["memory", "cpu", "cpuset", "pids"] {
-        if Path::new("/sys/fs/cgroup").join(controller).is_dir() {
+        if Path::new(CGROUPS).join(controller).is_dir() {
             let source = cgroup.directory(controller).display().to_string();
             let mut bound = vec!["bind"];
             bound.extend(options);
-            mounts.push(mount(&format!("/sys/fs/cgroup/{controller}"), "bind", &source, &bound));
+            mounts.push(mount(&format!("{CGROUPS}/{controller}"), "bind", &source, &bound));
         }
     }
     mounts
@@ -149,7 +148,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
     json!({"destination": destination, "type": kind, "source": source, "options": options})
 }
 
-fn linux(resources: &Resources, security: &Security, capabilities: &[String], cgroup: &Cgroup) -> Value {
+fn linux(container: &Container, security: &Security, capabilities: &[String], cgroup: &Cgroup) -> Value {
     let mut namespaces = vec![json!({"type": "mount"})];
     if !security.host_pid {
         namespaces.push(json!({"type": "pid"}));
@@ -162,14 +161,14 @@ fn linux(resources: &Resources, security: &Security, capabilities: &[String], cg
     }
     let mut linux = json!({
         "cgroupsPath": cgroup.path(),
-        "resources": limits(resources, security, cgroup.version()),
+        "resources": limits(&container.resources, security, cgroup.version()),
         "namespaces": namespaces,
     });
     if security.privileged {
         linux["devices"] = Value::Array(host_devices(Path::new("/dev")));
     } else {
         linux["maskedPaths"] = json!(MASKED_PATHS);
-        linux["readonlyPaths"] = json!(READONLY_PATHS);
+        linux["readonlyPaths"] = json!(read_only_paths(&container.mounts, cgroup.version()));
     }
     if let Some(profile) = seccomp_of(security, capabilities) {
         linux["seccomp"] = profile;
@@ -181,6 +180,13 @@ fn linux(resources: &Resources, security: &Security, capabilities: &[String], cg
 pub fn seccomp_of(security: &Security, capabilities: &[String]) -> Option<Value> {
     let unconfined = security.privileged || security.seccomp_unconfined;
     (!unconfined).then(|| seccomp::profile(capabilities))
+}
+
+/// Where each controller is bound by itself, nothing may be made beside them either.
+fn read_only_paths(wanted: &[Mount], version: Version) -> Vec<&'static str> {
+    let taken = wanted.iter().any(|m| m.target.trim_end_matches('/') == CGROUPS);
+    let cgroups = (version == Version::V1 && !taken).then_some(CGROUPS);
+    READONLY_PATHS.into_iter().chain(cgroups).collect()
 }
 
 fn limits(resources: &Resources, security: &Security, version: Version) -> Value {

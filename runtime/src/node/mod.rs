@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Registers the node and keeps its Lease and its status until `shutdown`.
 pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
-    let mut keeper = Keeper { host, node: None, lease: None, written: None };
+    let mut keeper = Keeper { host, registered: false, lease: None, written: None };
     loop {
         let pause = match keeper.beat(Timestamp::now()).await {
             Ok(()) => LEASE_EVERY,
@@ -51,8 +51,8 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
 
 struct Keeper {
     host: Arc<Host>,
-    /// As the API server last gave it.
-    node: Option<Node>,
+    /// The Node has been there, with this node's labels, since this program began.
+    registered: bool,
     lease: Option<Lease>,
     /// When the status was last written.
     written: Option<Timestamp>,
@@ -60,11 +60,18 @@ struct Keeper {
 
 impl Keeper {
     async fn beat(&mut self, now: Timestamp) -> Result<(), kube::Error> {
-        let node = match self.node.take() {
+        let api = Api::<Node>::all(self.host.client.clone());
+        let name = &self.host.config.node_name;
+        let found = if self.registered { api.get_opt(name).await? } else { None };
+        let node = match found {
             Some(node) => node,
-            None => self.register().await?,
+            // New here, or somebody has deleted it.
+            None => {
+                self.written = None;
+                self.register().await?
+            }
         };
-        let node = self.node.insert(node).clone();
+        self.registered = true;
         self.renew(&node, now).await?;
         let mut wanted = object::status(&self.host);
         let due = self.written.is_none_or(|written| since(now, written) >= STATUS_EVERY);
@@ -76,12 +83,8 @@ impl Keeper {
         if change == json!({}) {
             return Ok(());
         }
-        let api = Api::<Node>::all(self.host.client.clone());
         let patch = Patch::Merge(json!({"status": change}));
-        // Somebody may have deleted it: then it is registered anew at the next beat.
-        let written = api.patch_status(&self.host.config.node_name, &PatchParams::default(), &patch).await;
-        self.node = written.as_ref().ok().cloned();
-        written?;
+        api.patch_status(&self.host.config.node_name, &PatchParams::default(), &patch).await?;
         self.written = Some(now);
         Ok(())
     }

@@ -160,7 +160,6 @@ impl PodObserved {
         let ended = state.exit.as_ref().map(|exit| Ended {
             attempt,
             code: exit.code,
-            signal: exit.signal,
             reason: exit.reason.clone(),
             message: exit.message.clone(),
             started_at,
@@ -190,7 +189,6 @@ impl PodObserved {
         seen.end(Ended {
             attempt,
             code: 128,
-            signal: 0,
             reason: "StartError".to_owned(),
             message: message.to_owned(),
             started_at: now,

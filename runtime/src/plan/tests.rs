@@ -111,8 +111,8 @@ impl World {
         let at = self.now.as_millisecond();
         let reason = if code == Some(0) { "Completed" } else { "Error" };
         let exit = code.map(|code| Exit {
-            code,
             signal: 0,
+            code,
             reason: reason.to_owned(),
             message: String::new(),
             finished_at_ms: at,

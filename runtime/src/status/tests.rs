@@ -18,8 +18,8 @@ fn pod(spec: Value) -> Pod {
 
 fn container(id: &str, exit: Option<(i32, &str)>, seconds: i64) -> Outcome {
     let exit = exit.map(|(code, reason)| protocol::Exit {
-        code,
         signal: 0,
+        code,
         reason: reason.to_owned(),
         message: String::new(),
         finished_at_ms: at(seconds).as_millisecond(),

@@ -109,6 +109,10 @@ fn one_mount(
     } else {
         let target = paths.subpath(uid, &container.name, index);
         mount::bind_beneath(&root, &sub_path, &target).map_err(|error| {
+            let error = match error.raw_os_error() {
+                Some(libc::EXDEV) => "it leads out of the volume".to_owned(),
+                _ => error.to_string(),
+            };
             format!(
                 "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
                 wanted.name, container.name

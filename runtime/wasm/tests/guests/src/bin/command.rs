@@ -1,6 +1,7 @@
 //! A command whose first argument says what to do.
 
 use std::io::{Read, Write};
+use std::net::ToSocketAddrs;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -10,6 +11,21 @@ fn main() {
             println!("hello {} from {}", arg(2), std::env::var("HOSTNAME").unwrap_or_default());
             eprintln!("GREETING={}", std::env::var("GREETING").unwrap_or_default());
         }
+        "args" => args.iter().for_each(|arg| println!("{arg}")),
+        "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
+        "cwd" => report(std::env::current_dir().map(|dir| println!("{}", dir.display()))),
+        "stdin" => {
+            let mut text = String::new();
+            report(std::io::stdin().read_to_string(&mut text).map(|bytes| println!("{bytes} bytes")));
+        }
+        // Waits until a file holds a text.
+        "await" => {
+            while std::fs::read_to_string(arg(2)).unwrap_or_default() != arg(3) {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        "list" => report(list(arg(2))),
+        "lookup" => report(lookup(arg(2))),
         "exit" => std::process::exit(arg(2).parse().unwrap_or(0)),
         "trap" => core::arch::wasm32::unreachable(),
         "spin" => {
@@ -43,6 +59,22 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+fn list(dir: &str) -> std::io::Result<()> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    names.iter().for_each(|name| println!("{name}"));
+    Ok(())
+}
+
+/// The addresses of a host.
+fn lookup(host: &str) -> std::io::Result<()> {
+    (host, 0).to_socket_addrs()?.for_each(|address| println!("{}", address.ip()));
+    Ok(())
 }
 
 fn report(result: std::io::Result<()>) {
