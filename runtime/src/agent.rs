@@ -32,6 +32,9 @@ use crate::volume::mount;
 /// Sandboxes that are started at a time, for each processor.
 const STARTS_PER_CPU: i64 = 4;
 
+/// Forgotten pods that are removed at a time.
+const AT_A_TIME: usize = 16;
+
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -215,13 +218,16 @@ async fn remove_forgotten(host: &Host, known: &BTreeSet<String>) {
     let paths = &host.paths;
     let mut uids: BTreeSet<String> = names(&paths.sandboxes()).into_iter().collect();
     uids.extend(names(&paths.volumes()));
-    for uid in uids.difference(known) {
+    let forgotten = futures::stream::iter(uids.difference(known));
+    // Each may take the time that its containers have to end.
+    let remove = async |uid: &String| {
         tracing::info!(uid, "removing a pod that is not known any more");
         stop::end_gently(&paths.sandbox(uid)).await;
         if let Err(error) = stop::remove_from_node(host, uid, None).await {
             tracing::warn!(error, uid, "something of a forgotten pod is left");
         }
-    }
+    };
+    forgotten.for_each_concurrent(AT_A_TIME, remove).await;
     for name in names(&paths.logs()) {
         let uid = name.rsplit('_').next().unwrap_or_default();
         if !known.contains(uid)
