@@ -1,6 +1,10 @@
 # The commands of the project. `make demo` and `make test` are all that a newcomer needs: both set
 # up what a fresh Debian machine lacks.
 
+# A test run that fails in a pipe has failed.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+
 # Outside the clone, so that several clones share what they have built.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proa/target
 
@@ -11,7 +15,7 @@ KUBECTL_1_20 := $(CARGO_TARGET_DIR)/tools/kubectl-1.20
 TOOLS := $(CARGO_TARGET_DIR)/tools/installed
 export PROA_TEST_KUBECTL_1_20 := $(KUBECTL_1_20)/usr/bin/kubectl
 
-.PHONY: demo test check bench sim examples release setup clean-demo
+.PHONY: demo test check check-arm bench sim examples release setup
 
 # Debian packages and Rust targets. kubectl 1.20 is unpacked, not installed, so that it stands
 # beside the machine's own.
@@ -40,12 +44,19 @@ test: setup examples
 	cargo build --locked --release -p proa-wasm --features static-binary --target $(MUSL)
 	mkdir -p $(CARGO_TARGET_DIR)/debug
 	cp $(CARGO_TARGET_DIR)/$(MUSL)/release/proa-wasm $(CARGO_TARGET_DIR)/debug/proa-wasm
-	cargo test --locked --workspace
+	cargo test --locked --workspace --lib --bins --tests 2>&1 | tee $(CARGO_TARGET_DIR)/test.log
+	@awk '/^test result:/ { p += $$4; f += $$6; s += $$8 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' $(CARGO_TARGET_DIR)/test.log
 
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --lib --bins
+
+# Both binaries for 64-bit ARM boards, as far as the compiler can tell without one.
+check-arm: setup
+	dpkg -s gcc-aarch64-linux-gnu >/dev/null 2>&1 || apt-get install -qy --no-install-recommends gcc-aarch64-linux-gnu
+	CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_musl=aarch64-linux-gnu-ar \
+		cargo check --locked --target aarch64-unknown-linux-musl --bin proa --bin proa-wasm --workspace
 
 bench: release examples
 	cargo run --locked --release -q --example bench
