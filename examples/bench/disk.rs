@@ -16,29 +16,35 @@ const BLOCK: usize = 4096;
 /// About what a small object takes.
 const VALUE: usize = 1024;
 
-/// Gives the p50 of an append with fdatasync, in milliseconds.
-pub fn measure(dir: &Path, report: &mut Report) -> Result<f64> {
+pub fn measure(dir: &Path, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir_in(dir)?;
-    let mut syncs = syncs(dir.path())?;
+    let mut file = Appended::create(dir.path())?;
+    let mut syncs = (0..SYNCS).map(|_| file.sync()).collect::<Result<Vec<_>>>()?;
     let fdatasync = percentile(&mut syncs, 50.0);
     report.add(Figure::new("disk_fdatasync_p50", fdatasync, "ms", Goal::None));
     report.add(Figure::new("disk_fdatasync_p99", percentile(&mut syncs, 99.0), "ms", Goal::None));
     let mut commits = commits(dir.path())?;
     let commit = Figure::new("redb_commit_p50", percentile(&mut commits, 50.0), "ms", Goal::None);
     report.add(commit.beside("fdatasync", fdatasync));
-    Ok(fdatasync)
+    Ok(())
 }
 
-fn syncs(dir: &Path) -> Result<Vec<f64>> {
-    let mut file = File::create(dir.join("appended"))?;
-    let mut samples = Vec::new();
-    for _ in 0..SYNCS {
-        let start = Instant::now();
-        file.write_all(&[b'x'; BLOCK])?;
-        file.sync_data()?;
-        samples.push(start.elapsed().as_secs_f64() * 1e3);
+/// A file that is appended to durably.
+pub struct Appended(File);
+
+impl Appended {
+    /// Makes the file in `dir`.
+    pub fn create(dir: &Path) -> Result<Appended> {
+        Ok(Appended(File::create(dir.join("appended"))?))
     }
-    Ok(samples)
+
+    /// Appends a block and waits until the disk has it; milliseconds.
+    pub fn sync(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        self.0.write_all(&[b'x'; BLOCK])?;
+        self.0.sync_data()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
 }
 
 fn commits(dir: &Path) -> Result<Vec<f64>> {

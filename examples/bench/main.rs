@@ -139,11 +139,9 @@ fn own_namespaces() -> Result<()> {
 /// Each part by itself: what fails in one does not keep the others from being measured.
 async fn measure(places: &Places, parts: &[Part], report: &mut Report) {
     let wanted = |part: Part| parts.is_empty() || parts.contains(&part);
-    let mut fdatasync = None;
-    // What others are compared with is measured with them.
-    if wanted(Part::Disk) || wanted(Part::Api) {
+    if wanted(Part::Disk) {
         let measured = tokio::task::block_in_place(|| disk::measure(&places.dir, report));
-        fdatasync = report.check("disk", measured);
+        report.check("disk", measured);
     }
     if wanted(Part::Sizes) {
         let measured = idle::sizes(&places.proa, report);
@@ -156,7 +154,7 @@ async fn measure(places: &Places, parts: &[Part], report: &mut Report) {
     if wanted(Part::Api)
         && let Some(cluster) = report.check("up", Cluster::start(places).await)
     {
-        api::measure(&cluster, fdatasync, report).await;
+        api::measure(&cluster, report).await;
     }
     if (wanted(Part::Idle) || wanted(Part::Pods))
         && let Some(cluster) = report.check("up", Cluster::start(places).await)
