@@ -33,12 +33,12 @@ examples: setup
 
 # Both binaries as they are shipped, side by side in TARGET/release.
 release: setup
-	cargo build --locked --release --bin proa
+	cargo build --locked --release --bin proa --example demo --example bench
 	cargo build --locked --release -p proa-wasm --features static-binary --target $(MUSL)
 	cp $(CARGO_TARGET_DIR)/$(MUSL)/release/proa-wasm $(CARGO_TARGET_DIR)/release/proa-wasm
 
 demo: release examples
-	cargo run --locked --release -q --example demo
+	$(CARGO_TARGET_DIR)/release/examples/demo
 
 test: setup examples
 	cargo build --locked --release -p proa-wasm --features static-binary --target $(MUSL)
@@ -59,7 +59,7 @@ check-arm: setup
 		cargo check --locked --target aarch64-unknown-linux-musl --bin proa --bin proa-wasm --workspace
 
 bench: release examples
-	cargo run --locked --release -q --example bench
+	$(CARGO_TARGET_DIR)/release/examples/bench
 
 sim:
 	PROA_SIM_SEED=$(SEED) cargo test --locked -p proa-logic --test simulation -- --nocapture
