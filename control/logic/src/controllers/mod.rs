@@ -17,6 +17,7 @@ mod claims;
 mod revisions;
 mod templates;
 
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
@@ -27,6 +28,7 @@ pub mod namespace;
 pub mod node;
 pub mod replica_set;
 mod service_endpoints;
+pub mod stateful_set;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +45,9 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::Deployment => deployment::reconcile(seen, key, now),
         Controller::ReplicaSet => replica_set::reconcile(seen, key, now),
         Controller::DaemonSet => daemon_set::reconcile(seen, key, now),
+        Controller::StatefulSet => stateful_set::reconcile(seen, key, now),
         Controller::Job => job::reconcile(seen, key, now),
+        Controller::CronJob => cron_job::reconcile(seen, key, now),
         Controller::JobOrphan => job::reconcile_orphan(seen, key),
         Controller::EndpointSlice => endpoint_slice::reconcile(seen, key),
         Controller::Endpoints => endpoints::reconcile(seen, key),
@@ -63,6 +67,8 @@ impl Controller {
             Controller::Deployment => "deployment-controller",
             Controller::ReplicaSet => "replicaset-controller",
             Controller::DaemonSet => "daemonset-controller",
+            Controller::StatefulSet => "statefulset-controller",
+            Controller::CronJob => "cronjob-controller",
             Controller::Job | Controller::JobOrphan => "job-controller",
             Controller::EndpointSlice => "endpoint-slice-controller",
             Controller::Endpoints => "endpoint-controller",

@@ -26,8 +26,12 @@ pub enum Controller {
     ReplicaSet,
     /// By DaemonSet.
     DaemonSet,
+    /// By StatefulSet.
+    StatefulSet,
     /// By Job.
     Job,
+    /// By CronJob.
+    CronJob,
     /// By pod that a Job's finalizer holds.
     JobOrphan,
     /// By Service.
@@ -139,8 +143,12 @@ impl Wakes {
                 if seen.graph.get(uid).is_none() {
                     self.orphans(seen, uid);
                 }
+                if let Some(owner) = controller_of(&job.metadata).filter(|o| o.kind == "CronJob") {
+                    self.key(Controller::CronJob, &Key::new(&key.namespace, &owner.name));
+                }
             }
-            Fact::StatefulSet(_) | Fact::CronJob(_) => {}
+            Fact::CronJob(_) => self.key(Controller::CronJob, key),
+            Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
             Fact::Pod(_) | Fact::Lease(_) | Fact::Other => {}
         }
     }
@@ -307,6 +315,7 @@ fn of_kind(kind: &str) -> Option<Controller> {
     match kind {
         "ReplicaSet" => Some(Controller::ReplicaSet),
         "DaemonSet" => Some(Controller::DaemonSet),
+        "StatefulSet" => Some(Controller::StatefulSet),
         "Job" => Some(Controller::Job),
         _ => None,
     }
@@ -325,7 +334,10 @@ fn selectors<'a>(
         daemon_sets.map(|(k, o)| (Controller::DaemonSet, k, o.spec.as_ref().map(|s| &s.selector)));
     let jobs = seen.jobs.in_namespace(namespace);
     let jobs = jobs.map(|(k, o)| (Controller::Job, k, o.spec.as_ref().and_then(|s| s.selector.as_ref())));
-    replica_sets.chain(daemon_sets).chain(jobs)
+    let stateful_sets = seen.stateful_sets.in_namespace(namespace);
+    let stateful_sets =
+        stateful_sets.map(|(k, o)| (Controller::StatefulSet, k, o.spec.as_ref().map(|s| &s.selector)));
+    replica_sets.chain(daemon_sets).chain(stateful_sets).chain(jobs)
 }
 
 fn selects(selector: Option<&LabelSelector>, pod: &Pod) -> bool {

@@ -15,6 +15,7 @@ mod tidy;
 
 mod config_map;
 mod controller_revision;
+pub mod cron_job;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -33,6 +34,7 @@ mod secret;
 mod service;
 mod service_account;
 mod service_validation;
+mod stateful_set;
 mod template;
 
 use std::sync::Arc;
@@ -214,6 +216,8 @@ pub fn built_in() -> Table {
         daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
+        stateful_set::kind(),
+        cron_job::kind(),
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),

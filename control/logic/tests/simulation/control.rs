@@ -209,6 +209,12 @@ impl Control {
             Controller::DaemonSet,
             self.seen.daemon_sets.iter().map(|(k, _)| k.clone()).collect(),
         );
+        keyed(&mut wakes, Controller::CronJob, self.seen.cron_jobs.iter().map(|(k, _)| k.clone()).collect());
+        keyed(
+            &mut wakes,
+            Controller::StatefulSet,
+            self.seen.stateful_sets.iter().map(|(k, _)| k.clone()).collect(),
+        );
         keyed(&mut wakes, Controller::Job, self.seen.jobs.iter().map(|(k, _)| k.clone()).collect());
         keyed(&mut wakes, Controller::JobOrphan, self.seen.pods.iter().map(|p| p.meta.key.clone()).collect());
         keyed(

@@ -14,6 +14,12 @@ use super::{NODES, Users, World, is_ready};
 pub struct Ledger {
     /// DaemonSets that have had a ready pod on every node, by uid.
     complete: BTreeMap<String, bool>,
+    /// By CronJob and name, the Job that served a time.
+    served: BTreeMap<(String, String), String>,
+    /// How much of the log has been looked through for that.
+    read: usize,
+    /// Pods of ordered sets.
+    seen_pods: BTreeSet<String>,
     /// What Jobs have said, by uid.
     counts: BTreeMap<String, Counts>,
 }
@@ -44,14 +50,21 @@ fn is_true(object: &Value, condition: &str) -> bool {
 impl World {
     /// A user changes something.
     pub fn change_workload(&mut self, app: &str) {
-        match self.random.below(2) {
-            0 => self.change_daemon_set(app),
-            _ => self.change_job(app),
+        match self.random.below(7) {
+            0..2 => self.change_daemon_set(app),
+            2..4 => self.change_job(app),
+            4..6 => self.change_stateful_set(app),
+            _ => self.change_cron_job(app),
         }
     }
 
     /// Nothing is started by the clock any more, and nothing is held back.
     pub fn stop_workloads(&mut self) {
+        for cron_job in self.api.list("batch/v1 CronJob").cloned().collect::<Vec<_>>() {
+            let mut new = cron_job.clone();
+            new["spec"]["suspend"] = true.into();
+            self.api.update(&reference(&cron_job), Part::Main, new).unwrap();
+        }
         for job in self.api.list("batch/v1 Job").cloned().collect::<Vec<_>>() {
             let mut new = job.clone();
             new["spec"]["suspend"] = false.into();
@@ -151,15 +164,140 @@ impl World {
         self.api.update(&reference(&object), Part::Main, new).unwrap();
     }
 
+    fn change_cron_job(&mut self, app: &str) {
+        let Some(object) = self.api.get("batch/v1 CronJob", "default", app).cloned() else {
+            let mut template = self.template("cron");
+            template["spec"]["restartPolicy"] = "Never".into();
+            let policy = match app {
+                "a" => "Allow",
+                "b" => "Forbid",
+                _ => "Replace",
+            };
+            let spec = json!({
+                "schedule": "* * * * *", "concurrencyPolicy": policy, "successfulJobsHistoryLimit": 1,
+                "jobTemplate": {"spec": {"parallelism": 2, "completions": 2, "backoffLimit": 2, "template": template}},
+            });
+            self.api
+                .create("batch/v1", "CronJob", "default", json!({"metadata": {"name": app}, "spec": spec}))
+                .unwrap();
+            return;
+        };
+        if object["metadata"]["deletionTimestamp"].is_string() {
+            return;
+        }
+        if !self.calm && self.random.one_in(6) {
+            self.api.delete(&reference(&object), Some("Background"), None);
+            return;
+        }
+        let mut new = object.clone();
+        new["spec"]["suspend"] = self.random.one_in(3).into();
+        self.api.update(&reference(&object), Part::Main, new).unwrap();
+    }
+
+    fn change_stateful_set(&mut self, app: &str) {
+        // Its pods have the names of the set: it must not share its own with another.
+        let name = format!("s{app}");
+        let template = self.template(&name);
+        let replicas = self.random.below(4);
+        let Some(object) = self.api.get("apps/v1 StatefulSet", "default", &name).cloned() else {
+            let policy = if app == "c" { "Parallel" } else { "OrderedReady" };
+            let spec = json!({
+                "replicas": replicas, "serviceName": name, "podManagementPolicy": policy,
+                "selector": {"matchLabels": {"app": name}}, "template": template, "revisionHistoryLimit": 2,
+            });
+            self.api
+                .create(
+                    "apps/v1",
+                    "StatefulSet",
+                    "default",
+                    json!({"metadata": {"name": name}, "spec": spec}),
+                )
+                .unwrap();
+            return;
+        };
+        if object["metadata"]["deletionTimestamp"].is_string() {
+            return;
+        }
+        if !self.calm && self.random.one_in(8) {
+            let policy = ["Background", "Foreground", "Orphan"][self.random.below(3)];
+            self.api.delete(&reference(&object), Some(policy), None);
+            return;
+        }
+        let mut new = object.clone();
+        if self.random.one_in(2) {
+            new["spec"]["replicas"] = replicas.into();
+        } else {
+            new["spec"]["template"] = template;
+        }
+        self.api.update(&reference(&object), Part::Main, new).unwrap();
+    }
+
+    /// No time is served twice, and where one Job stands in the way of the next, no two run.
+    fn check_cron_jobs(&mut self) {
+        for entry in &self.api.log[self.ledger.read..] {
+            let job = &entry.object;
+            let cron_job = text(job, "/metadata/ownerReferences/0/uid");
+            if entry.kind == "batch/v1 Job" && !cron_job.is_empty() {
+                let name = text(job, "/metadata/name").to_owned();
+                let uid = text(job, "/metadata/uid").to_owned();
+                let first = self.ledger.served.entry((cron_job.to_owned(), name)).or_insert(uid.clone());
+                assert_eq!(*first, uid, "a time is served twice");
+            }
+        }
+        self.ledger.read = self.api.log.len();
+        for cron_job in
+            self.api.list("batch/v1 CronJob").filter(|c| c["spec"]["concurrencyPolicy"] == "Forbid")
+        {
+            let uid = text(cron_job, "/metadata/uid");
+            let running = self.api.list("batch/v1 Job").filter(|j| {
+                text(j, "/metadata/ownerReferences/0/uid") == uid
+                    && !is_true(j, "Complete")
+                    && !is_true(j, "Failed")
+            });
+            assert!(running.count() <= 1, "two Jobs run where one is allowed:\n{}", self.api.tail(60));
+        }
+    }
+
+    /// In order: no pod comes before those with lower ordinals are ready.
+    fn check_order(&mut self) {
+        for set in self
+            .api
+            .list("apps/v1 StatefulSet")
+            .filter(|s| s["spec"]["podManagementPolicy"] == "OrderedReady")
+        {
+            let uid = text(set, "/metadata/uid");
+            let pods: BTreeMap<&str, &Value> = self
+                .api
+                .list("v1 Pod")
+                .filter(|p| text(p, "/metadata/ownerReferences/0/uid") == uid)
+                .map(|p| (text(p, "/metadata/name"), p))
+                .collect();
+            for (name, pod) in &pods {
+                if !self.ledger.seen_pods.insert(text(pod, "/metadata/uid").to_owned()) {
+                    continue;
+                }
+                let (set, ordinal) = name.rsplit_once('-').unwrap();
+                for lower in 0..ordinal.parse::<u32>().unwrap() {
+                    let ready = pods.get(format!("{set}-{lower}").as_str()).is_some_and(|p| is_ready(p));
+                    assert!(ready, "{name} comes before {set}-{lower} is ready:\n{}", self.api.tail(60));
+                }
+            }
+            let unavailable = pods.values().filter(|p| !is_ready(p)).count();
+            assert!(unavailable <= 1, "{unavailable} pods are not ready at once:\n{}", self.api.tail(60));
+        }
+    }
+
     /// What must hold at every step while nobody but the controllers takes pods away.
     pub fn check_workloads(&mut self) {
         if self.users != Users::Workloads {
             return;
         }
         self.check_jobs();
+        self.check_cron_jobs();
         if !self.calm {
             return;
         }
+        self.check_order();
         for set in self.api.list("apps/v1 DaemonSet") {
             let (name, uid) = (text(set, "/metadata/name"), text(set, "/metadata/uid"));
             let pods = self.api.list("v1 Pod").filter(|p| text(p, "/metadata/ownerReferences/0/uid") == uid);
@@ -239,6 +377,17 @@ impl World {
     pub fn check_workloads_at_rest(&self) {
         for job in self.api.list("batch/v1 Job") {
             self.check_job_at_rest(job);
+        }
+        for set in self.api.list("apps/v1 StatefulSet") {
+            let (name, uid) = (text(set, "/metadata/name"), text(set, "/metadata/uid"));
+            let pods = self.api.list("v1 Pod").filter(|p| text(p, "/metadata/ownerReferences/0/uid") == uid);
+            let pods: Vec<&Value> = pods.collect();
+            let names: Vec<&str> = pods.iter().map(|p| text(p, "/metadata/name")).collect();
+            let wanted = set["spec"]["replicas"].as_u64().unwrap();
+            assert_eq!(names, (0..wanted).map(|n| format!("{name}-{n}")).collect::<Vec<_>>());
+            let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+            assert!(pods.iter().all(|p| &p["spec"]["containers"][0]["image"] == image), "images of {name}");
+            assert_eq!(set["status"]["currentRevision"], set["status"]["updateRevision"], "{name}");
         }
         for set in self.api.list("apps/v1 DaemonSet") {
             let (name, uid) = (text(set, "/metadata/name"), text(set, "/metadata/uid"));

@@ -271,7 +271,7 @@ fn is_indexed(spec: &JobSpec) -> bool {
 }
 
 fn completion_mode(spec: &JobSpec, path: &Path<'_>, errors: &mut FieldErrors) {
-    let mode = spec.completion_mode.as_deref().unwrap_or_default();
+    let mode = spec.completion_mode.as_deref().unwrap_or("NonIndexed");
     if mode == "NonIndexed" {
         let indexed_only = [
             ("backoffLimitPerIndex", spec.backoff_limit_per_index),

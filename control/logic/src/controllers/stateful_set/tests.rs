@@ -1,0 +1,182 @@
+//! Tables: the next step of a set that grows, shrinks and rolls.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controllers::Object;
+use crate::controllers::templates;
+use crate::controllers::tests::{at, object, owner, seen, stamp};
+
+fn template(image: &str) -> Value {
+    json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": image}]}})
+}
+
+fn revision_name(image: &str) -> String {
+    let template: PodTemplateSpec = serde_json::from_value(template(image)).unwrap();
+    format!("web-{}", templates::hash(&template, 0))
+}
+
+fn revision(image: &str, number: i64) -> Object {
+    let mut template = template(image);
+    template["$patch"] = "replace".into();
+    let meta = json!({"ownerReferences": [owner("StatefulSet", "web", true, true)]});
+    let rest = json!({"metadata": meta, "data": {"spec": {"template": template}}, "revision": number});
+    object("apps/v1", "ControllerRevision", &revision_name(image), rest)
+}
+
+fn set(spec: Value) -> Object {
+    let mut whole = json!({
+        "replicas": 3, "serviceName": "web", "selector": {"matchLabels": {"app": "a"}}, "template": template("new"),
+    });
+    spec.as_object().cloned().unwrap_or_default().into_iter().for_each(|(k, v)| whole[k] = v);
+    let status = json!({"replicas": 0, "currentRevision": revision_name("old")});
+    object("apps/v1", "StatefulSet", "web", json!({"spec": whole, "status": status}))
+}
+
+/// A pod from a few words: `old`, `unready`, `leaving`, `failed`, `since=95`.
+fn pod(name: &str, words: &str) -> Object {
+    let has = |word: &str| words.split(' ').any(|w| w == word);
+    let since = words.split(' ').find_map(|w| w.strip_prefix("since=")?.parse().ok()).unwrap_or(10);
+    let revision = revision_name(if has("old") { "old" } else { "new" });
+    let labels =
+        json!({"app": "a", "controller-revision-hash": revision, "statefulset.kubernetes.io/pod-name": name});
+    let mut meta = json!({"labels": labels, "ownerReferences": [owner("StatefulSet", "web", true, true)]});
+    if has("leaving") {
+        meta["deletionTimestamp"] = stamp(90);
+    }
+    let ready = if has("unready") || has("failed") { "False" } else { "True" };
+    let ready = json!({"type": "Ready", "status": ready, "lastTransitionTime": stamp(since)});
+    let phase = if has("failed") { "Failed" } else { "Running" };
+    let spec = json!({"nodeName": "n", "containers": []});
+    object(
+        "v1",
+        "Pod",
+        name,
+        json!({"metadata": meta, "spec": spec, "status": {"phase": phase, "conditions": [ready]}}),
+    )
+}
+
+fn look(spec: Value, pods: &[(&str, &str)]) -> Plan {
+    let mut objects = vec![set(spec), revision("old", 1), revision("new", 2)];
+    objects.extend(pods.iter().map(|(name, words)| pod(name, words)));
+    reconcile(&seen(objects), &Key::new("d", "web"), at(100))
+}
+
+fn check(spec: Value, pods: &[(&str, &str)], expected: &[&str]) {
+    let plan = look(spec, pods);
+    let lines: Vec<String> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match &action.verb {
+            Verb::Create { body, .. } => {
+                let revision = body["metadata"]["labels"]["controller-revision-hash"].as_str();
+                let age = if revision == Some(&revision_name("old")) { " old" } else { "" };
+                Some(format!("make {}{age}", body["metadata"]["name"].as_str().unwrap()))
+            }
+            Verb::Delete { target, .. } => Some(format!("delete {}", target.name)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lines, expected);
+}
+
+fn parallel() -> Value {
+    json!({"podManagementPolicy": "Parallel"})
+}
+
+#[test]
+fn pods_come_one_after_the_other() {
+    check(json!({}), &[], &["make web-0"]);
+    check(json!({}), &[("web-0", "unready")], &[]);
+    check(json!({}), &[("web-0", "")], &["make web-1"]);
+    check(json!({}), &[("web-0", ""), ("web-2", "")], &["make web-1"]);
+    check(json!({}), &[("web-0", "leaving"), ("web-1", "")], &[]);
+    check(json!({}), &[("web-0", "failed")], &["delete web-0"]);
+    check(json!({"minReadySeconds": 10}), &[("web-0", "since=95")], &[]);
+    assert_eq!(look(json!({"minReadySeconds": 10}), &[("web-0", "since=95")]).again_at, Some(at(105)));
+    check(json!({"ordinals": {"start": 5}}), &[("web-5", "")], &["make web-6"]);
+    check(parallel(), &[("web-1", "unready")], &["make web-0", "make web-2"]);
+    // A name that only looks like one of the set's is left alone.
+    assert_eq!(ordinal("web", "web-01"), None);
+    assert_eq!(ordinal("web", "web-a-1"), None);
+}
+
+#[test]
+fn pods_go_in_reverse_order() {
+    let all = [("web-0", ""), ("web-1", ""), ("web-2", "")];
+    let one = |mut more: Value| {
+        more["replicas"] = 1.into();
+        more
+    };
+    check(one(json!({})), &all, &["delete web-2"]);
+    check(one(json!({})), &[("web-0", ""), ("web-1", ""), ("web-2", "leaving")], &[]);
+    check(one(json!({})), &[("web-0", ""), ("web-1", "unready"), ("web-2", "")], &["delete web-2"]);
+    check(one(json!({})), &[("web-0", "unready"), ("web-1", ""), ("web-2", "")], &[]);
+    check(one(parallel()), &all, &["delete web-2", "delete web-1"]);
+    check(json!({"replicas": 1, "ordinals": {"start": 2}}), &all, &["delete web-1"]);
+}
+
+#[test]
+fn a_new_template_rolls_from_the_last_to_the_first() {
+    let strategy =
+        |rolling: Value| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}});
+    check(json!({}), &[("web-0", "old"), ("web-1", "old"), ("web-2", "old")], &["delete web-2"]);
+    check(json!({}), &[("web-0", "old"), ("web-1", "old"), ("web-2", "unready")], &[]);
+    check(json!({}), &[("web-0", "old"), ("web-1", "old"), ("web-2", "")], &["delete web-1"]);
+    check(json!({}), &[("web-0", "old"), ("web-1", "")], &["make web-2"]);
+    let all = [("web-0", "old"), ("web-1", "old"), ("web-2", "old")];
+    check(strategy(json!({"partition": 2})), &all, &["delete web-2"]);
+    check(strategy(json!({"partition": 2})), &[("web-0", "old"), ("web-1", "old"), ("web-2", "")], &[]);
+    // A pod below the partition comes back as it was.
+    check(strategy(json!({"partition": 2})), &[("web-0", "old"), ("web-2", "")], &["make web-1 old"]);
+    check(json!({"updateStrategy": {"type": "OnDelete"}}), &all, &[]);
+    check(
+        json!({"updateStrategy": {"type": "OnDelete"}}),
+        &[("web-0", "old"), ("web-1", "old")],
+        &["make web-2"],
+    );
+    check(strategy(json!({"maxUnavailable": 2})), &all, &["delete web-2", "delete web-1"]);
+    check(strategy(json!({"maxUnavailable": "70%"})), &all, &["delete web-2", "delete web-1"]);
+    // One that does not run is replaced first, and no other beside it.
+    let mut wide = parallel();
+    wide["updateStrategy"] = json!({"rollingUpdate": {"maxUnavailable": 1}});
+    check(wide, &[("web-0", "old"), ("web-1", "old unready"), ("web-2", "old")], &["delete web-1"]);
+}
+
+#[test]
+fn what_a_pod_carries_and_the_status_says() {
+    let plan = look(json!({}), &[]);
+    let Verb::Create { body, .. } = &plan.actions[0].verb else { panic!("{plan:?}") };
+    assert_eq!((&body["spec"]["hostname"], &body["spec"]["subdomain"]), (&"web-0".into(), &"web".into()));
+    assert_eq!(body["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "0");
+    assert_eq!(body["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"], "web-0");
+    let status = |pods: &[(&str, &str)]| {
+        let plan = look(json!({}), pods);
+        let Verb::Patch { change: crate::controllers::plan::Change::Merge(patch), .. } =
+            &plan.actions.last().unwrap().verb
+        else {
+            panic!("{plan:?}")
+        };
+        patch["status"].clone()
+    };
+    let midway = status(&[("web-0", "old"), ("web-1", "old"), ("web-2", "unready")]);
+    assert_eq!(
+        (
+            &midway["replicas"],
+            &midway["readyReplicas"],
+            &midway["currentReplicas"],
+            &midway["updatedReplicas"]
+        ),
+        (&3.into(), &2.into(), &2.into(), &1.into())
+    );
+    assert_eq!(
+        (midway.get("currentRevision"), &midway["updateRevision"]),
+        (None, &revision_name("new").into())
+    );
+    let done = status(&[("web-0", ""), ("web-1", ""), ("web-2", "")]);
+    assert_eq!(
+        (&done["currentRevision"], &done["currentReplicas"]),
+        (&revision_name("new").into(), &3.into())
+    );
+}
