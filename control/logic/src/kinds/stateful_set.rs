@@ -174,7 +174,9 @@ mod tests {
 
     #[test]
     fn rules() {
-        created(BASE, expect![[r#"
+        created(
+            BASE,
+            expect![[r#"
             apiVersion: apps/v1
             kind: StatefulSet
             metadata:
@@ -214,7 +216,8 @@ mod tests {
                 type: RollingUpdate
             status:
               replicas: 0
-        "#]]);
+        "#]],
+        );
         refusals(
             BASE,
             &[
