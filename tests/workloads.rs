@@ -22,7 +22,7 @@ fn events_have(cluster: &Cluster, object: &str, reason: &str) {
     });
 }
 
-fn word<'a>(table: &'a str, row: usize, column: usize) -> &'a str {
+fn word(table: &str, row: usize, column: usize) -> &str {
     let line = table.lines().nth(row).unwrap_or_default();
     line.split_whitespace().nth(column).unwrap_or_default()
 }
