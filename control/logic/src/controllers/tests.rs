@@ -1,5 +1,5 @@
 //! Tables of the rules that the simulation does not look at one by one, and properties of the
-//! garbage collector and of endpoints.
+//! controllers that need no history to state them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -295,6 +295,37 @@ proptest! {
             prop_assert_eq!(shown.len(), count);
             prop_assert_eq!(slices.iter().sum::<usize>(), count);
         }
+    }
+
+    /// A ReplicaSet makes up exactly the difference, and deletes nobody who is ready before all who
+    /// are not.
+    #[test]
+    fn a_replica_set_makes_up_the_difference(
+        wanted in 0usize..12,
+        ready in prop::collection::vec(any::<bool>(), 0..12),
+    ) {
+        let own = |(index, ready): (usize, &bool)| pod(&format!("p{index}"), Some("s"), *ready, json!({}));
+        let mut objects: Vec<Object> = ready.iter().enumerate().map(own).collect();
+        objects.push(set("s", i32::try_from(wanted).unwrap()));
+        let lines = show(&replica_set::reconcile(&seen(objects), &Key::new("d", "s"), at(100)));
+        let created = lines.iter().filter(|l| *l == "create Pod").count();
+        let deleted: Vec<usize> =
+            lines.iter().filter_map(|l| l.strip_prefix("delete p")?.parse().ok()).collect();
+        prop_assert_eq!(created, wanted.saturating_sub(ready.len()));
+        prop_assert_eq!(deleted.len(), ready.len().saturating_sub(wanted));
+        let spared = (0..ready.len()).any(|index| !ready[index] && !deleted.contains(&index));
+        prop_assert!(!spared || deleted.iter().all(|index| !ready[*index]), "{lines:?}");
+    }
+
+    /// A namespace that goes deletes all it holds and is let go only when it holds nothing.
+    #[test]
+    fn a_namespace_is_finalized_only_when_it_is_empty(count in 0usize..20) {
+        let going = object("v1", "Namespace", "d", json!({"metadata": {"deletionTimestamp": stamp(1)}}));
+        let mut objects: Vec<Object> = (0..count).map(|i| config(&format!("c{i}"), json!({}))).collect();
+        objects.push(going);
+        let lines = show(&namespace::reconcile(&seen(objects), &Key::new("", "d"), at(2)));
+        prop_assert_eq!(lines.iter().filter(|l| l.starts_with("delete c")).count(), count);
+        prop_assert_eq!(lines.iter().any(|l| l.starts_with("finalize")), count == 0);
     }
 
     /// In any graph, what has a living owner is never collected, and what has none is.
