@@ -41,6 +41,23 @@ pub fn wide(name: &'static str, description: &'static str, cell: fn(&Value, Time
     Column { name, type_: "string", format: "", description, priority: 1, cell }
 }
 
+/// The names of the containers in a workload's pod template.
+pub fn template_containers() -> Column {
+    wide("Containers", "Names of each container in the template.", |o, _| container_names(o).into())
+}
+
+/// The images of the containers in a workload's pod template.
+pub fn template_images() -> Column {
+    wide("Images", "Images referenced by each container in the template.", |o, _| container_images(o).into())
+}
+
+/// The selector of a workload's pods.
+pub fn managed_pods() -> Column {
+    wide("Selector", "Labels of the pods that this manages.", |o, _| {
+        selector(o.pointer("/spec/selector")).into()
+    })
+}
+
 /// The string at a JSON pointer, empty when absent.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, RollingUpdateDeploy
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::field::{FieldErrors, Path};
 
-use super::columns::{age, column, container_images, container_names, name, number, selector, wide};
+use super::columns::{age, column, managed_pods, name, number, template_containers, template_images};
 use super::rules::{Rules, row};
 use super::syntax::NOT_NEGATIVE;
 use super::{Kind, ScalePaths, template};
@@ -37,13 +37,9 @@ pub fn kind() -> Kind {
                 number(o, "/status/availableReplicas").into()
             }),
             age(),
-            wide("Containers", "Names of each container in the template.", |o, _| container_names(o).into()),
-            wide("Images", "Images referenced by each container in the template.", |o, _| {
-                container_images(o).into()
-            }),
-            wide("Selector", "Labels of the pods that this manages.", |o, _| {
-                selector(o.pointer("/spec/selector")).into()
-            }),
+            template_containers(),
+            template_images(),
+            managed_pods(),
         ],
         ..row::<Deployments>()
     }

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use proa_api::field::{FieldErrors, Path};
 
-use super::columns::{age, column, container_images, container_names, name, number, wide};
+use super::columns::{age, column, name, number, template_containers, template_images};
 use super::rules::{Rules, row};
 use super::syntax::{self, NOT_NEGATIVE, one_of, report};
 use super::{Kind, ScalePaths, template};
@@ -35,10 +35,8 @@ pub fn kind() -> Kind {
                 format!("{}/{}", number(o, "/status/readyReplicas"), number(o, "/spec/replicas")).into()
             }),
             age(),
-            wide("Containers", "Names of each container in the template.", |o, _| container_names(o).into()),
-            wide("Images", "Images referenced by each container in the template.", |o, _| {
-                container_images(o).into()
-            }),
+            template_containers(),
+            template_images(),
         ],
         ..row::<StatefulSets>()
     }
