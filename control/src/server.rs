@@ -152,10 +152,7 @@ impl Server {
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
         server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
-        let controllers = ControllersConfig {
-            ca_pem: server.ca_pem().to_owned(),
-            cluster_domain: config.cluster_domain.clone(),
-        };
+        let controllers = ControllersConfig { ca_pem: server.ca_pem().to_owned() };
         server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
         Ok(server)
     }

@@ -31,8 +31,6 @@ use crate::registry::Registry;
 pub struct ControllersConfig {
     /// The CA certificates that each namespace publishes for its pods, in PEM.
     pub ca_pem: String,
-    /// `cluster.local`.
-    pub cluster_domain: String,
 }
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts

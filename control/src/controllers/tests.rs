@@ -31,7 +31,7 @@ impl World {
         let registry =
             Registry::open(&dir.path().join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
         let shutdown = CancellationToken::new();
-        let config = ControllersConfig { ca_pem: "PEM".into(), cluster_domain: "cluster.local".into() };
+        let config = ControllersConfig { ca_pem: "PEM".into() };
         let world = World { registry, shutdown, _dir: dir };
         for name in ["default", "kube-node-lease"] {
             world.create("v1", "Namespace", "", json!({"metadata": {"name": name}})).await;
