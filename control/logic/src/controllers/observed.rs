@@ -7,61 +7,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Namespace;
 use proa_api::names;
 
-use super::facts::{Fact, Key, KindName, Meta, Node, Object};
+use super::facts::{Fact, Key, KindName, Meta, Node, Object, whole_objects};
 use super::graph::Graph;
 use super::pods::Pods;
 use super::wakes::Controller;
 
-/// All that is known of the cluster.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// The cluster's CA certificates, for the ConfigMap in each namespace.
-    pub ca_pem: Arc<str>,
-    /// Who owns whom.
-    pub graph: Graph,
-    /// The pods.
-    pub pods: Pods,
-    /// The nodes by name.
-    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
-    /// The namespaces by name.
-    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
-    /// The Deployments.
-    pub deployments: Shelf<Deployment>,
-    /// The ReplicaSets.
-    pub replica_sets: Shelf<ReplicaSet>,
-    /// The DaemonSets.
-    pub daemon_sets: Shelf<DaemonSet>,
-    /// The StatefulSets.
-    pub stateful_sets: Shelf<StatefulSet>,
-    /// The ControllerRevisions.
-    pub controller_revisions: Shelf<ControllerRevision>,
-    /// The Jobs.
-    pub jobs: Shelf<Job>,
-    /// The CronJobs.
-    pub cron_jobs: Shelf<CronJob>,
-    /// The Services.
-    pub services: Shelf<Service>,
-    /// The EndpointSlices.
-    pub endpoint_slices: Shelf<EndpointSlice>,
-    /// The Endpoints.
-    pub endpoints: Shelf<Endpoints>,
-    /// When each node last renewed its Lease.
-    pub heartbeats: BTreeMap<Arc<str>, Timestamp>,
-    /// Nodes that pods are bound to and that do not exist, and since when.
-    pub vanished: BTreeMap<Arc<str>, Timestamp>,
-    /// The namespaces that have their default ServiceAccount.
-    pub default_accounts: BTreeSet<Arc<str>>,
-    /// The CA certificates that each namespace publishes, with the ConfigMap that does.
-    pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
-    /// What the API server last refused to each key of a controller.
-    pub refused: BTreeMap<(Controller, Key), String>,
+macro_rules! observed {
+    ($($field:ident: $variant:ident($type:ty),)*) => {
+        /// All that is known of the cluster.
+        #[derive(Clone, Debug, Default)]
+        pub struct Observed {
+            /// The cluster's CA certificates, for the ConfigMap in each namespace.
+            pub ca_pem: Arc<str>,
+            /// Who owns whom.
+            pub graph: Graph,
+            /// The pods.
+            pub pods: Pods,
+            /// The nodes by name.
+            pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+            /// The namespaces by name.
+            pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+            /// When each node last renewed its Lease.
+            pub heartbeats: BTreeMap<Arc<str>, Timestamp>,
+            /// Nodes that pods are bound to and that do not exist, and since when.
+            pub vanished: BTreeMap<Arc<str>, Timestamp>,
+            /// The namespaces that have their default ServiceAccount.
+            pub default_accounts: BTreeSet<Arc<str>>,
+            /// The CA certificates that each namespace publishes, with the ConfigMap that does.
+            pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
+            /// What the API server last refused to each key of a controller.
+            pub refused: BTreeMap<(Controller, Key), String>,
+            $(#[doc = concat!("The objects of kind ", stringify!($variant), ".")] pub $field: Shelf<$type>,)*
+        }
+
+        impl Observed {
+            fn put_whole(&mut self, key: Key, fact: &Fact) -> Option<Fact> {
+                match fact {
+                    $(Fact::$variant(o) => self.$field.0.insert(key, o.clone()).map(Fact::$variant),)*
+                    _ => None,
+                }
+            }
+
+            fn take_whole(&mut self, kind: &KindName, key: &Key) -> Option<Fact> {
+                $(if kind.is::<$type>() {
+                    return self.$field.0.remove(key).map(Fact::$variant);
+                })*
+                None
+            }
+        }
+    };
 }
+whole_objects!(observed!);
 
 /// Objects of one kind by namespace and name.
 #[derive(Clone, Debug)]
@@ -146,18 +145,6 @@ impl Observed {
                 self.nodes.insert(name, node.clone()).map(Fact::Node)
             }
             Fact::Namespace(n) => self.namespaces.insert(name, n.clone()).map(Fact::Namespace),
-            Fact::Deployment(d) => self.deployments.0.insert(key, d.clone()).map(Fact::Deployment),
-            Fact::ReplicaSet(r) => self.replica_sets.0.insert(key, r.clone()).map(Fact::ReplicaSet),
-            Fact::DaemonSet(o) => self.daemon_sets.0.insert(key, o.clone()).map(Fact::DaemonSet),
-            Fact::StatefulSet(o) => self.stateful_sets.0.insert(key, o.clone()).map(Fact::StatefulSet),
-            Fact::ControllerRevision(o) => {
-                self.controller_revisions.0.insert(key, o.clone()).map(Fact::ControllerRevision)
-            }
-            Fact::Job(o) => self.jobs.0.insert(key, o.clone()).map(Fact::Job),
-            Fact::CronJob(o) => self.cron_jobs.0.insert(key, o.clone()).map(Fact::CronJob),
-            Fact::Service(s) => self.services.0.insert(key, s.clone()).map(Fact::Service),
-            Fact::EndpointSlice(s) => self.endpoint_slices.0.insert(key, s.clone()).map(Fact::EndpointSlice),
-            Fact::Endpoints(e) => self.endpoints.0.insert(key, e.clone()).map(Fact::Endpoints),
             Fact::Lease(at) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
                 self.heartbeats.insert(name, *at).map(Fact::Lease)
             }
@@ -172,6 +159,7 @@ impl Observed {
                 }
                 None
             }
+            whole => self.put_whole(key, whole),
         }
     }
 
@@ -193,20 +181,6 @@ impl Observed {
                 self.nodes.remove(&key.name).map(Fact::Node)
             }
             ("v1", "Namespace") => self.namespaces.remove(&key.name).map(Fact::Namespace),
-            ("apps/v1", "Deployment") => self.deployments.0.remove(key).map(Fact::Deployment),
-            ("apps/v1", "ReplicaSet") => self.replica_sets.0.remove(key).map(Fact::ReplicaSet),
-            ("apps/v1", "DaemonSet") => self.daemon_sets.0.remove(key).map(Fact::DaemonSet),
-            ("apps/v1", "StatefulSet") => self.stateful_sets.0.remove(key).map(Fact::StatefulSet),
-            ("apps/v1", "ControllerRevision") => {
-                self.controller_revisions.0.remove(key).map(Fact::ControllerRevision)
-            }
-            ("batch/v1", "Job") => self.jobs.0.remove(key).map(Fact::Job),
-            ("batch/v1", "CronJob") => self.cron_jobs.0.remove(key).map(Fact::CronJob),
-            ("v1", "Service") => self.services.0.remove(key).map(Fact::Service),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                self.endpoint_slices.0.remove(key).map(Fact::EndpointSlice)
-            }
-            ("v1", "Endpoints") => self.endpoints.0.remove(key).map(Fact::Endpoints),
             ("coordination.k8s.io/v1", "Lease") if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
                 self.heartbeats.remove(&key.name).map(Fact::Lease)
             }
@@ -217,7 +191,7 @@ impl Observed {
                 if is_default_account(meta) {
                     self.default_accounts.remove(&key.namespace);
                 }
-                None
+                self.take_whole(&meta.kind, key)
             }
         };
         fact.unwrap_or(Fact::Other)

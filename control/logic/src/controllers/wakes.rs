@@ -149,7 +149,7 @@ impl Wakes {
             }
             Fact::CronJob(_) => self.key(Controller::CronJob, key),
             Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
-            Fact::Pod(_) | Fact::Lease(_) | Fact::Other => {}
+            _ => {}
         }
     }
 

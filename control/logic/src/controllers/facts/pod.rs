@@ -1,167 +1,19 @@
-//! Facts: what the controllers remember of each object.
+//! What the controllers and the scheduler remember of a pod: no more than a rule reads, because
+//! tens of thousands of pods must fit a small board.
 //!
-//! The shell decodes each object once with [`Object::decode`]; [`super::Observed`] keeps it. Of
-//! objects that there are many of (pods, nodes) only what a rule reads is kept, because
-//! tens of thousands of pods must fit a small board. Of the others the whole typed object is.
+//! Made by [`super::Object::decode`], kept by [`crate::controllers::pods`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use proa_api::condition;
 use proa_api::names;
 use proa_api::selector::Labels;
-use serde::Deserialize;
 
-use super::plan::Reference;
-use super::resources::{HostPort, Resources, host_ports, requests};
-
-/// Namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Empty outside namespaces.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl Key {
-    /// A key of these.
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Key { namespace: namespace.into(), name: name.into() }
-    }
-
-    /// The key of an object's metadata.
-    pub fn of(meta: &ObjectMeta) -> Self {
-        Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
-    }
-}
-
-/// API version and kind, shared by all objects of the kind.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KindName {
-    /// `apps/v1`.
-    pub api_version: Arc<str>,
-    /// `Deployment`.
-    pub kind: Arc<str>,
-}
-
-impl KindName {
-    /// A name of these.
-    pub fn new(api_version: &str, kind: &str) -> Self {
-        KindName { api_version: api_version.into(), kind: kind.into() }
-    }
-}
-
-/// The metadata of any object, as far as ownership and deletion are concerned.
-#[derive(Debug, PartialEq)]
-pub struct Meta {
-    /// Which kind.
-    pub kind: KindName,
-    /// Namespace and name.
-    pub key: Key,
-    /// Unique over all time.
-    pub uid: Arc<str>,
-    /// The revision seen.
-    pub resource_version: Box<str>,
-    /// When it was created.
-    pub created: Timestamp,
-    /// When its deletion was asked for.
-    pub deleted: Option<Timestamp>,
-    /// What holds its deletion up.
-    pub finalizers: Box<[String]>,
-    /// Its owners.
-    pub owners: Box<[OwnerReference]>,
-}
-
-impl Meta {
-    /// The facts in an object's metadata.
-    pub fn of(kind: &KindName, meta: &ObjectMeta) -> Self {
-        Meta {
-            kind: kind.clone(),
-            key: Key::of(meta),
-            uid: meta.uid.as_deref().unwrap_or_default().into(),
-            resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
-            created: time(&meta.creation_timestamp).unwrap_or(Timestamp::UNIX_EPOCH),
-            deleted: time(&meta.deletion_timestamp),
-            finalizers: meta.finalizers.clone().unwrap_or_default().into(),
-            owners: meta.owner_references.clone().unwrap_or_default().into(),
-        }
-    }
-
-    /// The reference for actions and Events.
-    pub fn reference(&self) -> Reference {
-        Reference {
-            api_version: self.kind.api_version.clone(),
-            kind: self.kind.kind.clone(),
-            namespace: self.key.namespace.clone(),
-            name: self.key.name.clone(),
-            uid: self.uid.clone(),
-        }
-    }
-
-    /// The one controller that owns the object.
-    pub fn controller(&self) -> Option<&OwnerReference> {
-        self.owners.iter().find(|r| r.controller == Some(true))
-    }
-
-    /// True if a finalizer of this name holds the object.
-    pub fn has_finalizer(&self, name: &str) -> bool {
-        self.finalizers.iter().any(|f| f == name)
-    }
-}
-
-/// One decoded object.
-#[derive(Clone, Debug)]
-pub struct Object {
-    /// What all objects have.
-    pub meta: Arc<Meta>,
-    /// What its kind has.
-    pub fact: Fact,
-}
-
-/// What is kept of an object beyond its [`Meta`].
-#[derive(Clone, Debug)]
-pub enum Fact {
-    /// A pod.
-    Pod(Arc<Pod>),
-    /// A node.
-    Node(Arc<Node>),
-    /// A namespace.
-    Namespace(Arc<core::Namespace>),
-    /// A Deployment.
-    Deployment(Arc<Deployment>),
-    /// A ReplicaSet.
-    ReplicaSet(Arc<ReplicaSet>),
-    /// A DaemonSet.
-    DaemonSet(Arc<DaemonSet>),
-    /// A StatefulSet.
-    StatefulSet(Arc<StatefulSet>),
-    /// A ControllerRevision.
-    ControllerRevision(Arc<ControllerRevision>),
-    /// A Job.
-    Job(Arc<Job>),
-    /// A CronJob.
-    CronJob(Arc<CronJob>),
-    /// A Service.
-    Service(Arc<core::Service>),
-    /// An EndpointSlice.
-    EndpointSlice(Arc<EndpointSlice>),
-    /// An Endpoints object.
-    Endpoints(Arc<core::Endpoints>),
-    /// A Lease: when it was last renewed.
-    Lease(Timestamp),
-    /// The `ca.crt` of a ConfigMap that holds the cluster's CA.
-    RootCa(Arc<str>),
-    /// Anything else.
-    Other,
-}
+use super::{Fact, Meta, Object, kind_of, time};
+use crate::controllers::resources::{HostPort, Resources, host_ports, requests};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -269,23 +121,6 @@ pub struct Wishes {
     pub node_affinity: Option<core::NodeAffinity>,
     /// True if it is for the built-in scheduler and no gate holds it back.
     pub schedulable: bool,
-}
-
-/// What is kept of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// Its metadata.
-    pub meta: Arc<Meta>,
-    /// Its labels.
-    pub labels: Labels,
-    /// Keeps pods away.
-    pub taints: Vec<core::Taint>,
-    /// Set by `kubectl cordon`.
-    pub unschedulable: bool,
-    /// What pods may use, all together.
-    pub allocatable: Resources,
-    /// `Ready` and others.
-    pub conditions: Vec<core::NodeCondition>,
 }
 
 impl Pod {
@@ -418,7 +253,7 @@ fn named_ports(spec: &core::PodSpec) -> Box<[NamedPort]> {
 }
 
 /// True for an init container that keeps running beside the others.
-pub(super) fn is_sidecar(container: &core::Container) -> bool {
+pub(in crate::controllers) fn is_sidecar(container: &core::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
@@ -432,132 +267,9 @@ fn wishes(spec: &core::PodSpec) -> Wishes {
     }
 }
 
-impl Node {
-    /// The condition of this type.
-    pub fn condition(&self, type_: &str) -> Option<&core::NodeCondition> {
-        self.conditions.iter().find(|c| c.type_ == type_)
-    }
-
-    fn of(meta: Arc<Meta>, node: core::Node) -> Self {
-        let spec = node.spec.unwrap_or_default();
-        let status = node.status.unwrap_or_default();
-        let offered = status.allocatable.or(status.capacity).unwrap_or_default();
-        Node {
-            meta,
-            labels: node.metadata.labels.unwrap_or_default(),
-            taints: spec.taints.unwrap_or_default(),
-            unschedulable: spec.unschedulable.unwrap_or(false),
-            allocatable: Resources::of(&offered),
-            conditions: status.conditions.unwrap_or_default(),
-        }
-    }
-}
-
-/// Any object, read for its metadata only.
-#[derive(Deserialize)]
-struct Bare {
-    metadata: ObjectMeta,
-}
-
-impl Object {
-    /// Decodes the JSON of an object of this kind. Fails on JSON that is not of the kind, which
-    /// the API server never stores.
-    pub fn decode(kind: &KindName, json: &[u8]) -> Result<Self, serde_json::Error> {
-        let name = (&*kind.api_version, &*kind.kind);
-        Ok(match name {
-            ("v1", "Pod") => serde_json::from_slice::<core::Pod>(json)?.into(),
-            ("v1", "Node") => serde_json::from_slice::<core::Node>(json)?.into(),
-            ("v1", "Namespace") => typed(kind, serde_json::from_slice(json)?, Fact::Namespace),
-            ("v1", "Service") => typed(kind, serde_json::from_slice(json)?, Fact::Service),
-            ("v1", "Endpoints") => typed(kind, serde_json::from_slice(json)?, Fact::Endpoints),
-            ("apps/v1", "Deployment") => typed(kind, serde_json::from_slice(json)?, Fact::Deployment),
-            ("apps/v1", "ReplicaSet") => typed(kind, serde_json::from_slice(json)?, Fact::ReplicaSet),
-            ("apps/v1", "DaemonSet") => typed(kind, serde_json::from_slice(json)?, Fact::DaemonSet),
-            ("apps/v1", "StatefulSet") => typed(kind, serde_json::from_slice(json)?, Fact::StatefulSet),
-            ("apps/v1", "ControllerRevision") => {
-                typed(kind, serde_json::from_slice(json)?, Fact::ControllerRevision)
-            }
-            ("batch/v1", "Job") => typed(kind, serde_json::from_slice(json)?, Fact::Job),
-            ("batch/v1", "CronJob") => typed(kind, serde_json::from_slice(json)?, Fact::CronJob),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                typed(kind, serde_json::from_slice(json)?, Fact::EndpointSlice)
-            }
-            ("coordination.k8s.io/v1", "Lease") => serde_json::from_slice::<Lease>(json)?.into(),
-            _ => {
-                let bare: Bare = serde_json::from_slice(json)?;
-                let meta = Meta::of(kind, &bare.metadata);
-                let is_root_ca = name == ("v1", "ConfigMap") && &*meta.key.name == names::CONFIG_MAP_ROOT_CA;
-                let fact = if is_root_ca { root_ca(json)? } else { Fact::Other };
-                Object { meta: Arc::new(meta), fact }
-            }
-        })
-    }
-}
-
-fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
-    let map: core::ConfigMap = serde_json::from_slice(json)?;
-    let data = map.data.unwrap_or_default();
-    Ok(Fact::RootCa(data.get("ca.crt").map(String::as_str).unwrap_or_default().into()))
-}
-
-fn typed<K>(kind: &KindName, mut object: K, fact: fn(Arc<K>) -> Fact) -> Object
-where
-    K: k8s_openapi::Metadata<Ty = ObjectMeta>,
-{
-    object.metadata_mut().managed_fields = None;
-    let meta = Arc::new(Meta::of(kind, object.metadata()));
-    Object { meta, fact: fact(Arc::new(object)) }
-}
-
-/// The name of a typed kind.
-pub fn kind_of<K: k8s_openapi::Resource>() -> KindName {
-    KindName::new(K::API_VERSION, K::KIND)
-}
-
 impl From<core::Pod> for Object {
     fn from(pod: core::Pod) -> Self {
         let meta = Arc::new(Meta::of(&kind_of::<core::Pod>(), &pod.metadata));
         Object { fact: Fact::Pod(Arc::new(Pod::of(meta.clone(), pod))), meta }
     }
-}
-
-impl From<core::Node> for Object {
-    fn from(node: core::Node) -> Self {
-        let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
-        Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
-    }
-}
-
-impl From<Lease> for Object {
-    fn from(lease: Lease) -> Self {
-        let meta = Arc::new(Meta::of(&kind_of::<Lease>(), &lease.metadata));
-        let renewed = lease.spec.and_then(|s| s.renew_time).map(|t| t.0);
-        Object { fact: Fact::Lease(renewed.unwrap_or(meta.created)), meta }
-    }
-}
-
-macro_rules! from_typed {
-    ($($kind:ty => $fact:expr),*) => {$(
-        impl From<$kind> for Object {
-            fn from(object: $kind) -> Self { typed(&kind_of::<$kind>(), object, $fact) }
-        }
-    )*};
-}
-from_typed!(
-    core::Namespace => Fact::Namespace,
-    core::Service => Fact::Service,
-    core::Endpoints => Fact::Endpoints,
-    Deployment => Fact::Deployment,
-    ReplicaSet => Fact::ReplicaSet,
-    DaemonSet => Fact::DaemonSet,
-    StatefulSet => Fact::StatefulSet,
-    ControllerRevision => Fact::ControllerRevision,
-    Job => Fact::Job,
-    CronJob => Fact::CronJob,
-    EndpointSlice => Fact::EndpointSlice
-);
-
-/// The moment in an optional time.
-pub(super) fn time(time: &Option<Time>) -> Option<Timestamp> {
-    time.as_ref().map(|t| t.0)
 }

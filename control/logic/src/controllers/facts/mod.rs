@@ -1,0 +1,163 @@
+//! Facts: what the controllers remember of each object.
+//!
+//! The shell decodes each object once with [`Object::decode`]; [`super::Observed`] keeps it. Of
+//! objects that there are many of ([`pod`], [`node`]) only what a rule reads is kept, because
+//! tens of thousands of pods must fit a small board. Of the others, those in the list of
+//! [`whole_objects`], the whole typed object is.
+
+mod meta;
+mod node;
+mod pod;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proa_api::names;
+use serde::Deserialize;
+
+pub(super) use meta::time;
+pub use meta::{Key, KindName, Meta, kind_of};
+pub use node::Node;
+pub(super) use pod::is_sidecar;
+pub use pod::{End, JobNotes, NamedPort, Phase, Pod, Wishes};
+
+/// One decoded object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// What all objects have.
+    pub meta: Arc<Meta>,
+    /// What its kind has.
+    pub fact: Fact,
+}
+
+/// Hands the list of the kinds that are kept whole to another macro: the field of
+/// [`super::Observed`], the variant of [`Fact`], and the type. A kind that a controller needs whole
+/// is one line here.
+macro_rules! whole_objects {
+    ($($to:tt)*) => {
+        $($to)* {
+            certificate_signing_requests: CertificateSigningRequest(k8s_openapi::api::certificates::v1::CertificateSigningRequest),
+            cluster_roles: ClusterRole(k8s_openapi::api::rbac::v1::ClusterRole),
+            controller_revisions: ControllerRevision(k8s_openapi::api::apps::v1::ControllerRevision),
+            cron_jobs: CronJob(k8s_openapi::api::batch::v1::CronJob),
+            csi_nodes: CSINode(k8s_openapi::api::storage::v1::CSINode),
+            daemon_sets: DaemonSet(k8s_openapi::api::apps::v1::DaemonSet),
+            deployments: Deployment(k8s_openapi::api::apps::v1::Deployment),
+            endpoint_slices: EndpointSlice(k8s_openapi::api::discovery::v1::EndpointSlice),
+            endpoints: Endpoints(k8s_openapi::api::core::v1::Endpoints),
+            horizontal_pod_autoscalers: HorizontalPodAutoscaler(k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler),
+            jobs: Job(k8s_openapi::api::batch::v1::Job),
+            persistent_volume_claims: PersistentVolumeClaim(k8s_openapi::api::core::v1::PersistentVolumeClaim),
+            persistent_volumes: PersistentVolume(k8s_openapi::api::core::v1::PersistentVolume),
+            pod_disruption_budgets: PodDisruptionBudget(k8s_openapi::api::policy::v1::PodDisruptionBudget),
+            replica_sets: ReplicaSet(k8s_openapi::api::apps::v1::ReplicaSet),
+            replication_controllers: ReplicationController(k8s_openapi::api::core::v1::ReplicationController),
+            resource_quotas: ResourceQuota(k8s_openapi::api::core::v1::ResourceQuota),
+            services: Service(k8s_openapi::api::core::v1::Service),
+            stateful_sets: StatefulSet(k8s_openapi::api::apps::v1::StatefulSet),
+            storage_classes: StorageClass(k8s_openapi::api::storage::v1::StorageClass),
+        }
+    };
+}
+pub(super) use whole_objects;
+
+macro_rules! facts {
+    ($($field:ident: $variant:ident($type:ty),)*) => {
+        /// What is kept of an object beyond its [`Meta`].
+        #[derive(Clone, Debug)]
+        pub enum Fact {
+            /// A pod.
+            Pod(Arc<Pod>),
+            /// A node.
+            Node(Arc<Node>),
+            /// A namespace.
+            Namespace(Arc<core::Namespace>),
+            /// A Lease: when it was last renewed.
+            Lease(Timestamp),
+            /// The `ca.crt` of a ConfigMap that holds the cluster's CA.
+            RootCa(Arc<str>),
+            $(#[doc = concat!("A whole ", stringify!($variant), ".")] $variant(Arc<$type>),)*
+            /// Anything else.
+            Other,
+        }
+
+        $(impl From<$type> for Object {
+            fn from(object: $type) -> Self {
+                typed(&kind_of::<$type>(), object, Fact::$variant)
+            }
+        })*
+
+        /// Decodes an object that is kept whole; `None` for one that is not.
+        fn whole(kind: &KindName, json: &[u8]) -> Option<Result<Object, serde_json::Error>> {
+            $(if kind.is::<$type>() {
+                return Some(serde_json::from_slice(json).map(|o| typed(kind, o, Fact::$variant)));
+            })*
+            None
+        }
+    };
+}
+whole_objects!(facts!);
+
+/// Any object, read for its metadata only.
+#[derive(Deserialize)]
+struct Bare {
+    metadata: ObjectMeta,
+}
+
+impl Object {
+    /// Decodes the JSON of an object of this kind. Fails on JSON that is not of the kind, which
+    /// the API server never stores.
+    pub fn decode(kind: &KindName, json: &[u8]) -> Result<Self, serde_json::Error> {
+        let name = (&*kind.api_version, &*kind.kind);
+        Ok(match name {
+            ("v1", "Pod") => serde_json::from_slice::<core::Pod>(json)?.into(),
+            ("v1", "Node") => serde_json::from_slice::<core::Node>(json)?.into(),
+            ("v1", "Namespace") => serde_json::from_slice::<core::Namespace>(json)?.into(),
+            ("coordination.k8s.io/v1", "Lease") => serde_json::from_slice::<Lease>(json)?.into(),
+            _ => match whole(kind, json) {
+                Some(object) => object?,
+                None => bare(kind, json)?,
+            },
+        })
+    }
+}
+
+fn bare(kind: &KindName, json: &[u8]) -> Result<Object, serde_json::Error> {
+    let bare: Bare = serde_json::from_slice(json)?;
+    let meta = Meta::of(kind, &bare.metadata);
+    let is_root_ca = kind.is::<core::ConfigMap>() && &*meta.key.name == names::CONFIG_MAP_ROOT_CA;
+    let fact = if is_root_ca { root_ca(json)? } else { Fact::Other };
+    Ok(Object { meta: Arc::new(meta), fact })
+}
+
+fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
+    let map: core::ConfigMap = serde_json::from_slice(json)?;
+    let data = map.data.unwrap_or_default();
+    Ok(Fact::RootCa(data.get("ca.crt").map(String::as_str).unwrap_or_default().into()))
+}
+
+fn typed<K>(kind: &KindName, mut object: K, fact: fn(Arc<K>) -> Fact) -> Object
+where
+    K: k8s_openapi::Metadata<Ty = ObjectMeta>,
+{
+    object.metadata_mut().managed_fields = None;
+    let meta = Arc::new(Meta::of(kind, object.metadata()));
+    Object { meta, fact: fact(Arc::new(object)) }
+}
+
+impl From<core::Namespace> for Object {
+    fn from(namespace: core::Namespace) -> Self {
+        typed(&kind_of::<core::Namespace>(), namespace, Fact::Namespace)
+    }
+}
+
+impl From<Lease> for Object {
+    fn from(lease: Lease) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<Lease>(), &lease.metadata));
+        let renewed = lease.spec.and_then(|s| s.renew_time).map(|t| t.0);
+        Object { fact: Fact::Lease(renewed.unwrap_or(meta.created)), meta }
+    }
+}
