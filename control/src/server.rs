@@ -5,12 +5,11 @@
 
 mod bootstrap;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use http::Request;
@@ -29,6 +28,7 @@ use crate::http as api;
 use crate::http::authenticate::Authenticator;
 use crate::http::authorize::SystemOnly;
 use crate::http::{Api, Schemas};
+use crate::kubelet::Kubelets;
 use crate::pki::{Pki, PkiError};
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
@@ -135,10 +135,10 @@ impl Server {
         let server_address = client_address(&addresses);
         let api = Arc::new(Api {
             authenticator: Authenticator::new(pki.clone(), registry.clone()),
+            kubelets: Kubelets::new(&pki, registry.clone())?,
             registry,
             pki: pki.clone(),
             authorizer: Box::new(SystemOnly),
-            nodes: RwLock::new(HashMap::new()),
             schemas: Schemas::default(),
             server_address: server_address.clone(),
             shutdown: shutdown.clone(),
@@ -185,11 +185,10 @@ impl Server {
         &self.api.registry
     }
 
-    /// Says where the logs of a node's pods are served: `kubelet` answers
-    /// `/containerLogs/NAMESPACE/POD/CONTAINER` with the parameters of `pods/log`.
+    /// Says which node runs in this process: `kubelet` serves what other nodes' servers do at the
+    /// addresses in their Node objects.
     pub fn add_node(&self, name: &str, kubelet: axum::Router) {
-        let mut nodes = self.api.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.insert(name.to_owned(), kubelet);
+        self.api.kubelets.add_local(name, kubelet);
     }
 
     /// The admin's kubeconfig.

@@ -68,3 +68,18 @@ pub const CONFIG_MAP_ROOT_CA: &str = "kube-root-ca.crt";
 pub const INGRESS_CLASS: &str = "proa";
 /// Value of `spec.controller` of IngressClasses that the built-in ingress serves.
 pub const INGRESS_CONTROLLER: &str = "proa.dev/ingress";
+
+/// The user that the API server is towards the nodes' servers.
+pub const USER_KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+/// Its group, which gives it nothing at the API itself.
+pub const GROUP_KUBELET_CLIENTS: &str = "proa:kubelet-clients";
+/// What the user names of nodes begin with.
+pub const NODE_USER_PREFIX: &str = "system:node:";
+/// The group of all nodes.
+pub const GROUP_NODES: &str = "system:nodes";
+/// The group of whoever shows a bootstrap token.
+pub const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
+/// What the user names of bootstrap tokens begin with.
+pub const BOOTSTRAP_USER_PREFIX: &str = "system:bootstrap:";
+/// Where a node's server listens, unless its Node says otherwise.
+pub const KUBELET_PORT: u16 = 10250;

@@ -1,10 +1,8 @@
 //! What all requests share, and one request taken apart.
 
-use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -18,6 +16,7 @@ use super::negotiate::{self, Encoding, Form};
 use super::path::{ResourcePath, Verb};
 use super::query::Query;
 use super::schemas::Schemas;
+use crate::kubelet::Kubelets;
 use crate::pki::Pki;
 use crate::registry::{Caller, Registry, WriteOptions};
 
@@ -41,8 +40,8 @@ pub struct Api {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Box<dyn Authorizer>,
-    /// The nodes of this process, by name, with what each serves of its pods.
-    pub nodes: RwLock<HashMap<String, Router>>,
+    /// The nodes' own servers.
+    pub kubelets: Kubelets,
     /// OpenAPI documents.
     pub schemas: Schemas,
     /// `HOST:PORT` for clients that ask where the server is.

@@ -7,7 +7,6 @@ use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_logic::kinds::Kind;
 use serde_json::Value;
-use tower::ServiceExt;
 
 use super::api::{Api, Call};
 use super::query::Query;
@@ -30,13 +29,6 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             call.name()
         )));
     }
-    let router = {
-        let nodes = api.nodes.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        nodes.get(node).cloned()
-    };
-    let Some(router) = router else {
-        return Err(Refusal::unavailable(format!("node {node:?} cannot be reached")));
-    };
     let uri = format!(
         "/containerLogs/{}/{}/{}?{}",
         encode(call.namespace()),
@@ -45,7 +37,7 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         forwarded(&call.query)
     );
     let request = Request::get(uri).body(Body::empty()).map_err(Refusal::internal)?;
-    let Ok(response) = router.oneshot(request).await;
+    let response = api.kubelets.request(node, request).await?;
     if response.status().is_success() { Ok(response) } else { Err(node_refusal(response).await) }
 }
 

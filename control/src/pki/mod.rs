@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use proa_api::names::{GROUP_KUBELET_CLIENTS, USER_KUBELET_CLIENT};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -58,6 +59,7 @@ pub struct Pki {
     authority: Authority,
     server: Pair,
     admin: Pair,
+    kubelet_client: Pair,
     signer: Signer,
 }
 
@@ -86,8 +88,14 @@ impl Pki {
             |facts| !orphaned && !facts.is_near_end(now),
             || authority.issue_client(ADMIN.0, ADMIN.1, now),
         )?;
+        let kubelet_client = load_or_make(
+            dir,
+            "kubelet-client",
+            |facts| !orphaned && !facts.is_near_end(now),
+            || authority.issue_client(USER_KUBELET_CLIENT, GROUP_KUBELET_CLIENTS, now),
+        )?;
         let signer = Signer::new(&load_or_make_token_key(dir)?, issuer.to_owned())?;
-        Ok(Pki { ca, authority, server, admin, signer })
+        Ok(Pki { ca, authority, server, admin, kubelet_client, signer })
     }
 
     /// The CA's certificate, PEM.
@@ -122,6 +130,23 @@ impl Pki {
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate(&self.server.cert_pem)?], key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// TLS towards the nodes: they must show a certificate of the CA, and are shown the one by
+    /// which they know the API server.
+    pub fn kubelet_tls(&self) -> Result<rustls::ClientConfig, PkiError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate(&self.ca.cert_pem)?)?;
+        let key = PrivateKeyDer::from_pem_slice(self.kubelet_client.key_pem.as_bytes())
+            .map_err(|e| PkiError::Unreadable(format!("kubelet client key: {e}")))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate(&self.kubelet_client.cert_pem)?], key)?;
+        // Streams such as exec's are upgrades, which are of HTTP/1.1.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 
