@@ -82,7 +82,7 @@ impl Kubelets {
         let kind = table.by_plural("", "v1", "nodes").ok_or_else(Refusal::no_such_path)?;
         let object = self.registry.get(kind, "", node)?.value();
         address_of(&object)
-            .ok_or_else(|| Refusal::new(500, "", format!("no preferred addresses found for node {node:?}")))
+            .ok_or_else(|| Refusal::new(500, "", "no preferred addresses found; known addresses: []"))
     }
 
     async fn connect(&self, node: &str, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
