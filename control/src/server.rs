@@ -26,7 +26,7 @@ use crate::admission::service::AddressRange;
 use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
 use crate::http::authenticate::Authenticator;
-use crate::http::authorize::SystemOnly;
+use crate::http::authorize::{Chain, Masters, SystemOnly};
 use crate::http::{Api, Schemas};
 use crate::kubelet::Kubelets;
 use crate::pki::{Pki, PkiError};
@@ -138,7 +138,7 @@ impl Server {
             kubelets: Kubelets::new(&pki, registry.clone())?,
             registry,
             pki: pki.clone(),
-            authorizer: Box::new(SystemOnly),
+            authorizer: Chain::new(vec![Box::new(Masters), Box::new(SystemOnly)]),
             schemas: Schemas::default(),
             server_address: server_address.clone(),
             shutdown: shutdown.clone(),

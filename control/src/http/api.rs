@@ -11,7 +11,7 @@ use proa_api::Refusal;
 use tokio_util::sync::CancellationToken;
 
 use super::authenticate::Authenticator;
-use super::authorize::Authorizer;
+use super::authorize::Chain;
 use super::negotiate::{self, Encoding, Form};
 use super::path::{ResourcePath, Verb};
 use super::query::Query;
@@ -39,7 +39,7 @@ pub struct Api {
     /// Who is asking.
     pub authenticator: Authenticator,
     /// Whether they may.
-    pub authorizer: Box<dyn Authorizer>,
+    pub authorizer: Chain,
     /// The nodes' own servers.
     pub kubelets: Kubelets,
     /// OpenAPI documents.

@@ -1,8 +1,8 @@
 //! Who may do what.
 //!
-//! The handler asks an [`Authorizer`] before anything else happens. [`SystemOnly`] is the one
-//! that is there before any RBAC objects are: the cluster's own parts and its administrators may
-//! do everything, everyone else may see what the API is and who they are.
+//! The handler asks a [`Chain`] of [`Authorizer`]s before anything else happens: the first that
+//! allows decides. [`Masters`] lets administrators do everything; [`SystemOnly`] lets the
+//! cluster's own parts, and everyone else see what the API is and who they are.
 
 use std::fmt;
 
@@ -69,65 +69,174 @@ pub enum Attributes<'a> {
     },
 }
 
-/// Decides what callers may do.
-pub trait Authorizer: Send + Sync {
-    /// True if the caller may do it.
-    fn allows(&self, caller: &Caller, what: &Attributes<'_>) -> bool;
-
-    /// What the caller may do in a namespace, as the status of a SelfSubjectRulesReview.
-    fn rules(&self, caller: &Caller, namespace: &str) -> Value;
+/// What one authorizer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The caller may do it.
+    Allow,
+    /// It is not for this authorizer to say; perhaps with a sentence about why, for the refusal
+    /// that follows if nobody else allows it.
+    NoOpinion(String),
 }
 
-/// Allows administrators and the cluster's own parts everything, and others only what
-/// [`OPEN_PATHS`] and [`OPEN_REVIEWS`] say.
+impl Decision {
+    /// Nothing to say at all.
+    pub const NO_OPINION: Decision = Decision::NoOpinion(String::new());
+}
+
+/// Decides what callers may do.
+pub trait Authorizer: Send + Sync {
+    /// Whether the caller may do it.
+    fn decide(&self, caller: &Caller, what: &Attributes<'_>) -> Decision;
+
+    /// Why something is allowed, in a sentence for reviews; empty if there is nothing to say.
+    fn explain(&self, _caller: &Caller, _what: &Attributes<'_>) -> String {
+        String::new()
+    }
+
+    /// Adds what the caller may do in a namespace.
+    fn rules(&self, caller: &Caller, namespace: &str, rules: &mut Rules);
+}
+
+/// What somebody may do in a namespace: the status of a SelfSubjectRulesReview.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// `ResourceRule`s.
+    pub resource: Vec<Value>,
+    /// `NonResourceRule`s.
+    pub non_resource: Vec<Value>,
+    /// Why the list is not complete; empty if it is.
+    pub errors: Vec<String>,
+}
+
+/// Authorizers that are asked in turn: the first that allows decides, and what none allows is
+/// refused.
+pub struct Chain(Vec<Box<dyn Authorizer>>);
+
+impl Chain {
+    /// Asks these, in this order.
+    pub fn new(authorizers: Vec<Box<dyn Authorizer>>) -> Self {
+        Chain(authorizers)
+    }
+
+    /// True if the caller may do it.
+    pub fn allows(&self, caller: &Caller, what: &Attributes<'_>) -> bool {
+        self.0.iter().any(|authorizer| authorizer.decide(caller, what) == Decision::Allow)
+    }
+
+    /// A refusal unless the caller may do it.
+    ///
+    /// # Errors
+    /// 403 in the words of the stock server.
+    pub fn check(&self, caller: &Caller, what: &Attributes<'_>) -> Result<(), Refusal> {
+        match self.ask(caller, what) {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(forbidden(caller, what, &reason)),
+        }
+    }
+
+    /// The status of an access review.
+    pub fn review(&self, caller: &Caller, what: &Attributes<'_>) -> Value {
+        let (allowed, reason) = match self.ask(caller, what) {
+            Ok(authorizer) => (true, authorizer.explain(caller, what)),
+            Err(reason) => (false, reason),
+        };
+        let mut status = json!({ "allowed": allowed });
+        if !reason.is_empty() {
+            status["reason"] = reason.into();
+        }
+        status
+    }
+
+    /// What the caller may do in a namespace, as the status of a SelfSubjectRulesReview.
+    pub fn rules(&self, caller: &Caller, namespace: &str) -> Value {
+        let mut rules = Rules::default();
+        for authorizer in &self.0 {
+            authorizer.rules(caller, namespace, &mut rules);
+        }
+        let mut status = json!({
+            "resourceRules": rules.resource,
+            "nonResourceRules": rules.non_resource,
+            "incomplete": !rules.errors.is_empty(),
+        });
+        if !rules.errors.is_empty() {
+            status["evaluationError"] = rules.errors.join("\n").into();
+        }
+        status
+    }
+
+    /// Who allows it, or why nobody does.
+    fn ask(&self, caller: &Caller, what: &Attributes<'_>) -> Result<&dyn Authorizer, String> {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.decide(caller, what) {
+                Decision::Allow => return Ok(authorizer.as_ref()),
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join("\n"))
+    }
+}
+
+/// Allows members of `system:masters` everything.
+pub struct Masters;
+
+impl Authorizer for Masters {
+    fn decide(&self, caller: &Caller, _what: &Attributes<'_>) -> Decision {
+        if is_master(caller) { Decision::Allow } else { Decision::NO_OPINION }
+    }
+
+    fn rules(&self, caller: &Caller, _namespace: &str, rules: &mut Rules) {
+        if is_master(caller) {
+            everything(rules);
+        }
+    }
+}
+
+/// Allows the cluster's own parts everything, and others only what [`OPEN_PATHS`] and
+/// [`OPEN_REVIEWS`] say.
 pub struct SystemOnly;
 
 impl Authorizer for SystemOnly {
-    fn allows(&self, caller: &Caller, what: &Attributes<'_>) -> bool {
-        if is_system(caller) {
-            return true;
-        }
-        match *what {
-            Attributes::Path { verb, path } => {
-                matches!(verb, "get" | "head") && OPEN_PATHS.iter().any(|p| path_matches(p, path))
-            }
-            Attributes::Resource { verb, group, plural, subresource, .. } => {
-                verb == "create" && subresource.is_empty() && OPEN_REVIEWS.contains(&(group, plural))
-            }
-        }
+    fn decide(&self, caller: &Caller, what: &Attributes<'_>) -> Decision {
+        let allowed = is_part(caller)
+            || match *what {
+                Attributes::Path { verb, path } => {
+                    matches!(verb, "get" | "head") && OPEN_PATHS.iter().any(|p| path_matches(p, path))
+                }
+                Attributes::Resource { verb, group, plural, subresource, .. } => {
+                    verb == "create" && subresource.is_empty() && OPEN_REVIEWS.contains(&(group, plural))
+                }
+            };
+        if allowed { Decision::Allow } else { Decision::NO_OPINION }
     }
 
-    fn rules(&self, caller: &Caller, _namespace: &str) -> Value {
-        if is_system(caller) {
-            return json!({
-                "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
-                "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-                "incomplete": false,
-            });
+    fn rules(&self, caller: &Caller, _namespace: &str, rules: &mut Rules) {
+        if is_part(caller) {
+            return everything(rules);
         }
-        let reviews: Vec<Value> = OPEN_REVIEWS
-            .iter()
-            .map(
-                |(group, plural)| json!({ "verbs": ["create"], "apiGroups": [group], "resources": [plural] }),
-            )
-            .collect();
-        json!({
-            "resourceRules": reviews,
-            "nonResourceRules": [{ "verbs": ["get"], "nonResourceURLs": OPEN_PATHS }],
-            "incomplete": false,
-        })
+        rules.resource.extend(OPEN_REVIEWS.iter().map(
+            |(group, plural)| json!({ "verbs": ["create"], "apiGroups": [group], "resources": [plural] }),
+        ));
+        rules.non_resource.push(json!({ "verbs": ["get"], "nonResourceURLs": OPEN_PATHS }));
     }
 }
 
+fn everything(rules: &mut Rules) {
+    rules.resource.push(json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }));
+    rules.non_resource.push(json!({ "verbs": ["*"], "nonResourceURLs": ["*"] }));
+}
+
 /// The refusal of what is not allowed.
-pub fn forbidden(caller: &Caller, what: &Attributes<'_>) -> Refusal {
-    let user = &caller.user;
+/// `reason` is what the authorizers had to say about it; may be empty.
+fn forbidden(caller: &Caller, what: &Attributes<'_>, reason: &str) -> Refusal {
+    let colon = if reason.is_empty() { "" } else { ": " };
+    let text = format!("User {:?} cannot {what}{colon}{reason}", caller.user);
     match *what {
-        Attributes::Path { verb, path } => {
-            Refusal::new(403, "Forbidden", format!("forbidden: User {user:?} cannot {verb} path {path:?}"))
-        }
+        Attributes::Path { .. } => Refusal::new(403, "Forbidden", format!("forbidden: {text}")),
         Attributes::Resource { group, plural, name, .. } => {
-            Refusal::forbidden(Resource { group, plural }, name, format_args!("User {user:?} cannot {what}"))
+            Refusal::forbidden(Resource { group, plural }, name, text)
         }
     }
 }
@@ -148,11 +257,15 @@ impl fmt::Display for Attributes<'_> {
     }
 }
 
-fn is_system(caller: &Caller) -> bool {
-    let is_part = caller.user.starts_with("system:")
+/// True for members of `system:masters`.
+pub fn is_master(caller: &Caller) -> bool {
+    caller.groups.iter().any(|g| g == GROUP_MASTERS)
+}
+
+fn is_part(caller: &Caller) -> bool {
+    caller.user.starts_with("system:")
         && !caller.user.starts_with(SERVICE_ACCOUNT_PREFIX)
-        && caller.user != "system:anonymous";
-    is_part || caller.groups.iter().any(|g| g == GROUP_MASTERS)
+        && caller.user != "system:anonymous"
 }
 
 fn path_matches(pattern: &str, path: &str) -> bool {
@@ -183,13 +296,17 @@ mod tests {
         name: "",
     };
 
+    fn chain() -> Chain {
+        Chain::new(vec![Box::new(Masters), Box::new(SystemOnly)])
+    }
+
     #[test]
     fn who_may() {
-        assert!(SystemOnly.allows(&caller("jane", &["system:masters"]), &LIST_PODS));
-        assert!(SystemOnly.allows(&caller("system:kube-scheduler", &[]), &LIST_PODS));
-        assert!(!SystemOnly.allows(&caller("system:serviceaccount:a:b", &[]), &LIST_PODS));
-        assert!(!SystemOnly.allows(&caller("system:anonymous", &[]), &LIST_PODS));
-        assert!(!SystemOnly.allows(&caller("jane", &["system:authenticated"]), &LIST_PODS));
+        assert!(chain().allows(&caller("jane", &["system:masters"]), &LIST_PODS));
+        assert!(chain().allows(&caller("system:kube-scheduler", &[]), &LIST_PODS));
+        assert!(!chain().allows(&caller("system:serviceaccount:a:b", &[]), &LIST_PODS));
+        assert!(!chain().allows(&caller("system:anonymous", &[]), &LIST_PODS));
+        assert!(!chain().allows(&caller("jane", &["system:authenticated"]), &LIST_PODS));
     }
 
     #[test]
@@ -198,7 +315,7 @@ mod tests {
         for (verb, path, expected) in
             [("get", "/apis/apps/v1", true), ("get", "/metrics", false), ("post", "/version", false)]
         {
-            assert_eq!(SystemOnly.allows(&jane, &Attributes::Path { verb, path }), expected, "{verb} {path}");
+            assert_eq!(chain().allows(&jane, &Attributes::Path { verb, path }), expected, "{verb} {path}");
         }
     }
 
@@ -206,7 +323,7 @@ mod tests {
     fn texts_are_those_of_the_stock_server() {
         let account = caller("system:serviceaccount:a:b", &[]);
         assert_eq!(
-            forbidden(&account, &LIST_PODS).to_string(),
+            forbidden(&account, &LIST_PODS, "").to_string(),
             "pods is forbidden: User \"system:serviceaccount:a:b\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
         );
         let scale = Attributes::Resource {
@@ -218,11 +335,11 @@ mod tests {
             name: "x",
         };
         assert_eq!(
-            forbidden(&account, &scale).to_string(),
-            "deployments.apps \"x\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \"deployments/scale\" in API group \"apps\" at the cluster scope"
+            forbidden(&account, &scale, "because").to_string(),
+            "deployments.apps \"x\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \"deployments/scale\" in API group \"apps\" at the cluster scope: because"
         );
         assert_eq!(
-            forbidden(&account, &Attributes::Path { verb: "get", path: "/metrics" }).to_string(),
+            forbidden(&account, &Attributes::Path { verb: "get", path: "/metrics" }, "").to_string(),
             "forbidden: User \"system:serviceaccount:a:b\" cannot get path \"/metrics\""
         );
     }

@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 
 pub use api::Api;
 use api::{Call, accept, read_body};
-use authorize::{Attributes, forbidden};
+use authorize::Attributes;
 use negotiate::Discovery;
 use path::{ResourcePath, Route, Verb};
 use query::Query;
@@ -69,9 +69,7 @@ async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, R
         other => {
             let verb = parts.method.as_str().to_ascii_lowercase();
             let what = Attributes::Path { verb: &verb, path: parts.uri.path() };
-            if !api.authorizer.allows(&caller, &what) {
-                return Err(forbidden(&caller, &what));
-            }
+            api.authorizer.check(&caller, &what)?;
             if !matches!(parts.method, Method::GET | Method::HEAD) {
                 return Err(Refusal::method_not_allowed());
             }
@@ -95,9 +93,7 @@ fn caller(api: &Api, parts: &Parts) -> Result<Caller, Refusal> {
             namespace: None,
             name,
         };
-        if !api.authorizer.allows(&caller, &what) {
-            return Err(forbidden(&caller, &what));
-        }
+        api.authorizer.check(&caller, &what)?;
     }
     Ok(other)
 }
@@ -124,9 +120,7 @@ async fn call(
         }),
         name: path.name.as_deref().unwrap_or_default(),
     };
-    if !api.authorizer.allows(&caller, &what) {
-        return Err(forbidden(&caller, &what));
-    }
+    api.authorizer.check(&caller, &what)?;
     let body = match verb {
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
         _ => read_body(body).await?,

@@ -151,7 +151,7 @@ fn review_access(api: &Api, caller: &Caller, review: &Value) -> Result<Value, Re
     let resource = review.pointer("/spec/resourceAttributes").filter(|v| !v.is_null());
     let path = review.pointer("/spec/nonResourceAttributes").filter(|v| !v.is_null());
     let text = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
-    let allowed = match (resource, path) {
+    Ok(match (resource, path) {
         (Some(of), None) => {
             let (verb, group, plural) = (text(of, "verb"), text(of, "group"), text(of, "resource"));
             let (subresource, namespace, name) =
@@ -164,19 +164,18 @@ fn review_access(api: &Api, caller: &Caller, review: &Value) -> Result<Value, Re
                 namespace: Some(namespace.as_str()).filter(|n| !n.is_empty()),
                 name: &name,
             };
-            api.authorizer.allows(caller, &what)
+            api.authorizer.review(caller, &what)
         }
         (None, Some(of)) => {
             let (verb, path) = (text(of, "verb"), text(of, "path"));
-            api.authorizer.allows(caller, &Attributes::Path { verb: &verb, path: &path })
+            api.authorizer.review(caller, &Attributes::Path { verb: &verb, path: &path })
         }
         _ => {
             return Err(Refusal::bad_request(
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             ));
         }
-    };
-    Ok(json!({ "allowed": allowed }))
+    })
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {
