@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proa_api::selector::Labels;
 
-use super::facts::{Key, Pod};
+use super::facts::{Key, Pod, PodTerms};
 use super::resources::{HostPort, Resources};
 
 /// A pod that asks for no CPU counts as this much when nodes are compared, as in the stock
@@ -27,6 +27,8 @@ pub struct Pods {
     unbound: BTreeSet<Key>,
     /// Replicas carry equal labels; each distinct set is kept once.
     labels: BTreeSet<Arc<Labels>>,
+    /// The same for what they say of the pods beside them.
+    terms: BTreeSet<Arc<PodTerms>>,
 }
 
 /// What the pods of one node, taken together, use of it.
@@ -133,6 +135,7 @@ impl Pods {
         let key = pod.meta.key.clone();
         let old = self.remove(&key);
         let pod = self.share_labels(pod);
+        let pod = self.share_terms(pod);
         for (label, value) in pod.labels.iter() {
             let place = (key.namespace.clone(), label.clone(), value.clone());
             self.by_label.entry(place).or_default().insert(key.name.clone());
@@ -183,6 +186,9 @@ impl Pods {
         if Arc::strong_count(&pod.labels) <= 2 {
             self.labels.remove(&pod.labels);
         }
+        if let Some(terms) = pod.terms.as_ref().filter(|a| Arc::strong_count(a) <= 2) {
+            self.terms.remove(terms);
+        }
         Some(pod)
     }
 
@@ -196,6 +202,23 @@ impl Pods {
             }
             None => {
                 self.labels.insert(pod.labels.clone());
+                pod
+            }
+        }
+    }
+
+    fn share_terms(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
+        let Some(own) = &pod.terms else { return pod };
+        match self.terms.get(own) {
+            Some(shared) if Arc::ptr_eq(shared, own) => pod,
+            Some(shared) => {
+                let shared = shared.clone();
+                let mut pod = Arc::unwrap_or_clone(pod);
+                pod.terms = Some(shared);
+                Arc::new(pod)
+            }
+            None => {
+                self.terms.insert(own.clone());
                 pod
             }
         }

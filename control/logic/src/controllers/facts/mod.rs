@@ -8,6 +8,7 @@
 mod meta;
 mod node;
 mod pod;
+mod terms;
 
 use std::sync::Arc;
 
@@ -20,9 +21,10 @@ use serde::Deserialize;
 
 pub(super) use meta::time;
 pub use meta::{Key, KindName, Meta, kind_of};
-pub use node::Node;
+pub use node::{Node, image_name};
 pub(super) use pod::is_sidecar;
 pub use pod::{End, JobNotes, NamedPort, Phase, Pod, Wishes};
+pub use terms::{PodTerms, Spread, Term};
 
 /// One decoded object.
 #[derive(Clone, Debug)]

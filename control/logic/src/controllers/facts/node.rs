@@ -2,6 +2,7 @@
 //!
 //! Made by [`super::Object::decode`], kept by [`crate::controllers::Observed`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -25,6 +26,8 @@ pub struct Node {
     pub allocatable: Resources,
     /// `Ready` and others.
     pub conditions: Vec<core::NodeCondition>,
+    /// The images on its disk: each name in the form of [`image_name`], with the size in bytes.
+    pub images: BTreeMap<Box<str>, i64>,
 }
 
 impl Node {
@@ -44,13 +47,56 @@ impl Node {
             unschedulable: spec.unschedulable.unwrap_or(false),
             allocatable: Resources::of(&offered),
             conditions: status.conditions.unwrap_or_default(),
+            images: images(status.images.as_deref().unwrap_or_default()),
         }
     }
+}
+
+fn images(images: &[core::ContainerImage]) -> BTreeMap<Box<str>, i64> {
+    let sized = images.iter().map(|i| (i.names.iter().flatten(), i.size_bytes.unwrap_or(0)));
+    sized.flat_map(|(names, size)| names.map(move |name| (image_name(name), size))).collect()
+}
+
+/// The full name of an image, by which a pod's and a node's are compared: with the tag that is
+/// meant when none is given, and with the registry that short names belong to.
+pub fn image_name(reference: &str) -> Box<str> {
+    let (first, rest) = reference.split_once('/').unwrap_or(("", reference));
+    let is_registry = first.contains(['.', ':']) || first == "localhost";
+    let mut name = match (is_registry, first) {
+        (true, _) => reference.to_owned(),
+        (false, "") => format!("docker.io/library/{rest}"),
+        (false, _) => format!("docker.io/{reference}"),
+    };
+    let last = name.rsplit('/').next().unwrap_or_default();
+    if !last.contains([':', '@']) {
+        name.push_str(":latest");
+    }
+    name.into()
 }
 
 impl From<core::Node> for Object {
     fn from(node: core::Node) -> Self {
         let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
         Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::image_name;
+
+    #[test]
+    fn images_are_compared_by_their_full_names() {
+        let rows = [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("nginx:1", "docker.io/library/nginx:1"),
+            ("a/b", "docker.io/a/b:latest"),
+            ("localhost/a", "localhost/a:latest"),
+            ("host:5000/a", "host:5000/a:latest"),
+            ("ghcr.io/a/b@sha256:0", "ghcr.io/a/b@sha256:0"),
+        ];
+        for (given, full) in rows {
+            assert_eq!(&*image_name(given), full);
+        }
     }
 }

@@ -12,6 +12,8 @@ use proa_api::condition;
 use proa_api::names;
 use proa_api::selector::Labels;
 
+use super::node::image_name;
+use super::terms::{PodTerms, Spread};
 use super::{Fact, Meta, Object, kind_of, time};
 use crate::controllers::resources::{HostPort, Resources, host_ports, requests};
 
@@ -63,6 +65,10 @@ pub struct Pod {
     pub requests: Resources,
     /// The taints it stands.
     pub tolerations: Box<[core::Toleration]>,
+    /// What it says of the pods beside it, if anything; shared among pods that say the same.
+    pub terms: Option<Arc<PodTerms>>,
+    /// The PersistentVolumeClaims that it mounts.
+    pub claims: Box<[Arc<str>]>,
     /// What the scheduler needs to know while the pod is not bound.
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
@@ -119,6 +125,10 @@ pub struct Wishes {
     pub node_selector: BTreeMap<String, String>,
     /// What the node must and should be.
     pub node_affinity: Option<core::NodeAffinity>,
+    /// How it wants to be spread among pods like it.
+    pub spread: Box<[Spread]>,
+    /// The images of its containers, each in the form of [`super::image_name`].
+    pub images: Box<[Box<str>]>,
     /// True if it is for the built-in scheduler and no gate holds it back.
     pub schedulable: bool,
 }
@@ -180,6 +190,8 @@ impl Pod {
             ips,
             ports: named_ports(&spec),
             host_ports: host_ports(&spec),
+            terms: PodTerms::of(&spec, &meta.key.namespace).map(Arc::new),
+            claims: claims(&spec, &meta.key.name),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec),
             wishes: node.is_none().then(|| Box::new(wishes(&spec))),
@@ -252,6 +264,15 @@ fn named_ports(spec: &core::PodSpec) -> Box<[NamedPort]> {
         .collect()
 }
 
+/// The names of the claims that a pod mounts, those of its generic ephemeral volumes included.
+fn claims(spec: &core::PodSpec, pod: &str) -> Box<[Arc<str>]> {
+    let name = |volume: &core::Volume| {
+        let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.as_str().into());
+        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name).into()))
+    };
+    spec.volumes.iter().flatten().filter_map(name).collect()
+}
+
 /// True for an init container that keeps running beside the others.
 pub(in crate::controllers) fn is_sidecar(container: &core::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
@@ -259,9 +280,13 @@ pub(in crate::controllers) fn is_sidecar(container: &core::Container) -> bool {
 
 fn wishes(spec: &core::PodSpec) -> Wishes {
     let scheduler = spec.scheduler_name.as_deref().unwrap_or(names::DEFAULT_SCHEDULER);
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let images = all.filter_map(|c| c.image.as_deref());
     Wishes {
         node_selector: spec.node_selector.clone().unwrap_or_default(),
         node_affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
+        spread: spec.topology_spread_constraints.iter().flatten().map(Spread::of).collect(),
+        images: images.map(|image| image_name(image)).collect(),
         schedulable: scheduler == names::DEFAULT_SCHEDULER
             && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty),
     }

@@ -78,6 +78,7 @@ impl Rules for Pods {
     fn prepare_create(pod: &mut Pod) {
         let spec = pod.spec.get_or_insert_default();
         defaults::tolerate_lost_nodes(spec);
+        scheduling::merge_label_keys(spec, pod.metadata.labels.as_ref());
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         pod.status = Some(PodStatus {
             phase: Some("Pending".to_owned()),

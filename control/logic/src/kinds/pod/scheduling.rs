@@ -1,9 +1,12 @@
 //! What is wrong with what a pod says of the nodes that it may run on.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, Toleration,
+    Affinity, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
     TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use proa_api::field::{FieldErrors, Path};
 
 use crate::kinds::meta;
@@ -187,6 +190,8 @@ fn pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut FieldErrors) {
     for namespace in term.namespaces.iter().flatten() {
         report(syntax::label(namespace), &path.field("namespace"), namespace, errors);
     }
+    let mismatch = term.mismatch_label_keys.as_deref();
+    label_keys(term.match_label_keys.as_deref(), mismatch, term.label_selector.as_ref(), path, errors);
     let at = path.field("topologyKey");
     if term.topology_key.is_empty() {
         errors.required(&at, "can not be empty");
@@ -241,15 +246,95 @@ fn spread(constraint: &TopologySpreadConstraint, path: &Path<'_>, errors: &mut F
             errors.not_supported(&path.field(field), policy, &["Honor", "Ignore"]);
         }
     }
-    let keys = path.field("matchLabelKeys");
-    for (i, key) in constraint.match_label_keys.iter().flatten().enumerate() {
-        report(syntax::qualified_name(key), &keys.index(i), key, errors);
-        let selected = constraint.label_selector.as_ref().and_then(|s| s.match_labels.as_ref());
-        if selected.is_some_and(|labels| labels.contains_key(key)) {
-            errors.invalid(&keys.index(i), key.as_str(), "exists in both matchLabelKeys and labelSelector");
-        }
-    }
+    label_keys(
+        constraint.match_label_keys.as_deref(),
+        None,
+        constraint.label_selector.as_ref(),
+        path,
+        errors,
+    );
     if let Some(selector) = &constraint.label_selector {
         meta::label_selector(selector, &path.field("labelSelector"), errors);
+    }
+}
+
+/// What is wrong with `matchLabelKeys` and `mismatchLabelKeys`. In a pod the selector has their
+/// requirements already (see [`merge_label_keys`]), so a key that stood there before is in it twice.
+fn label_keys(
+    matching: Option<&[String]>,
+    mismatching: Option<&[String]>,
+    selector: Option<&LabelSelector>,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    let (matching, mismatching) = (matching.unwrap_or_default(), mismatching.unwrap_or_default());
+    for (field, keys) in [("matchLabelKeys", matching), ("mismatchLabelKeys", mismatching)] {
+        let at = path.field(field);
+        if !keys.is_empty() && selector.is_none() {
+            errors.forbidden(&at, "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            report(syntax::qualified_name(key), &at.index(i), key, errors);
+        }
+    }
+    if let Some(selector) = selector {
+        let mut seen: BTreeSet<&str> =
+            selector.match_labels.iter().flatten().map(|(k, _)| k.as_str()).collect();
+        for expression in selector.match_expressions.iter().flatten() {
+            let again = !seen.insert(&expression.key);
+            if let Some(i) = matching.iter().rposition(|k| again && *k == expression.key) {
+                let text = "exists in both matchLabelKeys and labelSelector";
+                errors.invalid(&path.index(i), expression.key.as_str(), text);
+            }
+        }
+    }
+    for (i, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
+        let at = path.field("matchLabelKeys");
+        errors.invalid(&at.index(i), key.as_str(), "exists in both matchLabelKeys and mismatchLabelKeys");
+    }
+}
+
+/// Adds to each selector of a new pod's affinity and spread constraints what `matchLabelKeys` and
+/// `mismatchLabelKeys` mean for this pod's labels.
+pub fn merge_label_keys(spec: &mut PodSpec, labels: Option<&BTreeMap<String, String>>) {
+    let Some(labels) = labels else { return };
+    let affinity = spec.affinity.as_mut();
+    let (with, apart) =
+        affinity.map_or((None, None), |a| (a.pod_affinity.as_mut(), a.pod_anti_affinity.as_mut()));
+    let mut terms: Vec<&mut PodAffinityTerm> = Vec::new();
+    if let Some(with) = with {
+        terms.extend(with.required_during_scheduling_ignored_during_execution.iter_mut().flatten());
+        let weighted = with.preferred_during_scheduling_ignored_during_execution.iter_mut().flatten();
+        terms.extend(weighted.map(|t| &mut t.pod_affinity_term));
+    }
+    if let Some(apart) = apart {
+        terms.extend(apart.required_during_scheduling_ignored_during_execution.iter_mut().flatten());
+        let weighted = apart.preferred_during_scheduling_ignored_during_execution.iter_mut().flatten();
+        terms.extend(weighted.map(|t| &mut t.pod_affinity_term));
+    }
+    for term in terms {
+        let Some(selector) = &mut term.label_selector else { continue };
+        add_label_keys(selector, term.match_label_keys.as_deref(), "In", labels);
+        add_label_keys(selector, term.mismatch_label_keys.as_deref(), "NotIn", labels);
+    }
+    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
+        let Some(selector) = &mut constraint.label_selector else { continue };
+        add_label_keys(selector, constraint.match_label_keys.as_deref(), "In", labels);
+    }
+}
+
+fn add_label_keys(
+    selector: &mut LabelSelector,
+    keys: Option<&[String]>,
+    operator: &str,
+    labels: &BTreeMap<String, String>,
+) {
+    for (key, value) in keys.into_iter().flatten().filter_map(|key| labels.get_key_value(key)) {
+        selector.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+            key: key.clone(),
+            operator: operator.to_owned(),
+            values: Some(vec![value.clone()]),
+        });
     }
 }

@@ -540,3 +540,112 @@ fn a_status_changes_nothing_else() {
         "#]],
     );
 }
+
+#[test]
+fn label_keys_of_affinity_and_spread() {
+    let with_labels = "{apiVersion: v1, kind: Pod, metadata: {labels: {a: x, b: y}}, spec: {containers: [{name: a, image: i:1}]}}";
+    refusals(
+        with_labels,
+        &[
+            "{spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule, matchLabelKeys: [a]}]}}",
+            "{spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule, matchLabelKeys: [a, 'b c'], labelSelector: {matchLabels: {a: x}}, nodeTaintsPolicy: Never}]}}",
+            "{spec: {affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: z, matchLabelKeys: [a], mismatchLabelKeys: [a], labelSelector: {}}]}}}}",
+        ],
+        expect![[r#"
+            spec.topologySpreadConstraints[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not set
+            spec.topologySpreadConstraints[0].nodeTaintsPolicy: Unsupported value: "Never": supported values: "Honor", "Ignore"
+            spec.topologySpreadConstraints[0].matchLabelKeys[1]: Invalid value: "b c": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+            spec.topologySpreadConstraints[0][0]: Invalid value: "a": exists in both matchLabelKeys and labelSelector
+            spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0][0]: Invalid value: "a": exists in both matchLabelKeys and labelSelector
+            spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].matchLabelKeys[0]: Invalid value: "a": exists in both matchLabelKeys and mismatchLabelKeys
+        "#]],
+    );
+    created(
+        "apiVersion: v1
+kind: Pod
+metadata: {labels: {a: x, b: y}}
+spec:
+  containers: [{name: a, image: 'i:1'}]
+  affinity:
+    podAntiAffinity:
+      preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 1
+        podAffinityTerm: {topologyKey: z, matchLabelKeys: [a, c], mismatchLabelKeys: [b], labelSelector: {}}
+  topologySpreadConstraints:
+  - {maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule, matchLabelKeys: [b], labelSelector: {matchLabels: {k: v}}}
+",
+        expect![[r#"
+            apiVersion: v1
+            kind: Pod
+            metadata:
+              labels:
+                a: x
+                b: y
+              name: x
+              namespace: default
+            spec:
+              affinity:
+                podAntiAffinity:
+                  preferredDuringSchedulingIgnoredDuringExecution:
+                  - podAffinityTerm:
+                      labelSelector:
+                        matchExpressions:
+                        - key: a
+                          operator: In
+                          values:
+                          - x
+                        - key: b
+                          operator: NotIn
+                          values:
+                          - y
+                      matchLabelKeys:
+                      - a
+                      - c
+                      mismatchLabelKeys:
+                      - b
+                      topologyKey: z
+                    weight: 1
+              containers:
+              - image: i:1
+                imagePullPolicy: IfNotPresent
+                name: a
+                resources: {}
+                terminationMessagePath: /dev/termination-log
+                terminationMessagePolicy: File
+              dnsPolicy: ClusterFirst
+              enableServiceLinks: true
+              restartPolicy: Always
+              schedulerName: default-scheduler
+              securityContext: {}
+              terminationGracePeriodSeconds: 30
+              tolerations:
+              - effect: NoExecute
+                key: node.kubernetes.io/not-ready
+                operator: Exists
+                tolerationSeconds: 300
+              - effect: NoExecute
+                key: node.kubernetes.io/unreachable
+                operator: Exists
+                tolerationSeconds: 300
+              topologySpreadConstraints:
+              - labelSelector:
+                  matchExpressions:
+                  - key: b
+                    operator: In
+                    values:
+                    - y
+                  matchLabels:
+                    k: v
+                matchLabelKeys:
+                - b
+                maxSkew: 1
+                nodeAffinityPolicy: Honor
+                nodeTaintsPolicy: Ignore
+                topologyKey: z
+                whenUnsatisfiable: DoNotSchedule
+            status:
+              phase: Pending
+              qosClass: BestEffort
+        "#]],
+    );
+}
