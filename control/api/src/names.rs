@@ -60,6 +60,33 @@ pub const FINALIZER_ORPHAN: &str = "orphan";
 /// Finalizer in a Namespace's spec: held until the namespace is empty.
 pub const FINALIZER_KUBERNETES: &str = "kubernetes";
 
+/// The resource that claims ask for and volumes have.
+pub const STORAGE: &str = "storage";
+/// Annotation: the StorageClass that claims without a class use.
+pub const ANNOTATION_DEFAULT_STORAGE_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+/// Annotation that named a claim's or volume's class before the field did.
+pub const ANNOTATION_STORAGE_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// Annotation on a claim: the node that the scheduler has chosen for its first consumer.
+pub const ANNOTATION_SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Annotation on a claim: who is to make its volume.
+pub const ANNOTATION_STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// The same under its older name, which provisioners still read.
+pub const ANNOTATION_BETA_STORAGE_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// Annotation on a claim: its binding has been completed once.
+pub const ANNOTATION_BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+/// Annotation on a claim or volume: the binder chose the partner, not a user.
+pub const ANNOTATION_BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// Annotation on a volume: who made it, and is to delete it.
+pub const ANNOTATION_PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Finalizer on a claim: held while a pod uses it.
+pub const FINALIZER_PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Finalizer on a volume: held while it is bound.
+pub const FINALIZER_PV_PROTECTION: &str = "kubernetes.io/pv-protection";
+/// The built-in StorageClass: directories of the node that the first consumer runs on.
+pub const LOCAL_PATH_CLASS: &str = "local-path";
+/// The provisioner that the built-in StorageClass names.
+pub const LOCAL_PATH_PROVISIONER: &str = "proa.dev/local-path";
+
 /// The scheduler that pods without a `schedulerName` use.
 pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 /// The ConfigMap with the cluster's CA that every namespace holds.

@@ -7,12 +7,14 @@
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
 //! - [`pod`]: the service account of a pod
 //! - [`ingress`]: the default class of an Ingress
+//! - [`storage`]: the default class of a claim, its protection, its growth
 //! - [`service`]: the addresses and node ports of Services
 
 pub mod ingress;
 pub mod namespace;
 pub mod pod;
 pub mod service;
+pub mod storage;
 
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
@@ -93,6 +95,14 @@ impl Admission {
         self.check_namespace(store, kind, &namespace, &name)?;
         match (kind.group.as_str(), kind.kind.as_str()) {
             ("", "Pod") => pod::default_service_account(store, kind, object, self.config.token_volumes),
+            ("", "PersistentVolumeClaim") => {
+                storage::claim(store, object);
+                Ok(())
+            }
+            ("", "PersistentVolume") => {
+                storage::volume(object);
+                Ok(())
+            }
             ("networking.k8s.io", "Ingress") => {
                 ingress::default_class(store, object);
                 Ok(())
@@ -123,12 +133,16 @@ impl Admission {
     /// Gives a changed object what it needs more, after the kind's hooks.
     pub fn after_update(
         &self,
+        store: &Store,
         kind: &Kind,
         old: &Value,
         new: &mut Value,
     ) -> Result<Reservation<'_>, Refusal> {
         if kind.group.is_empty() && kind.kind == "Service" {
             return self.services.allocate(Some(old), new);
+        }
+        if kind.group.is_empty() && kind.kind == "PersistentVolumeClaim" {
+            storage::resize(store, kind, old, new)?;
         }
         Ok(Reservation::nothing())
     }

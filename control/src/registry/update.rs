@@ -99,7 +99,7 @@ impl Registry {
         }
         let mut new = (kind.hooks.update)(&old, new, part)?;
         metadata::keep(&old, &mut new);
-        let reservation = admission.after_update(kind, &old, &mut new)?;
+        let reservation = admission.after_update(&self.0.store, kind, &old, &mut new)?;
         if part == Part::Main {
             metadata::bump_generation(kind, &old, &mut new);
         }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use proa_api::Refusal;
 use proa_api::names::{
-    ANNOTATION_DEFAULT_INGRESS_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER, LABEL_SERVICE_NAME,
-    NAMESPACE_DEFAULT, NAMESPACE_SYSTEM, SYSTEM_NAMESPACES,
+    ANNOTATION_DEFAULT_INGRESS_CLASS, ANNOTATION_DEFAULT_STORAGE_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER,
+    LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT, NAMESPACE_SYSTEM,
+    SYSTEM_NAMESPACES,
 };
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
@@ -84,6 +85,17 @@ pub async fn ensure(registry: &Registry, place: Place) -> Result<(), Refusal> {
     });
     // Its annotations are the users' to change: another class may be the default.
     maker.ensure("networking.k8s.io/v1", "IngressClass", class, &[]).await?;
+    let class = json!({
+        "metadata": {
+            "name": LOCAL_PATH_CLASS,
+            "annotations": { ANNOTATION_DEFAULT_STORAGE_CLASS: "true" },
+        },
+        "provisioner": LOCAL_PATH_PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
+    });
+    maker.ensure("storage.k8s.io/v1", "StorageClass", class, &[]).await?;
     let target = place.advertise.map_or(place.port, |a| a.port());
     let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": target }]);
     maker.ensure_service(&API_SERVICE, place.service_address, ports).await?;

@@ -16,6 +16,7 @@ mod tidy;
 mod config_map;
 mod controller_revision;
 pub mod cron_job;
+mod csi;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -28,6 +29,8 @@ pub mod job;
 mod lease;
 mod namespace;
 mod node;
+mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
 mod replica_set;
 mod secret;
@@ -35,6 +38,8 @@ mod service;
 mod service_account;
 mod service_validation;
 mod stateful_set;
+pub mod storage_class;
+mod storage_modes;
 mod template;
 
 use std::sync::Arc;
@@ -208,6 +213,8 @@ pub fn built_in() -> Table {
         event::kind(),
         namespace::kind(),
         node::kind(),
+        persistent_volume_claim::kind(),
+        persistent_volume::kind(),
         pod::kind(),
         secret::kind(),
         service_account::kind(),
@@ -224,6 +231,11 @@ pub fn built_in() -> Table {
         event_v1::kind(),
         ingress_class::kind(),
         ingress::kind(),
+        csi::driver(),
+        csi::node(),
+        storage_class::kind(),
+        csi::attachment(),
+        csi::attributes_class(),
     ])
 }
 

@@ -3,9 +3,11 @@
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
 };
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
 use proa_api::field::{FieldErrors, Path};
 
 use super::columns::{age, column, name, number, template_containers, template_images};
+use super::persistent_volume_claim::PersistentVolumeClaims;
 use super::rules::{Rules, row};
 use super::syntax::{self, NOT_NEGATIVE, one_of, report};
 use super::{Kind, ScalePaths, template};
@@ -63,6 +65,9 @@ impl Rules for StatefulSets {
         retention.when_deleted.get_or_insert_with(|| "Retain".to_owned());
         retention.when_scaled.get_or_insert_with(|| "Retain".to_owned());
         template::default(&mut spec.template);
+        for claim in spec.volume_claim_templates.iter_mut().flatten() {
+            PersistentVolumeClaims::default(claim);
+        }
     }
 
     fn validate(set: &StatefulSet, errors: &mut FieldErrors) {
@@ -123,12 +128,43 @@ fn validate_spec(spec: &StatefulSetSpec, errors: &mut FieldErrors) {
     if let Some(service) = spec.service_name.as_deref().filter(|name| !name.is_empty()) {
         report(syntax::subdomain(service), &SPEC.field("serviceName"), service, errors);
     }
-    if spec.volume_claim_templates.as_ref().is_some_and(|templates| !templates.is_empty()) {
-        let text = "PersistentVolumeClaims are not served by this cluster: use a volume of another kind";
-        errors.forbidden(&SPEC.field("volumeClaimTemplates"), text);
+    if let Some(policy) = &spec.persistent_volume_claim_retention_policy {
+        let path = SPEC.field("persistentVolumeClaimRetentionPolicy");
+        let policies = ["Delete", "Retain"];
+        for (field, policy) in [("whenDeleted", &policy.when_deleted), ("whenScaled", &policy.when_scaled)] {
+            let policy = policy.as_deref().unwrap_or_default();
+            if !policies.contains(&policy) {
+                errors.not_supported(&path.field(field), policy, &policies);
+            }
+        }
     }
     template::selector(&spec.selector, errors);
-    template::validate(&spec.template, &spec.selector, "StatefulSet", errors);
+    template::validate(&with_claims(spec), &spec.selector, "StatefulSet", errors);
+}
+
+/// The pod template with the volumes that its pods get, so that mounts may refer to them. A claim
+/// goes before a volume of its name.
+fn with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
+    let mut template = spec.template.clone();
+    let names: Vec<String> = spec
+        .volume_claim_templates
+        .iter()
+        .flatten()
+        .filter_map(|claim| claim.metadata.name.clone().filter(|name| !name.is_empty()))
+        .collect();
+    if let (Some(pod), false) = (&mut template.spec, names.is_empty()) {
+        let volumes = pod.volumes.get_or_insert_default();
+        volumes.retain(|volume| !names.contains(&volume.name));
+        volumes.extend(names.into_iter().map(|name| Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: name.clone(),
+                read_only: None,
+            }),
+            name,
+            ..Volume::default()
+        }));
+    }
+    template
 }
 
 fn validate_strategy(spec: &StatefulSetSpec, errors: &mut FieldErrors) {
@@ -228,7 +264,11 @@ mod tests {
                 "{spec: {updateStrategy: {rollingUpdate: {partition: -1, maxUnavailable: 0}}}}",
                 "{spec: {updateStrategy: {rollingUpdate: {maxUnavailable: 120%}}}}",
                 "{spec: {template: {spec: {restartPolicy: Never}}}}",
-                "{spec: {volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}}]}}",
+                "{spec: {persistentVolumeClaimRetentionPolicy: {whenDeleted: Keep, whenScaled: Lose}}}",
+                "{spec: {template: {spec: {containers: [{volumeMounts: [{name: data, mountPath: /d}]}]}}}}",
+                "{spec: {volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], \
+                 resources: {requests: {storage: 1Gi}}}}], \
+                 template: {spec: {containers: [{volumeMounts: [{name: data, mountPath: /d}]}]}}}}",
             ],
             expect![[r#"
                 spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
@@ -244,7 +284,10 @@ mod tests {
                 spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0
                 spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: "120%": must not be greater than 100%
                 spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"
-                spec.volumeClaimTemplates: Forbidden: PersistentVolumeClaims are not served by this cluster: use a volume of another kind
+                spec.persistentVolumeClaimRetentionPolicy.whenDeleted: Unsupported value: "Keep": supported values: "Delete", "Retain"
+                spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: "Lose": supported values: "Delete", "Retain"
+                spec.template.spec.containers[0].volumeMounts[0].name: Not found: "data"
+                accepted: {"spec":{"volumeClaimTemplates":[{"metadata":{"name":"data"},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}],"template":{"spec":{"containers":[{"volumeMounts":[{"name":"data","mountPath":"/d"}]}]}}}}
             "#]],
         );
         update_refusals(
@@ -253,9 +296,11 @@ mod tests {
                 "{spec: {replicas: 3, minReadySeconds: 1, template: {spec: {containers: [{image: j}]}}, updateStrategy: {rollingUpdate: {partition: 1}}}}",
                 "{spec: {serviceName: t}}",
                 "{spec: {podManagementPolicy: Parallel}}",
+                "{spec: {volumeClaimTemplates: [{metadata: {name: data}, spec: {}}]}}",
             ],
             expect![[r#"
                 accepted: {"spec":{"replicas":3,"minReadySeconds":1,"template":{"spec":{"containers":[{"image":"j"}]}},"updateStrategy":{"rollingUpdate":{"partition":1}}}}
+                spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden
                 spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden
                 spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden
             "#]],

@@ -9,8 +9,9 @@ use proa_api::quantity::{ParseError, canonical};
 use serde_json::{Map, Value};
 
 /// Members whose values are maps of the user's own: an empty value there means something.
-const MAPS: [&str; 8] = [
+const MAPS: [&str; 10] = [
     "annotations",
+    "attachmentMetadata",
     "binaryData",
     "data",
     "labels",
@@ -18,6 +19,7 @@ const MAPS: [&str; 8] = [
     "nodeSelector",
     "stringData",
     "deprecatedTopology",
+    "volumeAttributes",
 ];
 
 /// Members whose values are maps of quantities.
@@ -28,7 +30,7 @@ const QUANTITIES: [&str; 6] =
 const QUANTITY: [&str; 2] = ["divisor", "sizeLimit"];
 
 /// Members that tell an empty string from an absent one.
-const POINTERS: [&str; 3] = ["appProtocol", "ingressClassName", "runtimeClassName"];
+const POINTERS: [&str; 4] = ["appProtocol", "ingressClassName", "runtimeClassName", "storageClassName"];
 
 /// Removes empty members and makes quantities canonical, all the way down. An error is a quantity
 /// that is none.
@@ -48,6 +50,8 @@ pub fn tidy(object: &mut Map<String, Value>) -> Result<(), ParseError> {
             }
             // A Service's selector is a map, a Deployment's an object; only the first holds strings.
             Value::Object(map) if is_map(key) || key == "selector" && map.values().all(Value::is_string) => {}
+            // A StorageClass's parameters are a map, an IngressClass's an object with a kind.
+            Value::Object(map) if key == "parameters" && !map.contains_key("kind") => {}
             Value::Object(map) => tidy(map)?,
             Value::String(_) | Value::Number(_) if QUANTITY.contains(&key.as_str()) => quantity(value)?,
             _ => {}

@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proa_api::names::DEFAULT_SCHEDULER;
 use proa_api::quantity::Amount;
 
+use crate::kinds::persistent_volume_claim;
+
 /// `0644`: files of volumes are readable by all unless told.
 const FILE_MODE: i32 = 0o644;
 const GRACE_PERIOD_SECONDS: i64 = 30;
@@ -181,6 +183,10 @@ fn volume(volume: &mut Volume) {
         self::projected(projected);
     } else if let Some(path) = &mut volume.host_path {
         path.type_.get_or_insert_default();
+    } else if let Some(ephemeral) = &mut volume.ephemeral {
+        if let Some(template) = &mut ephemeral.volume_claim_template {
+            persistent_volume_claim::default_spec(&mut template.spec);
+        }
     } else if !super::volume::has_source(volume) {
         volume.empty_dir = Some(Default::default());
     }

@@ -8,11 +8,11 @@ pub mod defaults;
 mod env;
 mod probe;
 mod resources;
-mod scheduling;
+pub mod scheduling;
 mod security;
 mod update;
 pub mod validate;
-mod volume;
+pub mod volume;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use proa_api::field::{FieldErrors, Path};

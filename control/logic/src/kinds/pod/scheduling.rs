@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
-    TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
+    PodSpec, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use proa_api::field::{FieldErrors, Path};
@@ -80,14 +80,7 @@ pub fn affinity(affinity: Option<&Affinity>, path: &Path<'_>, errors: &mut Field
 
 fn node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut FieldErrors) {
     if let Some(selector) = &affinity.required_during_scheduling_ignored_during_execution {
-        let required = path.field(REQUIRED);
-        let terms = required.field("nodeSelectorTerms");
-        if selector.node_selector_terms.is_empty() {
-            errors.required(&terms, "must have at least one node selector term");
-        }
-        for (i, term) in selector.node_selector_terms.iter().enumerate() {
-            node_term(term, true, &terms.index(i), errors);
-        }
+        node_selector(selector, &path.field(REQUIRED), errors);
     }
     let preferred = path.field(PREFERRED);
     let terms = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
@@ -97,6 +90,17 @@ fn node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut FieldErr
             errors.invalid(&at.field("weight"), term.weight, BAD_WEIGHT);
         }
         node_term(&term.preference, false, &at.field("preference"), errors);
+    }
+}
+
+/// What is wrong with which nodes are meant.
+pub fn node_selector(selector: &NodeSelector, path: &Path<'_>, errors: &mut FieldErrors) {
+    let terms = path.field("nodeSelectorTerms");
+    if selector.node_selector_terms.is_empty() {
+        errors.required(&terms, "must have at least one node selector term");
+    }
+    for (i, term) in selector.node_selector_terms.iter().enumerate() {
+        node_term(term, true, &terms.index(i), errors);
     }
 }
 

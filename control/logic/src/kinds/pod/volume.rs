@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, ProjectedVolumeSource, Volume, VolumeProjection,
+    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolumeClaimTemplate,
+    ProjectedVolumeSource, Volume, VolumeProjection,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::quantity::Amount;
 
 use super::env;
 use crate::kinds::syntax::{self, report};
+use crate::kinds::{meta, persistent_volume_claim};
 
 /// The volumes that mounts may refer to.
 pub type Volumes<'a> = BTreeMap<&'a str, &'a Volume>;
@@ -81,6 +84,12 @@ fn source(volume: &Volume, path: &Path<'_>, errors: &mut FieldErrors) {
         }
     } else if let Some(claim) = &volume.persistent_volume_claim {
         needed(&claim.claim_name, &at.field("claimName"), errors);
+    } else if let Some(ephemeral) = &volume.ephemeral {
+        let path = at.field("volumeClaimTemplate");
+        match &ephemeral.volume_claim_template {
+            None => errors.required(&path, ""),
+            Some(template) => claim_template(template, &path, errors),
+        }
     } else if let Some(nfs) = &volume.nfs {
         needed(&nfs.server, &at.field("server"), errors);
         needed(&nfs.path, &at.field("path"), errors);
@@ -88,6 +97,24 @@ fn source(volume: &Volume, path: &Path<'_>, errors: &mut FieldErrors) {
             errors.invalid(&at.field("path"), nfs.path.as_str(), "must be an absolute path");
         }
     }
+}
+
+fn claim_template(template: &PersistentVolumeClaimTemplate, path: &Path<'_>, errors: &mut FieldErrors) {
+    if let Some(meta) = &template.metadata {
+        let at = path.field("metadata");
+        meta::labels(meta.labels.as_ref(), &at.field("labels"), errors);
+        meta::annotations(meta.annotations.as_ref(), &at.field("annotations"), errors);
+        let kept = ObjectMeta {
+            labels: meta.labels.clone(),
+            annotations: meta.annotations.clone(),
+            ..ObjectMeta::default()
+        };
+        if kept != *meta {
+            let text = "cannot set metadata fields other than labels and annotations";
+            errors.forbidden(&at, text);
+        }
+    }
+    persistent_volume_claim::validate_spec(&template.spec, &path.field("spec"), errors);
 }
 
 fn needed(value: &str, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -102,7 +129,8 @@ fn mode(mode: Option<i32>, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn host_path(host: &HostPathVolumeSource, path: &Path<'_>, errors: &mut FieldErrors) {
+/// What is wrong with a directory or file of the node.
+pub fn host_path(host: &HostPathVolumeSource, path: &Path<'_>, errors: &mut FieldErrors) {
     if host.path.is_empty() {
         errors.required(&path.field("path"), "");
         return;
@@ -235,7 +263,8 @@ fn local_path(text: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn no_backsteps(text: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+/// Refuses a path that goes up.
+pub fn no_backsteps(text: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     if text.split('/').any(|step| step == "..") {
         errors.invalid(path, text, "must not contain '..'");
     }
