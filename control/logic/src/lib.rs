@@ -6,4 +6,5 @@
 
 pub mod controllers;
 pub mod kinds;
+pub mod rbac;
 pub mod scheduler;

@@ -17,6 +17,7 @@ mod claims;
 mod revisions;
 mod templates;
 
+pub mod cluster_role_aggregation;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
@@ -56,6 +57,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::ServiceAccount => namespace::reconcile_service_account(seen, key),
         Controller::RootCa => namespace::reconcile_root_ca(seen, key),
         Controller::Node => node::reconcile(seen, key, now),
+        Controller::ClusterRoleAggregation => cluster_role_aggregation::reconcile(seen, key),
         Controller::PodGarbage => node::reconcile_pod_garbage(seen, key, now),
     }
 }
@@ -77,6 +79,7 @@ impl Controller {
             Controller::ServiceAccount => "serviceaccount-controller",
             Controller::RootCa => "root-ca-certificate-publisher-controller",
             Controller::Node => "node-controller",
+            Controller::ClusterRoleAggregation => "clusterrole-aggregation-controller",
             Controller::PodGarbage => "pod-garbage-collector-controller",
         }
     }

@@ -50,6 +50,8 @@ pub enum Controller {
     Node,
     /// By node.
     PodGarbage,
+    /// By ClusterRole.
+    ClusterRoleAggregation,
 }
 
 /// Who has to look again.
@@ -149,7 +151,14 @@ impl Wakes {
             }
             Fact::CronJob(_) => self.key(Controller::CronJob, key),
             Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
+            Fact::ClusterRole(_) => self.aggregating_roles(seen),
             _ => {}
+        }
+    }
+
+    fn aggregating_roles(&mut self, seen: &Observed) {
+        for (key, _) in seen.cluster_roles.iter().filter(|(_, role)| role.aggregation_rule.is_some()) {
+            self.key(Controller::ClusterRoleAggregation, key);
         }
     }
 

@@ -32,6 +32,7 @@ mod node;
 mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
+mod rbac;
 mod replica_set;
 mod secret;
 mod service;
@@ -236,6 +237,10 @@ pub fn built_in() -> Table {
         storage_class::kind(),
         csi::attachment(),
         csi::attributes_class(),
+        rbac::cluster_role_binding::kind(),
+        rbac::cluster_role::kind(),
+        rbac::role_binding::kind(),
+        rbac::role::kind(),
     ])
 }
 
