@@ -152,7 +152,9 @@ impl Server {
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
         server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
-        let controllers = ControllersConfig { ca_pem: server.ca_pem().to_owned() };
+        let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
+        let controllers =
+            ControllersConfig { ca_pem: server.ca_pem().to_owned(), identity: identity.to_owned() };
         server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
         Ok(server)
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
@@ -88,12 +89,27 @@ impl Access {
 impl Connection {
     /// One request and its whole answer, which must be a good one.
     pub async fn call(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes> {
-        self.0.ready().await?;
-        let answer = self.0.send_request(request(method, path, path, body)?).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let (status, body) = self.send(method, path, body, None).await?;
         ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
         Ok(body)
+    }
+
+    /// One request and its whole answer, good or bad. A body without a `media_type` is JSON.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        media_type: Option<&'static str>,
+    ) -> Result<(StatusCode, Bytes)> {
+        self.0.ready().await?;
+        let mut request = request(method, path, path, body)?;
+        if let Some(media_type) = media_type {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        let answer = self.0.send_request(request).await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
 
     /// [`Connection::call`] for a GET whose answer is JSON.

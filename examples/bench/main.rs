@@ -13,11 +13,13 @@ mod api;
 mod client;
 mod cluster;
 mod disk;
+mod fleet;
 mod idle;
 mod pods;
 mod process;
 mod report;
 mod runtimes;
+mod scale;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -32,7 +34,7 @@ use crate::cluster::Cluster;
 use crate::report::Report;
 
 /// No run takes longer; what is not measured by then is an error.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(900);
 
 /// Measures Proa.
 #[derive(Parser)]
@@ -65,6 +67,12 @@ enum Part {
     Idle,
     /// Pods, from create to Ready
     Pods,
+    /// The scheduler with 5,000 simulated nodes
+    Schedule,
+    /// Deployments on 1,000 simulated nodes
+    Control,
+    /// A control plane with 30,000 pods and nothing to do
+    IdleScale,
 }
 
 /// Where everything is.
@@ -167,5 +175,17 @@ async fn measure(places: &Places, parts: &[Part], report: &mut Report) {
             let measured = pods::measure(&cluster, &places.wasm, report).await;
             report.check("pods", measured);
         }
+    }
+    if wanted(Part::Schedule) {
+        let measured = scale::schedule(places, report).await;
+        report.check("schedule", measured);
+    }
+    if wanted(Part::Control) {
+        let measured = scale::control(places, report).await;
+        report.check("control", measured);
+    }
+    if wanted(Part::IdleScale) {
+        let measured = scale::idle(places, report).await;
+        report.check("idle_scale", measured);
     }
 }

@@ -12,6 +12,7 @@ use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
 use proa_logic::kinds::{Kind, Part};
 use serde_json::{Value, json};
 
+use super::elect::Leadership;
 use super::record::{Note, Recorder};
 use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, Target, WriteOptions};
 use crate::store::{Object, Revision};
@@ -39,6 +40,8 @@ pub struct Executor {
     pub caller: Arc<Caller>,
     /// Who tells.
     pub recorder: Recorder,
+    /// As long as this holds.
+    pub leadership: Leadership,
 }
 
 /// What one action has done.
@@ -83,7 +86,11 @@ impl Executor {
     }
 
     async fn act<'a>(&self, component: &'static str, action: &'a Action) -> (&'a Action, Done) {
-        let done = self.perform(&action.verb).await;
+        let done = if self.leadership.holds() {
+            self.perform(&action.verb).await
+        } else {
+            Err(Refusal::unavailable("another control plane decides now"))
+        };
         if let Some(report) = &action.report {
             let (told, filler) = match &done {
                 Ok(written) => {

@@ -5,11 +5,13 @@
 //! and decides; plans are executed beside it. Nothing here waits for a while to see whether more
 //! comes: what has come is folded, then decided upon, and while that goes on more comes.
 //!
+//! - [`elect`]: whether this control plane decides at all
 //! - [`feed`]: what happens, from the watches
 //! - [`queue`]: which keys have to be looked at, and when they may be
 //! - [`execute`]: performs plans
 //! - [`record`]: writes Events
 
+pub mod elect;
 pub mod execute;
 pub mod feed;
 pub mod queue;
@@ -25,21 +27,29 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
+use elect::Candidate;
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct ControllersConfig {
     /// The CA certificates that each namespace publishes for its pods, in PEM.
     pub ca_pem: String,
+    /// Who this control plane is among those on the same store.
+    pub identity: String,
 }
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
 /// it anew, with nothing remembered; a panic in a decision is caught nearer by.
 pub async fn run(registry: Registry, config: ControllersConfig, shutdown: CancellationToken) {
+    let Some((mut candidate, leadership)) = Candidate::new(&registry, &config.identity) else { return };
     while !shutdown.is_cancelled() {
-        let shell = shell::run(registry.clone(), &config, &shutdown);
-        if AssertUnwindSafe(shell).catch_unwind().await.is_ok() {
-            return;
+        let shell = shell::run(registry.clone(), &config, &leadership, &shutdown);
+        let ended = tokio::select! {
+            ended = AssertUnwindSafe(shell).catch_unwind() => ended,
+            never = candidate.run() => match never {},
+        };
+        if ended.is_ok() {
+            break;
         }
         tracing::error!("the controllers panicked and start anew");
         tokio::select! {
@@ -47,4 +57,5 @@ pub async fn run(registry: Registry, config: ControllersConfig, shutdown: Cancel
             () = shutdown.cancelled() => {}
         }
     }
+    candidate.resign().await;
 }

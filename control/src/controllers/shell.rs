@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ControllersConfig;
+use super::elect::Leadership;
 use super::execute::{Executor, Outcome};
 use super::feed::{Feeds, News};
 use super::queue::Queue;
@@ -46,7 +47,12 @@ struct Shell {
 }
 
 /// Runs until `shutdown`.
-pub(super) async fn run(registry: Registry, config: &ControllersConfig, shutdown: &CancellationToken) {
+pub(super) async fn run(
+    registry: Registry,
+    config: &ControllersConfig,
+    leadership: &Leadership,
+    shutdown: &CancellationToken,
+) {
     let (recorder, notes) = Recorder::new();
     let (results, mut finished) = mpsc::unbounded_channel();
     let writer = tokio::spawn(write(registry.clone(), notes));
@@ -54,7 +60,9 @@ pub(super) async fn run(registry: Registry, config: &ControllersConfig, shutdown
         registry: registry.clone(),
         caller: Arc::new(Caller::system(user)),
         recorder: recorder.clone(),
+        leadership: leadership.clone(),
     };
+    let mut leadership = leadership.clone();
     let feeds = Feeds::start(&registry);
     let mut shell = Shell {
         seen: Observed::new(&config.ca_pem),
@@ -67,18 +75,21 @@ pub(super) async fn run(registry: Registry, config: &ControllersConfig, shutdown
         results,
     };
     loop {
-        let sleep = shell.sleep(Timestamp::now());
+        let sleep = if leadership.holds() { shell.sleep(Timestamp::now()) } else { LONGEST_SLEEP };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             Some((work, outcome)) = finished.recv() => shell.finish(work, outcome),
             Some(news) = shell.feeds.next() => shell.fold_all(news),
+            () = leadership.changed() => {}
             () = tokio::time::sleep(sleep) => {}
         }
         while let Ok((work, outcome)) = finished.try_recv() {
             shell.finish(work, outcome);
         }
-        shell.decide();
+        if leadership.holds() {
+            shell.decide();
+        }
     }
     writer.abort();
 }

@@ -31,9 +31,9 @@ impl World {
         let registry =
             Registry::open(&dir.path().join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
         let shutdown = CancellationToken::new();
-        let config = ControllersConfig { ca_pem: "PEM".into() };
+        let config = ControllersConfig { ca_pem: "PEM".into(), identity: "test".into() };
         let world = World { registry, shutdown, _dir: dir };
-        for name in ["default", "kube-node-lease"] {
+        for name in ["kube-system", "default", "kube-node-lease"] {
             world.create("v1", "Namespace", "", json!({"metadata": {"name": name}})).await;
         }
         tokio::spawn(run(world.registry.clone(), config, world.shutdown.clone()));
@@ -363,4 +363,35 @@ async fn a_pod_is_bound_soon_after_it_is_made() {
     times.sort();
     eprintln!("create to bind: p50 {:?}, p99 {:?}", times[50], times[99]);
     assert!(times[50] < Duration::from_millis(100));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
+    let world = World::start().await;
+    world.add_node().await;
+    let other = CancellationToken::new();
+    let config = ControllersConfig { ca_pem: "PEM".into(), identity: "other".into() };
+    let both = tokio::spawn(run(world.registry.clone(), config, other.clone()));
+    let holder = || {
+        let lease = world.get("coordination.k8s.io/v1", "Lease", "kube-system", "kube-controller-manager");
+        lease.map(|l| l["spec"]["holderIdentity"].clone()).unwrap_or_default()
+    };
+    let pods = || world.list("v1", "Pod", "default").len();
+    world.create("apps/v1", "Deployment", "default", deployment("web", 3, "a")).await;
+    let is_complete = |replicas| {
+        let web = world.get("apps/v1", "Deployment", "default", "web");
+        web.is_some_and(|web| complete(&web, replicas))
+    };
+    world.play_until("default", "the pods of the first", || is_complete(3)).await;
+    assert_eq!((holder(), pods()), (json!("test"), 3), "the second has made none");
+
+    world.shutdown.cancel();
+    world.until("the second leads", || holder() == "other").await;
+    let web = world.get("apps/v1", "Deployment", "default", "web").unwrap();
+    world.patch(&web, Target::Main, |web| web["spec"]["replicas"] = json!(5)).await;
+    world.play_until("default", "the pods of the second", || is_complete(5)).await;
+    assert_eq!(pods(), 5);
+    other.cancel();
+    both.await.unwrap();
+    assert_eq!(holder(), Value::Null, "it was given back");
 }

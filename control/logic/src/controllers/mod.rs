@@ -6,6 +6,7 @@
 
 pub mod plan;
 
+pub mod election;
 pub mod facts;
 pub mod graph;
 pub mod observed;
