@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use proa_logic::controllers::observed::Change;
 use proa_logic::controllers::{Controller, Key, Observed, Plan, Wakes, reconcile};
 use proa_logic::scheduler::{self, Scheduler};
 use tokio::sync::mpsc;
@@ -124,7 +125,6 @@ impl Shell {
             left -= 1;
             next = if left > 0 { self.feeds.try_next() } else { None };
         }
-        self.scheduler.note(&self.seen, &wakes.pods, wakes.room, now);
         for key in wakes.keys {
             self.queue.wake(key);
         }
@@ -134,18 +134,18 @@ impl Shell {
         let (kind, revision) = match news {
             News::Applied(kind, object, revision) => {
                 let change = self.seen.apply(object, now);
-                wakes.add(&self.seen, &change);
+                self.note(&change, now, wakes);
                 (kind, revision)
             }
             News::Deleted(kind, object, revision) => {
                 let change = self.seen.delete(&object.meta, now);
-                wakes.add(&self.seen, &change);
+                self.note(&change, now, wakes);
                 (kind, revision)
             }
             News::Reset(kind, objects, revision) => {
                 let name = self.feeds.kinds[kind].name.clone();
                 for change in self.seen.reset(&name, objects, now) {
-                    wakes.add(&self.seen, &change);
+                    self.note(&change, now, wakes);
                 }
                 (kind, revision)
             }
@@ -159,6 +159,11 @@ impl Shell {
         let progress = self.progress[kind].map_or(revision, |at| at.max(revision));
         self.progress[kind] = Some(progress);
         self.queue.passed(kind, progress);
+    }
+
+    fn note(&mut self, change: &Change, now: Timestamp, wakes: &mut Wakes) {
+        self.scheduler.apply(&self.seen, change, now);
+        wakes.add(&self.seen, change);
     }
 
     fn decide(&mut self) {
@@ -176,9 +181,7 @@ impl Shell {
             }
             Err(_) => {
                 tracing::error!("the scheduler panicked and starts anew");
-                self.scheduler = Scheduler::default();
-                let pods = self.seen.pods.unbound().map(|p| p.meta.key.clone()).collect();
-                self.scheduler.note(&self.seen, &pods, false, now);
+                self.scheduler = self.scheduler.restart(&self.seen, now);
             }
         }
         for _ in 0..DECIDE {

@@ -26,9 +26,42 @@ pub struct Pods {
     unowned: BTreeSet<Key>,
     unbound: BTreeSet<Key>,
     /// Replicas carry equal labels; each distinct set is kept once.
-    labels: BTreeSet<Arc<Labels>>,
+    labels: Shared<Labels>,
     /// The same for what they say of the pods beside them.
-    terms: BTreeSet<Arc<PodTerms>>,
+    terms: Shared<PodTerms>,
+}
+
+/// Equal values kept once, with how many pods have each.
+#[derive(Clone, Debug)]
+struct Shared<T>(BTreeMap<Arc<T>, usize>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Shared(BTreeMap::new())
+    }
+}
+
+impl<T: Ord> Shared<T> {
+    /// The value that stands for this one and its equals.
+    fn take(&mut self, value: &Arc<T>) -> Arc<T> {
+        if let Some((shared, _)) = self.0.get_key_value(value) {
+            let shared = shared.clone();
+            *self.0.entry(shared.clone()).or_default() += 1;
+            return shared;
+        }
+        self.0.insert(value.clone(), 1);
+        value.clone()
+    }
+
+    /// One pod fewer has it.
+    fn give_back(&mut self, value: &Arc<T>) {
+        if let Some(count) = self.0.get_mut(value) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(value);
+            }
+        }
+    }
 }
 
 /// What the pods of one node, taken together, use of it.
@@ -134,8 +167,7 @@ impl Pods {
     pub(super) fn insert(&mut self, pod: Arc<Pod>) -> Option<Arc<Pod>> {
         let key = pod.meta.key.clone();
         let old = self.remove(&key);
-        let pod = self.share_labels(pod);
-        let pod = self.share_terms(pod);
+        let pod = self.share(pod);
         for (label, value) in pod.labels.iter() {
             let place = (key.namespace.clone(), label.clone(), value.clone());
             self.by_label.entry(place).or_default().insert(key.name.clone());
@@ -182,45 +214,21 @@ impl Pods {
                 self.loads.remove(pod.node.as_ref().expect("the load was found by it"));
             }
         }
-        // Two are left: the one in the set and this pod's own.
-        if Arc::strong_count(&pod.labels) <= 2 {
-            self.labels.remove(&pod.labels);
-        }
-        if let Some(terms) = pod.terms.as_ref().filter(|a| Arc::strong_count(a) <= 2) {
-            self.terms.remove(terms);
+        self.labels.give_back(&pod.labels);
+        if let Some(terms) = &pod.terms {
+            self.terms.give_back(terms);
         }
         Some(pod)
     }
 
-    fn share_labels(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
-        match self.labels.get(&pod.labels) {
-            Some(shared) if Arc::ptr_eq(shared, &pod.labels) => pod,
-            Some(shared) => {
-                let mut pod = Arc::unwrap_or_clone(pod);
-                pod.labels = shared.clone();
-                Arc::new(pod)
-            }
-            None => {
-                self.labels.insert(pod.labels.clone());
-                pod
-            }
+    fn share(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
+        let labels = self.labels.take(&pod.labels);
+        let terms = pod.terms.as_ref().map(|terms| self.terms.take(terms));
+        if Arc::ptr_eq(&labels, &pod.labels) && terms.is_none() {
+            return pod;
         }
-    }
-
-    fn share_terms(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
-        let Some(own) = &pod.terms else { return pod };
-        match self.terms.get(own) {
-            Some(shared) if Arc::ptr_eq(shared, own) => pod,
-            Some(shared) => {
-                let shared = shared.clone();
-                let mut pod = Arc::unwrap_or_clone(pod);
-                pod.terms = Some(shared);
-                Arc::new(pod)
-            }
-            None => {
-                self.terms.insert(own.clone());
-                pod
-            }
-        }
+        let mut pod = Arc::unwrap_or_clone(pod);
+        (pod.labels, pod.terms) = (labels, terms);
+        Arc::new(pod)
     }
 }

@@ -59,10 +59,6 @@ pub enum Controller {
 pub struct Wakes {
     /// Keys of controllers.
     pub keys: BTreeSet<(Controller, Key)>,
-    /// Pods that the scheduler has to look at.
-    pub pods: BTreeSet<Key>,
-    /// True if a pod that fitted nowhere may fit now.
-    pub room: bool,
 }
 
 impl Wakes {
@@ -80,16 +76,11 @@ impl Wakes {
             (_, Some(Fact::Pod(new))) => self.pod(seen, None, Some(new)),
             (Some(Fact::Pod(old)), _) => self.pod(seen, Some(old), None),
             (Some(Fact::Node(old)), Some(Fact::Node(new))) => {
-                self.room |= may_take_more(old, new);
                 if takes_others(old, new) {
                     self.daemon_sets(seen);
                 }
             }
-            (_, Some(Fact::Node(_))) => {
-                self.room = true;
-                self.daemon_sets(seen);
-            }
-            (Some(Fact::Node(_)), _) => self.daemon_sets(seen),
+            (_, Some(Fact::Node(_))) | (Some(Fact::Node(_)), _) => self.daemon_sets(seen),
             _ => {}
         }
     }
@@ -257,17 +248,6 @@ impl Wakes {
         if !same_endpoint(old, new) {
             self.services_of(seen, old, new);
         }
-        match new {
-            Some(pod) if pod.node.is_none() => {
-                self.pods.insert(pod.meta.key.clone());
-            }
-            _ => {
-                let key = old.or(new).map(|p| p.meta.key.clone());
-                self.pods.extend(key.filter(|_| old.is_none_or(|o| o.node.is_none())));
-            }
-        }
-        let holds = |p: Option<&Arc<Pod>>| p.is_some_and(|p| p.node.is_some() && !p.is_finished());
-        self.room |= holds(old) && !holds(new);
         if let Some(node) = new.and_then(|p| p.node.as_ref()) {
             let exists = seen.nodes.get(node);
             if exists.is_none() {
@@ -380,12 +360,4 @@ fn same_endpoint(old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) -> bool {
 /// True if the node may take pods that it did not take, or the other way round.
 fn takes_others(old: &Node, new: &Node) -> bool {
     old.taints != new.taints || old.labels != new.labels || old.unschedulable != new.unschedulable
-}
-
-/// True if pods may fit on the node that did not before.
-fn may_take_more(old: &Node, new: &Node) -> bool {
-    old.allocatable != new.allocatable
-        || old.taints != new.taints
-        || old.labels != new.labels
-        || old.unschedulable != new.unschedulable
 }

@@ -4,9 +4,17 @@
 //! ([`Scheduler::note`]), asks for decisions ([`Scheduler::schedule`]) and says how each went
 //! ([`Scheduler::finished`]). Between a decision and the moment it is seen in [`Observed`], the
 //! pod is assumed to be on its node, so that the room is not given away twice.
+//!
+//! A pod is placed in a [`cycle`] by [`plugins`] that look at a [`snapshot`], under the settings
+//! of a [`profile`].
 
-pub(crate) mod filter;
-mod score;
+pub mod args;
+pub mod cycle;
+pub mod explain;
+pub mod framework;
+pub mod plugins;
+pub mod profile;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +25,16 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::controllers::facts::{Key, Node, Pod};
-use crate::controllers::observed::Observed;
+use crate::controllers::facts::{Fact, Key, Pod};
+use crate::controllers::observed::{Change as Seen, Observed};
 use crate::controllers::plan::{Change, Guard, Plan, Problem, Report, Verb};
-use crate::controllers::pods::Load;
 use crate::kinds::Part;
 
-pub use filter::{Misfit, fits};
+use cycle::{Choice, Diagnosis, Rotation};
+use framework::Cycle;
+use plugins::CycleState;
+use profile::Profile;
+use snapshot::Snapshot;
 
 /// Who an Event says it comes from.
 pub const COMPONENT: &str = "default-scheduler";
@@ -35,8 +46,11 @@ const BACK_OFF_SECONDS: i64 = 1;
 const MAX_BACK_OFF_SECONDS: i64 = 10;
 
 /// The pods that wait for a node, and those on their way to one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Scheduler {
+    profiles: Vec<Profile>,
+    snapshot: Snapshot,
+    rotation: Rotation,
     turns: BTreeSet<Turn>,
     waiting: BTreeMap<Key, Waiting>,
     /// When those that back off or are parked get a turn in any case.
@@ -84,41 +98,122 @@ struct Assumed {
 }
 
 impl Scheduler {
-    /// Takes note of pods that have changed, and of `room` that may have become free.
-    pub fn note(&mut self, seen: &Observed, pods: &BTreeSet<Key>, room: bool, now: Timestamp) {
-        for key in pods {
-            match seen.pods.get(key).filter(|p| wants_node(p)) {
-                Some(pod) => self.note_pod(pod),
-                None => self.forget(key),
-            }
+    /// A scheduler that has seen nothing yet.
+    pub fn new(profiles: Vec<Profile>) -> Self {
+        Scheduler {
+            profiles,
+            snapshot: Snapshot::default(),
+            rotation: Rotation::default(),
+            turns: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            due: BTreeSet::new(),
+            assumed: BTreeMap::new(),
+            busy: BTreeSet::new(),
         }
-        if room {
-            let parked: Vec<(Key, Timestamp)> = self
-                .waiting
-                .iter()
-                .filter_map(|(key, w)| match w.state {
-                    State::Parked(not_before, _) => Some((key.clone(), not_before)),
-                    _ => None,
-                })
-                .collect();
-            for (key, not_before) in parked {
-                if not_before <= now {
-                    self.queue(&key)
-                } else {
-                    self.set(&key, State::BackingOff(not_before))
+    }
+
+    /// The same scheduler as if it had just been started, with everything there is.
+    pub fn restart(&self, seen: &Observed, now: Timestamp) -> Self {
+        let mut fresh = Scheduler::new(self.profiles.clone());
+        for node in seen.nodes.keys() {
+            fresh.note_node(seen, node);
+        }
+        for pod in seen.pods.unbound() {
+            fresh.note_pod(pod);
+        }
+        fresh.wake_sleepers(now);
+        fresh
+    }
+
+    /// Takes note of a change that has just been folded into `seen`.
+    pub fn apply(&mut self, seen: &Observed, change: &Seen, now: Timestamp) {
+        let (old, new) = (change.old.as_ref().map(|o| &o.fact), change.new.as_ref().map(|o| &o.fact));
+        let mut room = false;
+        match (old, new) {
+            (_, Some(Fact::Pod(pod))) => {
+                // What is kept shares its labels with its like.
+                let pod = seen.pods.get(&pod.meta.key).unwrap_or(pod);
+                let held = old.is_some() && self.snapshot.pod(&pod.meta.key).is_some();
+                self.note_bound(seen, &pod.meta.key);
+                room = held && self.snapshot.pod(&pod.meta.key).is_none();
+                match wants_node(pod) && self.profile(pod).is_some() {
+                    true => self.note_pod(pod),
+                    false => self.forget(&pod.meta.key),
                 }
             }
+            (Some(Fact::Pod(pod)), _) => {
+                self.assumed.remove(&pod.meta.key);
+                room = self.snapshot.remove(&pod.meta.key).is_some();
+                self.forget(&pod.meta.key);
+            }
+            (_, Some(Fact::Node(node))) => {
+                self.note_node(seen, &node.meta.key.name);
+                room = true;
+            }
+            (Some(Fact::Node(node)), _) => self.note_node(seen, &node.meta.key.name),
+            _ => {}
         }
+        if room {
+            self.wake_parked(now);
+        }
+    }
+
+    fn wake_parked(&mut self, now: Timestamp) {
+        let parked: Vec<(Key, Timestamp)> = self
+            .waiting
+            .iter()
+            .filter_map(|(key, w)| match w.state {
+                State::Parked(not_before, _) => Some((key.clone(), not_before)),
+                _ => None,
+            })
+            .collect();
+        for (key, not_before) in parked {
+            if not_before <= now { self.queue(&key) } else { self.set(&key, State::BackingOff(not_before)) }
+        }
+    }
+
+    /// Places a pod where it is seen to be, or else assumed.
+    fn note_bound(&mut self, seen: &Observed, key: &Key) {
+        let Some(pod) = seen.pods.get(key) else { return };
+        if pod.is_finished() {
+            self.assumed.remove(key);
+            self.snapshot.remove(key);
+        } else if let Some(node) = &pod.node {
+            self.assumed.remove(key);
+            self.snapshot.place(pod.clone(), node);
+        } else if self.assumed.get(key).is_some_and(|a| a.pod.meta.uid != pod.meta.uid) {
+            self.assumed.remove(key);
+            self.snapshot.remove(key);
+        }
+    }
+
+    fn note_node(&mut self, seen: &Observed, name: &Arc<str>) {
+        let Some(node) = seen.nodes.get(name).filter(|n| n.meta.deleted.is_none()) else {
+            self.snapshot.remove_node(name);
+            return;
+        };
+        let known = self.snapshot.by_name(name).is_some();
+        self.snapshot.set_node(node.clone());
+        if known {
+            return;
+        }
+        for pod in seen.pods.on_node(name).filter(|p| !p.is_finished()) {
+            self.snapshot.place(pod.clone(), name);
+        }
+        for assumed in self.assumed.values().filter(|a| a.node == *name) {
+            self.snapshot.place(assumed.pod.clone(), name);
+        }
+    }
+
+    fn profile(&self, pod: &Pod) -> Option<usize> {
+        let name = &pod.wishes.as_ref()?.scheduler;
+        self.profiles.iter().position(|p| *p.name == **name)
     }
 
     /// Decides about up to `limit` pods whose turn it is.
     pub fn schedule(&mut self, seen: &Observed, now: Timestamp, limit: usize) -> Vec<(Key, Plan)> {
         self.wake_sleepers(now);
-        self.settle(seen);
-        if self.turns.is_empty() {
-            return Vec::new();
-        }
-        let mut loads = self.loads(seen);
+        self.snapshot.arrange();
         let mut plans = Vec::new();
         let mut later = Vec::new();
         while plans.len() < limit {
@@ -128,24 +223,34 @@ impl Scheduler {
                 continue;
             }
             let Some(pod) = self.waiting.get(&turn.2).map(|w| w.pod.clone()) else { continue };
-            let plan = match choose(&pod, seen, &loads) {
-                Ok(node) => {
-                    let load = loads.entry(node.clone()).or_default();
-                    load.add(&pod.requests, &pod.host_ports);
-                    self.waiting.remove(&turn.2);
-                    self.assumed.insert(turn.2.clone(), Assumed { pod: pod.clone(), node: node.clone() });
-                    bind(&pod, &node)
-                }
-                Err(message) => {
-                    self.park(&turn.2, now);
-                    unschedulable(&pod, message, now)
-                }
-            };
+            let Some(plan) = self.place(seen, &pod, now) else { continue };
             self.busy.insert(turn.2.clone());
             plans.push((turn.2, plan));
         }
         self.turns.extend(later);
         plans
+    }
+
+    fn place(&mut self, seen: &Observed, pod: &Arc<Pod>, now: Timestamp) -> Option<Plan> {
+        let profile = &self.profiles[self.profile(pod)?];
+        let wishes = pod.wishes.as_deref()?;
+        let cycle = Cycle { pod, wishes, snapshot: &self.snapshot, seen, profile };
+        let mut state = CycleState::default();
+        let key = &pod.meta.key;
+        Some(match cycle::choose(&cycle, &mut state, &mut self.rotation) {
+            Choice::Node(index) => {
+                let node = cycle.node(index).name().clone();
+                self.snapshot.place(pod.clone(), &node);
+                self.waiting.remove(key);
+                self.assumed.insert(key.clone(), Assumed { pod: pod.clone(), node: node.clone() });
+                bind(pod, &node)
+            }
+            Choice::Nowhere(diagnosis) => {
+                let message = message(&cycle, &diagnosis);
+                self.park(key, now);
+                unschedulable(pod, message, now)
+            }
+        })
     }
 
     /// Takes note of how a plan went.
@@ -155,6 +260,9 @@ impl Scheduler {
             return;
         }
         let Some(assumed) = self.assumed.remove(key) else { return };
+        self.snapshot.remove(key);
+        self.note_bound(seen, key);
+        self.wake_parked(now);
         let current = seen.pods.get(key).filter(|p| wants_node(p) && p.meta.uid == assumed.pod.meta.uid);
         if let Some(pod) = current {
             let waiting = Waiting { pod: pod.clone(), attempts: 1, state: State::Queued };
@@ -239,34 +347,11 @@ impl Scheduler {
             self.queue(&key);
         }
     }
-
-    /// What has been seen need not be assumed.
-    fn settle(&mut self, seen: &Observed) {
-        let busy = &self.busy;
-        self.assumed.retain(|key, assumed| match seen.pods.get(key) {
-            Some(pod) if pod.meta.uid == assumed.pod.meta.uid => pod.node.is_none() && !pod.is_finished(),
-            _ => busy.contains(key),
-        });
-    }
-
-    /// What each node carries, with what is assumed of it.
-    fn loads(&self, seen: &Observed) -> BTreeMap<Arc<str>, Load> {
-        let mut loads = BTreeMap::new();
-        for name in seen.nodes.keys() {
-            let load = seen.pods.load(name).map(|l| Load { pods: BTreeSet::new(), ..l.clone() });
-            loads.insert(name.clone(), load.unwrap_or_default());
-        }
-        for assumed in self.assumed.values() {
-            let load: &mut Load = loads.entry(assumed.node.clone()).or_default();
-            load.add(&assumed.pod.requests, &assumed.pod.host_ports);
-        }
-        loads
-    }
 }
 
 fn wants_node(pod: &Pod) -> bool {
-    let schedulable = pod.wishes.as_ref().is_some_and(|w| w.schedulable);
-    pod.node.is_none() && schedulable && pod.is_active()
+    let free = pod.wishes.as_ref().is_some_and(|w| w.gates.is_empty());
+    pod.node.is_none() && free && pod.is_active()
 }
 
 fn turn(pod: &Pod) -> Turn {
@@ -286,53 +371,18 @@ fn back_off(attempts: u32) -> SignedDuration {
     SignedDuration::from_secs(seconds.min(MAX_BACK_OFF_SECONDS))
 }
 
-/// The best node for a pod, or the text that says why there is none.
-fn choose(pod: &Pod, seen: &Observed, loads: &BTreeMap<Arc<str>, Load>) -> Result<Arc<str>, String> {
-    let empty = Load::default();
-    let mut candidates: Vec<(&Node, &Load)> = Vec::new();
-    let mut misfits = Vec::new();
-    for (name, node) in seen.nodes.iter().filter(|(_, n)| n.meta.deleted.is_none()) {
-        let load = loads.get(name).unwrap_or(&empty);
-        match fits(pod, node, load) {
-            Ok(()) => candidates.push((node, load)),
-            Err(misfit) => misfits.push(misfit),
-        }
+/// Why a pod fits nowhere, and that nobody can be sent away for it.
+fn message(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> String {
+    let nodes = cycle.snapshot.len();
+    let text = explain::explain(cycle, diagnosis);
+    if nodes == 0 {
+        return text;
     }
-    match score::best(pod, &candidates) {
-        Some(index) => Ok(candidates[index].0.meta.key.name.clone()),
-        None => Err(explain(&misfits)),
-    }
-}
-
-/// `0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: …`
-fn explain(misfits: &[Misfit]) -> String {
-    if misfits.is_empty() {
-        return "no nodes available to schedule pods".to_owned();
-    }
-    let total = misfits.len();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in misfits.iter().flat_map(|m| &m.reasons) {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let mut preemption: BTreeMap<&str, usize> = BTreeMap::new();
-    for misfit in misfits {
-        let reason = if misfit.by_others {
-            "No preemption victims found for incoming pod"
-        } else {
-            "Preemption is not helpful for scheduling"
-        };
-        *preemption.entry(reason).or_default() += 1;
-    }
-    let list = |counts: BTreeMap<&str, usize>| {
-        let mut texts: Vec<String> = counts.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-        texts.sort();
-        texts.join(", ")
-    };
-    format!(
-        "0/{total} nodes are available: {}. preemption: 0/{total} nodes are available: {}.",
-        list(counts),
-        list(preemption)
-    )
+    let helpful = diagnosis.rejected.iter().filter(|r| !r.misfit.unresolvable).count();
+    let mut preemption = explain::Reasons::default();
+    preemption.add("No preemption victims found for incoming pod", helpful);
+    preemption.add("Preemption is not helpful for scheduling", nodes - helpful);
+    format!("{text} preemption: {}", preemption.text(nodes))
 }
 
 fn bind(pod: &Pod, node: &str) -> Plan {
@@ -367,4 +417,10 @@ fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Plan {
         message,
     });
     plan
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Scheduler::new(vec![Profile::new(proa_api::names::DEFAULT_SCHEDULER)])
+    }
 }

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controllers::facts::{KindName, Object};
-use crate::controllers::wakes::Wakes;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -50,9 +49,7 @@ impl World {
 
     fn apply(&mut self, object: Object) {
         let change = self.seen.apply(object, NOW);
-        let mut wakes = Wakes::default();
-        wakes.add(&self.seen, &change);
-        self.scheduler.note(&self.seen, &wakes.pods, wakes.room, NOW);
+        self.scheduler.apply(&self.seen, &change, NOW);
     }
 
     /// The node of each pod that is bound, and the message of each that is not.
@@ -81,13 +78,12 @@ fn check(nodes: Vec<Object>, pod: Object, expected: Result<&str, &str>) {
 
 #[test]
 fn reasons_are_those_of_the_stock_scheduler() {
-    let no_victims = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     let no_help = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     check(vec![], pod("p", "1", json!({})), Err("no nodes available to schedule pods"));
     check(
         vec![node("n", "1", json!({}))],
         pod("p", "2", json!({})),
-        Err(&format!("0/1 nodes are available: 1 Insufficient cpu. {no_victims}")),
+        Err(&format!("0/1 nodes are available: 1 Insufficient cpu. {no_help}")),
     );
     check(
         vec![node("n", "1", json!({"unschedulable": true}))],
@@ -114,8 +110,7 @@ fn reasons_are_those_of_the_stock_scheduler() {
         pod("p", "2", json!({})),
         Err(
             "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. preemption: 0/2 nodes \
-             are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for \
-             scheduling.",
+             are available: 2 Preemption is not helpful for scheduling.",
         ),
     );
 }
@@ -159,9 +154,7 @@ fn what_is_assumed_is_not_given_away_twice_and_room_wakes_the_parked() {
     assert!(world.outcomes(NOW).is_empty());
     let gone = world.seen.pods.get(&Key::new("d", "p")).unwrap().meta.clone();
     let change = world.seen.delete(&gone, NOW);
-    let mut wakes = Wakes::default();
-    wakes.add(&world.seen, &change);
-    world.scheduler.note(&world.seen, &wakes.pods, wakes.room, NOW);
+    world.scheduler.apply(&world.seen, &change, NOW);
     // Not before its back-off.
     assert!(world.outcomes(NOW).is_empty());
     let later = NOW + SignedDuration::from_secs(1);

@@ -54,17 +54,13 @@ impl Control {
             let text = kind_name(&name.api_version, &name.kind);
             let objects = api.list(&text).map(|o| decode(&name, o)).collect();
             for change in control.seen.reset(&name, objects, api.now) {
+                control.scheduler.apply(&control.seen, &change, api.now);
                 wakes.add(&control.seen, &change);
             }
             control.cursors.insert(text, (name, api.log.len()));
         }
-        control.note(wakes, api.now);
+        control.dirty.extend(wakes.keys);
         control
-    }
-
-    fn note(&mut self, wakes: Wakes, now: jiff::Timestamp) {
-        self.scheduler.note(&self.seen, &wakes.pods, wakes.room, now);
-        self.dirty.extend(wakes.keys);
     }
 
     /// Shows up to `count` entries of the log to one kind's watch, or to all.
@@ -85,11 +81,12 @@ impl Control {
                 } else {
                     self.seen.apply(object, api.now)
                 };
+                self.scheduler.apply(&self.seen, &change, api.now);
                 wakes.add(&self.seen, &change);
             }
             self.cursors.insert(kind.clone(), (name, end));
         }
-        self.note(wakes, api.now);
+        self.dirty.extend(wakes.keys);
         self.settle(api);
     }
 

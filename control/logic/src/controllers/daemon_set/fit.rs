@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 
 use crate::controllers::facts::Node;
 use crate::controllers::node::tolerates;
-use crate::scheduler::filter::matches_term;
+use crate::scheduler::plugins::node_affinity::matches_term;
 
 /// What a node is to a DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,6 +69,10 @@ pub struct Pod {
     pub terms: Option<Arc<PodTerms>>,
     /// The PersistentVolumeClaims that it mounts.
     pub claims: Box<[Arc<str>]>,
+    /// When its node took it on.
+    pub started: Option<Timestamp>,
+    /// True if the scheduler has sent it away for a more important pod.
+    pub preempted: bool,
     /// What the scheduler needs to know while the pod is not bound.
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
@@ -129,8 +133,14 @@ pub struct Wishes {
     pub spread: Box<[Spread]>,
     /// The images of its containers, each in the form of [`super::image_name`].
     pub images: Box<[Box<str>]>,
-    /// True if it is for the built-in scheduler and no gate holds it back.
-    pub schedulable: bool,
+    /// `spec.schedulerName`.
+    pub scheduler: Box<str>,
+    /// The names of the gates that hold it back.
+    pub gates: Box<[Box<str>]>,
+    /// True if `spec.preemptionPolicy` is `Never`.
+    pub never_preempts: bool,
+    /// `status.nominatedNodeName`: the node where room is being made for it.
+    pub nominated: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -173,6 +183,8 @@ impl Pod {
         let ready = condition::find(status.conditions.as_ref(), "Ready").filter(|c| c.status == "True");
         let scheduled = condition::find(status.conditions.as_ref(), "PodScheduled")
             .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"));
+        let preempted = condition::find(status.conditions.as_ref(), "DisruptionTarget")
+            .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"));
         let cost = annotations.get("controller.kubernetes.io/pod-deletion-cost");
         let ips = match status.pod_ips {
             Some(ips) if !ips.is_empty() => ips.into_iter().map(|ip| ip.ip).collect(),
@@ -194,7 +206,9 @@ impl Pod {
             claims: claims(&spec, &meta.key.name),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec),
-            wishes: node.is_none().then(|| Box::new(wishes(&spec))),
+            started: time(&status.start_time),
+            preempted,
+            wishes: node.is_none().then(|| Box::new(wishes(&spec, status.nominated_node_name.as_deref()))),
             node,
             hostname: spec.hostname.map(Into::into),
             subdomain: spec.subdomain.map(Into::into),
@@ -278,8 +292,7 @@ pub(in crate::controllers) fn is_sidecar(container: &core::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-fn wishes(spec: &core::PodSpec) -> Wishes {
-    let scheduler = spec.scheduler_name.as_deref().unwrap_or(names::DEFAULT_SCHEDULER);
+fn wishes(spec: &core::PodSpec, nominated: Option<&str>) -> Wishes {
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let images = all.filter_map(|c| c.image.as_deref());
     Wishes {
@@ -287,8 +300,10 @@ fn wishes(spec: &core::PodSpec) -> Wishes {
         node_affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
         spread: spec.topology_spread_constraints.iter().flatten().map(Spread::of).collect(),
         images: images.map(|image| image_name(image)).collect(),
-        schedulable: scheduler == names::DEFAULT_SCHEDULER
-            && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty),
+        scheduler: spec.scheduler_name.as_deref().unwrap_or(names::DEFAULT_SCHEDULER).into(),
+        gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.as_str().into()).collect(),
+        never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+        nominated: nominated.filter(|n| !n.is_empty()).map(Into::into),
     }
 }
 

@@ -1,0 +1,229 @@
+//! Plugins: each knows one rule of where pods belong, under its stock name.
+//!
+//! One file per plugin, named after it. A plugin is plain functions, called from the `match`es
+//! below; there is no trait, so the compiler sees through every call. Which functions it has is
+//! said by [`Plugin::has_pre_filter`] and its like:
+//!
+//! - `pre_filter(cycle, &mut state) -> PreFilter`: once per pod. Works out what the filter needs
+//!   and keeps it in its own field of [`CycleState`]. May say that it has nothing to say of the
+//!   pod ([`PreFilter::Skip`]), or that the pod fits nowhere.
+//! - `filter(cycle, state, node) -> Result<(), Misfit>`: once per node. Allocates nothing for a
+//!   node that fits. `node` may be another than the snapshot has at its place: preemption tries
+//!   nodes without some of their pods.
+//! - `add_pod` and `remove_pod(cycle, &mut state, other, node)`: keep the state true while
+//!   preemption tries what happens without `other`, or with a nominated pod. Only for plugins
+//!   whose state counts pods.
+//! - `pre_score(cycle, nodes, &mut state) -> bool`: once per pod, with the nodes that it fits
+//!   on. False if all nodes are alike to the plugin: it is not asked for scores then.
+//! - `score(cycle, state, node) -> i64`: once per such node.
+//! - `normalize(cycle, state, nodes, &mut scores)`: brings the scores to 0..=100.
+//! - `may_fit_after(pod, event) -> bool`: true if the event may void its rejection of the pod.
+//!   Err on the side of true; a pod that is woken in vain costs a little time.
+//!
+//! To add a plugin: its file, a variant of [`Plugin`] at its place in the stock order, an arm
+//! where it has something to say, and a field of [`CycleState`] if it keeps something.
+
+pub mod node_affinity;
+pub mod node_name;
+pub mod node_ports;
+pub mod node_resources_balanced_allocation;
+pub mod node_resources_fit;
+pub mod node_unschedulable;
+pub mod taint_toleration;
+
+use super::framework::{Cycle, Event, Misfit, PreFilter};
+use super::snapshot::NodeInfo;
+use crate::controllers::facts::Pod;
+
+/// The plugins that filter or score, in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plugin {
+    /// Cordoned nodes take no pods.
+    NodeUnschedulable,
+    /// A pod that names its node.
+    NodeName,
+    /// Taints and tolerations.
+    TaintToleration,
+    /// `nodeSelector` and node affinity.
+    NodeAffinity,
+    /// Ports of the node.
+    NodePorts,
+    /// Requests fit into what the node offers.
+    NodeResourcesFit,
+    /// CPU and memory are used evenly.
+    NodeResourcesBalancedAllocation,
+}
+
+/// What the plugins have worked out about one pod: a field for each that keeps something.
+#[derive(Clone, Debug, Default)]
+pub struct CycleState {
+    /// The plugins that have nothing to say of the pod when nodes are filtered: bits.
+    skip_filter: u64,
+    /// The same when nodes are scored.
+    skip_score: u64,
+    /// Of NodeAffinity.
+    pub node_affinity: node_affinity::State,
+}
+
+impl CycleState {
+    /// True if the plugin's filter is not called for this pod.
+    pub fn skips_filter(&self, plugin: Plugin) -> bool {
+        self.skip_filter & plugin.bit() != 0
+    }
+
+    /// True if the plugin gives no scores for this pod.
+    pub fn skips_score(&self, plugin: Plugin) -> bool {
+        self.skip_score & plugin.bit() != 0
+    }
+
+    /// Says that the plugin's filter is not called.
+    pub fn skip_filter(&mut self, plugin: Plugin) {
+        self.skip_filter |= plugin.bit();
+    }
+
+    /// Says that the plugin gives no scores.
+    pub fn skip_score(&mut self, plugin: Plugin) {
+        self.skip_score |= plugin.bit();
+    }
+}
+
+impl Plugin {
+    /// All of them, in the order in which they are asked.
+    pub const ALL: [Plugin; 7] = [
+        Plugin::NodeUnschedulable,
+        Plugin::NodeName,
+        Plugin::TaintToleration,
+        Plugin::NodeAffinity,
+        Plugin::NodePorts,
+        Plugin::NodeResourcesFit,
+        Plugin::NodeResourcesBalancedAllocation,
+    ];
+
+    /// Its stock name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Plugin::NodeUnschedulable => "NodeUnschedulable",
+            Plugin::NodeName => "NodeName",
+            Plugin::TaintToleration => "TaintToleration",
+            Plugin::NodeAffinity => "NodeAffinity",
+            Plugin::NodePorts => "NodePorts",
+            Plugin::NodeResourcesFit => "NodeResourcesFit",
+            Plugin::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
+        }
+    }
+
+    const fn bit(self) -> u64 {
+        1 << self as u64
+    }
+
+    /// True if it has a `pre_filter`.
+    pub fn has_pre_filter(self) -> bool {
+        matches!(self, Plugin::NodeAffinity | Plugin::NodePorts | Plugin::NodeResourcesFit)
+    }
+
+    /// True if it has a `filter`.
+    pub fn has_filter(self) -> bool {
+        !matches!(self, Plugin::NodeResourcesBalancedAllocation)
+    }
+
+    /// True if it has a `pre_score`.
+    pub fn has_pre_score(self) -> bool {
+        matches!(self, Plugin::TaintToleration | Plugin::NodeAffinity)
+    }
+
+    /// True if it has a `score`.
+    pub fn has_score(self) -> bool {
+        matches!(
+            self,
+            Plugin::TaintToleration
+                | Plugin::NodeAffinity
+                | Plugin::NodeResourcesFit
+                | Plugin::NodeResourcesBalancedAllocation
+        )
+    }
+
+    /// How much its score counts unless a profile says otherwise.
+    pub fn default_weight(self) -> i64 {
+        match self {
+            Plugin::TaintToleration => 3,
+            Plugin::NodeAffinity => 2,
+            _ => 1,
+        }
+    }
+
+    /// Looks at the pod before any node.
+    pub fn pre_filter(self, cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+        match self {
+            Plugin::NodeAffinity => node_affinity::pre_filter(cycle, state),
+            Plugin::NodePorts => node_ports::pre_filter(cycle),
+            _ => PreFilter::Filter,
+        }
+    }
+
+    /// True if the pod can be on the node, as far as this plugin knows.
+    pub fn filter(self, cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+        match self {
+            Plugin::NodeUnschedulable => node_unschedulable::filter(cycle, node),
+            Plugin::NodeName => node_name::filter(cycle, node),
+            Plugin::TaintToleration => taint_toleration::filter(cycle, node),
+            Plugin::NodeAffinity => node_affinity::filter(cycle, state, node),
+            Plugin::NodePorts => node_ports::filter(cycle, node),
+            Plugin::NodeResourcesFit => node_resources_fit::filter(cycle, node),
+            Plugin::NodeResourcesBalancedAllocation => Ok(()),
+        }
+    }
+
+    /// Another pod counts as being on the node from now on.
+    pub fn add_pod(self, _cycle: &Cycle<'_>, _state: &mut CycleState, _other: &Pod, _node: &NodeInfo) {}
+
+    /// Another pod counts as having left the node.
+    pub fn remove_pod(self, _cycle: &Cycle<'_>, _state: &mut CycleState, _other: &Pod, _node: &NodeInfo) {}
+
+    /// Looks at the nodes that are left before they are scored. False if they are all alike.
+    pub fn pre_score(self, cycle: &Cycle<'_>, _nodes: &[&NodeInfo], state: &mut CycleState) -> bool {
+        match self {
+            Plugin::TaintToleration => taint_toleration::pre_score(_nodes),
+            Plugin::NodeAffinity => node_affinity::pre_score(cycle, state),
+            _ => true,
+        }
+    }
+
+    /// How good the node is for the pod; to be normalized.
+    pub fn score(self, cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> i64 {
+        match self {
+            Plugin::TaintToleration => taint_toleration::score(cycle, node),
+            Plugin::NodeAffinity => node_affinity::score(state, node),
+            Plugin::NodeResourcesFit => node_resources_fit::score(cycle, node),
+            Plugin::NodeResourcesBalancedAllocation => node_resources_balanced_allocation::score(cycle, node),
+            _ => 0,
+        }
+    }
+
+    /// Brings the scores of these nodes to 0..=100.
+    pub fn normalize(
+        self,
+        _cycle: &Cycle<'_>,
+        _state: &CycleState,
+        _nodes: &[&NodeInfo],
+        scores: &mut [i64],
+    ) {
+        match self {
+            Plugin::TaintToleration => super::framework::normalize(scores, true),
+            Plugin::NodeAffinity => super::framework::normalize(scores, false),
+            _ => {}
+        }
+    }
+
+    /// True if a pod that it has rejected may fit after the event.
+    pub fn may_fit_after(self, pod: &Pod, event: &Event<'_>) -> bool {
+        match self {
+            Plugin::NodeUnschedulable => node_unschedulable::may_fit_after(pod, event),
+            Plugin::NodeName => matches!(event, Event::NodeAdded(_)),
+            Plugin::TaintToleration => taint_toleration::may_fit_after(pod, event),
+            Plugin::NodeAffinity => node_affinity::may_fit_after(pod, event),
+            Plugin::NodePorts => node_ports::may_fit_after(pod, event),
+            Plugin::NodeResourcesFit => node_resources_fit::may_fit_after(pod, event),
+            Plugin::NodeResourcesBalancedAllocation => false,
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Snapshot: the nodes, and on each the pods that are bound to it or assumed to be.
+//!
+//! Kept by the [`Scheduler`](super::Scheduler), one change at a time, and never made anew for a
+//! pod; read by every plugin. Nodes have a place ([`NodeIndex`]) that they keep while they are
+//! there. [`Snapshot::nodes`] gives them in the order in which they are looked at: a node of each
+//! zone in turn, so that those who look at the first few see all zones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proa_api::selector::Labels;
+
+use crate::controllers::facts::{Key, Node, Pod, PodTerms};
+use crate::controllers::pods::weighed;
+use crate::controllers::resources::{HostPort, Resources};
+
+/// The place of a node in the [`Snapshot`].
+pub type NodeIndex = usize;
+
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A node and what is on it.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Its place.
+    pub index: NodeIndex,
+    /// What is known of it.
+    pub node: Arc<Node>,
+    /// The pods on it that have not ended, those assumed to be included, in no order.
+    pub pods: Vec<Arc<Pod>>,
+    /// What they ask for.
+    pub requested: Resources,
+    /// The CPU they ask for in thousandths, with something for those that state none.
+    pub weighed_cpu_millis: i64,
+    /// The memory they ask for in bytes, with something for those that state none.
+    pub weighed_memory_bytes: i64,
+    /// The node's ports that they take.
+    pub host_ports: Vec<HostPort>,
+    /// How often each claim is mounted, by namespace and name.
+    pub claims: BTreeMap<Key, u32>,
+}
+
+/// How many pods of one sort are on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub pods: u32,
+    /// Those on their way out.
+    pub leaving: u32,
+}
+
+/// Pods with equal labels in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelGroup {
+    /// Their namespace.
+    pub namespace: Arc<str>,
+    /// Their labels.
+    pub labels: Arc<Labels>,
+}
+
+/// Pods that say the same of the pods near them, in one namespace and with equal labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TermGroup {
+    /// Their namespace.
+    pub namespace: Arc<str>,
+    /// What they say.
+    pub terms: Arc<PodTerms>,
+    /// Their labels.
+    pub labels: Arc<Labels>,
+}
+
+/// All nodes and what is on them.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    slots: Vec<Option<NodeInfo>>,
+    free: Vec<NodeIndex>,
+    by_name: BTreeMap<Arc<str>, NodeIndex>,
+    order: Vec<NodeIndex>,
+    /// True if the order is not that of the nodes that are there.
+    disordered: bool,
+    placed: BTreeMap<Key, (Arc<Pod>, NodeIndex)>,
+    labels: BTreeMap<LabelGroup, BTreeMap<NodeIndex, Count>>,
+    terms: BTreeMap<TermGroup, BTreeMap<NodeIndex, Count>>,
+}
+
+impl NodeInfo {
+    /// A node without pods.
+    pub fn new(index: NodeIndex, node: Arc<Node>) -> Self {
+        NodeInfo {
+            index,
+            node,
+            pods: Vec::new(),
+            requested: Resources::default(),
+            weighed_cpu_millis: 0,
+            weighed_memory_bytes: 0,
+            host_ports: Vec::new(),
+            claims: BTreeMap::new(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.node.meta.key.name
+    }
+
+    /// Counts a pod in.
+    pub fn add(&mut self, pod: Arc<Pod>) {
+        self.requested.add(&pod.requests);
+        let (cpu, memory) = weighed(&pod.requests);
+        self.weighed_cpu_millis += cpu;
+        self.weighed_memory_bytes += memory;
+        self.host_ports.extend_from_slice(&pod.host_ports);
+        for claim in &pod.claims {
+            let key = Key { namespace: pod.meta.key.namespace.clone(), name: claim.clone() };
+            *self.claims.entry(key).or_default() += 1;
+        }
+        self.pods.push(pod);
+    }
+
+    /// Counts the pod of this name out.
+    pub fn remove(&mut self, key: &Key) -> Option<Arc<Pod>> {
+        let place = self.pods.iter().position(|p| p.meta.key == *key)?;
+        let pod = self.pods.swap_remove(place);
+        self.requested.subtract(&pod.requests);
+        let (cpu, memory) = weighed(&pod.requests);
+        self.weighed_cpu_millis -= cpu;
+        self.weighed_memory_bytes -= memory;
+        for port in &pod.host_ports {
+            if let Some(at) = self.host_ports.iter().position(|p| p == port) {
+                self.host_ports.swap_remove(at);
+            }
+        }
+        for claim in &pod.claims {
+            let key = Key { namespace: key.namespace.clone(), name: claim.clone() };
+            if let Some(count) = self.claims.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.claims.remove(&key);
+                }
+            }
+        }
+        Some(pod)
+    }
+}
+
+impl Snapshot {
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// True without nodes.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// One more than the highest place of a node: the length of a table by [`NodeIndex`].
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The node at a place.
+    ///
+    /// # Panics
+    /// If there is none: places are only kept within one scheduling cycle.
+    pub fn node(&self, index: NodeIndex) -> &NodeInfo {
+        self.slots[index].as_ref().expect("a node keeps its place while a pod is being placed")
+    }
+
+    /// The node of this name.
+    pub fn by_name(&self, name: &str) -> Option<&NodeInfo> {
+        self.by_name.get(name).map(|index| self.node(*index))
+    }
+
+    /// All nodes, in the order in which they are looked at.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeInfo> {
+        debug_assert!(!self.disordered, "put in order before pods are placed");
+        self.order.iter().map(|index| self.node(*index))
+    }
+
+    /// The node at this place of the order.
+    pub fn nth(&self, place: usize) -> &NodeInfo {
+        self.node(self.order[place])
+    }
+
+    /// The pods on nodes by what their labels are: for each sort, how many are on each node. A
+    /// plugin that counts pods by selector looks here, once per sort and not once per pod.
+    pub fn label_groups(&self) -> impl Iterator<Item = (&LabelGroup, &BTreeMap<NodeIndex, Count>)> {
+        self.labels.iter()
+    }
+
+    /// The same for pods that have a say on the pods near them.
+    pub fn term_groups(&self) -> impl Iterator<Item = (&TermGroup, &BTreeMap<NodeIndex, Count>)> {
+        self.terms.iter()
+    }
+
+    /// The pod of this name, if it is on a node.
+    pub fn pod(&self, key: &Key) -> Option<&Arc<Pod>> {
+        self.placed.get(key).map(|(pod, _)| pod)
+    }
+
+    /// Puts a node in, or what it has become. The caller places the pods of a new node.
+    pub(super) fn set_node(&mut self, node: Arc<Node>) {
+        if let Some(index) = self.by_name.get(&node.meta.key.name) {
+            let info = self.slots[*index].as_mut().expect("a name leads to a node");
+            self.disordered |= zone_of(&info.node) != zone_of(&node);
+            info.node = node;
+            return;
+        }
+        let index = self.free.pop().unwrap_or(self.slots.len());
+        if index == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.by_name.insert(node.meta.key.name.clone(), index);
+        self.slots[index] = Some(NodeInfo::new(index, node));
+        self.disordered = true;
+    }
+
+    /// Takes a node out, and the pods on it.
+    pub(super) fn remove_node(&mut self, name: &str) {
+        let Some(index) = self.by_name.get(name).copied() else { return };
+        for pod in self.node(index).pods.clone() {
+            self.remove(&pod.meta.key);
+        }
+        self.by_name.remove(name);
+        self.slots[index] = None;
+        self.free.push(index);
+        self.disordered = true;
+    }
+
+    /// Says that a pod is on a node. Where it was before, it is no longer; on a node that is not
+    /// there it is nowhere.
+    pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) {
+        let key = pod.meta.key.clone();
+        let index = self.by_name.get(node).copied();
+        if let Some((old, at)) = self.placed.get(&key) {
+            if Some(*at) == index && Arc::ptr_eq(old, &pod) {
+                return;
+            }
+            self.remove(&key);
+        }
+        let Some(index) = index else { return };
+        self.count(&pod, index, |count, leaving| {
+            count.pods += 1;
+            count.leaving += u32::from(leaving);
+        });
+        self.slots[index].as_mut().expect("a name leads to a node").add(pod.clone());
+        self.placed.insert(key, (pod, index));
+    }
+
+    /// Says that a pod is on no node.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Pod>> {
+        let (pod, index) = self.placed.remove(key)?;
+        self.slots[index].as_mut().expect("pods are on nodes that are there").remove(key);
+        self.count(&pod, index, |count, leaving| {
+            count.pods -= 1;
+            count.leaving -= u32::from(leaving);
+        });
+        Some(pod)
+    }
+
+    /// Brings the nodes in order after some have come or gone.
+    pub(super) fn arrange(&mut self) {
+        if !std::mem::take(&mut self.disordered) {
+            return;
+        }
+        let mut zones: BTreeMap<(&str, &str), Vec<NodeIndex>> = BTreeMap::new();
+        for index in self.by_name.values() {
+            zones.entry(zone_of(&self.node(*index).node)).or_default().push(*index);
+        }
+        let longest = zones.values().map(Vec::len).max().unwrap_or(0);
+        let turns = (0..longest).flat_map(|turn| zones.values().filter_map(move |zone| zone.get(turn)));
+        self.order = turns.copied().collect();
+    }
+
+    fn count(&mut self, pod: &Pod, index: NodeIndex, change: impl Fn(&mut Count, bool)) {
+        let leaving = pod.meta.deleted.is_some();
+        let namespace = &pod.meta.key.namespace;
+        let group = LabelGroup { namespace: namespace.clone(), labels: pod.labels.clone() };
+        recount(&mut self.labels, group, index, |count| change(count, leaving));
+        if let Some(terms) = &pod.terms {
+            let (namespace, labels) = (namespace.clone(), pod.labels.clone());
+            let group = TermGroup { namespace, terms: terms.clone(), labels };
+            recount(&mut self.terms, group, index, |count| change(count, leaving));
+        }
+    }
+}
+
+fn recount<G: Ord>(
+    groups: &mut BTreeMap<G, BTreeMap<NodeIndex, Count>>,
+    group: G,
+    index: NodeIndex,
+    change: impl Fn(&mut Count),
+) {
+    match groups.get_mut(&group) {
+        Some(nodes) => {
+            let count = nodes.entry(index).or_default();
+            change(count);
+            if count.pods == 0 {
+                nodes.remove(&index);
+                if nodes.is_empty() {
+                    groups.remove(&group);
+                }
+            }
+        }
+        None => {
+            let mut count = Count::default();
+            change(&mut count);
+            groups.insert(group, BTreeMap::from([(index, count)]));
+        }
+    }
+}
+
+fn zone_of(node: &Node) -> (&str, &str) {
+    let label = |key: &str| node.labels.get(key).map_or("", String::as_str);
+    (label(REGION), label(ZONE))
+}
