@@ -23,6 +23,7 @@ pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod job;
@@ -30,6 +31,7 @@ pub mod namespace;
 pub mod node;
 pub mod replica_set;
 mod service_endpoints;
+mod slices;
 pub mod stateful_set;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::CronJob => cron_job::reconcile(seen, key, now),
         Controller::JobOrphan => job::reconcile_orphan(seen, key),
         Controller::EndpointSlice => endpoint_slice::reconcile(seen, key),
+        Controller::EndpointSliceMirroring => endpoint_slice_mirroring::reconcile(seen, key),
         Controller::Endpoints => endpoints::reconcile(seen, key),
         Controller::GarbageCollector => garbage_collector::reconcile(seen, key),
         Controller::Namespace => namespace::reconcile(seen, key, now),
@@ -74,6 +77,7 @@ impl Controller {
             Controller::CronJob => "cronjob-controller",
             Controller::Job | Controller::JobOrphan => "job-controller",
             Controller::EndpointSlice => "endpoint-slice-controller",
+            Controller::EndpointSliceMirroring => "endpoint-slice-mirroring-controller",
             Controller::Endpoints => "endpoint-controller",
             Controller::GarbageCollector => "garbage-collector-controller",
             Controller::Namespace => "namespace-controller",

@@ -36,6 +36,8 @@ pub enum Controller {
     JobOrphan,
     /// By Service.
     EndpointSlice,
+    /// By Endpoints.
+    EndpointSliceMirroring,
     /// By Service.
     Endpoints,
     /// By uid, as the name.
@@ -105,15 +107,21 @@ impl Wakes {
             Fact::ControllerRevision(revision) => self.owner_of_revision(seen, key, revision),
             Fact::Service(_) => {
                 self.key(Controller::EndpointSlice, key);
+                self.key(Controller::EndpointSliceMirroring, key);
                 self.key(Controller::Endpoints, key);
             }
             Fact::EndpointSlice(slice) => {
                 let service = slice.metadata.labels.as_ref().and_then(|l| l.get(names::LABEL_SERVICE_NAME));
                 if let Some(service) = service {
-                    self.key(Controller::EndpointSlice, &Key::new(&key.namespace, service));
+                    let key = Key::new(&key.namespace, service);
+                    self.key(Controller::EndpointSlice, &key);
+                    self.key(Controller::EndpointSliceMirroring, &key);
                 }
             }
-            Fact::Endpoints(_) => self.key(Controller::Endpoints, key),
+            Fact::Endpoints(_) => {
+                self.key(Controller::Endpoints, key);
+                self.key(Controller::EndpointSliceMirroring, key);
+            }
             Fact::Namespace(_) => {
                 self.name(Controller::Namespace, &key.name);
                 self.name(Controller::ServiceAccount, &key.name);

@@ -219,6 +219,8 @@ impl Control {
             Controller::EndpointSlice,
             self.seen.services.iter().map(|(k, _)| k.clone()).collect(),
         );
+        let endpoints = self.seen.endpoints.iter().map(|(k, _)| k.clone()).collect();
+        keyed(&mut wakes, Controller::EndpointSliceMirroring, endpoints);
         keyed(&mut wakes, Controller::Endpoints, self.seen.services.iter().map(|(k, _)| k.clone()).collect());
         keyed(&mut wakes, Controller::Node, named(self.seen.nodes.keys().collect()));
         for c in [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa] {
