@@ -110,3 +110,18 @@ pub const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
 pub const BOOTSTRAP_USER_PREFIX: &str = "system:bootstrap:";
 /// Where a node's server listens, unless its Node says otherwise.
 pub const KUBELET_PORT: u16 = 10250;
+
+/// The PriorityClasses of the cluster's own: name, value and description.
+/// <https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/>
+pub const SYSTEM_PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];

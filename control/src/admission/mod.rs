@@ -6,6 +6,8 @@
 //!
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
 //! - [`pod`]: the service account of a pod
+//! - [`priority`]: the priority of a pod
+//! - [`runtime_class`]: what a RuntimeClass adds to a pod
 //! - [`ingress`]: the default class of an Ingress
 //! - [`storage`]: the default class of a claim, its protection, its growth
 //! - [`service`]: the addresses and node ports of Services
@@ -13,6 +15,8 @@
 pub mod ingress;
 pub mod namespace;
 pub mod pod;
+pub mod priority;
+pub mod runtime_class;
 pub mod service;
 pub mod storage;
 
@@ -94,7 +98,6 @@ impl Admission {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         self.check_namespace(store, kind, &namespace, &name)?;
         match (kind.group.as_str(), kind.kind.as_str()) {
-            ("", "Pod") => pod::default_service_account(store, kind, object, self.config.token_volumes),
             ("", "PersistentVolumeClaim") => {
                 storage::claim(store, object);
                 Ok(())
@@ -103,6 +106,12 @@ impl Admission {
                 storage::volume(object);
                 Ok(())
             }
+            ("", "Pod") => {
+                pod::default_service_account(store, kind, object, self.config.token_volumes)?;
+                priority::set(store, kind, object)?;
+                runtime_class::merge(store, kind, object)
+            }
+            ("scheduling.k8s.io", "PriorityClass") => priority::check_default(store, kind, object),
             ("networking.k8s.io", "Ingress") => {
                 ingress::default_class(store, object);
                 Ok(())
@@ -124,10 +133,20 @@ impl Admission {
     }
 
     /// Fills in what a changed object keeps of what it was given, before the kind's hooks.
-    pub fn before_update(&self, kind: &Kind, old: &Value, new: &mut Value) {
-        if kind.group.is_empty() && kind.kind == "Service" {
-            service::carry_over(old, new);
+    pub fn before_update(
+        &self,
+        store: &Store,
+        kind: &Kind,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<(), Refusal> {
+        match (kind.group.as_str(), kind.kind.as_str()) {
+            ("", "Pod") => priority::keep(old, new),
+            ("", "Service") => service::carry_over(old, new),
+            ("scheduling.k8s.io", "PriorityClass") => priority::check_default(store, kind, new)?,
+            _ => {}
         }
+        Ok(())
     }
 
     /// Gives a changed object what it needs more, after the kind's hooks.
@@ -154,3 +173,6 @@ impl Admission {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

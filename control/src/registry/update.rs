@@ -95,7 +95,7 @@ impl Registry {
         };
         let admission = &self.0.admission;
         if part == Part::Main {
-            admission.before_update(kind, &old, &mut new);
+            admission.before_update(&self.0.store, kind, &old, &mut new)?;
         }
         let mut new = (kind.hooks.update)(&old, new, part)?;
         metadata::keep(&old, &mut new);

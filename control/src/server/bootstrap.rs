@@ -10,7 +10,7 @@ use proa_api::Refusal;
 use proa_api::names::{
     ANNOTATION_DEFAULT_INGRESS_CLASS, ANNOTATION_DEFAULT_STORAGE_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER,
     LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT, NAMESPACE_SYSTEM,
-    SYSTEM_NAMESPACES,
+    SYSTEM_NAMESPACES, SYSTEM_PRIORITY_CLASSES,
 };
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
@@ -75,6 +75,13 @@ pub async fn ensure(registry: &Registry, place: Place) -> Result<(), Refusal> {
     let maker = Maker { registry, caller: Caller::system(USER) };
     for name in SYSTEM_NAMESPACES {
         maker.ensure("v1", "Namespace", json!({ "metadata": { "name": name } }), &[]).await?;
+    }
+    for (name, value, description) in SYSTEM_PRIORITY_CLASSES {
+        let class = json!({
+            "metadata": { "name": name }, "value": value, "description": description,
+            "preemptionPolicy": "PreemptLowerPriority",
+        });
+        maker.ensure("scheduling.k8s.io/v1", "PriorityClass", class, &[]).await?;
     }
     let class = json!({
         "metadata": {

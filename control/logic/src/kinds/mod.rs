@@ -32,8 +32,10 @@ mod node;
 mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
+mod priority_class;
 mod rbac;
 mod replica_set;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
@@ -241,6 +243,8 @@ pub fn built_in() -> Table {
         rbac::cluster_role::kind(),
         rbac::role_binding::kind(),
         rbac::role::kind(),
+        runtime_class::kind(),
+        priority_class::kind(),
     ])
 }
 

@@ -23,8 +23,22 @@ const MAPS: [&str; 10] = [
 ];
 
 /// Members whose values are maps of quantities.
-const QUANTITIES: [&str; 6] =
-    ["allocatable", "allocatedResources", "capacity", "limits", "overhead", "requests"];
+const QUANTITIES: [&str; 14] = [
+    "allocatable",
+    "allocatedResources",
+    "capacity",
+    "default",
+    "defaultRequest",
+    "hard",
+    "limits",
+    "max",
+    "maxLimitRequestRatio",
+    "min",
+    "overhead",
+    "podFixed",
+    "requests",
+    "used",
+];
 
 /// Members that are quantities.
 const QUANTITY: [&str; 2] = ["divisor", "sizeLimit"];
@@ -43,7 +57,10 @@ pub fn tidy(object: &mut Map<String, Value>) -> Result<(), ParseError> {
                     tidy(item)?;
                 }
             }
-            Value::Object(amounts) if QUANTITIES.contains(&key.as_str()) => {
+            // A RuntimeClass keeps its amounts one step further down.
+            Value::Object(amounts)
+                if QUANTITIES.contains(&key.as_str()) && !amounts.values().any(Value::is_object) =>
+            {
                 for amount in amounts.values_mut() {
                     quantity(amount)?;
                 }

@@ -18,6 +18,9 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use proa_api::field::{FieldErrors, Path};
 use serde_json::Value;
 
+pub use resources::requirements;
+pub use scheduling::tolerations;
+
 use super::columns::text;
 use super::rules::{Rules, row};
 use super::{Kind, SelectableField, Subresource};

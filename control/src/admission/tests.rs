@@ -1,0 +1,156 @@
+//! What admission makes of objects that depend on others, as clients see it.
+
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use proa_api::Refusal;
+use proa_logic::kinds;
+use serde_json::{Value, json};
+
+use crate::registry::{Caller, Registry, RegistryConfig, Target, WriteOptions};
+use crate::store::Object;
+
+const PLAIN: WriteOptions = WriteOptions { dry_run: false, field_manager: String::new() };
+
+struct World {
+    registry: Registry,
+    caller: Caller,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let registry = Registry::open(&path, kinds::built_in(), RegistryConfig::default()).unwrap();
+        let world = World { registry, caller: Caller::system("test"), _dir: dir };
+        world.made("v1 Namespace default", json!({})).await;
+        world
+    }
+
+    /// Creates `API-VERSION KIND NAME`.
+    async fn create(&self, what: &str, rest: Value, options: &WriteOptions) -> Result<Arc<Object>, Refusal> {
+        let mut words = what.split(' ');
+        let (version, kind) = (words.next().unwrap(), words.next().unwrap());
+        let kind = self.registry.kinds().by_kind(version, kind).unwrap().clone();
+        let mut body = rest;
+        body["metadata"]["name"] = words.next().unwrap().into();
+        self.registry.create(&self.caller, &kind, "default", body, options).await
+    }
+
+    async fn made(&self, what: &str, rest: Value) -> Value {
+        self.create(what, rest, &PLAIN).await.unwrap().value()
+    }
+
+    async fn refused(&self, what: &str, rest: Value, why: Expect) {
+        let refusal = self.create(what, rest, &PLAIN).await.expect_err("a refusal");
+        why.assert_eq(&format!("{} {refusal}", refusal.code()));
+    }
+
+    async fn pod(&self, name: &str, spec: Value) -> Result<Value, Refusal> {
+        let made = self.create(&format!("v1 Pod {name}"), pod(spec), &PLAIN).await;
+        made.map(|object| object.value())
+    }
+
+    async fn change(&self, what: &str, target: Target, change: Value) -> Result<Value, Refusal> {
+        let mut words = what.split(' ');
+        let (version, kind) = (words.next().unwrap(), words.next().unwrap());
+        let kind = self.registry.kinds().by_kind(version, kind).unwrap().clone();
+        let patch = move |current: &Value| {
+            let mut new = current.clone();
+            merge(&mut new, &change);
+            Ok(new)
+        };
+        let name = words.next().unwrap();
+        let patched = self.registry.patch(&self.caller, &kind, "default", name, target, &patch, &PLAIN).await;
+        patched.map(|object| object.value())
+    }
+}
+
+fn merge(target: &mut Value, change: &Value) {
+    match (target, change) {
+        (Value::Object(target), Value::Object(change)) => {
+            change.iter().for_each(|(key, value)| merge(target.entry(key).or_insert(Value::Null), value));
+        }
+        (target, change) => *target = change.clone(),
+    }
+}
+
+fn pod(spec: Value) -> Value {
+    let mut whole = json!({"containers": [{"name": "c", "image": "i"}]});
+    merge(&mut whole, &spec);
+    json!({ "spec": whole })
+}
+
+fn priority(pod: &Value) -> [&Value; 3] {
+    ["priorityClassName", "priority", "preemptionPolicy"].map(|member| &pod["spec"][member])
+}
+
+#[tokio::test]
+async fn pods_have_the_priority_of_their_class() {
+    let world = World::new().await;
+    let plain = world.pod("plain", json!({})).await.unwrap();
+    assert_eq!(priority(&plain), [&Value::Null, &json!(0), &json!("PreemptLowerPriority")]);
+    let class = json!({"value": 7, "preemptionPolicy": "Never", "globalDefault": true});
+    world.made("scheduling.k8s.io/v1 PriorityClass low", class).await;
+    world.made("scheduling.k8s.io/v1 PriorityClass high", json!({"value": 1000})).await;
+    let defaulted = world.pod("defaulted", json!({})).await.unwrap();
+    assert_eq!(priority(&defaulted), [&json!("low"), &json!(7), &json!("Never")]);
+    let high = world.pod("high", json!({"priorityClassName": "high", "priority": 1000})).await.unwrap();
+    assert_eq!(priority(&high), [&json!("high"), &json!(1000), &json!("PreemptLowerPriority")]);
+    // A client that knows nothing of the fields leaves them out.
+    let change =
+        json!({"spec": {"priority": null, "preemptionPolicy": null}, "metadata": {"labels": {"a": "b"}}});
+    let changed = world.change("v1 Pod high", Target::Main, change).await.unwrap();
+    assert_eq!(priority(&changed), priority(&high));
+    world
+        .refused(
+            "v1 Pod x",
+            pod(json!({"priorityClassName": "none"})),
+            expect!["403 pods \"x\" is forbidden: no PriorityClass with name none was found"],
+        )
+        .await;
+    world.refused("v1 Pod x", pod(json!({"priority": 5})), expect![[r#"403 pods "x" is forbidden: the integer value of priority (5) must not be provided in pod spec; priority admission controller computed 7 from the given PriorityClass name"#]]).await;
+    world
+        .refused("v1 Pod x", pod(json!({"priorityClassName": "high", "preemptionPolicy": "Never"})), expect![[r#"403 pods "x" is forbidden: the string value of PreemptionPolicy (Never) must not be provided in pod spec; priority admission controller computed PreemptLowerPriority from the given PriorityClass name"#]])
+        .await;
+    let second = json!({"value": 8, "globalDefault": true});
+    world.refused("scheduling.k8s.io/v1 PriorityClass second", second, expect![[r#"403 priorityclasses.scheduling.k8s.io "second" is forbidden: PriorityClass low is already marked as default. Only one default can exist"#]]).await;
+    let refusal =
+        world.change("scheduling.k8s.io/v1 PriorityClass high", Target::Main, json!({"globalDefault": true}));
+    expect![[r#"priorityclasses.scheduling.k8s.io "high" is forbidden: PriorityClass low is already marked as default. Only one default can exist"#]].assert_eq(&refusal.await.unwrap_err().to_string());
+    world
+        .change("scheduling.k8s.io/v1 PriorityClass low", Target::Main, json!({"description": "d"}))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn runtime_classes_are_merged_into_pods() {
+    let world = World::new().await;
+    let class = json!({
+        "handler": "h", "overhead": {"podFixed": {"cpu": "100m"}},
+        "scheduling": {"nodeSelector": {"wasm": "yes"}, "tolerations": [{"key": "wasm", "operator": "Exists"}]},
+    });
+    world.made("node.k8s.io/v1 RuntimeClass mine", class).await;
+    let made = world.pod("a", json!({"runtimeClassName": "mine", "nodeSelector": {"a": "b"}})).await.unwrap();
+    assert_eq!(made["spec"]["overhead"], json!({"cpu": "100m"}));
+    assert_eq!(made["spec"]["nodeSelector"], json!({"a": "b", "wasm": "yes"}));
+    assert_eq!(made["spec"]["tolerations"][0]["key"], "wasm");
+    world.pod("b", json!({"runtimeClassName": "mine", "overhead": {"cpu": 0.1}})).await.unwrap();
+    for usual in ["wasmtime", "spin", "crun"] {
+        world.pod(usual, json!({"runtimeClassName": usual})).await.unwrap();
+    }
+    world
+        .refused(
+            "v1 Pod x",
+            pod(json!({"runtimeClassName": "none"})),
+            expect![[r#"403 pods "x" is forbidden: pod rejected: RuntimeClass "none" not found"#]],
+        )
+        .await;
+    world.refused("v1 Pod x", pod(json!({"overhead": {"cpu": "1"}})), expect![[r#"403 pods "x" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"#]]).await;
+    let other = pod(json!({"runtimeClassName": "mine", "overhead": {"cpu": "1"}}));
+    world.refused("v1 Pod x", other, expect![[r#"403 pods "x" is forbidden: pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"#]]).await;
+    let elsewhere = pod(json!({"runtimeClassName": "mine", "nodeSelector": {"wasm": "no"}}));
+    world.refused("v1 Pod x", elsewhere, expect![[r#"403 pods "x" is forbidden: conflict: runtimeClass.scheduling.nodeSelector[wasm] = yes; pod.spec.nodeSelector[wasm] = no"#]]).await;
+}
