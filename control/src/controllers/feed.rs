@@ -48,10 +48,10 @@ pub struct Feeds {
 
 impl Feeds {
     /// Starts a watch of every kind but Events, which own nothing, belong to nobody and expire
-    /// in the store.
+    /// in the store, and views, which are the same objects once more.
     pub fn start(registry: &Registry) -> Self {
         let table: Arc<Table> = registry.kinds();
-        let watched = table.iter().filter(|k| k.kind != "Event");
+        let watched = table.iter().filter(|k| k.kind != "Event" && k.view.is_none());
         let kinds: Vec<WatchedKind> = watched
             .map(|kind| WatchedKind {
                 kind: kind.clone(),

@@ -9,8 +9,7 @@ use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
 
 use super::{
-    ATTEMPTS, Caller, DeleteOptions, Deleted, ListOptions, Registry, Unwritten, events, is_core, metadata,
-    now,
+    ATTEMPTS, Caller, DeleteOptions, Deleted, ListOptions, Registry, Unwritten, is_core, metadata, now,
 };
 use crate::store::{Change, Expect, Object, Write};
 
@@ -39,12 +38,12 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, Refusal> {
-        let Some(stored) = self.stored_as(kind) else {
+        let Some(viewed) = self.viewed(kind) else {
             return self.delete_stored(caller, kind, namespace, name, options).await;
         };
-        Ok(match self.delete_stored(caller, &stored, namespace, name, options).await? {
-            Deleted::Gone(object) => Deleted::Gone(events::shown(kind, &object)),
-            Deleted::Pending(object) => Deleted::Pending(events::shown(kind, &object)),
+        Ok(match self.delete_stored(caller, &viewed.stored, namespace, name, options).await? {
+            Deleted::Gone(object) => Deleted::Gone(viewed.shown(kind, &object)),
+            Deleted::Pending(object) => Deleted::Pending(viewed.shown(kind, &object)),
         })
     }
 

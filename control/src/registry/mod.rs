@@ -7,11 +7,10 @@
 //! - [`options`]: what verbs take and give
 //! - [`metadata`]: what the server keeps of every object
 //! - `read`, `create`, `update`, `scale`, `delete`, `pods`, `namespaces`: the verbs
-//! - `events`: one stored form for the two versions of events
+//! - `views`: one stored form for kinds with two versions
 
 mod create;
 mod delete;
-mod events;
 mod metadata;
 mod namespaces;
 mod options;
@@ -19,6 +18,7 @@ mod pods;
 mod read;
 mod scale;
 mod update;
+mod views;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -148,15 +148,15 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
-        match self.stored_as(kind) {
+        match self.viewed(kind) {
             None => self.create_stored(caller, kind, namespace, body, options).await,
-            Some(stored) => {
+            Some(viewed) => {
                 let mut body = metadata::shape(kind, body)?;
                 metadata::check_new(kind, &body)?;
                 metadata::check_namespace(kind, namespace, &mut body)?;
-                let body = events::to_core((kind.hooks.create)(body)?);
-                let made = self.create_stored(caller, &stored, namespace, body, options).await?;
-                Ok(events::shown(kind, &made))
+                let body = viewed.to_stored((kind.hooks.create)(body)?);
+                let made = self.create_stored(caller, &viewed.stored, namespace, body, options).await?;
+                Ok(viewed.shown(kind, &made))
             }
         }
     }
@@ -166,12 +166,12 @@ impl Registry {
     /// # Errors
     /// 404 if there is none.
     pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Object>, Refusal> {
-        match self.stored_as(kind) {
+        match self.viewed(kind) {
             None => self.get_stored(kind, namespace, name),
-            Some(stored) => {
-                let found = self.get_stored(&stored, namespace, name);
+            Some(viewed) => {
+                let found = self.get_stored(&viewed.stored, namespace, name);
                 let found = found.map_err(|_| Refusal::not_found(kind.resource(), name))?;
-                Ok(events::shown(kind, &found))
+                Ok(viewed.shown(kind, &found))
             }
         }
     }
@@ -192,13 +192,14 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
-        match self.stored_as(kind) {
+        match self.viewed(kind) {
             None => self.update_stored(caller, kind, namespace, name, target, body, options).await,
-            Some(stored) => {
-                let body = events::to_core(body);
-                let made =
-                    self.update_stored(caller, &stored, namespace, name, target, body, options).await?;
-                Ok(events::shown(kind, &made))
+            Some(viewed) => {
+                let body = viewed.to_stored(body);
+                let made = self
+                    .update_stored(caller, &viewed.stored, namespace, name, target, body, options)
+                    .await?;
+                Ok(viewed.shown(kind, &made))
             }
         }
     }
@@ -219,20 +220,16 @@ impl Registry {
         change: &(dyn Fn(&Value) -> Result<Value, Refusal> + Send + Sync),
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
-        match self.stored_as(kind) {
+        match self.viewed(kind) {
             None => self.patch_stored(caller, kind, namespace, name, target, change, options).await,
-            Some(stored) => {
-                let change = |core: &Value| Ok(events::to_core(change(&events::from_core(core.clone()))?));
-                let made =
-                    self.patch_stored(caller, &stored, namespace, name, target, &change, options).await?;
-                Ok(events::shown(kind, &made))
+            Some(viewed) => {
+                let change = |stored: &Value| Ok(viewed.to_stored(change(&viewed.to_view(stored.clone()))?));
+                let made = self
+                    .patch_stored(caller, &viewed.stored, namespace, name, target, &change, options)
+                    .await?;
+                Ok(viewed.shown(kind, &made))
             }
         }
-    }
-
-    /// The stored form of a kind that is another view of it.
-    fn stored_as(&self, kind: &Kind) -> Option<Arc<Kind>> {
-        events::is_view(kind).then(|| self.0.table.by_plural("", "v1", "events").cloned()).flatten()
     }
 
     fn key(&self, kind: &Kind, namespace: &str, name: &str) -> Key {

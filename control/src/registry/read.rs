@@ -11,7 +11,7 @@ use proa_api::selector::FieldSelector;
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
 
-use super::{List, ListOptions, Registry, WatchOptions, events, resource_name};
+use super::{List, ListOptions, Registry, WatchOptions, resource_name, views};
 use crate::store::{After, Object, Revision};
 use crate::watch::{self, BOOKMARK_INTERVAL, Manner, Selection, Start, WatchStream};
 
@@ -24,12 +24,12 @@ impl Registry {
     /// # Errors
     /// 400 for options that cannot be understood, 410 for a state that is no longer known.
     pub fn list(&self, kind: &Kind, namespace: Option<&str>, options: &ListOptions) -> Result<List, Refusal> {
-        let Some(stored) = self.stored_as(kind) else { return self.list_stored(kind, namespace, options) };
+        let Some(viewed) = self.viewed(kind) else { return self.list_stored(kind, namespace, options) };
         check_fields(kind, &options.fields)?;
         let mut options = options.clone();
-        options.fields = events::to_core_fields(options.fields);
-        let mut list = self.list_stored(&stored, namespace, &options)?;
-        list.items = list.items.iter().map(|item| events::shown(kind, item)).collect();
+        options.fields = viewed.to_stored_fields(options.fields);
+        let mut list = self.list_stored(&viewed.stored, namespace, &options)?;
+        list.items = list.items.iter().map(|item| viewed.shown(kind, item)).collect();
         Ok(list)
     }
 
@@ -45,9 +45,12 @@ impl Registry {
         options: WatchOptions,
     ) -> Result<WatchStream, Refusal> {
         check_fields(kind, &options.fields)?;
-        let stored = self.stored_as(kind);
-        let source: &Kind = stored.as_deref().unwrap_or(kind);
-        let fields = if stored.is_some() { events::to_core_fields(options.fields) } else { options.fields };
+        let viewed = self.viewed(kind);
+        let source: &Kind = viewed.as_ref().map_or(kind, |viewed| &viewed.stored);
+        let fields = match &viewed {
+            Some(viewed) => viewed.to_stored_fields(options.fields),
+            None => options.fields,
+        };
         let start = match parse_revision(options.resource_version.as_deref())? {
             None | Some(0) => Start::State,
             Some(_) if options.send_initial_events => Start::State,
@@ -61,10 +64,10 @@ impl Registry {
             bookmark_interval: BOOKMARK_INTERVAL,
         };
         let stream = watch::watch(&self.0.store, &resource_name(source), selection, start, manner)?;
-        if stored.is_none() {
-            return Ok(stream);
-        }
-        Ok(stream.mapped(events::shown_item))
+        Ok(match kind.view {
+            Some(view) => stream.mapped(move |item| views::shown_item(view, item)),
+            None => stream,
+        })
     }
 
     pub(super) fn get_stored(

@@ -23,6 +23,7 @@ pub(crate) fn kind(group: &str, kind: &str, schema: fn(&mut SchemaGenerator) -> 
         columns: vec![],
         selectable_fields: vec![],
         hooks: Hooks { create: Ok, update: |_, new, _| Ok(new), schema },
+        view: None,
     }
 }
 

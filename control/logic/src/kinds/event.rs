@@ -1,7 +1,7 @@
 //! Event of the core group: something that happened to an object.
 //!
-//! `events.k8s.io/v1` (`event_v1`) is another view of the same objects. The registry stores this
-//! form, which kubectl reads, and makes the other one from it; the rules here see only this one.
+//! `events.k8s.io/v1` (`event_v1`) is another view of the same objects. Stored is this form, which
+//! kubectl reads; the rules here see only this one.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;

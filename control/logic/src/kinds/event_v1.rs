@@ -1,20 +1,32 @@
 //! Event of `events.k8s.io/v1`: a core Event in newer words.
 //!
-//! The registry stores the core form (`event`) and makes this one from it; the rules here hold for
-//! what is written through this version.
+//! Stored is the core form (`event`), which most clients read; this one is a view of it. The rules
+//! here hold for what is written through this version.
+//! <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use proa_api::field::{FieldErrors, Path};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::columns::{column, human_duration, text, time, wide};
 use super::event::{target, validate_namespace};
 use super::rules::{Rules, row};
-use super::{Durability, Kind, SelectableField};
+use super::{Durability, Kind, SelectableField, View};
 
 const NOTE_MAX_BYTES: usize = 1024;
 const REASON_MAX_BYTES: usize = 128;
+
+/// Members with another name in the core form, core name first.
+const RENAMED: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
 
 /// The rules of Events of `events.k8s.io`.
 pub struct EventsV1;
@@ -60,8 +72,44 @@ pub fn kind() -> Kind {
             field!("reportingController", "/reportingController"),
             field!("type", "/type"),
         ],
+        view: Some(View {
+            of: ("", "v1"),
+            to_stored: to_core,
+            from_stored: from_core,
+            stored_field: core_field,
+        }),
         ..row::<EventsV1>()
     }
+}
+
+fn to_core(event: Value) -> Value {
+    renamed(event, "v1", |name| RENAMED.iter().find(|(_, view)| *view == name).map(|(core, _)| *core))
+}
+
+fn from_core(event: Value) -> Value {
+    let view = |name: &str| RENAMED.iter().find(|(core, _)| *core == name).map(|(_, view)| *view);
+    renamed(event, "events.k8s.io/v1", view)
+}
+
+fn core_field(field: &str) -> String {
+    match field.strip_prefix("regarding.") {
+        Some(rest) => format!("involvedObject.{rest}"),
+        None if field == "reportingController" => "reportingComponent".to_owned(),
+        None => field.to_owned(),
+    }
+}
+
+fn renamed(event: Value, api_version: &str, name: impl Fn(&str) -> Option<&'static str>) -> Value {
+    let Value::Object(members) = event else { return event };
+    let mut result = Map::with_capacity(members.len());
+    for (member, value) in members {
+        match name(&member) {
+            _ if member == "apiVersion" => result.insert(member, api_version.into()),
+            Some(other) => result.insert(other.to_owned(), value),
+            None => result.insert(member, value),
+        };
+    }
+    Value::Object(result)
 }
 
 fn last_seen(event: &Value, now: Timestamp) -> String {
@@ -116,8 +164,26 @@ impl Rules for EventsV1 {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use serde_json::json;
 
+    use super::*;
     use crate::kinds::check::{created, refusals};
+
+    #[test]
+    fn the_two_forms_are_one_object() {
+        let core = json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": "a"}, "reason": "Pulled",
+            "involvedObject": {"kind": "Pod"}, "message": "m", "source": {"component": "kubelet"},
+            "count": 2, "reportingComponent": "kubelet", "reportingInstance": "n",
+        });
+        let view = from_core(core.clone());
+        assert_eq!(view["apiVersion"], "events.k8s.io/v1");
+        assert_eq!(view["regarding"]["kind"], "Pod");
+        assert_eq!(view["note"], "m");
+        assert_eq!(view["deprecatedCount"], 2);
+        assert_eq!(to_core(view), core);
+        assert_eq!(core_field("regarding.name"), "involvedObject.name");
+    }
 
     const BASE: &str = "{apiVersion: events.k8s.io/v1, kind: Event, eventTime: '2030-01-01T00:00:00.000000Z', \
                         reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, \

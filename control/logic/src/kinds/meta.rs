@@ -51,7 +51,7 @@ impl NameFormat {
     }
 }
 
-fn path_segment(name: &str, is_prefix: bool) -> Faults {
+pub(super) fn path_segment(name: &str, is_prefix: bool) -> Faults {
     match name {
         "." | ".." if !is_prefix => vec![format!("may not be '{name}'")],
         _ => ["/", "%"]

@@ -23,6 +23,7 @@ mod endpoint_slice;
 mod endpoints;
 mod event;
 mod event_v1;
+mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
 pub mod job;
@@ -86,6 +87,21 @@ pub struct Kind {
     pub selectable_fields: Vec<SelectableField>,
     /// Defaulting and validation.
     pub hooks: Hooks,
+    /// What is stored, if this kind is another form of it.
+    pub view: Option<View>,
+}
+
+/// A kind whose objects are stored as those of another version, with the same plural.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// Group and version of what is stored.
+    pub of: (&'static str, &'static str),
+    /// What is stored for an object of this kind.
+    pub to_stored: fn(Value) -> Value,
+    /// The object of this kind for one that is stored.
+    pub from_stored: fn(Value) -> Value,
+    /// The selectable field of the stored form that a field of this one is.
+    pub stored_field: fn(&str) -> String,
 }
 
 /// Where a kind keeps what `autoscaling/v1 Scale` shows, as JSON pointers.
@@ -227,6 +243,8 @@ pub fn built_in() -> Table {
         deployment::kind(),
         replica_set::kind(),
         stateful_set::kind(),
+        horizontal_pod_autoscaler::kind(),
+        horizontal_pod_autoscaler::v1::kind(),
         cron_job::kind(),
         job::kind(),
         lease::kind(),
@@ -264,7 +282,7 @@ mod tests {
         let mut plurals = BTreeSet::new();
         for kind in table.iter() {
             assert!(
-                plurals.insert((kind.group.clone(), kind.plural.clone())),
+                plurals.insert((kind.api_version(), kind.plural.clone())),
                 "{} is there twice",
                 kind.plural
             );

@@ -83,6 +83,7 @@ pub fn row<R: Rules>() -> Kind {
         columns: Vec::new(),
         selectable_fields: Vec::new(),
         hooks: hooks::<R>(),
+        view: None,
     }
 }
 

@@ -7,7 +7,7 @@ mod container;
 pub mod defaults;
 mod env;
 mod probe;
-mod resources;
+pub(super) mod resources;
 pub mod scheduling;
 mod security;
 mod update;

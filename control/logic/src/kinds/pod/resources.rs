@@ -65,7 +65,8 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.split_once('/').is_some_and(|(domain, _)| domain.ends_with("kubernetes.io"))
 }
 
-fn resource_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+/// What is wrong with the name of a resource of a container.
+pub fn resource_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     let faults = syntax::qualified_name(name);
     if !faults.is_empty() {
         report(faults, path, name, errors);

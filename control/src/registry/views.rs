@@ -1,0 +1,75 @@
+//! Kinds that are views: another version of what is stored, made from it and back.
+//!
+//! Which there are, and how they differ, stands in the table of kinds ([`View`]). Objects of a view
+//! share key, uid and revision with what is stored.
+
+use std::sync::Arc;
+
+use proa_api::selector::FieldSelector;
+use proa_logic::kinds::{Kind, View};
+use serde_json::Value;
+
+use super::{Registry, selectable_fields};
+use crate::store::{Draft, Object};
+use crate::watch::{Line, WatchItem};
+
+/// A view together with the kind that is stored for it.
+pub(super) struct Viewed {
+    /// The row of what is stored.
+    pub stored: Arc<Kind>,
+    view: View,
+}
+
+impl Registry {
+    /// What is stored for a kind that is a view of it.
+    pub(super) fn viewed(&self, kind: &Kind) -> Option<Viewed> {
+        let view = kind.view?;
+        let stored = self.0.table.by_plural(view.of.0, view.of.1, &kind.plural)?.clone();
+        Some(Viewed { stored, view })
+    }
+}
+
+impl Viewed {
+    /// What is stored for an object of the view.
+    pub fn to_stored(&self, value: Value) -> Value {
+        (self.view.to_stored)(value)
+    }
+
+    /// The object of the view for one that is stored.
+    pub fn to_view(&self, value: Value) -> Value {
+        (self.view.from_stored)(value)
+    }
+
+    /// A field selector of the view, on the fields of what is stored.
+    pub fn to_stored_fields(&self, mut selector: FieldSelector) -> FieldSelector {
+        for requirement in &mut selector.0 {
+            requirement.field = (self.view.stored_field)(&requirement.field);
+        }
+        selector
+    }
+
+    /// A stored object as the view's clients see it.
+    pub fn shown(&self, kind: &Kind, stored: &Object) -> Arc<Object> {
+        let value = self.to_view(stored.value());
+        let fields = selectable_fields(kind, &value);
+        Arc::new(seen(stored, &value, fields))
+    }
+}
+
+fn seen(stored: &Object, value: &Value, fields: Vec<(&'static str, String)>) -> Object {
+    let draft = Draft::encode(stored.key.clone(), value, fields);
+    if stored.revision == 0 { draft.unwritten() } else { draft.at_revision(stored.revision) }
+}
+
+/// An item of a watch as the view's clients see it.
+pub(super) fn shown_item(view: View, item: WatchItem) -> WatchItem {
+    match item {
+        WatchItem::Event(kind, object, _) => {
+            let value = (view.from_stored)(object.value());
+            let object = Arc::new(seen(&object, &value, object.fields.clone()));
+            let line = Line::ready(crate::store::watch_line(kind, &object));
+            WatchItem::Event(kind, object, line)
+        }
+        other => other,
+    }
+}
