@@ -5,6 +5,7 @@ pub mod admission;
 pub mod controllers;
 pub mod http;
 pub mod kubelet;
+pub mod metrics;
 pub mod openapi;
 pub mod patch;
 pub mod pki;

@@ -29,6 +29,7 @@ use crate::http::authenticate::Authenticator;
 use crate::http::authorize::{Chain, Masters, SystemOnly};
 use crate::http::{Api, Schemas};
 use crate::kubelet::Kubelets;
+use crate::metrics::Metrics;
 use crate::pki::{Pki, PkiError};
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
@@ -133,9 +134,12 @@ impl Server {
 
         let shutdown = CancellationToken::new();
         let server_address = client_address(&addresses);
+        let kubelets = Arc::new(Kubelets::new(&pki, registry.clone())?);
+        let metrics = Arc::new(Metrics::new(kubelets.clone(), registry.clone()));
         let api = Arc::new(Api {
             authenticator: Authenticator::new(pki.clone(), registry.clone()),
-            kubelets: Kubelets::new(&pki, registry.clone())?,
+            kubelets,
+            metrics: metrics.clone(),
             registry,
             pki: pki.clone(),
             authorizer: Chain::new(vec![Box::new(Masters), Box::new(SystemOnly)]),

@@ -82,6 +82,7 @@ fn host(
     network: Network,
     directory: Directory,
 ) -> Result<Host, NodeError> {
+    directory.name_node(&config.node_name);
     let paths = Paths::new(&config.data_dir);
     for dir in [paths.sandboxes(), paths.volumes(), paths.logs()] {
         let failed = |error| NodeError::Io { path: dir.display().to_string(), error };

@@ -1,13 +1,13 @@
 //! The pods of this node as their workers last showed them; read by the node's HTTP server.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 /// Pods by namespace and name. Clones share it.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<RwLock<Pods>>);
+pub struct Directory(Arc<RwLock<Pods>>, Arc<OnceLock<String>>);
 
 type Pods = BTreeMap<(String, String), Arc<Shown>>;
 
@@ -20,6 +20,17 @@ pub struct Shown {
 }
 
 impl Directory {
+    /// Says whose pods these are.
+    pub fn name_node(&self, name: &str) {
+        // There is one agent, which says it once.
+        let _ = self.1.set(name.to_owned());
+    }
+
+    /// The node's name; empty before its agent runs.
+    pub fn node_name(&self) -> String {
+        self.1.get().cloned().unwrap_or_default()
+    }
+
     /// Shows a pod.
     pub fn show(&self, pod: &Arc<Pod>, status: PodStatus) {
         let shown = Arc::new(Shown { pod: Arc::clone(pod), status });

@@ -79,8 +79,13 @@ impl Host {
 
     /// The cgroup of a pod, relative to each controller's root.
     pub fn cgroup(&self, uid: &str) -> String {
-        format!("{}/pod{uid}", node_cgroup(&self.config.node_name))
+        pod_cgroup(&self.config.node_name, uid)
     }
+}
+
+/// The cgroup of a pod of a node.
+pub fn pod_cgroup(node_name: &str, uid: &str) -> String {
+    format!("{}/pod{uid}", node_cgroup(node_name))
 }
 
 /// The cgroup of all pods of a node.

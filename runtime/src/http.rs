@@ -1,5 +1,5 @@
 //! The node's HTTP server, with the paths of the kubelet's: `/healthz`, `/pods`,
-//! `/containerLogs/{namespace}/{pod}/{container}`.
+//! `/containerLogs/{namespace}/{pod}/{container}`, and what `metrics` serves.
 //!
 //! Called by the API server for `kubectl logs`, over a router in the same process or over TLS.
 //! It does not authenticate: who serves it does.
@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::directory::{Directory, Shown};
 use crate::log::read::{self, Options};
+use crate::metrics;
 use crate::observed::{parse_id, reason};
 use crate::paths::Paths;
 
@@ -38,7 +39,8 @@ pub fn router(pods: Directory, paths: Paths) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods_list))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
-        .with_state(Server { pods, paths })
+        .with_state(Server { pods: pods.clone(), paths })
+        .merge(metrics::router(pods))
 }
 
 async fn pods_list(State(server): State<Server>) -> Response {

@@ -19,6 +19,7 @@ pub mod http;
 pub mod image;
 pub mod image_pull;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod objects;

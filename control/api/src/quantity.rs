@@ -40,6 +40,11 @@ impl Amount {
         Amount { nanos: millis as i128 * 1_000_000 }
     }
 
+    /// A number of billionths.
+    pub const fn from_nanos(nanos: i128) -> Self {
+        Amount { nanos }
+    }
+
     /// Parses a quantity.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         parse(text).map(|(amount, _)| amount)

@@ -17,6 +17,7 @@ use super::path::{ResourcePath, Verb};
 use super::query::Query;
 use super::schemas::Schemas;
 use crate::kubelet::Kubelets;
+use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::registry::{Caller, Registry, WriteOptions};
 
@@ -41,7 +42,9 @@ pub struct Api {
     /// Whether they may.
     pub authorizer: Chain,
     /// The nodes' own servers.
-    pub kubelets: Kubelets,
+    pub kubelets: Arc<Kubelets>,
+    /// What nodes and pods use.
+    pub metrics: Arc<Metrics>,
     /// OpenAPI documents.
     pub schemas: Schemas,
     /// `HOST:PORT` for clients that ask where the server is.

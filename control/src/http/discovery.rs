@@ -1,13 +1,14 @@
 //! Discovery: which groups, versions and resources there are.
 //!
-//! Pure; derived from the table of kinds and from [`super::reviews`], whose resources are asked
-//! but not stored. Formats:
+//! Pure; derived from the table of kinds and from [`super::reviews`] and [`super::metrics`], whose
+//! resources are asked but not stored. Formats:
 //! <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
 
 use proa_logic::kinds::{Kind, Table};
 use serde_json::{Map, Value, json};
 
-use super::reviews::UNSTORED;
+use super::metrics;
+use super::reviews::{UNSTORED, Unstored};
 
 const STORED_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -160,7 +161,7 @@ fn aggregated_entry(group: &str, version: &str, entry: &Entry<'_>) -> Value {
 /// Groups in the order of the table, each with its versions, best first.
 fn versions(table: &Table) -> Vec<(&str, Vec<&str>)> {
     let stored = table.iter().map(|k| (k.group.as_str(), k.version.as_str()));
-    let asked = UNSTORED.iter().map(|r| (r.group, r.version));
+    let asked = unstored().map(|r| (r.group, r.version));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for (group, version) in stored.chain(asked) {
         match groups.iter_mut().find(|(g, _)| *g == group) {
@@ -172,15 +173,20 @@ fn versions(table: &Table) -> Vec<(&str, Vec<&str>)> {
     groups
 }
 
+/// What is asked but not stored.
+fn unstored() -> impl Iterator<Item = &'static Unstored> {
+    UNSTORED.iter().chain(metrics::RESOURCES)
+}
+
 fn entries<'a>(table: &'a Table, group: &str, version: &str) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'_>> =
         table.iter().filter(|k| k.group == group && k.version == version).map(|k| stored_entry(k)).collect();
-    entries.extend(UNSTORED.iter().filter(|r| r.group == group && r.version == version).map(|r| Entry {
+    entries.extend(unstored().filter(|r| r.group == group && r.version == version).map(|r| Entry {
         name: r.plural,
         singular: r.singular,
         kind: r.kind,
         namespaced: r.namespaced,
-        verbs: &["create"],
+        verbs: r.verbs,
         short_names: &[],
         categories: &[],
         parts: Vec::new(),

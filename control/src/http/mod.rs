@@ -13,6 +13,7 @@ mod body;
 mod discovery;
 mod health;
 mod log;
+mod metrics;
 pub mod negotiate;
 mod objects;
 mod parts;
@@ -147,9 +148,11 @@ async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
     }
     let unstored = reviews::UNSTORED
         .iter()
+        .chain(metrics::RESOURCES)
         .find(|r| r.group == path.group && r.version == path.version && r.plural == path.plural)
         .filter(|r| path.subresource.is_empty() && (r.namespaced || path.namespace.is_none()));
     match unstored {
+        Some(unstored) if unstored.kind.ends_with("Metrics") => metrics::serve(api, unstored, call).await,
         Some(unstored) => reviews::serve(api, unstored, call).await,
         None => Err(Refusal::no_such_path()),
     }

@@ -28,9 +28,11 @@ pub struct Unstored {
     pub kind: &'static str,
     /// True if the path names a namespace.
     pub namespaced: bool,
+    /// `create`, …
+    pub verbs: &'static [&'static str],
 }
 
-/// All of them, in discovery order. They know one verb, create.
+/// Those that are asked with an object of their own, in discovery order. They know one verb.
 pub const UNSTORED: &[Unstored] = &[
     unstored("", "bindings", "binding", "Binding", true),
     unstored("authentication.k8s.io", "selfsubjectreviews", "selfsubjectreview", "SelfSubjectReview", false),
@@ -72,7 +74,7 @@ const fn unstored(
     kind: &'static str,
     namespaced: bool,
 ) -> Unstored {
-    Unstored { group, version: "v1", plural, singular, kind, namespaced }
+    Unstored { group, version: "v1", plural, singular, kind, namespaced, verbs: &["create"] }
 }
 
 /// Answers a call on one of them.
