@@ -160,7 +160,7 @@ fn start_parts(
     parts: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let client = |user: &str| server.client(Caller::system(user));
+    let client = |user: &str| server.client(Caller::part(user));
     parts.spawn(ingress.run(client("system:proa-ingress"), shutdown.clone()));
 
     let proxy = client("system:kube-proxy");
@@ -194,7 +194,7 @@ fn start_parts(
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&config.data_dir.join("images"))?;
-    let node_client = client(&format!("system:node:{}", config.node_name));
+    let node_client = server.client(Caller::system(&format!("system:node:{}", config.node_name)));
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {
         let agent = proa_runtime::run(node, node_client, images, network, directory, node_shutdown);

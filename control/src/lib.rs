@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
+pub mod policy;
 pub mod registry;
 pub mod schema;
 pub mod server;

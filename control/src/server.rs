@@ -4,6 +4,7 @@
 //! gives out, which are the same as any client's except that there is no socket between.
 
 mod bootstrap;
+mod default_policy;
 
 use std::convert::Infallible;
 use std::io;
@@ -26,11 +27,13 @@ use crate::admission::service::AddressRange;
 use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
 use crate::http::authenticate::Authenticator;
-use crate::http::authorize::{Chain, Masters, SystemOnly};
+use crate::http::authorize::{Chain, Masters};
+use crate::http::rbac::Rbac;
 use crate::http::{Api, Schemas};
 use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::pki::{Pki, PkiError};
+use crate::policy::Policy;
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
 
@@ -131,6 +134,8 @@ impl Server {
         let place =
             bootstrap::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };
         bootstrap::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
+        default_policy::ensure(&registry).await.map_err(StartError::Bootstrap)?;
+        let policy = Arc::new(Policy::new(&registry));
 
         let shutdown = CancellationToken::new();
         let server_address = client_address(&addresses);
@@ -142,7 +147,8 @@ impl Server {
             metrics: metrics.clone(),
             registry,
             pki: pki.clone(),
-            authorizer: Chain::new(vec![Box::new(Masters), Box::new(SystemOnly)]),
+            authorizer: Chain::new(vec![Box::new(Masters), Box::new(Rbac(policy.clone()))]),
+            policy,
             schemas: Schemas::default(),
             server_address: server_address.clone(),
             shutdown: shutdown.clone(),

@@ -19,6 +19,7 @@ use super::schemas::Schemas;
 use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
+use crate::policy::Policy;
 use crate::registry::{Caller, Registry, WriteOptions};
 
 /// No body may be larger: the stock server's limit.
@@ -41,6 +42,8 @@ pub struct Api {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Chain,
+    /// The roles and bindings, which the authorizer reads too.
+    pub policy: Arc<Policy>,
     /// The nodes' own servers.
     pub kubelets: Arc<Kubelets>,
     /// What nodes and pods use.

@@ -1,25 +1,33 @@
 //! Who is asking.
 //!
 //! A caller is known by the client certificate of its connection, by a service account token, or,
-//! inside this process, by the [`Caller`] its client was made for. Nobody else is let in: there
-//! are no anonymous requests.
+//! inside this process, by the [`Caller`] its client was made for. Who shows nothing is anonymous,
+//! who shows something that is not believed is sent away.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_logic::rbac::{Attributes, SERVICE_ACCOUNT_PREFIX};
 use serde::Deserialize;
 
+use super::path;
 use crate::pki::token::{Claims, Reference};
 use crate::pki::{Facts, Pki};
 use crate::registry::{Caller, Registry};
 
+/// The API group of what is known of users.
+const GROUP: &str = "authentication.k8s.io";
 /// The group of everyone who is known.
 const GROUP_AUTHENTICATED: &str = "system:authenticated";
-/// What the user names of service accounts begin with.
-pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+/// The user who shows nothing, and that user's group.
+const ANONYMOUS: &str = "system:anonymous";
+const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Of headers that carry what else is known of an impersonated user.
+const EXTRA_PREFIX: &str = "impersonate-extra-";
 
 /// Tells callers by what they show.
 pub struct Authenticator {
@@ -58,6 +66,9 @@ impl Authenticator {
         // certificate, and the in-process client.
         if let Some(caller) = request.extensions.get::<Caller>() {
             return Ok(caller.clone());
+        }
+        if !request.headers.contains_key(header::AUTHORIZATION) {
+            return Ok(anonymous());
         }
         let token = bearer_token(&request.headers).ok_or_else(Refusal::unauthorized)?;
         let audience = self.pki.signer().issuer().to_owned();
@@ -112,7 +123,12 @@ pub fn certificate_caller(der: &[u8]) -> Option<Caller> {
     }
     let mut groups = facts.organizations;
     groups.push(GROUP_AUTHENTICATED.to_owned());
-    Some(Caller { user: facts.common_name, uid: String::new(), groups })
+    Some(Caller { user: facts.common_name, groups, ..Caller::default() })
+}
+
+fn anonymous() -> Caller {
+    let groups = vec![GROUP_UNAUTHENTICATED.to_owned()];
+    Caller { user: ANONYMOUS.to_owned(), groups, ..Caller::default() }
 }
 
 /// The caller that another one, who may do so, wants to be seen as
@@ -124,8 +140,9 @@ pub fn impersonated(headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
     };
     let mut groups = texts("impersonate-group");
     let uid = texts("impersonate-uid").pop().unwrap_or_default();
+    let extra = extras(headers);
     let Some(user) = texts("impersonate-user").pop().filter(|u| !u.is_empty()) else {
-        let asked = !groups.is_empty() || !uid.is_empty();
+        let asked = !groups.is_empty() || !uid.is_empty() || !extra.is_empty();
         return if asked {
             Err(Refusal::bad_request("requested impersonation without impersonating a user"))
         } else {
@@ -135,10 +152,55 @@ pub fn impersonated(headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
     if groups.is_empty() {
         groups = account_groups(&user);
     }
-    if !groups.iter().any(|g| g == GROUP_AUTHENTICATED) {
-        groups.push(GROUP_AUTHENTICATED.to_owned());
+    if !groups.iter().any(|g| g == GROUP_AUTHENTICATED || g == GROUP_UNAUTHENTICATED) {
+        let all = if user == ANONYMOUS { GROUP_UNAUTHENTICATED } else { GROUP_AUTHENTICATED };
+        groups.push(all.to_owned());
     }
-    Ok(Some(Caller { user, uid, groups }))
+    Ok(Some(Caller { user, uid, groups, extra }))
+}
+
+/// What else is to be known of the impersonated user, by key in lower case.
+fn extras(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+    let mut extras: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers {
+        let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) else { continue };
+        // A key that is not escaped as it should be is taken as it is.
+        let key = path::decode(key).unwrap_or_else(|| key.to_owned());
+        if let Ok(value) = value.to_str() {
+            extras.entry(key).or_default().push(value.to_owned());
+        }
+    }
+    extras
+}
+
+/// What somebody must be allowed to `impersonate` who wants to be seen as `other`.
+pub fn impersonations(other: &Caller) -> Vec<Attributes<'_>> {
+    let one = |group, plural, subresource, namespace, name| Attributes::Resource {
+        verb: "impersonate",
+        group,
+        plural,
+        subresource,
+        namespace,
+        name,
+    };
+    let account = other.user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
+    let mut wanted = vec![match account {
+        Some((namespace, name)) => one("", "serviceaccounts", "", Some(namespace), name),
+        None => one("", "users", "", None, other.user.as_str()),
+    }];
+    // The groups that everyone and every account is in anyway come with the name.
+    let implied = account_groups(&other.user);
+    let is_asked = |group: &&String| {
+        !implied.contains(group) && *group != GROUP_AUTHENTICATED && *group != GROUP_UNAUTHENTICATED
+    };
+    wanted.extend(other.groups.iter().filter(is_asked).map(|group| one("", "groups", "", None, group)));
+    for (key, values) in &other.extra {
+        wanted.extend(values.iter().map(|value| one(GROUP, "userextras", key, None, value)));
+    }
+    if !other.uid.is_empty() {
+        wanted.push(one(GROUP, "uids", "", None, &other.uid));
+    }
+    wanted
 }
 
 fn service_account(claims: &Claims) -> Caller {
@@ -146,7 +208,18 @@ fn service_account(claims: &Claims) -> Caller {
         format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", claims.bound.namespace, claims.bound.serviceaccount.name);
     let mut groups = account_groups(&user);
     groups.push(GROUP_AUTHENTICATED.to_owned());
-    Caller { user, uid: claims.bound.serviceaccount.uid.clone(), groups }
+    let mut extra = BTreeMap::new();
+    let mut tell = |key: &str, value: &str| {
+        extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()])
+    };
+    tell("credential-id", &format!("JTI={}", claims.jti));
+    for (kind, reference) in [("pod", &claims.bound.pod), ("node", &claims.bound.node)] {
+        if let Some(reference) = reference {
+            tell(&format!("{kind}-name"), &reference.name);
+            tell(&format!("{kind}-uid"), &reference.uid);
+        }
+    }
+    Caller { user, uid: claims.bound.serviceaccount.uid.clone(), groups, extra }
 }
 
 /// The groups that a service account is in by its name; none for other users.
@@ -182,6 +255,26 @@ mod tests {
         headers.remove("impersonate-group");
         headers.insert("impersonate-user", "system:serviceaccount:a:b".parse().unwrap());
         let account = impersonated(&headers).unwrap().unwrap();
+        let plurals = |caller: &Caller| -> Vec<String> {
+            impersonations(caller).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            plurals(&account),
+            ["impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"a\""]
+        );
+        let mut jane = jane;
+        jane.uid = "u".to_owned();
+        headers.insert("impersonate-extra-acme.com%2Fproject", "p".parse().unwrap());
+        jane.extra = extras(&headers);
+        assert_eq!(
+            plurals(&jane),
+            [
+                "impersonate resource \"users\" in API group \"\" at the cluster scope",
+                "impersonate resource \"groups\" in API group \"\" at the cluster scope",
+                "impersonate resource \"userextras/acme.com/project\" in API group \"authentication.k8s.io\" at the cluster scope",
+                "impersonate resource \"uids\" in API group \"authentication.k8s.io\" at the cluster scope",
+            ]
+        );
         assert_eq!(
             account.groups,
             ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]

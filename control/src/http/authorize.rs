@@ -1,73 +1,18 @@
 //! Who may do what.
 //!
 //! The handler asks a [`Chain`] of [`Authorizer`]s before anything else happens: the first that
-//! allows decides. [`Masters`] lets administrators do everything; [`SystemOnly`] lets the
-//! cluster's own parts, and everyone else see what the API is and who they are.
-
-use std::fmt;
+//! allows decides. [`Masters`] lets administrators do everything; the others stand in files of
+//! their own.
 
 use proa_api::Refusal;
 use proa_api::status::Resource;
 use serde_json::{Value, json};
 
-use super::authenticate::SERVICE_ACCOUNT_PREFIX;
 use crate::registry::Caller;
+pub use proa_logic::rbac::Attributes;
 
 /// Members may do everything.
 const GROUP_MASTERS: &str = "system:masters";
-
-/// Paths that everyone who is known may read; a `*` stands for any rest.
-const OPEN_PATHS: &[&str] = &[
-    "/.well-known/openid-configuration",
-    "/api",
-    "/api/*",
-    "/apis",
-    "/apis/*",
-    "/healthz",
-    "/livez",
-    "/livez/*",
-    "/openapi",
-    "/openapi/*",
-    "/openid/v1/jwks",
-    "/readyz",
-    "/readyz/*",
-    "/version",
-    "/version/",
-];
-
-/// Reviews by which everyone may learn about themselves: group and plural.
-const OPEN_REVIEWS: &[(&str, &str)] = &[
-    ("authentication.k8s.io", "selfsubjectreviews"),
-    ("authorization.k8s.io", "selfsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectrulesreviews"),
-];
-
-/// What somebody wants to do.
-#[derive(Clone, Copy, Debug)]
-pub enum Attributes<'a> {
-    /// Something with objects.
-    Resource {
-        /// `list`.
-        verb: &'a str,
-        /// Empty for the core group.
-        group: &'a str,
-        /// `pods`.
-        plural: &'a str,
-        /// Empty for the objects themselves.
-        subresource: &'a str,
-        /// `None` at cluster scope and across namespaces.
-        namespace: Option<&'a str>,
-        /// Empty for many.
-        name: &'a str,
-    },
-    /// Something with another path, such as `/version`.
-    Path {
-        /// The HTTP method in lower case.
-        verb: &'a str,
-        /// The path.
-        path: &'a str,
-    },
-}
 
 /// What one authorizer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,35 +139,6 @@ impl Authorizer for Masters {
     }
 }
 
-/// Allows the cluster's own parts everything, and others only what [`OPEN_PATHS`] and
-/// [`OPEN_REVIEWS`] say.
-pub struct SystemOnly;
-
-impl Authorizer for SystemOnly {
-    fn decide(&self, caller: &Caller, what: &Attributes<'_>) -> Decision {
-        let allowed = is_part(caller)
-            || match *what {
-                Attributes::Path { verb, path } => {
-                    matches!(verb, "get" | "head") && OPEN_PATHS.iter().any(|p| path_matches(p, path))
-                }
-                Attributes::Resource { verb, group, plural, subresource, .. } => {
-                    verb == "create" && subresource.is_empty() && OPEN_REVIEWS.contains(&(group, plural))
-                }
-            };
-        if allowed { Decision::Allow } else { Decision::NO_OPINION }
-    }
-
-    fn rules(&self, caller: &Caller, _namespace: &str, rules: &mut Rules) {
-        if is_part(caller) {
-            return everything(rules);
-        }
-        rules.resource.extend(OPEN_REVIEWS.iter().map(
-            |(group, plural)| json!({ "verbs": ["create"], "apiGroups": [group], "resources": [plural] }),
-        ));
-        rules.non_resource.push(json!({ "verbs": ["get"], "nonResourceURLs": OPEN_PATHS }));
-    }
-}
-
 fn everything(rules: &mut Rules) {
     rules.resource.push(json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }));
     rules.non_resource.push(json!({ "verbs": ["*"], "nonResourceURLs": ["*"] }));
@@ -241,38 +157,9 @@ fn forbidden(caller: &Caller, what: &Attributes<'_>, reason: &str) -> Refusal {
     }
 }
 
-impl fmt::Display for Attributes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Attributes::Path { verb, path } => write!(f, "{verb} path {path:?}"),
-            Attributes::Resource { verb, group, plural, subresource, namespace, .. } => {
-                let slash = if subresource.is_empty() { "" } else { "/" };
-                write!(f, "{verb} resource \"{plural}{slash}{subresource}\" in API group {group:?} ")?;
-                match namespace {
-                    Some(namespace) => write!(f, "in the namespace {namespace:?}"),
-                    None => f.write_str("at the cluster scope"),
-                }
-            }
-        }
-    }
-}
-
 /// True for members of `system:masters`.
 pub fn is_master(caller: &Caller) -> bool {
     caller.groups.iter().any(|g| g == GROUP_MASTERS)
-}
-
-fn is_part(caller: &Caller) -> bool {
-    caller.user.starts_with("system:")
-        && !caller.user.starts_with(SERVICE_ACCOUNT_PREFIX)
-        && caller.user != "system:anonymous"
-}
-
-fn path_matches(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => path.starts_with(prefix),
-        None => pattern == path,
-    }
 }
 
 #[cfg(test)]
@@ -282,8 +169,8 @@ mod tests {
     fn caller(user: &str, groups: &[&str]) -> Caller {
         Caller {
             user: user.to_owned(),
-            uid: String::new(),
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            ..Caller::default()
         }
     }
 
@@ -296,27 +183,15 @@ mod tests {
         name: "",
     };
 
-    fn chain() -> Chain {
-        Chain::new(vec![Box::new(Masters), Box::new(SystemOnly)])
-    }
-
     #[test]
-    fn who_may() {
-        assert!(chain().allows(&caller("jane", &["system:masters"]), &LIST_PODS));
-        assert!(chain().allows(&caller("system:kube-scheduler", &[]), &LIST_PODS));
-        assert!(!chain().allows(&caller("system:serviceaccount:a:b", &[]), &LIST_PODS));
-        assert!(!chain().allows(&caller("system:anonymous", &[]), &LIST_PODS));
-        assert!(!chain().allows(&caller("jane", &["system:authenticated"]), &LIST_PODS));
-    }
-
-    #[test]
-    fn everyone_may_look_around() {
-        let jane = caller("jane", &[]);
-        for (verb, path, expected) in
-            [("get", "/apis/apps/v1", true), ("get", "/metrics", false), ("post", "/version", false)]
-        {
-            assert_eq!(chain().allows(&jane, &Attributes::Path { verb, path }), expected, "{verb} {path}");
-        }
+    fn masters_may_do_everything() {
+        let chain = Chain::new(vec![Box::new(Masters)]);
+        assert!(chain.allows(&caller("jane", &["system:masters"]), &LIST_PODS));
+        assert!(!chain.allows(&caller("system:kube-scheduler", &[]), &LIST_PODS));
+        let refusal = chain.check(&caller("jane", &[]), &LIST_PODS).unwrap_err();
+        assert_eq!((refusal.code(), refusal.reason()), (403, "Forbidden"));
+        let status = chain.review(&caller("jane", &["system:masters"]), &LIST_PODS);
+        assert_eq!(status, json!({ "allowed": true }));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod authenticate;
 pub mod authorize;
 mod body;
 mod discovery;
+mod escalation;
 mod health;
 mod log;
 mod metrics;
@@ -20,6 +21,7 @@ mod parts;
 pub mod path;
 mod present;
 pub mod query;
+pub mod rbac;
 mod respond;
 mod reviews;
 mod schemas;
@@ -36,6 +38,7 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use proa_api::Refusal;
+use proa_api::selector::FieldSelector;
 use serde_json::{Value, json};
 
 pub use api::Api;
@@ -83,17 +86,7 @@ async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, R
 fn caller(api: &Api, parts: &Parts) -> Result<Caller, Refusal> {
     let caller = api.authenticator.caller(parts)?;
     let Some(other) = authenticate::impersonated(&parts.headers)? else { return Ok(caller) };
-    let users = [("users", other.user.as_str())];
-    let groups = other.groups.iter().map(|group| ("groups", group.as_str()));
-    for (plural, name) in users.into_iter().chain(groups) {
-        let what = Attributes::Resource {
-            verb: "impersonate",
-            group: "",
-            plural,
-            subresource: "",
-            namespace: None,
-            name,
-        };
+    for what in authenticate::impersonations(&other) {
         api.authorizer.check(&caller, &what)?;
     }
     Ok(other)
@@ -109,6 +102,10 @@ async fn call(
 ) -> Result<Call, Refusal> {
     let query = Query::of(&parts.uri);
     let verb = Verb::of(&parts.method, &path, query.flag("watch")).ok_or_else(Refusal::method_not_allowed)?;
+    // Who may read one object by its name may also list and watch just that one.
+    let selected = query.get("fieldSelector").filter(|_| matches!(verb, Verb::List | Verb::Watch));
+    let selected = selected.and_then(|text| FieldSelector::parse(text).ok());
+    let selected = selected.and_then(|selector| selector.exact("metadata.name").map(str::to_owned));
     let what = Attributes::Resource {
         verb: verb.as_str(),
         group: &path.group,
@@ -119,7 +116,7 @@ async fn call(
             let is_namespace = path.group.is_empty() && path.plural == "namespaces";
             path.name.as_deref().filter(|_| is_namespace)
         }),
-        name: path.name.as_deref().unwrap_or_default(),
+        name: path.name.as_deref().or(selected.as_deref()).unwrap_or_default(),
     };
     api.authorizer.check(&caller, &what)?;
     let body = match verb {

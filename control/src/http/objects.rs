@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::api::{Api, Call};
 use super::body;
 use super::discovery;
+use super::escalation;
 use super::negotiate::Form;
 use super::path::Verb;
 use super::present::{self, Presentation};
@@ -103,6 +104,9 @@ async fn create(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, R
     let form = Presentation::of(call)?;
     let options = call.write_options("CreateOptions")?;
     let sent = body::object(kind, call, "CreateOptions")?;
+    if escalation::concerns(kind) {
+        escalation::check(api, kind, call, None, &sent.value)?;
+    }
     let object = api.registry.create(&call.caller, kind, call.namespace(), sent.value, &options).await?;
     let mut response = form.one(StatusCode::CREATED, kind, &object);
     respond::warn(&mut response, &sent.warnings);
@@ -114,8 +118,15 @@ async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<R
     let options = call.write_options("UpdateOptions")?;
     let sent = body::object(kind, call, "UpdateOptions")?;
     let (namespace, name) = (call.namespace(), call.name());
-    let object =
-        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?;
+    let object = if escalation::concerns(kind) {
+        let change = |current: &Value| {
+            escalation::check(api, kind, call, Some(current), &sent.value)?;
+            Ok(sent.value.clone())
+        };
+        api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await?
+    } else {
+        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?
+    };
     let mut response = form.one(StatusCode::OK, kind, &object);
     respond::warn(&mut response, &sent.warnings);
     Ok(response)
@@ -137,6 +148,9 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Re
                 return Err(strict_patch_refusal(kind, call, &found));
             }
             *warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+        }
+        if escalation::concerns(kind) {
+            escalation::check(api, kind, call, Some(current), &changed)?;
         }
         Ok(changed)
     };

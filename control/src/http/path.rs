@@ -141,7 +141,7 @@ impl Verb {
 }
 
 /// Decodes `%41` and the like. A `+` is itself in a path.
-fn decode(text: &str) -> Option<String> {
+pub fn decode(text: &str) -> Option<String> {
     if !text.contains('%') {
         return Some(text.to_owned());
     }

@@ -102,6 +102,10 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
             api.authorizer.rules(&call.caller, namespace)
         }
         "SelfSubjectAccessReview" => review_access(api, &call.caller, &review)?,
+        "LocalSubjectAccessReview" => {
+            check_local(call.namespace(), &review)?;
+            review_access(api, &subject(&review)?, &review)?
+        }
         _ => review_access(api, &subject(&review)?, &review)?,
     };
     if review.get("metadata").is_none_or(Value::is_null) {
@@ -113,6 +117,9 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
 
 fn user_info(caller: &Caller) -> Value {
     let mut info = json!({ "username": caller.user, "groups": caller.groups });
+    if !caller.extra.is_empty() {
+        info["extra"] = json!(caller.extra);
+    }
     if !caller.uid.is_empty() {
         info["uid"] = caller.uid.clone().into();
     }
@@ -142,11 +149,26 @@ fn subject(review: &Value) -> Result<Caller, Refusal> {
         user: text("/spec/user"),
         uid: text("/spec/uid"),
         groups: strings(review.pointer("/spec/groups")),
+        ..Caller::default()
     };
     if caller.user.is_empty() && caller.groups.is_empty() {
         return Err(Refusal::bad_request("spec.user: at least one of user or group must be specified"));
     }
     Ok(caller)
+}
+
+/// What a review in a namespace may be about.
+fn check_local(namespace: &str, review: &Value) -> Result<(), Refusal> {
+    if review.pointer("/spec/nonResourceAttributes").is_some_and(|v| !v.is_null()) {
+        return Err(Refusal::bad_request("spec.nonResourceAttributes: disallowed on this kind of request"));
+    }
+    let asked = review.pointer("/spec/resourceAttributes/namespace").and_then(Value::as_str);
+    if asked.unwrap_or_default() != namespace {
+        return Err(Refusal::bad_request(format!(
+            "spec.resourceAttributes.namespace must match namespace: {namespace}"
+        )));
+    }
+    Ok(())
 }
 
 fn review_access(api: &Api, caller: &Caller, review: &Value) -> Result<Value, Refusal> {

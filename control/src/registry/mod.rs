@@ -32,7 +32,9 @@ use serde_json::Value;
 pub use options::{Caller, DeleteOptions, Deleted, List, ListOptions, Target, WatchOptions, WriteOptions};
 
 use crate::admission::{Admission, AdmissionConfig};
-use crate::store::{Catalog, Draft, Fields, Key, Limits, Object, Revision, Store, StoreError, WriteError};
+use crate::store::{
+    Catalog, Collection, Draft, Fields, Key, Limits, Object, Revision, Store, StoreError, WriteError,
+};
 
 /// How often a write that lost a race is decided anew before its client is told.
 const ATTEMPTS: usize = 16;
@@ -128,6 +130,12 @@ impl Registry {
     /// The revision of the last change.
     pub fn revision(&self) -> Revision {
         self.0.store.revision()
+    }
+
+    /// The objects of one resource as the store holds them, such as `roles.rbac.authorization.k8s.io`:
+    /// for indexes that are kept beside it.
+    pub fn collection(&self, resource: &str) -> Arc<Collection> {
+        self.0.store.collection(resource)
     }
 
     /// Saves everything; later writes are refused with 503 and watches end.

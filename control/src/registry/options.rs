@@ -1,5 +1,6 @@
 //! What the verbs of the registry are asked with and what they give back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,21 @@ pub struct Caller {
     pub uid: String,
     /// The groups the user is in.
     pub groups: Vec<String>,
+    /// What else is known of the user, for those who are told; nothing here is decided by it.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Caller {
     /// One of the cluster's own parts, which may do everything: `system:kube-scheduler`.
     pub fn system(user: &str) -> Caller {
         let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
-        Caller { user: user.to_owned(), uid: String::new(), groups }
+        Caller { user: user.to_owned(), groups, ..Caller::default() }
+    }
+
+    /// One of the cluster's own parts that may do only what roles let it.
+    pub fn part(user: &str) -> Caller {
+        let groups = vec!["system:authenticated".to_owned()];
+        Caller { user: user.to_owned(), groups, ..Caller::default() }
     }
 }
 

@@ -434,7 +434,13 @@ async fn the_first_objects_are_there_and_stay() {
 async fn who_may_do_what() {
     let f = Fixture::start().await;
     let nobody = f.ask_as(None, "GET", PODS, &[], "").await;
-    assert_eq!(nobody.code, 401);
+    nobody.refused(
+        403,
+        "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+    );
+    assert_eq!(f.ask_as(None, "GET", "/readyz", &[], "").await.code, 200);
+    assert_eq!(f.ask_as(None, "GET", "/apis", &[], "").await.code, 403);
+    assert_eq!(f.ask_as(None, "GET", "/version", &[("authorization", "Bearer x")], "").await.code, 401);
     let account = f
         .post("/api/v1/namespaces/default/serviceaccounts", json!({ "metadata": { "name": "robot" } }))
         .await;
@@ -569,8 +575,8 @@ async fn connections_over_tls() {
         let known = Some((pair.cert_pem.clone(), pair.key_pem.clone()));
         assert_eq!(get_over_tls(&f, CONFIG_MAPS, known, alpn).await.0, 200);
         let (code, text) = get_over_tls(&f, CONFIG_MAPS, None, alpn).await;
-        assert_eq!(code, 401);
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "Unauthorized");
+        assert_eq!(code, 403);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "Forbidden");
     }
     f.server.shutdown().await;
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ pub struct WindowLimits {
 /// The objects of one resource. Readers see whole commits of the collection, never half of one.
 pub struct Collection {
     contents: RwLock<Contents>,
+    /// The revision of the last change, for those who only ask whether there was one.
+    last: AtomicU64,
     /// True once the store is closed.
     changed: watch::Sender<bool>,
 }
@@ -76,7 +79,8 @@ impl Collection {
             contents.last = contents.last.max(event.revision);
             contents.remember(now, event);
         }
-        Collection { contents: RwLock::new(contents), changed: watch::Sender::new(false) }
+        let last = AtomicU64::new(contents.last);
+        Collection { contents: RwLock::new(contents), last, changed: watch::Sender::new(false) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
@@ -90,6 +94,11 @@ impl Collection {
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.read().objects.get(namespace)?.get(name).cloned()
+    }
+
+    /// The revision of the last change that readers see.
+    pub fn last(&self) -> Revision {
+        self.last.load(Ordering::Acquire)
     }
 
     /// How many objects there are.
@@ -180,6 +189,7 @@ impl Collection {
             contents.last = event.revision;
             contents.remember(now, event.clone());
         }
+        self.last.store(contents.last, Ordering::Release);
         contents.trim(now, limits);
     }
 

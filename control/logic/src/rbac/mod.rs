@@ -10,8 +10,10 @@
 //! - [`rule`]: whether one rule is about it
 //! - [`index`]: whether any rule that reaches somebody is
 //! - [`escalation`]: whether rules cover other rules
+//! - [`bootstrap`]: the roles and bindings that every cluster has
 
 pub mod attributes;
+pub mod bootstrap;
 pub mod escalation;
 pub mod index;
 pub mod rule;

@@ -1,0 +1,61 @@
+//! Writes the default roles and bindings at each start, before anybody is let in.
+//!
+//! What they are is in [`proa_logic::rbac::bootstrap`]. What is there and complete costs a read.
+
+use futures::future::try_join_all;
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use proa_logic::rbac::bootstrap::{bindings, brought_up, roles};
+use serde_json::Value;
+
+use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
+
+/// The user in whose name they are written.
+const USER: &str = "system:apiserver";
+const API_VERSION: &str = "rbac.authorization.k8s.io/v1";
+
+/// Makes the default objects that are missing and completes the others.
+pub async fn ensure(registry: &Registry) -> Result<(), Refusal> {
+    let table = registry.kinds();
+    // All at once, so that they share a commit.
+    for (kind, objects) in [("ClusterRole", roles()), ("ClusterRoleBinding", bindings())] {
+        let row = table
+            .by_kind(API_VERSION, kind)
+            .ok_or_else(|| Refusal::internal(format!("{kind} is not in the table of kinds")))?;
+        try_join_all(objects.into_iter().map(|wanted| ensure_one(registry, row, wanted))).await?;
+    }
+    Ok(())
+}
+
+async fn ensure_one(registry: &Registry, kind: &Kind, wanted: Value) -> Result<(), Refusal> {
+    let caller = Caller::system(USER);
+    let options = WriteOptions { field_manager: USER.to_owned(), ..WriteOptions::default() };
+    let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let Ok(found) = registry.get(kind, "", &name) else {
+        return create(registry, &caller, kind, wanted, &options).await;
+    };
+    let found = found.value();
+    if brought_up(&found, &wanted).is_none() {
+        return Ok(());
+    }
+    if found.get("roleRef") != wanted.get("roleRef") {
+        // A binding's role cannot change.
+        registry.delete(&caller, kind, "", &name, &DeleteOptions::default()).await?;
+        return create(registry, &caller, kind, wanted, &options).await;
+    }
+    let change = |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
+    registry.patch(&caller, kind, "", &name, Target::Main, &change, &options).await.map(|_| ())
+}
+
+async fn create(
+    registry: &Registry,
+    caller: &Caller,
+    kind: &Kind,
+    object: Value,
+    options: &WriteOptions,
+) -> Result<(), Refusal> {
+    match registry.create(caller, kind, "", object, options).await {
+        Err(refusal) if refusal.reason() != "AlreadyExists" => Err(refusal),
+        _ => Ok(()),
+    }
+}
