@@ -11,12 +11,6 @@ use proa_api::selector::Labels;
 use super::facts::{Key, Pod, PodTerms};
 use super::resources::{HostPort, Resources};
 
-/// A pod that asks for no CPU counts as this much when nodes are compared, as in the stock
-/// scheduler: else all such pods would crowd on one node.
-const UNSTATED_CPU_MILLIS: i64 = 100;
-/// The same for memory.
-const UNSTATED_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
-
 /// All pods and the ways to find them.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
@@ -71,10 +65,6 @@ pub struct Load {
     pub pods: BTreeSet<Key>,
     /// What those that have not ended ask for.
     pub used: Resources,
-    /// The same CPU, with something for pods that state none.
-    pub weighed_cpu_millis: i64,
-    /// The same memory, with something for pods that state none.
-    pub weighed_memory_bytes: i64,
     /// The node's ports that they take.
     pub host_ports: Vec<HostPort>,
 }
@@ -83,27 +73,17 @@ impl Load {
     /// Counts a pod in.
     pub fn add(&mut self, requests: &Resources, host_ports: &[HostPort]) {
         self.used.add(requests);
-        self.weighed_cpu_millis += weighed(requests).0;
-        self.weighed_memory_bytes += weighed(requests).1;
         self.host_ports.extend_from_slice(host_ports);
     }
 
     fn subtract(&mut self, pod: &Pod) {
         self.used.subtract(&pod.requests);
-        self.weighed_cpu_millis -= weighed(&pod.requests).0;
-        self.weighed_memory_bytes -= weighed(&pod.requests).1;
         for port in &pod.host_ports {
             if let Some(at) = self.host_ports.iter().position(|p| p == port) {
                 self.host_ports.swap_remove(at);
             }
         }
     }
-}
-
-/// CPU and memory with the stand-ins for what is not stated.
-pub fn weighed(requests: &Resources) -> (i64, i64) {
-    let or = |stated: i64, unstated| if stated > 0 { stated } else { unstated };
-    (or(requests.cpu_millis, UNSTATED_CPU_MILLIS), or(requests.memory_bytes, UNSTATED_MEMORY_BYTES))
 }
 
 impl Pods {

@@ -27,6 +27,21 @@ pub struct Resources {
     pub extended: BTreeMap<String, i64>,
 }
 
+/// What a pod counts for when nodes are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weighed {
+    /// Thousandths of a CPU.
+    pub cpu_millis: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+}
+
+/// A container that asks for no CPU counts as this much when nodes are compared, as in the stock
+/// scheduler: else all such pods would crowd on one node.
+const UNSTATED_CPU_MILLIS: i64 = 100;
+/// The same for memory.
+const UNSTATED_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
+
 /// A port of the node that a pod takes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
@@ -98,6 +113,32 @@ impl Resources {
 /// needs beside the sidecars started before it, plus the overhead. The pod's own `resources`
 /// take the place of the sum where they are given.
 pub fn requests(spec: &PodSpec) -> Resources {
+    total(spec, of_container)
+}
+
+/// The same, where each container that asks for no CPU or memory counts as asking for something.
+pub fn weighed(spec: &PodSpec) -> Weighed {
+    let total = total(spec, |container| {
+        let mut needs = of_container(container);
+        let states = |name: &str| {
+            let resources = container.resources.as_ref();
+            let has = |list: &Option<BTreeMap<String, Quantity>>| {
+                list.as_ref().is_some_and(|l| l.contains_key(name))
+            };
+            resources.is_some_and(|r| has(&r.requests) || has(&r.limits))
+        };
+        if !states("cpu") {
+            needs.cpu_millis = UNSTATED_CPU_MILLIS;
+        }
+        if !states("memory") {
+            needs.memory_bytes = UNSTATED_MEMORY_BYTES;
+        }
+        needs
+    });
+    Weighed { cpu_millis: total.cpu_millis, memory_bytes: total.memory_bytes }
+}
+
+fn total(spec: &PodSpec, of_container: impl Fn(&Container) -> Resources) -> Resources {
     let mut sidecars = Resources::default();
     let mut initial = Resources::default();
     for container in spec.init_containers.iter().flatten() {
@@ -174,5 +215,17 @@ mod tests {
         check(json!({"containers": [c("100m")], "overhead": {"cpu": "10m"}}), 110);
         check(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "3"}}}]}), 3000);
         check(json!({"containers": [c("100m")], "resources": {"requests": {"cpu": "5"}}}), 5000);
+    }
+
+    #[test]
+    fn containers_that_state_nothing_count_for_something() {
+        let spec: PodSpec = serde_json::from_value(json!({"containers": [
+            {"name": "a"},
+            {"name": "b", "resources": {"requests": {"cpu": "1", "memory": "0"}}},
+        ]}))
+        .unwrap();
+        let expected = Weighed { cpu_millis: 1100, memory_bytes: UNSTATED_MEMORY_BYTES };
+        assert_eq!(weighed(&spec), expected);
+        assert_eq!(requests(&spec).cpu_millis, 1000);
     }
 }

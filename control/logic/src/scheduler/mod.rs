@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod cycle;
+pub mod domains;
 pub mod explain;
 pub mod framework;
 pub mod plugins;
@@ -151,6 +152,9 @@ impl Scheduler {
                 room = true;
             }
             (Some(Fact::Node(node)), _) => self.note_node(seen, &node.meta.key.name),
+            (_, Some(Fact::PersistentVolumeClaim(_) | Fact::PersistentVolume(_) | Fact::StorageClass(_))) => {
+                room = true;
+            }
             _ => {}
         }
         if room {
@@ -239,6 +243,10 @@ impl Scheduler {
         let key = &pod.meta.key;
         Some(match cycle::choose(&cycle, &mut state, &mut self.rotation) {
             Choice::Node(index) => {
+                if let Some(plan) = plugins::volume_binding::pre_bind(&cycle, &state, cycle.node(index)) {
+                    self.park(key, now);
+                    return Some(plan);
+                }
                 let node = cycle.node(index).name().clone();
                 self.snapshot.place(pod.clone(), &node);
                 self.waiting.remove(key);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use proa_api::selector::Labels;
 
+use super::domains::{DomainCache, Domains};
 use crate::controllers::facts::{Key, Node, Pod, PodTerms};
-use crate::controllers::pods::weighed;
 use crate::controllers::resources::{HostPort, Resources};
 
 /// The place of a node in the [`Snapshot`].
@@ -82,6 +82,9 @@ pub struct Snapshot {
     placed: BTreeMap<Key, (Arc<Pod>, NodeIndex)>,
     labels: BTreeMap<LabelGroup, BTreeMap<NodeIndex, Count>>,
     terms: BTreeMap<TermGroup, BTreeMap<NodeIndex, Count>>,
+    /// How many nodes have each image.
+    images: BTreeMap<Box<str>, i64>,
+    domains: DomainCache,
 }
 
 impl NodeInfo {
@@ -107,9 +110,8 @@ impl NodeInfo {
     /// Counts a pod in.
     pub fn add(&mut self, pod: Arc<Pod>) {
         self.requested.add(&pod.requests);
-        let (cpu, memory) = weighed(&pod.requests);
-        self.weighed_cpu_millis += cpu;
-        self.weighed_memory_bytes += memory;
+        self.weighed_cpu_millis += pod.weighed.cpu_millis;
+        self.weighed_memory_bytes += pod.weighed.memory_bytes;
         self.host_ports.extend_from_slice(&pod.host_ports);
         for claim in &pod.claims {
             let key = Key { namespace: pod.meta.key.namespace.clone(), name: claim.clone() };
@@ -123,9 +125,8 @@ impl NodeInfo {
         let place = self.pods.iter().position(|p| p.meta.key == *key)?;
         let pod = self.pods.swap_remove(place);
         self.requested.subtract(&pod.requests);
-        let (cpu, memory) = weighed(&pod.requests);
-        self.weighed_cpu_millis -= cpu;
-        self.weighed_memory_bytes -= memory;
+        self.weighed_cpu_millis -= pod.weighed.cpu_millis;
+        self.weighed_memory_bytes -= pod.weighed.memory_bytes;
         for port in &pod.host_ports {
             if let Some(at) = self.host_ports.iter().position(|p| p == port) {
                 self.host_ports.swap_remove(at);
@@ -190,9 +191,29 @@ impl Snapshot {
         self.labels.iter()
     }
 
+    /// The same for the pods of one namespace.
+    pub fn label_groups_of<'a>(
+        &'a self,
+        namespace: &Arc<str>,
+    ) -> impl Iterator<Item = (&'a LabelGroup, &'a BTreeMap<NodeIndex, Count>)> + use<'a> {
+        let namespace = namespace.clone();
+        let first = LabelGroup { namespace: namespace.clone(), labels: Arc::default() };
+        self.labels.range(first..).take_while(move |(group, _)| group.namespace == namespace)
+    }
+
     /// The same for pods that have a say on the pods near them.
     pub fn term_groups(&self) -> impl Iterator<Item = (&TermGroup, &BTreeMap<NodeIndex, Count>)> {
         self.terms.iter()
+    }
+
+    /// Which nodes share the value of a label.
+    pub fn domains(&self, label: &str) -> Arc<Domains> {
+        self.domains.get(label, || Domains::new(label, self.slots.iter().flatten(), self.slots.len()))
+    }
+
+    /// How many nodes have an image of this full name.
+    pub fn nodes_with_image(&self, name: &str) -> i64 {
+        self.images.get(name).copied().unwrap_or(0)
     }
 
     /// The pod of this name, if it is on a node.
@@ -205,7 +226,14 @@ impl Snapshot {
         if let Some(index) = self.by_name.get(&node.meta.key.name) {
             let info = self.slots[*index].as_mut().expect("a name leads to a node");
             self.disordered |= zone_of(&info.node) != zone_of(&node);
-            info.node = node;
+            if info.node.labels != node.labels {
+                self.domains.clear();
+            }
+            let old = std::mem::replace(&mut info.node, node.clone());
+            if old.images != node.images {
+                self.count_images(&old, -1);
+                self.count_images(&node, 1);
+            }
             return;
         }
         let index = self.free.pop().unwrap_or(self.slots.len());
@@ -213,8 +241,20 @@ impl Snapshot {
             self.slots.push(None);
         }
         self.by_name.insert(node.meta.key.name.clone(), index);
+        self.count_images(&node, 1);
+        self.domains.clear();
         self.slots[index] = Some(NodeInfo::new(index, node));
         self.disordered = true;
+    }
+
+    fn count_images(&mut self, node: &Node, amount: i64) {
+        for name in node.images.keys() {
+            let count = self.images.entry(name.clone()).or_default();
+            *count += amount;
+            if *count == 0 {
+                self.images.remove(name);
+            }
+        }
     }
 
     /// Takes a node out, and the pods on it.
@@ -223,6 +263,9 @@ impl Snapshot {
         for pod in self.node(index).pods.clone() {
             self.remove(&pod.meta.key);
         }
+        let node = self.node(index).node.clone();
+        self.count_images(&node, -1);
+        self.domains.clear();
         self.by_name.remove(name);
         self.slots[index] = None;
         self.free.push(index);

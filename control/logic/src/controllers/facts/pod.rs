@@ -15,7 +15,7 @@ use proa_api::selector::Labels;
 use super::node::image_name;
 use super::terms::{PodTerms, Spread};
 use super::{Fact, Meta, Object, kind_of, time};
-use crate::controllers::resources::{HostPort, Resources, host_ports, requests};
+use crate::controllers::resources::{HostPort, Resources, Weighed, host_ports, requests, weighed};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,8 @@ pub struct Pod {
     pub priority: i32,
     /// What it asks of a node.
     pub requests: Resources,
+    /// What it counts for when nodes are compared.
+    pub weighed: Weighed,
     /// The taints it stands.
     pub tolerations: Box<[core::Toleration]>,
     /// What it says of the pods beside it, if anything; shared among pods that say the same.
@@ -206,6 +208,7 @@ impl Pod {
             claims: claims(&spec, &meta.key.name),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec),
+            weighed: weighed(&spec),
             started: time(&status.start_time),
             preempted,
             wishes: node.is_none().then(|| Box::new(wishes(&spec, status.nominated_node_name.as_deref()))),

@@ -23,13 +23,25 @@
 //! To add a plugin: its file, a variant of [`Plugin`] at its place in the stock order, an arm
 //! where it has something to say, and a field of [`CycleState`] if it keeps something.
 
+mod default_selector;
+pub mod image_locality;
+pub mod inter_pod_affinity;
 pub mod node_affinity;
 pub mod node_name;
 pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
+pub mod pod_topology_spread;
+mod resource_score;
 pub mod taint_toleration;
+#[cfg(test)]
+mod tests;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
+mod volumes;
 
 use super::framework::{Cycle, Event, Misfit, PreFilter};
 use super::snapshot::NodeInfo;
@@ -50,8 +62,22 @@ pub enum Plugin {
     NodePorts,
     /// Requests fit into what the node offers.
     NodeResourcesFit,
+    /// Claims that only one pod may use.
+    VolumeRestrictions,
+    /// How many volumes of a driver a node can have.
+    NodeVolumeLimits,
+    /// Where the pod's volumes are, or can be made.
+    VolumeBinding,
+    /// Volumes with the label of a zone.
+    VolumeZone,
+    /// Pods are spread evenly over domains.
+    PodTopologySpread,
+    /// Pods that want or do not want each other near.
+    InterPodAffinity,
     /// CPU and memory are used evenly.
     NodeResourcesBalancedAllocation,
+    /// Images that are there already.
+    ImageLocality,
 }
 
 /// What the plugins have worked out about one pod: a field for each that keeps something.
@@ -63,6 +89,20 @@ pub struct CycleState {
     skip_score: u64,
     /// Of NodeAffinity.
     pub node_affinity: node_affinity::State,
+    /// Of VolumeRestrictions.
+    pub volume_restrictions: volume_restrictions::State,
+    /// Of NodeVolumeLimits.
+    pub node_volume_limits: node_volume_limits::State,
+    /// Of VolumeBinding.
+    pub volume_binding: volume_binding::State,
+    /// Of VolumeZone.
+    pub volume_zone: volume_zone::State,
+    /// Of PodTopologySpread.
+    pub pod_topology_spread: pod_topology_spread::State,
+    /// Of InterPodAffinity.
+    pub inter_pod_affinity: inter_pod_affinity::State,
+    /// Of ImageLocality.
+    pub image_locality: image_locality::State,
 }
 
 impl CycleState {
@@ -89,14 +129,21 @@ impl CycleState {
 
 impl Plugin {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Plugin; 7] = [
+    pub const ALL: [Plugin; 14] = [
         Plugin::NodeUnschedulable,
         Plugin::NodeName,
         Plugin::TaintToleration,
         Plugin::NodeAffinity,
         Plugin::NodePorts,
         Plugin::NodeResourcesFit,
+        Plugin::VolumeRestrictions,
+        Plugin::NodeVolumeLimits,
+        Plugin::VolumeBinding,
+        Plugin::VolumeZone,
+        Plugin::PodTopologySpread,
+        Plugin::InterPodAffinity,
         Plugin::NodeResourcesBalancedAllocation,
+        Plugin::ImageLocality,
     ];
 
     /// Its stock name.
@@ -108,7 +155,14 @@ impl Plugin {
             Plugin::NodeAffinity => "NodeAffinity",
             Plugin::NodePorts => "NodePorts",
             Plugin::NodeResourcesFit => "NodeResourcesFit",
+            Plugin::VolumeRestrictions => "VolumeRestrictions",
+            Plugin::NodeVolumeLimits => "NodeVolumeLimits",
+            Plugin::VolumeBinding => "VolumeBinding",
+            Plugin::VolumeZone => "VolumeZone",
+            Plugin::PodTopologySpread => "PodTopologySpread",
+            Plugin::InterPodAffinity => "InterPodAffinity",
             Plugin::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
+            Plugin::ImageLocality => "ImageLocality",
         }
     }
 
@@ -118,17 +172,36 @@ impl Plugin {
 
     /// True if it has a `pre_filter`.
     pub fn has_pre_filter(self) -> bool {
-        matches!(self, Plugin::NodeAffinity | Plugin::NodePorts | Plugin::NodeResourcesFit)
+        matches!(
+            self,
+            Plugin::NodeAffinity
+                | Plugin::NodePorts
+                | Plugin::NodeResourcesFit
+                | Plugin::VolumeRestrictions
+                | Plugin::NodeVolumeLimits
+                | Plugin::VolumeBinding
+                | Plugin::VolumeZone
+                | Plugin::PodTopologySpread
+                | Plugin::InterPodAffinity
+        )
     }
 
     /// True if it has a `filter`.
     pub fn has_filter(self) -> bool {
-        !matches!(self, Plugin::NodeResourcesBalancedAllocation)
+        !matches!(self, Plugin::NodeResourcesBalancedAllocation | Plugin::ImageLocality)
     }
 
     /// True if it has a `pre_score`.
     pub fn has_pre_score(self) -> bool {
-        matches!(self, Plugin::TaintToleration | Plugin::NodeAffinity)
+        matches!(
+            self,
+            Plugin::TaintToleration
+                | Plugin::NodeAffinity
+                | Plugin::PodTopologySpread
+                | Plugin::InterPodAffinity
+                | Plugin::NodeResourcesBalancedAllocation
+                | Plugin::ImageLocality
+        )
     }
 
     /// True if it has a `score`.
@@ -138,7 +211,10 @@ impl Plugin {
             Plugin::TaintToleration
                 | Plugin::NodeAffinity
                 | Plugin::NodeResourcesFit
+                | Plugin::PodTopologySpread
+                | Plugin::InterPodAffinity
                 | Plugin::NodeResourcesBalancedAllocation
+                | Plugin::ImageLocality
         )
     }
 
@@ -146,7 +222,7 @@ impl Plugin {
     pub fn default_weight(self) -> i64 {
         match self {
             Plugin::TaintToleration => 3,
-            Plugin::NodeAffinity => 2,
+            Plugin::NodeAffinity | Plugin::PodTopologySpread | Plugin::InterPodAffinity => 2,
             _ => 1,
         }
     }
@@ -156,6 +232,12 @@ impl Plugin {
         match self {
             Plugin::NodeAffinity => node_affinity::pre_filter(cycle, state),
             Plugin::NodePorts => node_ports::pre_filter(cycle),
+            Plugin::VolumeRestrictions => volume_restrictions::pre_filter(cycle, state),
+            Plugin::NodeVolumeLimits => node_volume_limits::pre_filter(cycle, state),
+            Plugin::VolumeBinding => volume_binding::pre_filter(cycle, state),
+            Plugin::VolumeZone => volume_zone::pre_filter(cycle, state),
+            Plugin::PodTopologySpread => pod_topology_spread::pre_filter(cycle, state),
+            Plugin::InterPodAffinity => inter_pod_affinity::pre_filter(cycle, state),
             _ => PreFilter::Filter,
         }
     }
@@ -169,21 +251,44 @@ impl Plugin {
             Plugin::NodeAffinity => node_affinity::filter(cycle, state, node),
             Plugin::NodePorts => node_ports::filter(cycle, node),
             Plugin::NodeResourcesFit => node_resources_fit::filter(cycle, node),
-            Plugin::NodeResourcesBalancedAllocation => Ok(()),
+            Plugin::VolumeRestrictions => volume_restrictions::filter(state),
+            Plugin::NodeVolumeLimits => node_volume_limits::filter(cycle, state, node),
+            Plugin::VolumeBinding => volume_binding::filter(state, node),
+            Plugin::VolumeZone => volume_zone::filter(state, node),
+            Plugin::PodTopologySpread => pod_topology_spread::filter(cycle, state, node),
+            Plugin::InterPodAffinity => inter_pod_affinity::filter(state, node),
+            Plugin::NodeResourcesBalancedAllocation | Plugin::ImageLocality => Ok(()),
         }
     }
 
     /// Another pod counts as being on the node from now on.
-    pub fn add_pod(self, _cycle: &Cycle<'_>, _state: &mut CycleState, _other: &Pod, _node: &NodeInfo) {}
+    pub fn add_pod(self, cycle: &Cycle<'_>, state: &mut CycleState, other: &Pod, node: &NodeInfo) {
+        self.count_pod(cycle, state, other, node, 1);
+    }
 
     /// Another pod counts as having left the node.
-    pub fn remove_pod(self, _cycle: &Cycle<'_>, _state: &mut CycleState, _other: &Pod, _node: &NodeInfo) {}
+    pub fn remove_pod(self, cycle: &Cycle<'_>, state: &mut CycleState, other: &Pod, node: &NodeInfo) {
+        self.count_pod(cycle, state, other, node, -1);
+    }
+
+    fn count_pod(self, cycle: &Cycle<'_>, state: &mut CycleState, other: &Pod, node: &NodeInfo, amount: i64) {
+        match self {
+            Plugin::VolumeRestrictions => volume_restrictions::change(state, other, amount),
+            Plugin::PodTopologySpread => pod_topology_spread::change(cycle, state, other, node, amount),
+            Plugin::InterPodAffinity => inter_pod_affinity::change(cycle, state, other, node, amount),
+            _ => {}
+        }
+    }
 
     /// Looks at the nodes that are left before they are scored. False if they are all alike.
-    pub fn pre_score(self, cycle: &Cycle<'_>, _nodes: &[&NodeInfo], state: &mut CycleState) -> bool {
+    pub fn pre_score(self, cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState) -> bool {
         match self {
-            Plugin::TaintToleration => taint_toleration::pre_score(_nodes),
+            Plugin::TaintToleration => taint_toleration::pre_score(nodes),
             Plugin::NodeAffinity => node_affinity::pre_score(cycle, state),
+            Plugin::PodTopologySpread => pod_topology_spread::pre_score(cycle, nodes, state),
+            Plugin::InterPodAffinity => inter_pod_affinity::pre_score(cycle, state),
+            Plugin::NodeResourcesBalancedAllocation => node_resources_balanced_allocation::pre_score(cycle),
+            Plugin::ImageLocality => image_locality::pre_score(cycle, state),
             _ => true,
         }
     }
@@ -194,7 +299,10 @@ impl Plugin {
             Plugin::TaintToleration => taint_toleration::score(cycle, node),
             Plugin::NodeAffinity => node_affinity::score(state, node),
             Plugin::NodeResourcesFit => node_resources_fit::score(cycle, node),
+            Plugin::PodTopologySpread => pod_topology_spread::score(state, node),
+            Plugin::InterPodAffinity => inter_pod_affinity::score(state, node),
             Plugin::NodeResourcesBalancedAllocation => node_resources_balanced_allocation::score(cycle, node),
+            Plugin::ImageLocality => image_locality::score(cycle, state, node),
             _ => 0,
         }
     }
@@ -210,6 +318,8 @@ impl Plugin {
         match self {
             Plugin::TaintToleration => super::framework::normalize(scores, true),
             Plugin::NodeAffinity => super::framework::normalize(scores, false),
+            Plugin::PodTopologySpread => pod_topology_spread::normalize(scores),
+            Plugin::InterPodAffinity => inter_pod_affinity::normalize(scores),
             _ => {}
         }
     }
@@ -223,7 +333,13 @@ impl Plugin {
             Plugin::NodeAffinity => node_affinity::may_fit_after(pod, event),
             Plugin::NodePorts => node_ports::may_fit_after(pod, event),
             Plugin::NodeResourcesFit => node_resources_fit::may_fit_after(pod, event),
-            Plugin::NodeResourcesBalancedAllocation => false,
+            Plugin::VolumeRestrictions => volume_restrictions::may_fit_after(pod, event),
+            Plugin::NodeVolumeLimits => node_volume_limits::may_fit_after(pod, event),
+            Plugin::VolumeBinding => volume_binding::may_fit_after(pod, event),
+            Plugin::VolumeZone => volume_zone::may_fit_after(pod, event),
+            Plugin::PodTopologySpread => pod_topology_spread::may_fit_after(pod, event),
+            Plugin::InterPodAffinity => inter_pod_affinity::may_fit_after(pod, event),
+            Plugin::NodeResourcesBalancedAllocation | Plugin::ImageLocality => false,
         }
     }
 }

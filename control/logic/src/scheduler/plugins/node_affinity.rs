@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, TopologySelectorLabelRequirement,
+    TopologySelectorTerm,
+};
 use proa_api::selector::{Operator, Requirement};
 
 use super::CycleState;
@@ -46,6 +49,17 @@ impl Term {
             fields.iter().map(|f| requirement(f).filter(|_| f.key == "metadata.name")).collect();
         let never = (expressions.is_empty() && fields.is_empty()) || labels.is_none() || names.is_none();
         Term { labels: labels.unwrap_or_default(), names: names.unwrap_or_default(), never }
+    }
+
+    /// Reads a term of a StorageClass's allowed topologies: each label has one of the values.
+    pub fn of_topology(term: &TopologySelectorTerm) -> Self {
+        let expressions = term.match_label_expressions.iter().flatten();
+        let one_of = |r: &TopologySelectorLabelRequirement| Requirement {
+            key: r.key.clone(),
+            operator: Operator::In,
+            values: r.values.clone(),
+        };
+        Term { labels: expressions.map(one_of).collect(), names: Vec::new(), never: false }
     }
 
     /// True if a node meets all of it; a term that says nothing is met by none.

@@ -3,9 +3,10 @@
 //! Rules: <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/>. It
 //! scores too: by default the node with the most room left is the best.
 
+use super::resource_score::uses;
 use crate::controllers::facts::{Node, Pod};
-use crate::controllers::pods::weighed;
 use crate::controllers::resources::Resources;
+use crate::scheduler::args::Strategy;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, Reason};
 use crate::scheduler::snapshot::NodeInfo;
 
@@ -48,15 +49,48 @@ fn is_ignored(cycle: &Cycle<'_>, name: &str) -> bool {
         || args.ignored_resource_groups.iter().any(|g| g == group)
 }
 
-/// How much room the node would have left.
+/// How good the node's use would be, by the profile's strategy.
 pub fn score(cycle: &Cycle<'_>, node: &NodeInfo) -> i64 {
-    let (cpu, memory) = weighed(&cycle.pod.requests);
-    let free = |used: i64, all: i64| {
-        if all <= 0 || used > all { 0 } else { (all - used).saturating_mul(MAX_SCORE) / all }
+    let args = &cycle.profile.args.fit;
+    let (mut sum, mut weights) = (0, 0);
+    for use_ in uses(&args.resources, cycle, node, false) {
+        let score = match &args.strategy {
+            Strategy::LeastAllocated if use_.used > use_.all => 0,
+            Strategy::LeastAllocated => percent(use_.all - use_.used, use_.all),
+            Strategy::MostAllocated => percent(use_.used.min(use_.all), use_.all),
+            Strategy::RequestedToCapacityRatio(points) => {
+                let used = if use_.used > use_.all { 100 } else { percent(use_.used, use_.all) };
+                // Shapes score up to 10.
+                let score = on_line(points, used) * (MAX_SCORE / 10);
+                if score == 0 {
+                    continue;
+                }
+                score
+            }
+        };
+        sum += score * use_.weight;
+        weights += use_.weight;
+    }
+    match &args.strategy {
+        _ if weights == 0 => 0,
+        // Rounded, as in the stock scheduler; the others are cut off.
+        Strategy::RequestedToCapacityRatio(_) => (2 * sum + weights) / (2 * weights),
+        _ => sum / weights,
+    }
+}
+
+fn percent(part: i64, whole: i64) -> i64 {
+    i64::try_from(i128::from(part) * i128::from(MAX_SCORE) / i128::from(whole)).unwrap_or(MAX_SCORE)
+}
+
+/// The height of the line through these points, which rise from left to right.
+fn on_line(points: &[(i64, i64)], at: i64) -> i64 {
+    let Some(right) = points.iter().position(|(x, _)| at <= *x) else {
+        return points.last().map_or(0, |(_, y)| *y);
     };
-    let cpu = free(node.weighed_cpu_millis + cpu, node.node.allocatable.cpu_millis);
-    let memory = free(node.weighed_memory_bytes + memory, node.node.allocatable.memory_bytes);
-    (cpu + memory) / 2
+    let (x1, y1) = points[right];
+    let Some((x0, y0)) = right.checked_sub(1).map(|left| points[left]) else { return y1 };
+    y0 + (y1 - y0) * (at - x0) / (x1 - x0)
 }
 
 /// True if a node has more room than before that the pod could use.
