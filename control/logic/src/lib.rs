@@ -4,6 +4,7 @@
 //! Pure: no async runtime, no HTTP, no store, no clock, no randomness, no environment. Whatever
 //! a decision needs is an argument.
 
+pub mod admission;
 pub mod controllers;
 pub mod kinds;
 pub mod rbac;

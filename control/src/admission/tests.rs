@@ -154,3 +154,49 @@ async fn runtime_classes_are_merged_into_pods() {
     let elsewhere = pod(json!({"runtimeClassName": "mine", "nodeSelector": {"wasm": "no"}}));
     world.refused("v1 Pod x", elsewhere, expect![[r#"403 pods "x" is forbidden: conflict: runtimeClass.scheduling.nodeSelector[wasm] = yes; pod.spec.nodeSelector[wasm] = no"#]]).await;
 }
+
+#[tokio::test]
+async fn evictions_ask_the_budget() {
+    let world = World::new().await;
+    let evict = async |name: &str, options: Value, write: &WriteOptions| {
+        let eviction = json!({"metadata": {"name": name}, "deleteOptions": options});
+        world.registry.evict(&world.caller, "default", name, &eviction, write).await
+    };
+    let running =
+        json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    for name in ["a", "b", "c"] {
+        let mut pod = pod(json!({"nodeName": "n"}));
+        pod["metadata"]["labels"] = json!({"app": "a"});
+        world.made(&format!("v1 Pod {name}"), pod).await;
+        world.change(&format!("v1 Pod {name}"), Target::Status, running.clone()).await.unwrap();
+    }
+    let spec = json!({"minAvailable": 2, "selector": {"matchLabels": {"app": "a"}}});
+    world.made("policy/v1 PodDisruptionBudget b", json!({ "spec": spec })).await;
+    let refusal = evict("a", json!({}), &PLAIN).await.unwrap_err();
+    expect![[r#"429 Cannot evict pod as it would violate the pod's disruption budget. {"causes":[{"message":"The disruption budget b is still being processed by the server.","reason":"DisruptionBudget"}],"retryAfterSeconds":10}"#]].assert_eq(&format!("{} {refusal} {}", refusal.code(), json!(refusal.0.details)));
+    let status = json!({"status": {
+        "disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3, "observedGeneration": 1,
+    }});
+    let budget = "policy/v1 PodDisruptionBudget b";
+    world.change(budget, Target::Status, status.clone()).await.unwrap();
+    let stale = evict("a", json!({"preconditions": {"uid": "other"}}), &PLAIN).await.unwrap_err();
+    assert_eq!(stale.code(), 409, "{stale}");
+    let dry = WriteOptions { dry_run: true, field_manager: String::new() };
+    evict("a", json!({}), &dry).await.unwrap();
+    let same = world.change(budget, Target::Main, json!({})).await.unwrap();
+    assert_eq!(same["status"], status["status"]);
+    // Of two at once, the budget pays for one.
+    let (none, plain) = (json!({}), PLAIN);
+    let (one, two) = tokio::join!(evict("a", none.clone(), &plain), evict("b", none, &plain));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let gone = if one.is_ok() { "a" } else { "b" };
+    let pod = world.change(&format!("v1 Pod {gone}"), Target::Status, json!({})).await.unwrap();
+    assert!(pod["metadata"]["deletionTimestamp"].is_string());
+    let condition = &pod["status"]["conditions"][1];
+    assert_eq!(condition["reason"], "EvictionByEvictionAPI", "{pod}");
+    let after = world.change(budget, Target::Main, json!({})).await.unwrap();
+    assert!(after["status"]["disruptedPods"][gone].is_string(), "{after}");
+    assert_eq!(after["status"]["conditions"][0]["reason"], "InsufficientPods");
+    let refusal = evict("c", json!({}), &PLAIN).await.unwrap_err();
+    expect![[r#"429 Cannot evict pod as it would violate the pod's disruption budget. {"causes":[{"message":"The disruption budget b needs 2 healthy pods and has 3 currently","reason":"DisruptionBudget"}]}"#]].assert_eq(&format!("{} {refusal} {}", refusal.code(), json!(refusal.0.details)));
+}

@@ -95,7 +95,7 @@ impl Registry {
         Err(Refusal::stale(kind.resource(), name))
     }
 
-    async fn delete_once(
+    pub(super) async fn delete_once(
         &self,
         kind: &Kind,
         current: &Arc<Object>,
@@ -124,7 +124,11 @@ impl Registry {
     }
 }
 
-fn check_preconditions(kind: &Kind, current: &Object, options: &DeleteOptions) -> Result<(), Refusal> {
+pub(super) fn check_preconditions(
+    kind: &Kind,
+    current: &Object,
+    options: &DeleteOptions,
+) -> Result<(), Refusal> {
     let failed = |what: &str, wanted: &str, found: &str| {
         let why =
             format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::status::Resource;
+use proa_logic::admission::eviction::{self, Verdict};
+use proa_logic::controllers::plan::Change;
 use proa_logic::kinds::Kind;
 use serde_json::{Map, Value, json};
 
+use super::delete::check_preconditions;
 use super::{ATTEMPTS, Caller, DeleteOptions, Registry, Unwritten, WriteOptions, metadata, now};
 
 const BINDINGS: Resource<'static> = Resource { group: "", plural: "pods/binding" };
@@ -54,10 +59,11 @@ impl Registry {
         Err(Refusal::stale(BINDINGS, pod_name))
     }
 
-    /// Evicts a pod: deletes it with the options that a `policy/v1 Eviction` holds.
+    /// Evicts a pod: deletes it unless the budget that covers it is against it.
     ///
     /// # Errors
-    /// As for [`Registry::delete`].
+    /// 429 while its PodDisruptionBudget does not allow it, 500 if it has several, 400 for a body
+    /// about another pod, and as for [`Registry::delete`].
     pub async fn evict(
         &self,
         caller: &Caller,
@@ -75,8 +81,79 @@ impl Registry {
             _ => DeleteOptions::default(),
         };
         delete.dry_run |= options.dry_run;
+        delete.check()?;
+        tracing::debug!(user = caller.user, namespace, name = pod_name, "evict");
         let kind = self.pod_kind()?;
-        self.delete(caller, &kind, namespace, pod_name, &delete).await.map(|_| ())
+        let mut paid = false;
+        for _ in 0..ATTEMPTS {
+            match self.evict_once(&kind, namespace, pod_name, &delete, &mut paid).await {
+                Ok(()) => return Ok(()),
+                Err(Unwritten::Raced) => {}
+                Err(Unwritten::Refused(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::stale(kind.resource(), pod_name))
+    }
+
+    /// `paid` says whether a budget has paid for the pod; it does so once.
+    async fn evict_once(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        pod_name: &str,
+        delete: &DeleteOptions,
+        paid: &mut bool,
+    ) -> Result<(), Unwritten> {
+        let current = self.get_stored(kind, namespace, pod_name)?;
+        check_preconditions(kind, &current, delete)?;
+        if !*paid {
+            let pod: Pod = current.decode().map_err(Refusal::internal)?;
+            if let Verdict::Paid(budget) = eviction::decide(&pod, self.budgets(namespace)?, now())? {
+                self.pay(&budget, delete.dry_run).await?;
+                *paid = true;
+            }
+        }
+        let old = current.value();
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastTransitionTime": metadata::time(now()),
+        });
+        let told = Change::Conditions(vec![condition]).apply(&old);
+        let told = self.write_over(kind, &current, &old, told, delete.dry_run).await?;
+        // What the client said of the version was of the one before the condition.
+        let rest = DeleteOptions { resource_version: None, ..delete.clone() };
+        self.delete_once(kind, &told, &rest).await.map(|_| ())
+    }
+
+    fn budgets(&self, namespace: &str) -> Result<Vec<PodDisruptionBudget>, Refusal> {
+        let mut budgets = Vec::new();
+        let collection = self.0.store.collection("poddisruptionbudgets.policy");
+        collection.visit(
+            Some(namespace),
+            None,
+            || 0,
+            |object| {
+                budgets.push(object.decode());
+                true
+            },
+        );
+        budgets.into_iter().collect::<Result<_, _>>().map_err(Refusal::internal)
+    }
+
+    /// Writes a budget that has paid, if it is still the one that was decided on.
+    async fn pay(&self, budget: &PodDisruptionBudget, dry_run: bool) -> Result<(), Unwritten> {
+        let table = &self.0.table;
+        let kind = table.by_kind("policy/v1", "PodDisruptionBudget").ok_or_else(Refusal::no_such_path)?;
+        let text = |member: &Option<String>| member.clone().unwrap_or_default();
+        let meta = &budget.metadata;
+        let current = self.get_stored(kind, &text(&meta.namespace), &text(&meta.name))?;
+        if current.revision.to_string() != text(&meta.resource_version) {
+            return Err(Unwritten::Raced);
+        }
+        let old = current.value();
+        let mut new = old.clone();
+        new["status"] = json!(budget.status);
+        self.write_over(kind, &current, &old, new, dry_run).await.map(|_| ())
     }
 
     fn pod_kind(&self) -> Result<Arc<Kind>, Refusal> {

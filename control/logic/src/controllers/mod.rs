@@ -22,6 +22,7 @@ pub mod cluster_role_aggregation;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
@@ -60,6 +61,8 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::Namespace => namespace::reconcile(seen, key, now),
         Controller::ServiceAccount => namespace::reconcile_service_account(seen, key),
         Controller::RootCa => namespace::reconcile_root_ca(seen, key),
+        Controller::Disruption => disruption::reconcile(seen, key, now),
+        Controller::StaleDisruption => disruption::reconcile_stale(seen, key, now),
         Controller::Node => node::reconcile(seen, key, now),
         Controller::ClusterRoleAggregation => cluster_role_aggregation::reconcile(seen, key),
         Controller::PodGarbage => node::reconcile_pod_garbage(seen, key, now),
@@ -83,6 +86,7 @@ impl Controller {
             Controller::Namespace => "namespace-controller",
             Controller::ServiceAccount => "serviceaccount-controller",
             Controller::RootCa => "root-ca-certificate-publisher-controller",
+            Controller::Disruption | Controller::StaleDisruption => "controllermanager",
             Controller::Node => "node-controller",
             Controller::ClusterRoleAggregation => "clusterrole-aggregation-controller",
             Controller::PodGarbage => "pod-garbage-collector-controller",

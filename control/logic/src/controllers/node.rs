@@ -237,9 +237,11 @@ pub fn reconcile_pod_garbage(seen: &Observed, key: &Key, now: Timestamp) -> Plan
         return plan;
     }
     for pod in seen.pods.on_node(&key.name) {
-        // Whoever holds the pod learns how it ended; its node cannot say it any more.
-        if !pod.meta.finalizers.is_empty() && !pod.is_finished() {
+        if !pod.is_finished() {
             plan.act(disrupt(pod, "DeletionByPodGC", "PodGC: node no longer exists", now));
+        }
+        // Whoever holds the pod learns how it ended; its node cannot say it any more.
+        if !pod.is_finished() && !pod.meta.finalizers.is_empty() {
             plan.act(Verb::Patch {
                 target: pod.meta.reference(),
                 part: Part::Status,

@@ -118,6 +118,12 @@ impl Pods {
         range.take_while(move |k| *k.namespace == *namespace).filter_map(|k| self.by_key.get(k))
     }
 
+    /// The pods in a namespace, by name.
+    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        let range = self.by_key.range(Key::new(namespace, "")..);
+        range.take_while(move |(k, _)| *k.namespace == *namespace).map(|(_, pod)| pod)
+    }
+
     /// The pods that are not bound to a node.
     pub fn unbound(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.unbound.iter().filter_map(|k| self.by_key.get(k))

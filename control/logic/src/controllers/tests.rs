@@ -218,7 +218,7 @@ fn pods_of_a_node_that_is_gone_wait_for_it_a_while() {
     let key = Key::new("", "n");
     let early = node::reconcile_pod_garbage(&world, &key, at(39));
     assert_eq!((show(&early).len(), early.again_at), (0, Some(at(40))));
-    assert_eq!(show(&node::reconcile_pod_garbage(&world, &key, at(40))), ["delete p"]);
+    assert_eq!(show(&node::reconcile_pod_garbage(&world, &key, at(40))), ["conditions p", "delete p"]);
 }
 
 fn service(spec: Value) -> Object {

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::names;
 use proa_api::owner::controller_of;
 use proa_api::selector::Selector;
 
+use super::disruption::covers;
 use super::facts::{Fact, Key, Meta, Node, Object, Pod};
 use super::observed::{Change, Observed, is_default_account};
 
@@ -34,6 +36,10 @@ pub enum Controller {
     CronJob,
     /// By pod that a Job's finalizer holds.
     JobOrphan,
+    /// By PodDisruptionBudget.
+    Disruption,
+    /// By pod that was said to go.
+    StaleDisruption,
     /// By Service.
     EndpointSlice,
     /// By Endpoints.
@@ -72,6 +78,9 @@ impl Wakes {
         self.namespace_of(seen, &meta);
         for object in [old, new].into_iter().flatten() {
             self.fact(seen, object);
+        }
+        if old.and_then(|o| replicas(&o.fact)) != new.and_then(|o| replicas(&o.fact)) {
+            self.budgets(seen, &meta.key.namespace, |_| true);
         }
         match (old.map(|o| &o.fact), new.map(|o| &o.fact)) {
             (Some(Fact::Pod(old)), Some(Fact::Pod(new))) => self.pod(seen, Some(old), Some(new)),
@@ -150,6 +159,7 @@ impl Wakes {
             }
             Fact::CronJob(_) => self.key(Controller::CronJob, key),
             Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
+            Fact::PodDisruptionBudget(_) => self.key(Controller::Disruption, key),
             Fact::ClusterRole(_) => self.aggregating_roles(seen),
             _ => {}
         }
@@ -253,6 +263,14 @@ impl Wakes {
             self.key(Controller::JobOrphan, &pod.meta.key);
         }
         self.recreating_deployment(seen, old, new);
+        if !same_health(old, new) {
+            self.budgets(seen, &new.or(old).expect("one of them is there").meta.key.namespace, |budget| {
+                [old, new].into_iter().flatten().any(|pod| covers(budget, pod))
+            });
+        }
+        if let Some(pod) = new.filter(|p| p.disrupted_since.is_some()) {
+            self.key(Controller::StaleDisruption, &pod.meta.key);
+        }
         if !same_endpoint(old, new) {
             self.services_of(seen, old, new);
         }
@@ -293,6 +311,12 @@ impl Wakes {
         let key = Key::new(&set.key.namespace, &owner.name);
         if seen.deployments.get(&key).is_some_and(|d| recreates(d)) {
             self.key(Controller::Deployment, &key);
+        }
+    }
+
+    fn budgets(&mut self, seen: &Observed, namespace: &str, test: impl Fn(&PodDisruptionBudget) -> bool) {
+        for (key, _) in seen.pod_disruption_budgets.in_namespace(namespace).filter(|(_, b)| test(b)) {
+            self.key(Controller::Disruption, key);
         }
     }
 
@@ -350,6 +374,27 @@ fn service_selects(service: &Service, pod: &Pod) -> bool {
 pub(super) fn recreates(deployment: &Deployment) -> bool {
     let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
     strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+}
+
+/// How many pods a workload wants, which is what budgets in percent reckon by.
+fn replicas(fact: &Fact) -> Option<i32> {
+    match fact {
+        Fact::Deployment(o) => o.spec.as_ref()?.replicas,
+        Fact::ReplicaSet(o) => o.spec.as_ref()?.replicas,
+        Fact::ReplicationController(o) => o.spec.as_ref()?.replicas,
+        Fact::StatefulSet(o) => o.spec.as_ref()?.replicas,
+        _ => None,
+    }
+}
+
+/// True if a budget counts the pod as before.
+fn same_health(old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return false };
+    let counted = |p: &Pod| (p.ready_since.is_some(), p.meta.deleted.is_some());
+    old.meta.uid == new.meta.uid
+        && counted(old) == counted(new)
+        && old.labels == new.labels
+        && old.meta.owners == new.meta.owners
 }
 
 /// True if nothing that an endpoint shows of a pod has changed.

@@ -33,6 +33,7 @@ mod node;
 mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
+mod pod_disruption_budget;
 mod priority_class;
 mod rbac;
 mod replica_set;
@@ -262,6 +263,7 @@ pub fn built_in() -> Table {
         rbac::role_binding::kind(),
         rbac::role::kind(),
         runtime_class::kind(),
+        pod_disruption_budget::kind(),
         priority_class::kind(),
     ])
 }

@@ -8,6 +8,7 @@
 
 mod api;
 mod control;
+mod policies;
 mod random;
 mod workloads;
 
@@ -49,6 +50,8 @@ enum Users {
     Deployments,
     /// The other workloads.
     Workloads,
+    /// Budgets and quotas, and what has to keep to them.
+    Policies,
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -86,6 +89,11 @@ fn workloads_converge_after_any_faults() {
 #[test]
 fn workloads_keep_their_promises_at_every_step() {
     run(Users::Workloads, true);
+}
+
+#[test]
+fn policies_are_kept_at_every_step() {
+    run(Users::Policies, true);
 }
 
 impl World {
@@ -133,7 +141,7 @@ impl World {
     fn step(&mut self) {
         match self.random.below(20) {
             0..6 => {
-                let (kind, count) = (self.random.below(20), 1 + self.random.below(30));
+                let (kind, count) = (self.random.below(60), 1 + self.random.below(30));
                 self.control.watch(&self.api, Some(kind), count);
             }
             6 => self.control.watch(&self.api, None, usize::MAX / 2),
@@ -157,6 +165,7 @@ impl World {
         }
         let app = APPS[self.random.below(APPS.len())];
         match self.random.below(10) {
+            _ if self.users == Users::Policies => self.disturb_policies(app),
             0..7 if self.users == Users::Workloads => self.change_workload(app),
             0..7 => self.change_deployment(app),
             _ if self.calm => {}

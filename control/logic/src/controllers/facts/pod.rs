@@ -79,6 +79,8 @@ pub struct Pod {
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
     pub unschedulable: Option<Box<str>>,
+    /// Since when somebody has been saying that it is about to be taken away.
+    pub disrupted_since: Option<Timestamp>,
     /// Since when it has been on its way out.
     pub leaving_since: Option<Timestamp>,
     /// True once it is on its way out and no node has to stop it any more.
@@ -188,6 +190,7 @@ impl Pod {
         let preempted = condition::find(status.conditions.as_ref(), "DisruptionTarget")
             .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"));
         let cost = annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        let disrupted_since = disrupted_since(&status);
         let ips = match status.pod_ips {
             Some(ips) if !ips.is_empty() => ips.into_iter().map(|ip| ip.ip).collect(),
             _ => status.pod_ip.into_iter().filter(|ip| !ip.is_empty()).collect(),
@@ -217,12 +220,20 @@ impl Pod {
             subdomain: spec.subdomain.map(Into::into),
             tolerations: spec.tolerations.unwrap_or_default().into(),
             stopped: meta.deleted.is_some() && grace == 0,
+            disrupted_since,
             leaving_since: meta.deleted.map(|at| at - jiff::SignedDuration::from_secs(grace)),
             end,
             notes,
             meta,
         }
     }
+}
+
+/// What a node says of a pod that it ends holds however long the end takes.
+fn disrupted_since(status: &core::PodStatus) -> Option<Timestamp> {
+    let condition = condition::find(status.conditions.as_ref(), "DisruptionTarget")?;
+    let said = condition.status == "True" && condition.reason.as_deref() != Some("TerminationByKubelet");
+    said.then(|| time(&condition.last_transition_time)).flatten()
 }
 
 fn containers(status: &core::PodStatus) -> impl Iterator<Item = &core::ContainerStatus> {

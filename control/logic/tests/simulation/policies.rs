@@ -1,0 +1,92 @@
+//! What limits users and operators: budgets that evictions have to respect.
+//!
+//! Nothing but evictions takes pods away here, so what a budget promises can be checked at each.
+
+use proa_logic::admission::eviction::{Verdict, decide};
+use proa_logic::kinds::Part;
+use serde_json::{Value, json};
+
+use super::api::{reference, text};
+use super::{World, is_ready};
+
+impl World {
+    /// A user or an operator does something.
+    pub fn disturb_policies(&mut self, app: &str) {
+        if self.api.get("apps/v1 Deployment", "default", app).is_none() {
+            self.create_covered(app);
+        } else if self.random.one_in(10) {
+            self.change_budget(app);
+        } else {
+            self.evict(app);
+        }
+    }
+
+    fn create_covered(&mut self, app: &str) {
+        let template = json!({
+            "metadata": {"labels": {"app": app}},
+            "spec": {"containers": [{"name": "c", "image": "v0"}]},
+        });
+        let selector = json!({"matchLabels": {"app": app}});
+        let replicas = 2 + self.random.below(5);
+        let spec = json!({"replicas": replicas, "selector": selector, "template": template});
+        let body = json!({"metadata": {"name": app}, "spec": spec});
+        self.api.create("apps/v1", "Deployment", "default", body).unwrap();
+        let spec = match app {
+            "a" => json!({"minAvailable": 2, "selector": selector}),
+            "b" => json!({"maxUnavailable": "50%", "selector": selector}),
+            _ => {
+                json!({"minAvailable": "60%", "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"})
+            }
+        };
+        let body = json!({"metadata": {"name": app}, "spec": spec});
+        self.api.create("policy/v1", "PodDisruptionBudget", "default", body).unwrap();
+    }
+
+    fn change_budget(&mut self, app: &str) {
+        let budget = self.api.get("policy/v1 PodDisruptionBudget", "default", app).cloned().unwrap();
+        let mut new = budget.clone();
+        let field = if app == "b" { "maxUnavailable" } else { "minAvailable" };
+        new["spec"][field] = format!("{}%", 10 * self.random.below(11)).into();
+        self.api.update(&reference(&budget), Part::Main, new).unwrap();
+    }
+
+    /// An operator evicts a pod. What is paid for may come to nothing.
+    fn evict(&mut self, app: &str) {
+        let pods: Vec<Value> =
+            self.api.list("v1 Pod").filter(|p| text(p, "/metadata/labels/app") == app).cloned().collect();
+        if pods.is_empty() {
+            return;
+        }
+        let pod = pods[self.random.below(pods.len())].clone();
+        let budget = self.api.get("policy/v1 PodDisruptionBudget", "default", app).cloned().unwrap();
+        let typed = serde_json::from_value(budget.clone()).unwrap();
+        match decide(&serde_json::from_value(pod.clone()).unwrap(), vec![typed], self.api.now) {
+            Err(refusal) => {
+                assert_eq!(refusal.code(), 429, "{refusal}");
+                return;
+            }
+            Ok(Verdict::Free) => {
+                let counts = is_ready(&pod) && pod["metadata"]["deletionTimestamp"].is_null();
+                assert!(!counts, "a healthy pod goes for free: {pod}");
+            }
+            Ok(Verdict::Paid(paid)) => {
+                let mut new = budget.clone();
+                new["status"] = json!(paid.status);
+                self.api.update(&reference(&budget), Part::Status, new).unwrap();
+                self.check_paid(app, &pod, &pods);
+            }
+        }
+        if !self.random.one_in(8) {
+            self.api.delete(&reference(&pod), None, None);
+        }
+    }
+
+    /// An eviction that is paid for leaves as many healthy pods as the budget desires.
+    fn check_paid(&self, app: &str, pod: &Value, pods: &[Value]) {
+        let budget = self.api.get("policy/v1 PodDisruptionBudget", "default", app).unwrap();
+        let healthy = |p: &&Value| is_ready(p) && p["metadata"]["deletionTimestamp"].is_null();
+        let left = pods.iter().filter(healthy).filter(|p| p["metadata"]["uid"] != pod["metadata"]["uid"]);
+        let (left, desired) = (left.count() as i64, budget["status"]["desiredHealthy"].as_i64().unwrap_or(0));
+        assert!(left >= desired, "{left} healthy pods are left of {desired} that {app} desires: {budget}");
+    }
+}
