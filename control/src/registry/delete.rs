@@ -182,10 +182,11 @@ fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> 
     Step::Mark(marked)
 }
 
-/// What becomes of the dependents if a delete says nothing: those of Jobs are let go, as they were
-/// before anybody collected them.
+/// What becomes of the dependents if a delete says nothing: those of the kinds that are older than
+/// the garbage collector are let go, as they were before anybody collected them.
 fn default_policy(kind: &Kind) -> Option<&'static str> {
-    (kind.group == "batch" && kind.kind == "Job").then_some("Orphan")
+    let old = [("batch", "Job"), ("", "ReplicationController")];
+    old.contains(&(kind.group.as_str(), kind.kind.as_str())).then_some("Orphan")
 }
 
 /// How long a pod has to stop.

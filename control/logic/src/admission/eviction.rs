@@ -101,6 +101,9 @@ fn cause(name: &str, status: &PodDisruptionBudgetStatus) -> String {
             "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
             condition.message
         ),
+        _ if status.current_healthy > status.desired_healthy => {
+            format!("The disruption budget {name} does not allow evicting pods currently")
+        }
         _ => format!(
             "The disruption budget {name} needs {} healthy pods and has {} currently",
             status.desired_healthy, status.current_healthy

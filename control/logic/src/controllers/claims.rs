@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::{Metadata, Resource};
 use proa_api::owner::controller_reference;
-use proa_api::selector::Selector;
+use proa_api::selector::{Labels, Selector};
 use serde_json::{Value, json};
 
 use super::facts::Pod;
@@ -45,6 +45,16 @@ impl Owner {
             finalizer: None,
             deleting: object.metadata().deletion_timestamp.is_some(),
         }
+    }
+
+    /// A workload that selects by labels alone. An empty selector, which validation keeps out,
+    /// selects nothing.
+    pub fn by_labels<K>(object: &K, labels: &Labels) -> Self
+    where
+        K: Resource + Metadata<Ty = ObjectMeta>,
+    {
+        let selector = if labels.is_empty() { Selector::nothing() } else { Selector::from_map(labels) };
+        Owner { selector, ..Owner::of(object, None) }
     }
 
     /// The same, with a finalizer on its pods.

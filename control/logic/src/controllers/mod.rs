@@ -49,6 +49,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
     match controller {
         Controller::Deployment => deployment::reconcile(seen, key, now),
         Controller::ReplicaSet => replica_set::reconcile(seen, key, now),
+        Controller::ReplicationController => replica_set::reconcile_replication_controller(seen, key, now),
         Controller::DaemonSet => daemon_set::reconcile(seen, key, now),
         Controller::StatefulSet => stateful_set::reconcile(seen, key, now),
         Controller::Job => job::reconcile(seen, key, now),
@@ -75,6 +76,7 @@ impl Controller {
         match self {
             Controller::Deployment => "deployment-controller",
             Controller::ReplicaSet => "replicaset-controller",
+            Controller::ReplicationController => "replication-controller",
             Controller::DaemonSet => "daemonset-controller",
             Controller::StatefulSet => "statefulset-controller",
             Controller::CronJob => "cronjob-controller",

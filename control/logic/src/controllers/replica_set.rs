@@ -1,4 +1,4 @@
-//! ReplicaSet: keeps as many pods of a template as its spec says.
+//! ReplicaSet and ReplicationController: keep as many pods of a template as the spec says.
 //!
 //! Rules: <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>. Which
 //! pods belong to it is decided in `claims.rs`.
@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{
+    PodTemplateSpec, ReplicationControllerCondition, ReplicationControllerStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proa_api::condition;
 use proa_api::selector::Selector;
 use serde_json::{Value, json};
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 use super::claims::{Owner, owned};
 use super::facts::{Key, Phase, Pod};
 use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
+use super::plan::{Change, Guard, Plan, Verb};
 use super::wakes::Controller;
 use crate::kinds::Part;
 
@@ -26,26 +29,89 @@ const BURST: usize = 500;
 
 /// Decides what one ReplicaSet needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
+    let Some(set) = seen.replica_sets.get(key) else { return Plan::default() };
+    let Some(spec) = &set.spec else { return Plan::default() };
+    let replicas = Replicas {
+        owner: Owner::of(&**set, Some(&spec.selector)),
+        wanted: spec.replicas.unwrap_or(1),
+        min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+        template: spec.template.as_ref(),
+        metadata: &set.metadata,
+        status: set.status.clone().unwrap_or_default(),
+        refused: seen.refused.get(&(Controller::ReplicaSet, key.clone())),
+    };
+    keep(seen, &replicas, now)
+}
+
+/// Decides what one ReplicationController needs.
+pub fn reconcile_replication_controller(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
+    let Some(controller) = seen.replication_controllers.get(key) else { return Plan::default() };
+    let Some(spec) = &controller.spec else { return Plan::default() };
+    let selector = spec.selector.clone().unwrap_or_default();
+    let replicas = Replicas {
+        owner: Owner::by_labels(&**controller, &selector),
+        wanted: spec.replicas.unwrap_or(1),
+        min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+        template: spec.template.as_ref(),
+        metadata: &controller.metadata,
+        status: controller.status.clone().map(same_status).unwrap_or_default(),
+        refused: seen.refused.get(&(Controller::ReplicationController, key.clone())),
+    };
+    keep(seen, &replicas, now)
+}
+
+/// What ReplicaSets and ReplicationControllers have in common, which is all but their types and
+/// how they write their selectors.
+struct Replicas<'a> {
+    owner: Owner,
+    wanted: i32,
+    min_ready_seconds: i32,
+    template: Option<&'a PodTemplateSpec>,
+    metadata: &'a ObjectMeta,
+    status: ReplicaSetStatus,
+    refused: Option<&'a String>,
+}
+
+/// The status of a ReplicationController is that of a ReplicaSet, field by field.
+fn same_status(status: ReplicationControllerStatus) -> ReplicaSetStatus {
+    let condition = |c: ReplicationControllerCondition| ReplicaSetCondition {
+        type_: c.type_,
+        status: c.status,
+        reason: c.reason,
+        message: c.message,
+        last_transition_time: c.last_transition_time,
+    };
+    ReplicaSetStatus {
+        replicas: status.replicas,
+        fully_labeled_replicas: status.fully_labeled_replicas,
+        ready_replicas: status.ready_replicas,
+        available_replicas: status.available_replicas,
+        observed_generation: status.observed_generation,
+        conditions: status.conditions.map(|list| list.into_iter().map(condition).collect()),
+        terminating_replicas: None,
+    }
+}
+
+fn keep(seen: &Observed, set: &Replicas<'_>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let Some(set) = seen.replica_sets.get(key) else { return plan };
-    let Some(spec) = &set.spec else { return plan };
-    let owner = Owner::of(&**set, Some(&spec.selector));
+    let owner = &set.owner;
     let claimed = owner.claim(seen, |_| true, &mut plan);
     let active: Vec<&Arc<Pod>> = claimed.into_iter().filter(|p| p.is_active()).collect();
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(set.wanted).unwrap_or(0);
     if set.metadata.deletion_timestamp.is_none() {
         if active.len() < wanted {
-            create_pods(&owner, spec, (wanted - active.len()).min(BURST), &mut plan);
+            create_pods(set, (wanted - active.len()).min(BURST), &mut plan);
         } else if active.len() > wanted {
             let excess = (active.len() - wanted).min(BURST);
-            pick_excess(seen, &active, excess, now).into_iter().for_each(|p| owner.delete(p, &mut plan));
+            // A pod that has become ready meanwhile may be one to keep.
+            let excess = pick_excess(seen, &active, excess, now);
+            excess.into_iter().for_each(|p| owner.delete_as_seen(p, &mut plan));
         }
     }
-    let refused = seen.refused.get(&(Controller::ReplicaSet, key.clone()));
-    let status = status(set, spec, &active, refused, now, &mut plan);
-    if set.status.as_ref() != Some(&status) {
+    let status = status(set, &active, now, &mut plan);
+    if set.status != status {
         plan.act(Verb::Patch {
-            target: Reference::to(&**set),
+            target: owner.reference.clone(),
             part: Part::Status,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": replace_status(&status) })),
@@ -54,11 +120,11 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     plan
 }
 
-fn create_pods(owner: &Owner, spec: &ReplicaSetSpec, count: usize, plan: &mut Plan) {
-    let mut body = owner.pod(&spec.template.clone().unwrap_or_default());
-    body["metadata"]["generateName"] = format!("{}-", owner.reference.name).into();
+fn create_pods(set: &Replicas<'_>, count: usize, plan: &mut Plan) {
+    let mut body = set.owner.pod(&set.template.cloned().unwrap_or_default());
+    body["metadata"]["generateName"] = format!("{}-", set.owner.reference.name).into();
     for _ in 0..count {
-        owner.create(body.clone(), plan);
+        set.owner.create(body.clone(), plan);
     }
 }
 
@@ -106,29 +172,22 @@ fn age_class(since: Timestamp, now: Timestamp) -> u32 {
     u64::BITS - seconds.leading_zeros()
 }
 
-fn status(
-    set: &ReplicaSet,
-    spec: &ReplicaSetSpec,
-    active: &[&Arc<Pod>],
-    refused: Option<&String>,
-    now: Timestamp,
-    plan: &mut Plan,
-) -> ReplicaSetStatus {
-    let template_labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone());
+fn status(set: &Replicas<'_>, active: &[&Arc<Pod>], now: Timestamp, plan: &mut Plan) -> ReplicaSetStatus {
+    let template_labels = set.template.and_then(|t| t.metadata.as_ref()?.labels.clone());
     let template_labels = Selector::from_map(template_labels.iter().flatten());
     let count = |test: &dyn Fn(&Pod) -> bool| {
         i32::try_from(active.iter().filter(|p| test(p)).count()).unwrap_or(i32::MAX)
     };
-    let wait = spec.min_ready_seconds.unwrap_or(0);
+    let wait = set.min_ready_seconds;
     let ready = count(&|p| p.ready_since.is_some());
     let available = count(&|p| p.available_at(wait).is_some_and(|at| at <= now));
     for at in active.iter().filter_map(|p| p.available_at(wait)).filter(|at| *at > now) {
         plan.look_again(at);
     }
     let labelled = count(&|p| template_labels.matches(Some(&p.labels)));
-    let old = set.status.clone().unwrap_or_default();
+    let old = set.status.clone();
     let mut conditions = old.conditions;
-    match refused {
+    match set.refused {
         Some(text) => condition::set(
             &mut conditions,
             ReplicaSetCondition {

@@ -121,6 +121,48 @@ fn a_replica_set_creates_deletes_adopts_and_releases() {
 }
 
 #[test]
+fn a_replication_controller_does_what_a_replica_set_does() {
+    let controller = |replicas: i32| {
+        let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}});
+        let spec = json!({"replicas": replicas, "selector": {"app": "a"}, "template": template});
+        object("v1", "ReplicationController", "s", json!({ "spec": spec }))
+    };
+    let own = |name: &str, app: &str| {
+        let owners = json!([owner("ReplicationController", "s", true, true)]);
+        let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": stamp(10)}]);
+        object(
+            "v1",
+            "Pod",
+            name,
+            json!({
+                "metadata": {"labels": {"app": app}, "ownerReferences": owners},
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {"phase": "Running", "conditions": ready},
+            }),
+        )
+    };
+    let look = |objects: Vec<Object>| {
+        let plan =
+            replica_set::reconcile_replication_controller(&seen(objects), &Key::new("d", "s"), at(100));
+        let lines: Vec<String> = show(&plan).into_iter().filter(|l| !l.contains("status")).collect();
+        (lines, plan)
+    };
+    assert_eq!(look(vec![controller(2), own("a", "a")]).0, ["create Pod"]);
+    let (lines, plan) = look(vec![controller(1), own("a", "a"), own("b", "a")]);
+    assert_eq!(lines, ["delete a"]);
+    let Verb::Delete { resource_version, .. } = &plan.actions[0].verb else { panic!("{plan:?}") };
+    assert_eq!(resource_version.as_deref(), Some("1"), "a pod that has changed is looked at again");
+    let (lines, plan) = look(vec![controller(1), own("a", "other")]);
+    assert_eq!(lines, ["patch a {\"metadata\":{\"ownerReferences\":[]}}", "create Pod"]);
+    let Verb::Create { body, .. } = &plan.actions[1].verb else { panic!("{plan:?}") };
+    assert_eq!(body["metadata"]["ownerReferences"][0]["kind"], "ReplicationController");
+    let (lines, _) = look(vec![controller(1), pod("a", None, true, json!({}))]);
+    assert!(lines.len() == 1 && lines[0].contains("\"ReplicationController\""), "{lines:?}");
+    let (_, plan) = look(vec![controller(1), own("a", "a")]);
+    assert!(show(&plan)[0].contains("\"readyReplicas\":1"), "{plan:?}");
+}
+
+#[test]
 fn a_pod_counts_as_available_after_its_time() {
     let mut seen = seen(vec![pod("a", Some("s"), true, json!({}))]);
     let spec = json!({

@@ -26,6 +26,8 @@ pub enum Controller {
     Deployment,
     /// By ReplicaSet.
     ReplicaSet,
+    /// By ReplicationController.
+    ReplicationController,
     /// By DaemonSet.
     DaemonSet,
     /// By StatefulSet.
@@ -112,6 +114,7 @@ impl Wakes {
                 self.key(Controller::ReplicaSet, key);
                 self.owner_of_replica_set(seen, key, set);
             }
+            Fact::ReplicationController(_) => self.key(Controller::ReplicationController, key),
             Fact::DaemonSet(_) => self.key(Controller::DaemonSet, key),
             Fact::ControllerRevision(revision) => self.owner_of_revision(seen, key, revision),
             Fact::Service(_) => {
@@ -197,7 +200,7 @@ impl Wakes {
             return;
         }
         for (controller, owner, selector) in selectors(seen, &key.namespace) {
-            if Selector::from_object(selector).matches(revision.metadata.labels.as_ref()) {
+            if selector.matches(revision.metadata.labels.as_ref()) {
                 self.key(controller, owner);
             }
         }
@@ -293,7 +296,7 @@ impl Wakes {
             return;
         }
         for (controller, key, selector) in selectors(seen, namespace) {
-            if selects(selector, pod) {
+            if selector.matches(Some(&pod.labels)) {
                 self.key(controller, key);
             }
         }
@@ -335,6 +338,7 @@ impl Wakes {
 fn of_kind(kind: &str) -> Option<Controller> {
     match kind {
         "ReplicaSet" => Some(Controller::ReplicaSet),
+        "ReplicationController" => Some(Controller::ReplicationController),
         "DaemonSet" => Some(Controller::DaemonSet),
         "StatefulSet" => Some(Controller::StatefulSet),
         "Job" => Some(Controller::Job),
@@ -346,23 +350,26 @@ fn of_kind(kind: &str) -> Option<Controller> {
 fn selectors<'a>(
     seen: &'a Observed,
     namespace: &'a str,
-) -> impl Iterator<Item = (Controller, &'a Key, Option<&'a LabelSelector>)> {
+) -> impl Iterator<Item = (Controller, &'a Key, Selector)> {
+    let of = |selector: Option<&LabelSelector>| Selector::from_object(selector);
     let replica_sets = seen.replica_sets.in_namespace(namespace);
     let replica_sets =
-        replica_sets.map(|(k, o)| (Controller::ReplicaSet, k, o.spec.as_ref().map(|s| &s.selector)));
+        replica_sets.map(move |(k, o)| (Controller::ReplicaSet, k, of(o.spec.as_ref().map(|s| &s.selector))));
+    let controllers = seen.replication_controllers.in_namespace(namespace);
+    let controllers = controllers.map(|(k, o)| {
+        let labels = o.spec.as_ref().and_then(|s| s.selector.as_ref());
+        (Controller::ReplicationController, k, labels.map_or_else(Selector::nothing, Selector::from_map))
+    });
     let daemon_sets = seen.daemon_sets.in_namespace(namespace);
     let daemon_sets =
-        daemon_sets.map(|(k, o)| (Controller::DaemonSet, k, o.spec.as_ref().map(|s| &s.selector)));
+        daemon_sets.map(move |(k, o)| (Controller::DaemonSet, k, of(o.spec.as_ref().map(|s| &s.selector))));
     let jobs = seen.jobs.in_namespace(namespace);
-    let jobs = jobs.map(|(k, o)| (Controller::Job, k, o.spec.as_ref().and_then(|s| s.selector.as_ref())));
+    let jobs =
+        jobs.map(move |(k, o)| (Controller::Job, k, of(o.spec.as_ref().and_then(|s| s.selector.as_ref()))));
     let stateful_sets = seen.stateful_sets.in_namespace(namespace);
-    let stateful_sets =
-        stateful_sets.map(|(k, o)| (Controller::StatefulSet, k, o.spec.as_ref().map(|s| &s.selector)));
-    replica_sets.chain(daemon_sets).chain(stateful_sets).chain(jobs)
-}
-
-fn selects(selector: Option<&LabelSelector>, pod: &Pod) -> bool {
-    Selector::from_object(selector).matches(Some(&pod.labels))
+    let stateful_sets = stateful_sets
+        .map(move |(k, o)| (Controller::StatefulSet, k, of(o.spec.as_ref().map(|s| &s.selector))));
+    replica_sets.chain(controllers).chain(daemon_sets).chain(stateful_sets).chain(jobs)
 }
 
 fn service_selects(service: &Service, pod: &Pod) -> bool {

@@ -34,9 +34,11 @@ mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
 mod pod_disruption_budget;
+mod pod_template;
 mod priority_class;
 mod rbac;
 mod replica_set;
+mod replication_controller;
 mod runtime_class;
 mod secret;
 mod service;
@@ -236,6 +238,8 @@ pub fn built_in() -> Table {
         persistent_volume_claim::kind(),
         persistent_volume::kind(),
         pod::kind(),
+        pod_template::kind(),
+        replication_controller::kind(),
         secret::kind(),
         service_account::kind(),
         service::kind(),

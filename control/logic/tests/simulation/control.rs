@@ -196,6 +196,8 @@ impl Control {
             Controller::Deployment,
             self.seen.deployments.iter().map(|(k, _)| k.clone()).collect(),
         );
+        let controllers = self.seen.replication_controllers.iter().map(|(k, _)| k.clone()).collect();
+        keyed(&mut wakes, Controller::ReplicationController, controllers);
         let budgets = self.seen.pod_disruption_budgets.iter().map(|(k, _)| k.clone()).collect();
         keyed(&mut wakes, Controller::Disruption, budgets);
         keyed(
