@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::framework::{Cycle, Misfit, PreFilter, Reason, Rejected};
+use super::framework::{Cycle, Misfit, PreBind, PreFilter, Reason, Rejected};
 use super::plugins::{CycleState, Plugin};
 use super::snapshot::{NodeIndex, NodeInfo};
 
@@ -57,10 +57,31 @@ enum Range {
     Only(Vec<NodeIndex>),
 }
 
+impl Range {
+    fn has(&self, node: NodeIndex) -> bool {
+        match self {
+            Range::All => true,
+            Range::Only(nodes) => nodes.contains(&node),
+        }
+    }
+}
+
+impl Rotation {
+    /// Where those who look at some of the nodes begin.
+    pub fn offset(&self) -> usize {
+        self.start
+    }
+}
+
 /// Picks a node.
 pub fn choose(cycle: &Cycle<'_>, state: &mut CycleState, rotation: &mut Rotation) -> Choice {
     let mut diagnosis = Diagnosis::default();
     let Some(range) = pre_filter(cycle, state, &mut diagnosis) else { return Choice::Nowhere(diagnosis) };
+    if let Some(node) = nominated_node(cycle).filter(|node| range.has(node.index))
+        && fits(cycle, state, node).is_ok()
+    {
+        return Choice::Node(node.index);
+    }
     let feasible = match range {
         Range::Only(nodes) => {
             let mut feasible = Vec::new();
@@ -90,12 +111,74 @@ pub fn choose(cycle: &Cycle<'_>, state: &mut CycleState, rotation: &mut Rotation
     }
 }
 
+/// What has to be done before the pod is bound to the node that was chosen.
+pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBind {
+    let mut all = PreBind::Ready;
+    for plugin in cycle.profile.filter.iter().filter(|p| p.has_pre_bind() && !state.skips_filter(**p)) {
+        all = match (all, plugin.pre_bind(cycle, state, node)) {
+            (_, PreBind::Refuse) => return PreBind::Refuse,
+            (PreBind::Wait(mut plan), PreBind::Wait(more)) => {
+                plan.actions.extend(more.actions);
+                PreBind::Wait(plan)
+            }
+            (PreBind::Ready, other) => other,
+            (all, _) => all,
+        };
+    }
+    all
+}
+
+/// The same for a pod that has waited: what the plugins knew then may be old.
+pub fn pre_bind_again(cycle: &Cycle<'_>, node: &NodeInfo) -> PreBind {
+    let mut state = CycleState::default();
+    for plugin in cycle.profile.pre_filter.iter().filter(|p| p.has_pre_bind()) {
+        match plugin.pre_filter(cycle, &mut state) {
+            PreFilter::Skip => state.skip_filter(*plugin),
+            PreFilter::Reject(_) => return PreBind::Refuse,
+            PreFilter::Filter | PreFilter::Only(_) => {}
+        }
+        if !state.skips_filter(*plugin) && plugin.filter(cycle, &state, node).is_err() {
+            return PreBind::Refuse;
+        }
+    }
+    pre_bind(cycle, &state, node)
+}
+
+/// True if all filters let the pod be on the node, also when those are there for whom room is
+/// being made on it, as far as they matter no less; else who does not, and why.
+pub fn fits(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), (Plugin, Misfit)> {
+    if let Some(nominated) = cycle.nominated.on(node.name()) {
+        let (own, priority) = (&cycle.pod.meta.key, cycle.pod.priority);
+        let before: Vec<_> =
+            nominated.values().filter(|p| p.priority >= priority && p.meta.key != *own).collect();
+        if !before.is_empty() {
+            let (mut state, mut node) = (state.clone(), node.clone());
+            for pod in before {
+                node.add(pod.clone());
+                for plugin in &cycle.profile.pre_filter {
+                    if !state.skips_filter(*plugin) {
+                        plugin.add_pod(cycle, &mut state, pod, &node);
+                    }
+                }
+            }
+            filter(cycle, &state, &node)?;
+        }
+    }
+    filter(cycle, state, node)
+}
+
 /// True if all filters let the pod be on the node; else who does not, and why.
-pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), (Plugin, Misfit)> {
+fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), (Plugin, Misfit)> {
     for plugin in cycle.profile.filter.iter().filter(|p| !state.skips_filter(**p)) {
         plugin.filter(cycle, state, node).map_err(|misfit| (*plugin, misfit))?;
     }
     Ok(())
+}
+
+/// The node where room has been made for the pod.
+fn nominated_node<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
+    let name = cycle.nominated.node_of(&cycle.pod.meta.key)?;
+    cycle.snapshot.by_name(name)
 }
 
 /// Lets the plugins look at the pod. `None` if it fits nowhere.
@@ -147,7 +230,7 @@ fn sort_out<'a>(
     feasible: &mut Vec<&'a NodeInfo>,
     diagnosis: &mut Diagnosis,
 ) {
-    match filter(cycle, state, node) {
+    match fits(cycle, state, node) {
         Ok(()) => feasible.push(node),
         Err((plugin, misfit)) => diagnosis.rejected.push(Rejected { node: node.index, plugin, misfit }),
     }

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use super::nominated::Nominated;
 use super::profile::Profile;
 use super::snapshot::{NodeIndex, NodeInfo, Snapshot};
 use crate::controllers::facts::{Key, Node, Pod, Wishes};
 use crate::controllers::observed::Observed;
+use crate::controllers::plan::Plan;
 
 /// The highest score that a plugin gives.
 pub const MAX_SCORE: i64 = 100;
@@ -23,6 +25,8 @@ pub struct Cycle<'a> {
     pub wishes: &'a Wishes,
     /// The nodes and what is on them, assumed pods included.
     pub snapshot: &'a Snapshot,
+    /// Those for whom room is being made.
+    pub nominated: &'a Nominated,
     /// Everything else: claims, volumes, namespaces.
     pub seen: &'a Observed,
     /// The settings under which the pod is placed.
@@ -120,6 +124,18 @@ pub enum PreFilter {
     Only(Vec<Arc<str>>),
     /// The pod fits nowhere.
     Reject(Misfit),
+}
+
+/// What is to be done for a pod before it is bound to the node that was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PreBind {
+    /// Nothing, or it has been done.
+    Ready,
+    /// This, or nothing if it is enough to wait. The pod keeps its place on the node; the plugin
+    /// is asked again after these have been executed and after each [`Event::Other`].
+    Wait(Plan),
+    /// The node will not do after all; the pod looks for another one.
+    Refuse,
 }
 
 /// What has happened, for the plugins whose rejection may be void because of it.

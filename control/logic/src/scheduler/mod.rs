@@ -1,184 +1,233 @@
 //! Scheduler: gives each pod a node.
 //!
-//! The shell tells it which pods have changed and whether there may be more room
-//! ([`Scheduler::note`]), asks for decisions ([`Scheduler::schedule`]) and says how each went
-//! ([`Scheduler::finished`]). Between a decision and the moment it is seen in [`Observed`], the
-//! pod is assumed to be on its node, so that the room is not given away twice.
+//! The shell tells it what has changed ([`Scheduler::apply`]), asks for decisions
+//! ([`Scheduler::schedule`]) and says how each went ([`Scheduler::finished`]). Between a decision
+//! and the moment it is seen in [`Observed`], the pod is assumed to be on its node, so that the
+//! room is not given away twice.
 //!
-//! A pod is placed in a [`cycle`] by [`plugins`] that look at a [`snapshot`], under the settings
-//! of a [`profile`].
+//! Pods wait in a [`queue`]. Each is placed in a [`cycle`] by [`plugins`] that look at a
+//! [`snapshot`], under the settings of a [`profile`]; where it fits nowhere, [`preemption`] may
+//! make room. [`configuration`] reads the settings, [`outcome`] writes what comes of it.
 
 pub mod args;
-pub mod cycle;
-pub mod domains;
-pub mod explain;
-pub mod framework;
-pub mod plugins;
 pub mod profile;
+
+pub mod domains;
+pub mod framework;
+pub mod nominated;
+pub mod plugins;
 pub mod snapshot;
+
+pub mod configuration;
+pub mod cycle;
+pub mod explain;
+mod outcome;
+mod preemption;
+pub mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 
-use crate::controllers::facts::{Fact, Key, Pod};
-use crate::controllers::observed::{Change as Seen, Observed};
-use crate::controllers::plan::{Change, Guard, Plan, Problem, Report, Verb};
-use crate::kinds::Part;
+use crate::controllers::facts::{Fact, Key, Node, Object, Pod};
+use crate::controllers::observed::{Change, Observed};
+use crate::controllers::plan::Plan;
 
-use cycle::{Choice, Diagnosis, Rotation};
-use framework::Cycle;
+use cycle::{Choice, Rotation};
+use framework::{Cycle, Event, PreBind};
+use nominated::Nominated;
 use plugins::CycleState;
-use profile::Profile;
+use preemption::Preemption;
+use profile::Settings;
+use queue::Queue;
 use snapshot::Snapshot;
 
 /// Who an Event says it comes from.
 pub const COMPONENT: &str = "default-scheduler";
 
-/// A pod that fitted nowhere is tried again after this long even if nothing seems to have
-/// changed.
-const RETRY: SignedDuration = SignedDuration::from_mins(5);
-const BACK_OFF_SECONDS: i64 = 1;
-const MAX_BACK_OFF_SECONDS: i64 = 10;
+/// What a pod needs before it is bound, such as a volume, is waited for so long.
+const PRE_BIND: SignedDuration = SignedDuration::from_mins(10);
 
-/// The pods that wait for a node, and those on their way to one.
+/// Other kinds that plugins look at.
+const OTHER_KINDS: [&str; 6] = [
+    "CSINode",
+    "CSIStorageCapacity",
+    "Namespace",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "StorageClass",
+];
+
+/// The pods that wait for a node, those on their way to one, and the nodes.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    profiles: Vec<Profile>,
+    settings: Settings,
     snapshot: Snapshot,
+    nominated: Nominated,
     rotation: Rotation,
-    turns: BTreeSet<Turn>,
-    waiting: BTreeMap<Key, Waiting>,
-    /// When those that back off or are parked get a turn in any case.
-    due: BTreeSet<(Timestamp, Key)>,
+    queue: Queue,
     assumed: BTreeMap<Key, Assumed>,
+    /// Assumed pods that are not bound before something else is done.
+    pending: BTreeSet<Key>,
+    /// Those of them for whom it may have been done.
+    advancing: BTreeSet<Key>,
     /// Pods whose last decision is still being executed.
     busy: BTreeSet<Key>,
-}
-
-/// Who is tried first: higher priority, then older.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn(Reverse<i32>, Timestamp, Key);
-
-#[derive(Clone, Debug)]
-struct Waiting {
-    pod: Arc<Pod>,
-    attempts: u32,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It has a turn.
-    Queued,
-    /// It gets a turn at this time.
-    BackingOff(Timestamp),
-    /// It fitted nowhere. It gets a turn when there is more room, but not before the first time,
-    /// and at the second time in any case.
-    Parked(Timestamp, Timestamp),
-}
-
-impl State {
-    fn due(self) -> Option<Timestamp> {
-        match self {
-            State::Queued => None,
-            State::BackingOff(at) | State::Parked(_, at) => Some(at),
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
 struct Assumed {
     pod: Arc<Pod>,
     node: Arc<str>,
+    attempts: u32,
+    since: Timestamp,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Scheduler::new(Settings::default())
+    }
 }
 
 impl Scheduler {
     /// A scheduler that has seen nothing yet.
-    pub fn new(profiles: Vec<Profile>) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Scheduler {
-            profiles,
+            queue: Queue::new(settings.back_off),
+            settings,
             snapshot: Snapshot::default(),
+            nominated: Nominated::default(),
             rotation: Rotation::default(),
-            turns: BTreeSet::new(),
-            waiting: BTreeMap::new(),
-            due: BTreeSet::new(),
             assumed: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            advancing: BTreeSet::new(),
             busy: BTreeSet::new(),
         }
     }
 
     /// The same scheduler as if it had just been started, with everything there is.
     pub fn restart(&self, seen: &Observed, now: Timestamp) -> Self {
-        let mut fresh = Scheduler::new(self.profiles.clone());
+        let mut fresh = Scheduler::new(self.settings.clone());
         for node in seen.nodes.keys() {
             fresh.note_node(seen, node);
         }
         for pod in seen.pods.unbound() {
-            fresh.note_pod(pod);
+            fresh.note_pod(seen, None, pod, now);
         }
-        fresh.wake_sleepers(now);
         fresh
     }
 
     /// Takes note of a change that has just been folded into `seen`.
-    pub fn apply(&mut self, seen: &Observed, change: &Seen, now: Timestamp) {
-        let (old, new) = (change.old.as_ref().map(|o| &o.fact), change.new.as_ref().map(|o| &o.fact));
-        let mut room = false;
-        match (old, new) {
-            (_, Some(Fact::Pod(pod))) => {
-                // What is kept shares its labels with its like.
-                let pod = seen.pods.get(&pod.meta.key).unwrap_or(pod);
-                let held = old.is_some() && self.snapshot.pod(&pod.meta.key).is_some();
-                self.note_bound(seen, &pod.meta.key);
-                room = held && self.snapshot.pod(&pod.meta.key).is_none();
-                match wants_node(pod) && self.profile(pod).is_some() {
-                    true => self.note_pod(pod),
-                    false => self.forget(&pod.meta.key),
+    pub fn apply(&mut self, seen: &Observed, change: &Change, now: Timestamp) {
+        let (old, new) = (change.old.as_ref(), change.new.as_ref());
+        match (old.map(|o| &o.fact), new.map(|o| &o.fact)) {
+            (old, Some(Fact::Pod(pod))) => {
+                let old = old.and_then(|fact| if let Fact::Pod(old) = fact { Some(&**old) } else { None });
+                self.note_pod(seen, old, pod, now);
+            }
+            (Some(Fact::Pod(pod)), _) => self.note_pod_gone(&pod.meta.key, now),
+            (old, Some(Fact::Node(node))) => {
+                self.note_node(seen, &node.meta.key.name);
+                match old {
+                    Some(Fact::Node(old)) if !takes_others(old, node) => {}
+                    Some(Fact::Node(old)) => self.queue.wake(&Event::NodeChanged { old, new: node }, now),
+                    _ => self.queue.wake(&Event::NodeAdded(node), now),
                 }
             }
-            (Some(Fact::Pod(pod)), _) => {
-                self.assumed.remove(&pod.meta.key);
-                room = self.snapshot.remove(&pod.meta.key).is_some();
-                self.forget(&pod.meta.key);
-            }
-            (_, Some(Fact::Node(node))) => {
-                self.note_node(seen, &node.meta.key.name);
-                room = true;
-            }
             (Some(Fact::Node(node)), _) => self.note_node(seen, &node.meta.key.name),
-            (_, Some(Fact::PersistentVolumeClaim(_) | Fact::PersistentVolume(_) | Fact::StorageClass(_))) => {
-                room = true;
-            }
-            _ => {}
-        }
-        if room {
-            self.wake_parked(now);
+            _ => self.note_other(new.or(old), now),
         }
     }
 
-    fn wake_parked(&mut self, now: Timestamp) {
-        let parked: Vec<(Key, Timestamp)> = self
-            .waiting
-            .iter()
-            .filter_map(|(key, w)| match w.state {
-                State::Parked(not_before, _) => Some((key.clone(), not_before)),
-                _ => None,
-            })
-            .collect();
-        for (key, not_before) in parked {
-            if not_before <= now { self.queue(&key) } else { self.set(&key, State::BackingOff(not_before)) }
+    /// Decides about up to `limit` pods whose turn it is.
+    pub fn schedule(&mut self, seen: &Observed, now: Timestamp, limit: usize) -> Vec<(Key, Plan)> {
+        self.queue.wake_due(now);
+        self.snapshot.arrange();
+        let mut plans = self.advance_pending(seen, now);
+        while plans.len() < limit {
+            let Some(pod) = self.queue.next(&self.busy) else { break };
+            let key = pod.meta.key.clone();
+            let plan = self.place(seen, &pod, now);
+            if !plan.is_empty() {
+                self.busy.insert(key.clone());
+                plans.push((key, plan));
+            }
         }
+        plans
+    }
+
+    /// Takes note of how a plan went.
+    pub fn finished(&mut self, key: &Key, well: bool, seen: &Observed, now: Timestamp) {
+        self.busy.remove(key);
+        if well {
+            return;
+        }
+        if self.assumed.contains_key(key) {
+            self.give_up(key, seen, now);
+        } else {
+            self.queue.rouse(key, now);
+        }
+    }
+
+    /// When there is something to do without anything happening.
+    pub fn again_at(&self) -> Option<Timestamp> {
+        let pending = self.pending.iter().filter_map(|key| self.assumed.get(key));
+        let pending = pending.map(|a| a.since + PRE_BIND).min();
+        [self.queue.again_at(), pending].into_iter().flatten().min()
+    }
+
+    /// True if a pod has its turn now.
+    pub fn has_turns(&self) -> bool {
+        self.queue.has_turns(&self.busy) || self.advancing.iter().any(|key| !self.busy.contains(key))
+    }
+
+    fn note_pod(&mut self, seen: &Observed, old: Option<&Pod>, pod: &Arc<Pod>, now: Timestamp) {
+        // What is kept shares its labels with its like.
+        let pod = seen.pods.get(&pod.meta.key).unwrap_or(pod);
+        let key = &pod.meta.key;
+        let before = self.snapshot.pod(key).cloned();
+        self.note_bound(pod);
+        let after = self.snapshot.pod(key).cloned();
+        match (&before, &after) {
+            (Some(old), Some(new)) if !matters_the_same(old, new) => {
+                self.queue.wake(&Event::PodChanged { old, new }, now);
+            }
+            (None, Some(new)) => self.queue.wake(&Event::PodPlaced(new), now),
+            (Some(old), None) => self.queue.wake(&Event::PodGone(old), now),
+            _ => {}
+        }
+        if wants_node(pod) && self.settings.profile(pod).is_some() {
+            if !self.assumed.contains_key(key) {
+                self.queue.note(pod, now);
+                self.nominated.note(old, pod);
+            }
+        } else {
+            self.queue.forget(key);
+            self.nominated.remove(key);
+        }
+    }
+
+    fn note_pod_gone(&mut self, key: &Key, now: Timestamp) {
+        self.assumed.remove(key);
+        self.not_pending(key);
+        self.queue.forget(key);
+        self.nominated.remove(key);
+        if let Some(gone) = self.snapshot.remove(key) {
+            self.queue.wake(&Event::PodGone(&gone), now);
+        }
+    }
+
+    fn not_pending(&mut self, key: &Key) {
+        self.pending.remove(key);
+        self.advancing.remove(key);
     }
 
     /// Places a pod where it is seen to be, or else assumed.
-    fn note_bound(&mut self, seen: &Observed, key: &Key) {
-        let Some(pod) = seen.pods.get(key) else { return };
+    fn note_bound(&mut self, pod: &Arc<Pod>) {
+        let key = &pod.meta.key;
         if pod.is_finished() {
             self.assumed.remove(key);
             self.snapshot.remove(key);
@@ -188,6 +237,9 @@ impl Scheduler {
         } else if self.assumed.get(key).is_some_and(|a| a.pod.meta.uid != pod.meta.uid) {
             self.assumed.remove(key);
             self.snapshot.remove(key);
+        }
+        if !self.assumed.contains_key(key) {
+            self.not_pending(key);
         }
     }
 
@@ -209,150 +261,160 @@ impl Scheduler {
         }
     }
 
-    fn profile(&self, pod: &Pod) -> Option<usize> {
-        let name = &pod.wishes.as_ref()?.scheduler;
-        self.profiles.iter().position(|p| *p.name == **name)
+    fn note_other(&mut self, object: Option<&Object>, now: Timestamp) {
+        let Some(meta) = object.map(|o| &o.meta) else { return };
+        if OTHER_KINDS.contains(&&*meta.kind.kind) {
+            self.queue.wake(&Event::Other { kind: &meta.kind.kind, key: &meta.key }, now);
+            self.advancing.extend(self.pending.iter().cloned());
+        }
     }
 
-    /// Decides about up to `limit` pods whose turn it is.
-    pub fn schedule(&mut self, seen: &Observed, now: Timestamp, limit: usize) -> Vec<(Key, Plan)> {
-        self.wake_sleepers(now);
-        self.snapshot.arrange();
+    /// Places one pod.
+    fn place(&mut self, seen: &Observed, pod: &Arc<Pod>, now: Timestamp) -> Plan {
+        let key = &pod.meta.key;
+        let (Some(profile), Some(wishes)) = (self.settings.profile(pod), pod.wishes.as_deref()) else {
+            self.queue.forget(key);
+            return Plan::default();
+        };
+        let cycle =
+            Cycle { pod, wishes, snapshot: &self.snapshot, nominated: &self.nominated, seen, profile };
+        let mut state = CycleState::default();
+        match cycle::choose(&cycle, &mut state, &mut self.rotation) {
+            Choice::Node(index) => {
+                let node = cycle.node(index);
+                let (name, pre_bind) = (node.name().clone(), cycle::pre_bind(&cycle, &state, node));
+                self.assume(pod, name, pre_bind, now)
+            }
+            Choice::Nowhere(diagnosis) => {
+                let text = explain::explain(&cycle, &diagnosis);
+                let offset = self.rotation.offset();
+                let preemption = (profile.preempts && !cycle.snapshot.is_empty())
+                    .then(|| preemption::preempt(&cycle, &state, &diagnosis, offset, now));
+                let rejected_by: BTreeSet<_> = diagnosis.plugins().collect();
+                self.queue.park(key, rejected_by, now);
+                self.make_room(pod, text, preemption, now)
+            }
+        }
+    }
+
+    /// Assumes that a pod is on a node, and sees to it that it will be.
+    fn assume(&mut self, pod: &Arc<Pod>, node: Arc<str>, pre_bind: PreBind, now: Timestamp) -> Plan {
+        let key = &pod.meta.key;
+        let attempts = self.queue.take(key);
+        self.nominated.remove(key);
+        let plan = match pre_bind {
+            PreBind::Ready => outcome::bind(pod, &node),
+            PreBind::Wait(plan) => {
+                self.pending.insert(key.clone());
+                plan
+            }
+            PreBind::Refuse => {
+                self.queue.put_back(pod, attempts, now);
+                return Plan::default();
+            }
+        };
+        self.snapshot.place(pod.clone(), &node);
+        self.queue.wake(&Event::PodPlaced(pod), now);
+        self.assumed.insert(key.clone(), Assumed { pod: pod.clone(), node, attempts, since: now });
+        plan
+    }
+
+    /// What an assumed pod still needs before it is bound.
+    fn needs(&self, seen: &Observed, assumed: &Assumed) -> PreBind {
+        let current = seen.pods.get(&assumed.pod.meta.key).filter(|p| p.meta.uid == assumed.pod.meta.uid);
+        let pod = current.unwrap_or(&assumed.pod);
+        let (Some(profile), Some(wishes)) = (self.settings.profile(pod), pod.wishes.as_deref()) else {
+            return PreBind::Refuse;
+        };
+        let Some(node) = self.snapshot.by_name(&assumed.node) else { return PreBind::Refuse };
+        let (snapshot, nominated) = (&self.snapshot, &self.nominated);
+        cycle::pre_bind_again(&Cycle { pod, wishes, snapshot, nominated, seen, profile }, node)
+    }
+
+    /// Binds those that have what they needed.
+    fn advance_pending(&mut self, seen: &Observed, now: Timestamp) -> Vec<(Key, Plan)> {
+        let late = |a: &Assumed| a.since + PRE_BIND <= now;
+        let free: Vec<Key> = self.pending.iter().filter(|key| !self.busy.contains(*key)).cloned().collect();
         let mut plans = Vec::new();
-        let mut later = Vec::new();
-        while plans.len() < limit {
-            let Some(turn) = self.turns.pop_first() else { break };
-            if self.busy.contains(&turn.2) {
-                later.push(turn);
+        for key in free {
+            let Some(assumed) = self.assumed.get(&key).cloned() else { continue };
+            if !self.advancing.remove(&key) && !late(&assumed) {
                 continue;
             }
-            let Some(pod) = self.waiting.get(&turn.2).map(|w| w.pod.clone()) else { continue };
-            let Some(plan) = self.place(seen, &pod, now) else { continue };
-            self.busy.insert(turn.2.clone());
-            plans.push((turn.2, plan));
+            match self.needs(seen, &assumed) {
+                PreBind::Ready => {
+                    self.not_pending(&key);
+                    self.busy.insert(key.clone());
+                    plans.push((key, outcome::bind(&assumed.pod, &assumed.node)));
+                }
+                PreBind::Wait(plan) if !late(&assumed) => {
+                    if !plan.is_empty() {
+                        self.busy.insert(key.clone());
+                        plans.push((key, plan));
+                    }
+                }
+                PreBind::Wait(_) | PreBind::Refuse => self.give_up(&key, seen, now),
+            }
         }
-        self.turns.extend(later);
         plans
     }
 
-    fn place(&mut self, seen: &Observed, pod: &Arc<Pod>, now: Timestamp) -> Option<Plan> {
-        let profile = &self.profiles[self.profile(pod)?];
-        let wishes = pod.wishes.as_deref()?;
-        let cycle = Cycle { pod, wishes, snapshot: &self.snapshot, seen, profile };
-        let mut state = CycleState::default();
-        let key = &pod.meta.key;
-        Some(match cycle::choose(&cycle, &mut state, &mut self.rotation) {
-            Choice::Node(index) => {
-                if let Some(plan) = plugins::volume_binding::pre_bind(&cycle, &state, cycle.node(index)) {
-                    self.park(key, now);
-                    return Some(plan);
-                }
-                let node = cycle.node(index).name().clone();
-                self.snapshot.place(pod.clone(), &node);
-                self.waiting.remove(key);
-                self.assumed.insert(key.clone(), Assumed { pod: pod.clone(), node: node.clone() });
-                bind(pod, &node)
-            }
-            Choice::Nowhere(diagnosis) => {
-                let message = message(&cycle, &diagnosis);
-                self.park(key, now);
-                unschedulable(pod, message, now)
-            }
-        })
-    }
-
-    /// Takes note of how a plan went.
-    pub fn finished(&mut self, key: &Key, well: bool, seen: &Observed, now: Timestamp) {
-        self.busy.remove(key);
-        if well {
-            return;
-        }
+    /// The pod is not on the node that it was assumed to be on after all.
+    fn give_up(&mut self, key: &Key, seen: &Observed, now: Timestamp) {
         let Some(assumed) = self.assumed.remove(key) else { return };
-        self.snapshot.remove(key);
-        self.note_bound(seen, key);
-        self.wake_parked(now);
-        let current = seen.pods.get(key).filter(|p| wants_node(p) && p.meta.uid == assumed.pod.meta.uid);
-        if let Some(pod) = current {
-            let waiting = Waiting { pod: pod.clone(), attempts: 1, state: State::Queued };
-            self.waiting.insert(key.clone(), waiting);
-            self.set(key, State::BackingOff(now + back_off(1)));
+        self.not_pending(key);
+        if let Some(gone) = self.snapshot.remove(key) {
+            self.queue.wake(&Event::PodGone(&gone), now);
+        }
+        let Some(pod) = seen.pods.get(key) else { return };
+        self.note_bound(pod);
+        if wants_node(pod) && pod.meta.uid == assumed.pod.meta.uid {
+            self.queue.put_back(pod, assumed.attempts, now);
+            self.nominated.note(None, pod);
         }
     }
 
-    /// When there is something to do without anything happening.
-    pub fn again_at(&self) -> Option<Timestamp> {
-        self.due.first().map(|(at, _)| *at)
-    }
-
-    /// True if a pod has its turn now.
-    pub fn has_turns(&self) -> bool {
-        self.turns.iter().any(|t| !self.busy.contains(&t.2))
-    }
-
-    fn note_pod(&mut self, pod: &Arc<Pod>) {
+    /// Says why the pod has no node, and sends away whom preemption names.
+    fn make_room(
+        &mut self,
+        pod: &Arc<Pod>,
+        text: String,
+        preemption: Option<Preemption>,
+        now: Timestamp,
+    ) -> Plan {
         let key = &pod.meta.key;
-        if self.assumed.get(key).is_some_and(|a| a.pod.meta.uid == pod.meta.uid) {
-            return;
-        }
-        match self.waiting.get_mut(key) {
-            Some(waiting) if waiting.pod.meta.uid == pod.meta.uid => {
-                let same = asks_the_same(&waiting.pod, pod);
-                if !same && waiting.state == State::Queued {
-                    self.turns.remove(&turn(&waiting.pod));
+        let shown = pod.wishes.as_ref().and_then(|w| w.nominated.clone());
+        match preemption {
+            None => outcome::unschedulable(pod, text, now),
+            Some(Preemption::Wait(why)) => {
+                outcome::unschedulable(pod, format!("{text} preemption: {why}"), now)
+            }
+            Some(Preemption::Nothing(why)) => {
+                self.nominated.remove(key);
+                let mut plan = outcome::unschedulable(pod, format!("{text} preemption: {why}"), now);
+                if shown.is_some() {
+                    outcome::nominate(&mut plan, pod, None);
                 }
-                waiting.pod = pod.clone();
-                if !same {
-                    self.queue(key);
+                plan
+            }
+            Some(Preemption::Victims { node, victims }) => {
+                let mut plan = outcome::unschedulable(pod, text, now);
+                if shown.as_ref() != Some(&node) {
+                    outcome::nominate(&mut plan, pod, Some(&node));
                 }
+                outcome::evict(&mut plan, &victims, pod, &node, now);
+                // Whoever matters less has to look for another place.
+                let nominated = self.nominated.on(&node).into_iter().flat_map(|pods| pods.values());
+                let lesser: Vec<Arc<Pod>> =
+                    nominated.filter(|p| p.priority < pod.priority).cloned().collect();
+                for other in lesser {
+                    self.nominated.remove(&other.meta.key);
+                    outcome::nominate(&mut plan, &other, None);
+                    self.queue.rouse(&other.meta.key, now);
+                }
+                self.nominated.set(pod.clone(), node);
+                plan
             }
-            _ => {
-                self.forget(key);
-                let waiting = Waiting { pod: pod.clone(), attempts: 0, state: State::Queued };
-                self.waiting.insert(key.clone(), waiting);
-                self.queue(key);
-            }
-        }
-    }
-
-    fn forget(&mut self, key: &Key) {
-        self.set(key, State::Queued);
-        if let Some(waiting) = self.waiting.remove(key) {
-            self.turns.remove(&turn(&waiting.pod));
-        }
-    }
-
-    fn queue(&mut self, key: &Key) {
-        self.set(key, State::Queued);
-        if let Some(waiting) = self.waiting.get(key) {
-            self.turns.insert(turn(&waiting.pod));
-        }
-    }
-
-    fn set(&mut self, key: &Key, state: State) {
-        let Some(waiting) = self.waiting.get_mut(key) else { return };
-        if let Some(at) = waiting.state.due() {
-            self.due.remove(&(at, key.clone()));
-        }
-        waiting.state = state;
-        if let Some(at) = state.due() {
-            self.due.insert((at, key.clone()));
-        }
-    }
-
-    fn park(&mut self, key: &Key, now: Timestamp) {
-        let Some(waiting) = self.waiting.get_mut(key) else { return };
-        waiting.attempts = waiting.attempts.saturating_add(1);
-        let not_before = now + back_off(waiting.attempts);
-        self.set(key, State::Parked(not_before, now + RETRY));
-    }
-
-    fn wake_sleepers(&mut self, now: Timestamp) {
-        while let Some((at, key)) = self.due.first().cloned() {
-            if at > now {
-                return;
-            }
-            self.due.pop_first();
-            self.queue(&key);
         }
     }
 }
@@ -362,73 +424,17 @@ fn wants_node(pod: &Pod) -> bool {
     pod.node.is_none() && free && pod.is_active()
 }
 
-fn turn(pod: &Pod) -> Turn {
-    Turn(Reverse(pod.priority), pod.meta.created, pod.meta.key.clone())
-}
-
-fn asks_the_same(old: &Pod, new: &Pod) -> bool {
-    old.wishes == new.wishes
-        && old.tolerations == new.tolerations
+/// True if the change of a pod on a node is nothing to others.
+fn matters_the_same(old: &Pod, new: &Pod) -> bool {
+    old.labels == new.labels
         && old.requests == new.requests
-        && old.host_ports == new.host_ports
-        && old.priority == new.priority
+        && old.meta.deleted.is_some() == new.meta.deleted.is_some()
 }
 
-fn back_off(attempts: u32) -> SignedDuration {
-    let seconds = BACK_OFF_SECONDS << attempts.saturating_sub(1).min(10);
-    SignedDuration::from_secs(seconds.min(MAX_BACK_OFF_SECONDS))
-}
-
-/// Why a pod fits nowhere, and that nobody can be sent away for it.
-fn message(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> String {
-    let nodes = cycle.snapshot.len();
-    let text = explain::explain(cycle, diagnosis);
-    if nodes == 0 {
-        return text;
-    }
-    let helpful = diagnosis.rejected.iter().filter(|r| !r.misfit.unresolvable).count();
-    let mut preemption = explain::Reasons::default();
-    preemption.add("No preemption victims found for incoming pod", helpful);
-    preemption.add("Preemption is not helpful for scheduling", nodes - helpful);
-    format!("{text} preemption: {}", preemption.text(nodes))
-}
-
-fn bind(pod: &Pod, node: &str) -> Plan {
-    let key = &pod.meta.key;
-    let report = Report {
-        about: pod.meta.reference(),
-        done: Some(("Scheduled", format!("Successfully assigned {}/{} to {node}", key.namespace, key.name))),
-        failed: Some(("FailedScheduling", "binding rejected: {}".to_owned())),
-    };
-    let mut plan = Plan::default();
-    plan.act_and_report(Verb::Bind { pod: pod.meta.reference(), node: node.to_owned() }, report);
-    plan
-}
-
-fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    if pod.unschedulable.as_deref() != Some(&message) {
-        plan.act(Verb::Patch {
-            target: pod.meta.reference(),
-            part: Part::Status,
-            guard: Guard::NONE,
-            change: Change::Conditions(vec![json!({
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
-            })]),
-        });
-    }
-    plan.problems.push(Problem {
-        about: pod.meta.reference(),
-        warning: true,
-        reason: "FailedScheduling",
-        message,
-    });
-    plan
-}
-
-impl Default for Scheduler {
-    fn default() -> Self {
-        Scheduler::new(vec![Profile::new(proa_api::names::DEFAULT_SCHEDULER)])
-    }
+/// True if the node may take pods that it did not take before.
+fn takes_others(old: &Node, new: &Node) -> bool {
+    old.allocatable != new.allocatable
+        || old.taints != new.taints
+        || old.labels != new.labels
+        || old.unschedulable != new.unschedulable
 }

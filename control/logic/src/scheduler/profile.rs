@@ -2,6 +2,32 @@
 
 use super::args::Args;
 use super::plugins::Plugin;
+use super::queue::BackOff;
+use crate::controllers::facts::Pod;
+
+/// The settings of the scheduler.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// One for each `schedulerName`.
+    pub profiles: Vec<Profile>,
+    /// How long a pod that fits nowhere waits.
+    pub back_off: BackOff,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let profiles = vec![Profile::new(proa_api::names::DEFAULT_SCHEDULER)];
+        Settings { profiles, back_off: BackOff::default() }
+    }
+}
+
+impl Settings {
+    /// The profile for a pod that is not bound; `None` if it is another scheduler's.
+    pub fn profile(&self, pod: &Pod) -> Option<&Profile> {
+        let name = &pod.wishes.as_ref()?.scheduler;
+        self.profiles.iter().find(|p| *p.name == **name)
+    }
+}
 
 /// The settings for the pods of one `schedulerName`.
 #[derive(Clone, Debug, PartialEq)]

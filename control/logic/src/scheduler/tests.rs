@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controllers::facts::{KindName, Object};
+use crate::controllers::plan::Verb;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

@@ -17,6 +17,9 @@
 //!   on. False if all nodes are alike to the plugin: it is not asked for scores then.
 //! - `score(cycle, state, node) -> i64`: once per such node.
 //! - `normalize(cycle, state, nodes, &mut scores)`: brings the scores to 0..=100.
+//! - `pre_bind(cycle, state, node) -> PreBind`: before the pod is bound to the node that was chosen. For
+//!   what has to be done or waited for first, such as a volume. Asked again, with a fresh state, until
+//!   it is ready.
 //! - `may_fit_after(pod, event) -> bool`: true if the event may void its rejection of the pod.
 //!   Err on the side of true; a pod that is woken in vain costs a little time.
 //!
@@ -43,7 +46,7 @@ pub mod volume_restrictions;
 pub mod volume_zone;
 mod volumes;
 
-use super::framework::{Cycle, Event, Misfit, PreFilter};
+use super::framework::{Cycle, Event, Misfit, PreBind, PreFilter};
 use super::snapshot::NodeInfo;
 use crate::controllers::facts::Pod;
 
@@ -321,6 +324,34 @@ impl Plugin {
             Plugin::PodTopologySpread => pod_topology_spread::normalize(scores),
             Plugin::InterPodAffinity => inter_pod_affinity::normalize(scores),
             _ => {}
+        }
+    }
+
+    /// True if it has a `pre_bind`.
+    pub fn has_pre_bind(self) -> bool {
+        self == Plugin::VolumeBinding
+    }
+
+    /// What has to be done before the pod is bound to this node.
+    pub fn pre_bind(self, cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBind {
+        match self {
+            Plugin::VolumeBinding => volume_binding::pre_bind(cycle, state, node),
+            _ => PreBind::Ready,
+        }
+    }
+
+    /// False if no event of this sort ever voids its rejections, whatever the pod.
+    pub fn listens_to(self, event: &Event<'_>) -> bool {
+        let node_only = matches!(
+            self,
+            Plugin::NodeUnschedulable | Plugin::NodeName | Plugin::TaintToleration | Plugin::NodeAffinity
+        );
+        match event {
+            Event::PodPlaced(_) => {
+                !node_only && !matches!(self, Plugin::NodePorts | Plugin::NodeResourcesFit)
+            }
+            Event::PodGone(_) | Event::PodChanged { .. } => !node_only,
+            _ => true,
         }
     }
 

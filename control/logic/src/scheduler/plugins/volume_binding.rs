@@ -19,7 +19,7 @@ use super::{CycleState, volumes};
 use crate::controllers::facts::{Key, Node, Pod};
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
 use crate::kinds::Part;
-use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter, Reason};
+use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
 use crate::scheduler::snapshot::NodeInfo;
 
 const UNBOUND_IMMEDIATE: &str = "pod has unbound immediate PersistentVolumeClaims";
@@ -232,14 +232,15 @@ pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
     Err(Misfit { unresolvable: true, reason: Reason::Texts(texts.into()) })
 }
 
-/// What has to be done, and waited for, before the pod can be bound to the node; `None` if nothing.
-pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Option<Plan> {
+/// What has to be done, and waited for, before the pod can be bound to the node.
+pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBind {
     let state = &state.volume_binding;
     if state.waiting.is_empty() {
-        return None;
+        return PreBind::Ready;
     }
     let mut plan = Plan::default();
-    for (waiting, binding) in bindings(state, &node.node)? {
+    let Some(bindings) = bindings(state, &node.node) else { return PreBind::Refuse };
+    for (waiting, binding) in bindings {
         match binding {
             Binding::Volume(volume) if is_for(volume, &waiting.claim) => {}
             Binding::Volume(volume) => plan.act_then(set_aside(volume, &waiting.claim)),
@@ -255,7 +256,7 @@ pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Optio
             change: Change::Merge(json!({"status": {"nominatedNodeName": &**node.name()}})),
         });
     }
-    Some(plan)
+    PreBind::Wait(plan)
 }
 
 fn set_aside(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Verb {

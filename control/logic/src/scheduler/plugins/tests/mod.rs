@@ -16,6 +16,7 @@ use super::{CycleState, Plugin};
 use crate::controllers::facts::{Fact, KindName, Object, Pod};
 use crate::controllers::observed::Observed;
 use crate::scheduler::framework::{Cycle, Misfit, PreFilter};
+use crate::scheduler::nominated::Nominated;
 use crate::scheduler::profile::Profile;
 use crate::scheduler::snapshot::{NodeInfo, Snapshot};
 
@@ -23,6 +24,7 @@ use crate::scheduler::snapshot::{NodeInfo, Snapshot};
 struct World {
     seen: Observed,
     snapshot: Snapshot,
+    nominated: Nominated,
     profile: Profile,
 }
 
@@ -71,6 +73,7 @@ impl World {
         let mut world = World {
             seen: Observed::new(""),
             snapshot: Snapshot::default(),
+            nominated: Nominated::default(),
             profile: Profile::new("default-scheduler"),
         };
         objects.into_iter().for_each(|object| world.apply(object));
@@ -94,7 +97,8 @@ impl World {
 
     fn cycle<'a>(&'a self, pod: &'a Pod) -> Cycle<'a> {
         let wishes = pod.wishes.as_deref().expect("a pod that is not bound");
-        Cycle { pod, wishes, snapshot: &self.snapshot, seen: &self.seen, profile: &self.profile }
+        let (snapshot, nominated) = (&self.snapshot, &self.nominated);
+        Cycle { pod, wishes, snapshot, nominated, seen: &self.seen, profile: &self.profile }
     }
 
     fn nodes(&self) -> Vec<&NodeInfo> {

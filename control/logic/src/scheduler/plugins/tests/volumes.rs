@@ -5,6 +5,7 @@ use expect_test::expect;
 use super::super::volume_binding;
 use super::*;
 use crate::controllers::plan::Verb;
+use crate::scheduler::framework::PreBind;
 
 fn nodes() -> Vec<Object> {
     vec![node("a", json!({"zone": "a"}), json!({})), node("b", json!({"zone": "b"}), json!({}))]
@@ -220,7 +221,8 @@ fn asked(more: Vec<Object>) -> Option<Vec<String>> {
     let pod = uses(&["c"]);
     let Fact::Pod(pod) = &pod.fact else { panic!("a pod") };
     let (state, _) = world.prepared(Plugin::VolumeBinding, pod);
-    let plan = volume_binding::pre_bind(&world.cycle(pod), &state, world.snapshot.by_name("b").unwrap())?;
+    let node = world.snapshot.by_name("b").unwrap();
+    let PreBind::Wait(plan) = volume_binding::pre_bind(&world.cycle(pod), &state, node) else { return None };
     let line = |verb: &Verb| match verb {
         Verb::Patch { target, change, .. } => format!("{} {}: {change:?}", target.kind, target.name),
         other => format!("{other:?}"),
