@@ -1,10 +1,12 @@
 //! The settings of `proa up`: flags over environment over file over defaults.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use proa_logic::scheduler::configuration;
+use proa_logic::scheduler::profile::Settings;
 use serde::Deserialize;
 
 /// Where a cluster keeps its state unless told otherwise.
@@ -43,6 +45,9 @@ pub struct Options {
     /// Name of this node [default: the host name]
     #[arg(long, env = "PROA_NODE_NAME")]
     pub node_name: Option<String>,
+    /// Read the scheduler's profiles from this KubeSchedulerConfiguration file
+    #[arg(long, env = "PROA_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
     /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
     #[arg(long, env = "PROA_LOG")]
     pub log: Option<String>,
@@ -59,6 +64,7 @@ pub struct Config {
     pub service_cidr: String,
     pub cluster_domain: String,
     pub node_name: String,
+    pub scheduler: Settings,
     pub log: String,
 }
 
@@ -93,9 +99,23 @@ impl Options {
             service_cidr: text(self.service_cidr, file.service_cidr, "10.43.0.0/16"),
             cluster_domain: text(self.cluster_domain, file.cluster_domain, "cluster.local"),
             node_name: node_name.to_ascii_lowercase(),
+            scheduler: match self.scheduler_config.or(file.scheduler_config) {
+                Some(path) => scheduler_settings(&path)?,
+                None => Settings::default(),
+            },
             log: text(self.log, file.log, "info"),
         })
     }
+}
+
+fn scheduler_settings(path: &Path) -> Result<Settings> {
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read --scheduler-config {shown}"))?;
+    let value: serde_json::Value =
+        serde_yaml_ng::from_str(&text).with_context(|| format!("--scheduler-config {shown} is not YAML"))?;
+    configuration::settings(&value)
+        .map_err(|error| anyhow::anyhow!("--scheduler-config {shown} is not as it should be: {error}"))
 }
 
 fn host_name() -> Result<String> {
@@ -127,5 +147,23 @@ mod tests {
         let error = format!("{:#}", options.resolve().unwrap_err());
         assert!(error.contains("unknown field `nodename`"), "{error}");
         std::fs::remove_file(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_scheduler_is_set_by_a_file_of_its_own() {
+        let path = std::env::temp_dir().join(format!("proa-scheduler-config-{}", std::process::id()));
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        std::fs::write(&path, format!("{head}podMaxBackoffSeconds: 30\n")).unwrap();
+        let options = || Options {
+            node_name: Some("n".to_owned()),
+            scheduler_config: Some(path.clone()),
+            ..Options::default()
+        };
+        let config = options().resolve().unwrap();
+        assert_eq!(config.scheduler.back_off.max.as_secs(), 30);
+        std::fs::write(&path, format!("{head}parallelism: 30\n")).unwrap();
+        let error = format!("{:#}", options().resolve().unwrap_err());
+        assert!(error.ends_with("parallelism: Forbidden: not supported by Proa's scheduler"), "{error}");
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -116,6 +116,7 @@ async fn serve(config: Config) -> Result<()> {
         advertise: Some(in_cluster),
         node_name: config.node_name.clone(),
         extra_names: Vec::new(),
+        scheduler: config.scheduler.clone(),
     })
     .await?;
     let network = Network::start(NetworkConfig {

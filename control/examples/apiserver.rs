@@ -18,6 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise: None,
         node_name: "local".to_owned(),
         extra_names: Vec::new(),
+        scheduler: Default::default(),
     };
     let server = Server::start(config).await?;
     println!("{}", server.kubeconfig_path().display());

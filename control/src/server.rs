@@ -17,6 +17,7 @@ use http::Request;
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_logic::kinds::built_in;
+use proa_logic::scheduler::profile::Settings;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -54,6 +55,8 @@ pub struct Config {
     pub node_name: String,
     /// Further DNS names and addresses under which it is reached.
     pub extra_names: Vec<String>,
+    /// How pods are placed.
+    pub scheduler: Settings,
 }
 
 /// Why a server did not start. Each is one sentence for the user.
@@ -163,8 +166,11 @@ impl Server {
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
         server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
         let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
-        let controllers =
-            ControllersConfig { ca_pem: server.ca_pem().to_owned(), identity: identity.to_owned() };
+        let controllers = ControllersConfig {
+            ca_pem: server.ca_pem().to_owned(),
+            identity: identity.to_owned(),
+            scheduler: config.scheduler.clone(),
+        };
         server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
         Ok(server)
     }

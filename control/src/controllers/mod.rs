@@ -24,6 +24,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt;
+use proa_logic::scheduler::profile::Settings;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
@@ -36,6 +37,8 @@ pub struct ControllersConfig {
     pub ca_pem: String,
     /// Who this control plane is among those on the same store.
     pub identity: String,
+    /// How pods are placed.
+    pub scheduler: Settings,
 }
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts

@@ -68,7 +68,7 @@ pub(super) async fn run(
     let mut shell = Shell {
         seen: Observed::new(&config.ca_pem),
         queue: Queue::default(),
-        scheduler: Scheduler::default(),
+        scheduler: Scheduler::new(config.scheduler.clone()),
         progress: vec![None; feeds.kinds.len()],
         feeds,
         controllers: executor("system:kube-controller-manager"),

@@ -31,7 +31,11 @@ impl World {
         let registry =
             Registry::open(&dir.path().join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
         let shutdown = CancellationToken::new();
-        let config = ControllersConfig { ca_pem: "PEM".into(), identity: "test".into() };
+        let config = ControllersConfig {
+            ca_pem: "PEM".into(),
+            identity: "test".into(),
+            ..ControllersConfig::default()
+        };
         let world = World { registry, shutdown, _dir: dir };
         for name in ["kube-system", "default", "kube-node-lease"] {
             world.create("v1", "Namespace", "", json!({"metadata": {"name": name}})).await;
@@ -370,7 +374,8 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     let world = World::start().await;
     world.add_node().await;
     let other = CancellationToken::new();
-    let config = ControllersConfig { ca_pem: "PEM".into(), identity: "other".into() };
+    let config =
+        ControllersConfig { ca_pem: "PEM".into(), identity: "other".into(), ..ControllersConfig::default() };
     let both = tokio::spawn(run(world.registry.clone(), config, other.clone()));
     let holder = || {
         let lease = world.get("coordination.k8s.io/v1", "Lease", "kube-system", "kube-controller-manager");

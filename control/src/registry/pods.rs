@@ -174,6 +174,10 @@ fn bound(pod: &Value, binding: &Value, node: &str) -> Result<Value, Refusal> {
         let why = format!("pod {name} is being deleted, cannot be assigned to a host");
         return Err(Refusal::conflict(BINDINGS, name, why));
     }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        let why = format!("pod {name} has non-empty .spec.schedulingGates");
+        return Err(Refusal::conflict(BINDINGS, name, why));
+    }
     let assigned = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if !assigned.is_empty() {
         let why = format!("pod {name} is already assigned to node \"{assigned}\"");
@@ -194,6 +198,10 @@ fn bound(pod: &Value, binding: &Value, node: &str) -> Result<Value, Refusal> {
     });
     if !pod["status"].is_object() {
         pod["status"] = json!({"phase": "Pending"});
+    }
+    // Where room was made for it matters no longer.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
     }
     match pod["status"]["conditions"].as_array_mut() {
         None => pod["status"]["conditions"] = json!([scheduled]),

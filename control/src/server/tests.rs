@@ -47,6 +47,7 @@ fn config(dir: &Path) -> Config {
         advertise: Some("192.0.2.1:6443".parse().unwrap()),
         node_name: "n1".to_owned(),
         extra_names: Vec::new(),
+        scheduler: Default::default(),
     }
 }
 
