@@ -11,6 +11,7 @@ use proa_control::registry::Caller;
 use proa_control::server::{self, Server};
 use proa_dns::{DnsConfig, Upstream};
 use proa_ingress::Ingress;
+use proa_logic::controllers::observed::ClusterSettings;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::paths::Paths;
@@ -115,6 +116,10 @@ async fn serve(config: Config) -> Result<()> {
         cluster_domain: config.cluster_domain.clone(),
         advertise: Some(in_cluster),
         node_name: config.node_name.clone(),
+        settings: ClusterSettings {
+            cluster_cidr: config.cluster_cidr.as_str().into(),
+            ..ClusterSettings::default()
+        },
         extra_names: Vec::new(),
         scheduler: config.scheduler.clone(),
     })
@@ -195,7 +200,7 @@ fn start_parts(
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&config.data_dir.join("images"))?;
-    let node_client = server.client(Caller::system(&format!("system:node:{}", config.node_name)));
+    let node_client = server.client(Caller::node(&config.node_name));
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {
         let agent = proa_runtime::run(node, node_client, images, network, directory, node_shutdown);

@@ -17,6 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_domain: "cluster.local".to_owned(),
         advertise: None,
         node_name: "local".to_owned(),
+        settings: Default::default(),
         extra_names: Vec::new(),
         scheduler: Default::default(),
     };

@@ -16,6 +16,7 @@ use axum::body::Body;
 use http::Request;
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_logic::controllers::observed::ClusterSettings;
 use proa_logic::kinds::built_in;
 use proa_logic::scheduler::profile::Settings;
 use tokio::net::TcpListener;
@@ -29,6 +30,7 @@ use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
 use crate::http::authenticate::Authenticator;
 use crate::http::authorize::{Chain, Masters};
+use crate::http::authorize_node::{Bootstrappers, Nodes};
 use crate::http::rbac::Rbac;
 use crate::http::{Api, Schemas};
 use crate::kubelet::Kubelets;
@@ -53,6 +55,8 @@ pub struct Config {
     pub advertise: Option<SocketAddr>,
     /// This node's name, under which the API is also reached.
     pub node_name: String,
+    /// What controllers depend on.
+    pub settings: ClusterSettings,
     /// Further DNS names and addresses under which it is reached.
     pub extra_names: Vec<String>,
     /// How pods are placed.
@@ -148,9 +152,14 @@ impl Server {
             authenticator: Authenticator::new(pki.clone(), registry.clone()),
             kubelets,
             metrics: metrics.clone(),
-            registry,
+            registry: registry.clone(),
             pki: pki.clone(),
-            authorizer: Chain::new(vec![Box::new(Masters), Box::new(Rbac(policy.clone()))]),
+            authorizer: Chain::new(vec![
+                Box::new(Masters),
+                Box::new(Nodes(registry.clone())),
+                Box::new(Bootstrappers(registry)),
+                Box::new(Rbac(policy.clone())),
+            ]),
             policy,
             schemas: Schemas::default(),
             server_address: server_address.clone(),
@@ -170,6 +179,8 @@ impl Server {
             ca_pem: server.ca_pem().to_owned(),
             identity: identity.to_owned(),
             scheduler: config.scheduler.clone(),
+            settings: config.settings,
+            pki: Some(pki),
         };
         server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
         Ok(server)

@@ -125,3 +125,7 @@ pub const SYSTEM_PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 ];
+/// The type of Secrets that are bootstrap tokens.
+pub const SECRET_TYPE_BOOTSTRAP_TOKEN: &str = "bootstrap.kubernetes.io/token";
+/// What the names of their Secrets begin with; the rest is the token's id.
+pub const BOOTSTRAP_TOKEN_PREFIX: &str = "bootstrap-token-";

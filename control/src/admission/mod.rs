@@ -5,6 +5,7 @@
 //! writes to it.
 //!
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
+//! - [`node`]: what nodes may write
 //! - [`pod`]: the service account of a pod
 //! - [`priority`]: the priority of a pod
 //! - [`runtime_class`]: what a RuntimeClass adds to a pod
@@ -14,6 +15,7 @@
 
 pub mod ingress;
 pub mod namespace;
+pub mod node;
 pub mod pod;
 pub mod priority;
 pub mod runtime_class;

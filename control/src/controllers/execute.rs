@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::names::FINALIZER_KUBERNETES;
-use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
+use proa_logic::controllers::plan::{Action, Change, Guard, Plan, Reference, Verb};
 use proa_logic::kinds::{Kind, Part};
 use serde_json::{Value, json};
 
 use super::elect::Leadership;
 use super::record::{Note, Recorder};
+use crate::pki::Pki;
 use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, Target, WriteOptions};
 use crate::store::{Object, Revision};
 
@@ -42,6 +46,8 @@ pub struct Executor {
     pub recorder: Recorder,
     /// As long as this holds.
     pub leadership: Leadership,
+    /// Signs certificates.
+    pub pki: Option<Arc<Pki>>,
 }
 
 /// What one action has done.
@@ -129,7 +135,11 @@ impl Executor {
                     guard.check(&target.uid, resource_kind.resource(), current)?;
                     Ok(change.apply(current))
                 };
-                let part = if *part == Part::Status { Target::Status } else { Target::Main };
+                let part = match part {
+                    Part::Main => Target::Main,
+                    Part::Status => Target::Status,
+                    Part::Approval => Target::Approval,
+                };
                 let (namespace, name) = (&target.namespace, &target.name);
                 let options = WriteOptions::default();
                 let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
@@ -172,8 +182,44 @@ impl Executor {
                 self.registry.bind(&self.caller, &pod.namespace, &pod.name, binding, &options).await?;
                 Ok(None)
             }
+            Verb::SignCertificate { request, usages, not_after } => {
+                let done = self.sign(request, usages, *not_after).await;
+                gone_is_fine(done)
+            }
             Verb::Finalize { namespace } => self.finalize(namespace).await,
         }
+    }
+
+    /// Signs what a request asks for, or says in the request why not.
+    async fn sign(&self, request: &Reference, usages: &[String], not_after: Timestamp) -> Done {
+        let Some(pki) = &self.pki else { return Ok(None) };
+        let kind = self.kind(&request.api_version, &request.kind)?;
+        let current = self.registry.get(&kind, "", &request.name)?;
+        if *current.uid != *request.uid {
+            return Ok(None);
+        }
+        let pem = current.value()["spec"]["request"].as_str().and_then(|text| BASE64.decode(text).ok());
+        let now = Timestamp::now();
+        let signed = pki.authority().sign_request(&pem.unwrap_or_default(), usages, now, not_after);
+        let change = match signed {
+            Ok(certificate) => {
+                Change::Merge(json!({ "status": { "certificate": BASE64.encode(certificate) } }))
+            }
+            Err(error) => Change::Conditions(vec![json!({
+                "type": "Failed", "status": "True", "reason": "SignerValidationFailure",
+                "message": error.to_string(),
+            })]),
+        };
+        let apply = |current: &Value| {
+            Guard::NONE.check(&request.uid, kind.resource(), current)?;
+            Ok(change.apply(current))
+        };
+        let options = WriteOptions::default();
+        let patched = self
+            .registry
+            .patch(&self.caller, &kind, "", &request.name, Target::Status, &apply, &options)
+            .await?;
+        Ok(Some((kind, patched)))
     }
 
     /// Lets a namespace go if nothing but Events is left in it, by the store's own word.

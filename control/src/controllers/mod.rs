@@ -21,17 +21,20 @@ mod shell;
 mod tests;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use proa_logic::controllers::observed::ClusterSettings;
 use proa_logic::scheduler::profile::Settings;
 use tokio_util::sync::CancellationToken;
 
+use crate::pki::Pki;
 use crate::registry::Registry;
 use elect::Candidate;
 
 /// What the controllers need to know of the cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ControllersConfig {
     /// The CA certificates that each namespace publishes for its pods, in PEM.
     pub ca_pem: String,
@@ -39,6 +42,10 @@ pub struct ControllersConfig {
     pub identity: String,
     /// How pods are placed.
     pub scheduler: Settings,
+    /// What decisions depend on.
+    pub settings: ClusterSettings,
+    /// Signs certificates; without it none are signed.
+    pub pki: Option<Arc<Pki>>,
 }
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts

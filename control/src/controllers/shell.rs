@@ -62,11 +62,12 @@ pub(super) async fn run(
         caller: Arc::new(Caller::system(user)),
         recorder: recorder.clone(),
         leadership: leadership.clone(),
+        pki: config.pki.clone(),
     };
     let mut leadership = leadership.clone();
     let feeds = Feeds::start(&registry);
     let mut shell = Shell {
-        seen: Observed::new(&config.ca_pem),
+        seen: Observed { settings: config.settings.clone(), ..Observed::new(&config.ca_pem) },
         queue: Queue::default(),
         scheduler: Scheduler::new(config.scheduler.clone()),
         progress: vec![None; feeds.kinds.len()],

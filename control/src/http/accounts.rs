@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Call};
 use super::body;
 use super::respond;
+use crate::admission::node;
 use crate::pki::token::{Bound, Claims, Reference};
 
 const DEFAULT_SECONDS: i64 = 3600;
@@ -43,6 +44,10 @@ pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
         ..Bound::default()
     };
     bind(api, &mut bound, request.pointer("/spec/boundObjectRef"), call)?;
+    let reference = request.pointer("/spec/boundObjectRef").filter(|r| !r.is_null());
+    node::check_token_request(&call.caller, kind, call.name(), reference, |_| {
+        bound.node.as_ref().map(|node| node.name.clone())
+    })?;
 
     let now = Timestamp::now();
     let claims = Claims {

@@ -1,7 +1,7 @@
 //! Who is asking.
 //!
-//! A caller is known by the client certificate of its connection, by a service account token, or,
-//! inside this process, by the [`Caller`] its client was made for. Who shows nothing is anonymous,
+//! A caller is known by the client certificate of its connection, by a service account token, by a
+//! bootstrap token, or, inside this process, by the [`Caller`] its client was made for. Who shows nothing is anonymous,
 //! who shows something that is not believed is sent away.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use proa_api::Refusal;
 use proa_logic::rbac::{Attributes, SERVICE_ACCOUNT_PREFIX};
 use serde::Deserialize;
 
+use super::bootstrap_token;
 use super::path;
 use crate::pki::token::{Claims, Reference};
 use crate::pki::{Facts, Pki};
@@ -22,7 +23,7 @@ use crate::registry::{Caller, Registry};
 /// The API group of what is known of users.
 const GROUP: &str = "authentication.k8s.io";
 /// The group of everyone who is known.
-const GROUP_AUTHENTICATED: &str = "system:authenticated";
+pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The user who shows nothing, and that user's group.
 const ANONYMOUS: &str = "system:anonymous";
 const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -71,6 +72,13 @@ impl Authenticator {
             return Ok(anonymous());
         }
         let token = bearer_token(&request.headers).ok_or_else(Refusal::unauthorized)?;
+        if let Some((id, secret)) = bootstrap_token::parse(token) {
+            let caller = bootstrap_token::caller(&self.registry, id, secret, Timestamp::now());
+            return caller.map_err(|why| {
+                tracing::debug!(id, why, "bootstrap token refused");
+                Refusal::unauthorized()
+            });
+        }
         let audience = self.pki.signer().issuer().to_owned();
         match self.token(token, &[audience]) {
             Ok(believed) => Ok(believed.caller),

@@ -146,7 +146,7 @@ fn everything(rules: &mut Rules) {
 
 /// The refusal of what is not allowed.
 /// `reason` is what the authorizers had to say about it; may be empty.
-fn forbidden(caller: &Caller, what: &Attributes<'_>, reason: &str) -> Refusal {
+pub fn forbidden(caller: &Caller, what: &Attributes<'_>, reason: &str) -> Refusal {
     let colon = if reason.is_empty() { "" } else { ": " };
     let text = format!("User {:?} cannot {what}{colon}{reason}", caller.user);
     match *what {

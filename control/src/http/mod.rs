@@ -9,7 +9,10 @@ mod accounts;
 pub mod api;
 pub mod authenticate;
 pub mod authorize;
+pub mod authorize_node;
 mod body;
+mod bootstrap_token;
+mod certificates;
 mod discovery;
 mod escalation;
 mod health;
@@ -119,6 +122,7 @@ async fn call(
         name: path.name.as_deref().or(selected.as_deref()).unwrap_or_default(),
     };
     api.authorizer.check(&caller, &what)?;
+    authorize_node::check_selector(&caller, &what, &query)?;
     let body = match verb {
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
         _ => read_body(body).await?,

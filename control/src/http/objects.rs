@@ -60,6 +60,16 @@ pub async fn status(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
     }
 }
 
+/// Performs a call on the decision about a CertificateSigningRequest.
+pub async fn approval(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+    match call.verb {
+        Verb::Get => get(api, kind, call),
+        Verb::Update => update(api, kind, call, Target::Approval).await,
+        Verb::Patch => patch(api, kind, call, Target::Approval).await,
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
 /// Performs a call on the scale of an object; what is read and written is an
 /// `autoscaling/v1 Scale`.
 pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {

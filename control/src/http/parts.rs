@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::accounts;
 use super::api::{Api, Call};
 use super::body;
+use super::certificates;
 use super::log;
 use super::objects;
 use super::path::Verb;
@@ -23,7 +24,12 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         return Err(Refusal::no_such_path());
     }
     match call.path.subresource.as_str() {
-        "status" if kind.has_status => return objects::status(api, kind, call).await,
+        "status" if kind.has_status => {
+            if kind.kind == "CertificateSigningRequest" {
+                certificates::check_signer(api, kind, call)?;
+            }
+            return objects::status(api, kind, call).await;
+        }
         "scale" if kind.scale.is_some() => return objects::scale(api, kind, call).await,
         _ => {}
     }
@@ -33,6 +39,10 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         return Err(Refusal::method_not_allowed());
     }
     match (kind.group.as_str(), kind.plural.as_str(), part.name, call.verb) {
+        ("certificates.k8s.io", "certificatesigningrequests", "approval", _) => {
+            certificates::check_signer(api, kind, call)?;
+            objects::approval(api, kind, call).await
+        }
         ("", "pods", "log", Verb::Get) => log::serve(api, kind, call).await,
         ("", "pods", "binding", Verb::Create) => bind(api, call).await,
         ("", "pods", "eviction", Verb::Create) => evict(api, call).await,

@@ -3,11 +3,16 @@
 //! Everything is ECDSA P-256: a first start makes four keys, and with RSA that alone would take
 //! longer than the whole start may.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use proa_logic::kinds::certificate_signing_request::request::Request;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -15,6 +20,10 @@ use super::PkiError;
 
 const AUTHORITY_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;
+/// A signed request holds from a little before, for clocks that are behind.
+const BACKDATE_SECONDS: i64 = 300;
+/// `organizationName` (RFC 4519, section 2.19).
+const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 /// A certificate with less than this left is made anew at the next start.
 const RENEW_BEFORE_SECONDS: i64 = 90 * 24 * 3600;
 
@@ -43,6 +52,7 @@ pub struct Facts {
 /// Signs certificates with the CA's key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    not_after_seconds: i64,
 }
 
 impl Authority {
@@ -62,7 +72,10 @@ impl Authority {
     /// The CA kept in these PEM texts.
     pub fn load(pair: &Pair) -> Result<Self, PkiError> {
         let key = KeyPair::from_pem(&pair.key_pem)?;
-        Ok(Authority { issuer: Issuer::from_ca_cert_pem(&pair.cert_pem, key)? })
+        let der = CertificateDer::from_pem_slice(pair.cert_pem.as_bytes())
+            .map_err(|e| PkiError::Unreadable(format!("CA certificate: {e}")))?;
+        let not_after_seconds = Facts::read(&der)?.not_after_seconds;
+        Ok(Authority { issuer: Issuer::from_ca_cert_pem(&pair.cert_pem, key)?, not_after_seconds })
     }
 
     /// A certificate for a server that is reached under `names` (DNS names and IP addresses).
@@ -84,6 +97,48 @@ impl Authority {
         params.distinguished_name = subject(user, Some(group));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, now)
+    }
+
+    /// Signs a PKCS #10 request in PEM for these uses, in the words of CertificateSigningRequests.
+    /// The certificate says what the request says of its subject and its other names, and nothing
+    /// else of it. Whether it may is decided before; that the requester has the key is checked here.
+    pub fn sign_request(
+        &self,
+        pem: &[u8],
+        usages: &[String],
+        now: Timestamp,
+        not_after: Timestamp,
+    ) -> Result<String, PkiError> {
+        let unreadable = |why: &str| PkiError::Unreadable(why.to_owned());
+        let text = std::str::from_utf8(pem).map_err(|_| unreadable("the request is not PEM"))?;
+        let asked = Request::read(pem).map_err(PkiError::Unreadable)?;
+        let request = CertificateSigningRequestParams::from_pem(text)?;
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = request.params.subject_alt_names;
+        params.distinguished_name = DistinguishedName::new();
+        // The library keeps one value of each type: the second group goes under the number of the
+        // same type.
+        let types = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+        if asked.organizations.len() > types.len() {
+            return Err(unreadable("more than two organizations in a subject are not supported"));
+        }
+        for (type_, organization) in types.into_iter().zip(&asked.organizations) {
+            params.distinguished_name.push(type_, organization.as_str());
+        }
+        params.distinguished_name.push(DnType::CommonName, asked.common_name.as_str());
+        for usage in usages {
+            match usage_of(usage) {
+                Some(Usage::Key(purpose)) => params.key_usages.push(purpose),
+                Some(Usage::Extended(purpose)) => params.extended_key_usages.push(purpose),
+                None => return Err(PkiError::Unreadable(format!("usage {usage:?} is not supported"))),
+            }
+        }
+        params.use_authority_key_identifier_extension = true;
+        let ends = not_after.as_second().min(self.not_after_seconds);
+        let since_1970 = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970(now.as_second() - BACKDATE_SECONDS);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(ends);
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
     }
 
     fn issue(&self, mut params: CertificateParams, now: Timestamp) -> Result<Pair, PkiError> {
@@ -148,6 +203,23 @@ fn subject(common_name: &str, organization: Option<&str>) -> DistinguishedName {
     name
 }
 
+/// A use of a key, as the two extensions that hold uses have it.
+enum Usage {
+    Key(KeyUsagePurpose),
+    Extended(ExtendedKeyUsagePurpose),
+}
+
+/// The uses that the signers here allow.
+fn usage_of(usage: &str) -> Option<Usage> {
+    Some(match usage {
+        "digital signature" => Usage::Key(KeyUsagePurpose::DigitalSignature),
+        "key encipherment" => Usage::Key(KeyUsagePurpose::KeyEncipherment),
+        "client auth" => Usage::Extended(ExtendedKeyUsagePurpose::ClientAuth),
+        "server auth" => Usage::Extended(ExtendedKeyUsagePurpose::ServerAuth),
+        _ => return None,
+    })
+}
+
 /// From yesterday, so that a client whose clock is a little behind accepts it, for `years`.
 fn set_validity(params: &mut CertificateParams, now: Timestamp, years: i16) {
     let today = now.to_zoned(TimeZone::UTC).date();
@@ -161,9 +233,6 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, years: i16) {
 
 #[cfg(test)]
 mod tests {
-    use rustls_pki_types::CertificateDer;
-    use rustls_pki_types::pem::PemObject;
-
     use super::*;
 
     fn facts(pair: &Pair) -> Facts {
@@ -184,5 +253,35 @@ mod tests {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let server = facts(&authority.issue_server("kube-apiserver", &names, now).unwrap());
         assert_eq!(server.names, ["127.0.0.1", "::1", "localhost"]);
+    }
+
+    #[test]
+    fn a_request_is_signed_as_it_was_decided() {
+        let now: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+        let authority = Authority::load(&Authority::generate(now).unwrap()).unwrap();
+        let mut params = CertificateParams::new(vec!["a.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name = subject("system:node:a", Some("system:nodes"));
+        params.distinguished_name.push(DnType::CustomDnType(ORGANIZATION.to_vec()), "more");
+        // What it would like to be is not for the request to say.
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        let usages = ["digital signature".to_owned(), "server auth".to_owned()];
+        let ends: Timestamp = "2030-02-01T00:00:07Z".parse().unwrap();
+        let cert_pem = authority.sign_request(pem.as_bytes(), &usages, now, ends).unwrap();
+        let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).unwrap();
+        let facts = Facts::read(&der).unwrap();
+        assert_eq!(facts.common_name, "system:node:a");
+        assert_eq!(facts.organizations, ["system:nodes", "more"]);
+        assert_eq!(facts.names, ["10.0.0.1", "a.example"]);
+        assert_eq!(facts.not_after_seconds, ends.as_second());
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        assert!(!parsed.is_ca());
+
+        let late = "2100-01-01T00:00:00Z".parse().unwrap();
+        let cert_pem = authority.sign_request(pem.as_bytes(), &usages, now, late).unwrap();
+        let facts = Facts::read(&CertificateDer::from_pem_slice(cert_pem.as_bytes()).unwrap()).unwrap();
+        assert_eq!(facts.not_after_seconds, authority.not_after_seconds, "no longer than the CA");
+        assert!(authority.sign_request(b"nonsense", &usages, now, ends).is_err());
+        assert!(authority.sign_request(pem.as_bytes(), &["signing".to_owned()], now, ends).is_err());
     }
 }

@@ -6,7 +6,8 @@ use proa_api::Refusal;
 use proa_logic::kinds::Kind;
 use serde_json::Value;
 
-use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, metadata, now};
+use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, certificates, metadata, now};
+use crate::admission::node;
 use crate::store::{Change, Expect, Object, Write, WriteError};
 
 impl Registry {
@@ -30,7 +31,7 @@ impl Registry {
         );
         if !metadata::text(&body, "name").is_empty() {
             let name = metadata::text(&body, "name").to_owned();
-            return match self.create_once(kind, namespace, body, options).await {
+            return match self.create_once(caller, kind, namespace, body, options).await {
                 Ok(made) => Ok(made),
                 Err(Unwritten::Raced) => Err(Refusal::already_exists(kind.resource(), &name)),
                 Err(Unwritten::Refused(refusal)) => Err(refusal),
@@ -41,7 +42,7 @@ impl Registry {
             let mut body = body.clone();
             let name = metadata::generated_name(&prefix);
             metadata::metadata(&mut body).insert("name".to_owned(), name.into());
-            match self.create_once(kind, namespace, body, options).await {
+            match self.create_once(caller, kind, namespace, body, options).await {
                 Ok(made) => return Ok(made),
                 Err(Unwritten::Raced) => {}
                 Err(Unwritten::Refused(refusal)) => return Err(refusal),
@@ -53,6 +54,7 @@ impl Registry {
     /// Raced means that the name is taken.
     async fn create_once(
         &self,
+        caller: &Caller,
         kind: &Kind,
         namespace: &str,
         mut body: Value,
@@ -61,6 +63,8 @@ impl Registry {
         let name = metadata::text(&body, "name").to_owned();
         let key = self.key(kind, namespace, &name);
         let admission = &self.0.admission;
+        certificates::set_requester(caller, kind, &mut body)?;
+        node::check_create(caller, kind, &body)?;
         admission.before_create(&self.0.store, kind, &mut body)?;
         metadata::set_uid(&mut body);
         let mut object = (kind.hooks.create)(body)?;

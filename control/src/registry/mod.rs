@@ -8,7 +8,9 @@
 //! - [`metadata`]: what the server keeps of every object
 //! - `read`, `create`, `update`, `scale`, `delete`, `pods`, `namespaces`: the verbs
 //! - `views`: one stored form for kinds with two versions
+//! - `certificates`: what the server writes into requests for certificates
 
+mod certificates;
 mod create;
 mod delete;
 mod metadata;

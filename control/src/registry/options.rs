@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::{FieldSelector, Selector};
+use proa_api::{Refusal, names};
 use serde_json::Value;
 
 use crate::store::{Object, Revision};
@@ -25,6 +25,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// A node.
+    pub fn node(name: &str) -> Caller {
+        let groups = vec![names::GROUP_NODES.to_owned(), "system:authenticated".to_owned()];
+        Caller { user: format!("{}{name}", names::NODE_USER_PREFIX), groups, ..Caller::default() }
+    }
+
     /// One of the cluster's own parts, which may do everything: `system:kube-scheduler`.
     pub fn system(user: &str) -> Caller {
         let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
@@ -153,6 +159,8 @@ pub enum Target {
     Main,
     /// Its status subresource.
     Status,
+    /// The decision about a CertificateSigningRequest.
+    Approval,
     /// Its scale subresource: bodies are `autoscaling/v1 Scale` objects.
     Scale,
 }

@@ -6,7 +6,10 @@ use proa_api::Refusal;
 use proa_logic::kinds::{Kind, Part};
 use serde_json::{Map, Value};
 
-use super::{ATTEMPTS, Caller, Registry, Target, Unwritten, WriteOptions, is_core, metadata, scale};
+use super::{
+    ATTEMPTS, Caller, Registry, Target, Unwritten, WriteOptions, certificates, is_core, metadata, now, scale,
+};
+use crate::admission::node;
 use crate::store::{Change, Expect, Object, Write};
 
 /// Metadata that a writer of the status may change, as stock controllers do.
@@ -29,7 +32,7 @@ impl Registry {
             let current = self.get_stored(kind, namespace, name)?;
             let new = body.clone();
             let unconditional = new["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty();
-            match self.replace(kind, &current, target, new, options).await {
+            match self.replace(caller, kind, &current, target, new, options).await {
                 Ok(made) => return Ok(made),
                 Err(Unwritten::Raced) if unconditional => {}
                 Err(Unwritten::Raced) => break,
@@ -55,9 +58,9 @@ impl Registry {
             let current = self.get_stored(kind, namespace, name)?;
             let new = match target {
                 Target::Scale => change(&self.scale(kind, &current)?)?,
-                Target::Main | Target::Status => change(&current.value())?,
+                Target::Main | Target::Status | Target::Approval => change(&current.value())?,
             };
-            match self.replace(kind, &current, target, new, options).await {
+            match self.replace(caller, kind, &current, target, new, options).await {
                 Ok(made) => return Ok(made),
                 // A patch that names a version is applied to the next one and refused by it.
                 Err(Unwritten::Raced) => {}
@@ -68,8 +71,10 @@ impl Registry {
     }
 
     /// Puts `new` in the place of `current`, or of one of its subresources.
+    #[allow(clippy::too_many_arguments, reason = "a verb of the API takes what its request holds")]
     async fn replace(
         &self,
+        caller: &Caller,
         kind: &Kind,
         current: &Arc<Object>,
         target: Target,
@@ -88,17 +93,23 @@ impl Registry {
             new = scale::apply(kind, &old, &new)?;
         }
         metadata::check_kept(kind, &old, &mut new)?;
-        let part = if target == Target::Status { Part::Status } else { Part::Main };
+        let part = match target {
+            Target::Main | Target::Scale => Part::Main,
+            Target::Status => Part::Status,
+            Target::Approval => Part::Approval,
+        };
         let mut new = match part {
             Part::Main => with_main_of(kind, &old, new),
-            Part::Status => with_status_of(&old, new),
+            Part::Status | Part::Approval => with_status_of(&old, new),
         };
+        node::check_update(caller, kind, target, &old, &new)?;
         let admission = &self.0.admission;
         if part == Part::Main {
             admission.before_update(&self.0.store, kind, &old, &mut new)?;
         }
         let mut new = (kind.hooks.update)(&old, new, part)?;
         metadata::keep(&old, &mut new);
+        certificates::stamp(kind, &old, &mut new, now());
         let reservation = admission.after_update(&self.0.store, kind, &old, &mut new)?;
         if part == Part::Main {
             metadata::bump_generation(kind, &old, &mut new);

@@ -46,6 +46,7 @@ fn config(dir: &Path) -> Config {
         cluster_domain: "cluster.local".to_owned(),
         advertise: Some("192.0.2.1:6443".parse().unwrap()),
         node_name: "n1".to_owned(),
+        settings: ClusterSettings::default(),
         extra_names: Vec::new(),
         scheduler: Default::default(),
     }

@@ -18,6 +18,7 @@ mod claims;
 mod revisions;
 mod templates;
 
+pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
 pub mod daemon_set;
@@ -30,12 +31,14 @@ pub mod garbage_collector;
 pub mod job;
 pub mod namespace;
 pub mod node;
+pub mod node_ipam;
 pub mod replica_set;
 mod service_endpoints;
 mod slices;
 pub mod stateful_set;
 #[cfg(test)]
 mod tests;
+mod token_cleaner;
 
 use jiff::Timestamp;
 
@@ -67,6 +70,11 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::Node => node::reconcile(seen, key, now),
         Controller::ClusterRoleAggregation => cluster_role_aggregation::reconcile(seen, key),
         Controller::PodGarbage => node::reconcile_pod_garbage(seen, key, now),
+        Controller::NodeIpam => node_ipam::reconcile(seen),
+        Controller::CertificateApproving => certificates::reconcile_approval(seen, key, now),
+        Controller::CertificateSigning => certificates::reconcile_signing(seen, key, now),
+        Controller::CertificateCleaner => certificates::reconcile_cleaning(seen, key, now),
+        Controller::TokenCleaner => token_cleaner::reconcile(seen, key, now),
     }
 }
 
@@ -92,6 +100,11 @@ impl Controller {
             Controller::Node => "node-controller",
             Controller::ClusterRoleAggregation => "clusterrole-aggregation-controller",
             Controller::PodGarbage => "pod-garbage-collector-controller",
+            Controller::NodeIpam => "node-ipam-controller",
+            Controller::CertificateApproving => "certificatesigningrequest-approving-controller",
+            Controller::CertificateSigning => "certificatesigningrequest-signing-controller",
+            Controller::CertificateCleaner => "certificatesigningrequest-cleaner-controller",
+            Controller::TokenCleaner => "token-cleaner-controller",
         }
     }
 }

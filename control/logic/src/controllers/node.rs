@@ -15,8 +15,6 @@ use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Verb};
 use crate::kinds::Part;
 
-/// A node that has not been heard of for this long is not ready.
-const GRACE: SignedDuration = SignedDuration::from_secs(40);
 /// Pods stay this long on a node that does not answer, unless they say otherwise.
 const STAY: SignedDuration = SignedDuration::from_secs(300);
 /// A node that pods name and that does not exist may still register: pods wait this long.
@@ -42,7 +40,8 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     }
     let heard = seen.heartbeats.get(&key.name).copied().unwrap_or(node.meta.created);
     let reported = node.condition("Ready").and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
-    let silent_at = heard.max(reported.unwrap_or(heard)).max(node.meta.created) + GRACE;
+    let silent_at =
+        heard.max(reported.unwrap_or(heard)).max(node.meta.created) + seen.settings.node_monitor_grace_period;
     let silent = now >= silent_at;
     if silent {
         mark_unknown(node, now, &mut plan);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use proa_api::names;
 
@@ -22,6 +22,8 @@ macro_rules! observed {
         pub struct Observed {
             /// The cluster's CA certificates, for the ConfigMap in each namespace.
             pub ca_pem: Arc<str>,
+            /// What the cluster is set up with.
+            pub settings: ClusterSettings,
             /// Who owns whom.
             pub graph: Graph,
             /// The pods.
@@ -38,6 +40,8 @@ macro_rules! observed {
             pub default_accounts: BTreeSet<Arc<str>>,
             /// The CA certificates that each namespace publishes, with the ConfigMap that does.
             pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
+            /// When the bootstrap tokens that end do so, by their Secrets.
+            pub bootstrap_tokens: BTreeMap<Key, (Timestamp, Arc<Meta>)>,
             /// What the API server last refused to each key of a controller.
             pub refused: BTreeMap<(Controller, Key), String>,
             $(#[doc = concat!("The objects of kind ", stringify!($variant), ".")] pub $field: Shelf<$type>,)*
@@ -61,6 +65,21 @@ macro_rules! observed {
     };
 }
 whole_objects!(observed!);
+
+/// What the cluster is set up with, as far as decisions depend on it.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// The addresses of all pods: `10.42.0.0/16`. If empty, nodes are given none.
+    pub cluster_cidr: Arc<str>,
+    /// A node that has not been heard of for this long is not ready.
+    pub node_monitor_grace_period: SignedDuration,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        ClusterSettings { cluster_cidr: "".into(), node_monitor_grace_period: SignedDuration::from_secs(40) }
+    }
+}
 
 /// Objects of one kind by namespace and name.
 #[derive(Clone, Debug)]
@@ -153,7 +172,13 @@ impl Observed {
                 let entry = (ca.clone(), object.meta.clone());
                 self.root_cas.insert(key.namespace, entry).map(|(ca, _)| Fact::RootCa(ca))
             }
+            Fact::BootstrapToken(ends) => {
+                let old = self.bootstrap_tokens.insert(key, (*ends, object.meta.clone()));
+                old.map(|(ends, _)| Fact::BootstrapToken(ends))
+            }
             Fact::Other => {
+                // Its end may have been taken away.
+                self.bootstrap_tokens.remove(&key);
                 if is_default_account(&object.meta) {
                     self.default_accounts.insert(key.namespace);
                 }
@@ -187,6 +212,7 @@ impl Observed {
             ("v1", "ConfigMap") if &*key.name == names::CONFIG_MAP_ROOT_CA => {
                 self.root_cas.remove(&key.namespace).map(|(ca, _)| Fact::RootCa(ca))
             }
+            ("v1", "Secret") => self.bootstrap_tokens.remove(key).map(|(ends, _)| Fact::BootstrapToken(ends)),
             _ => {
                 if is_default_account(meta) {
                     self.default_accounts.remove(&key.namespace);

@@ -90,6 +90,15 @@ pub enum Verb {
         /// The node's name.
         node: String,
     },
+    /// Signs an approved CertificateSigningRequest; what cannot be signed is marked so.
+    SignCertificate {
+        /// The request.
+        request: Reference,
+        /// The uses that the certificate is for.
+        usages: Vec<String>,
+        /// When it ends, unless the authority ends before.
+        not_after: Timestamp,
+    },
     /// Lets a namespace go, if it is empty.
     Finalize {
         /// The namespace.

@@ -24,7 +24,7 @@ pub(super) fn object(api_version: &str, kind: &str, name: &str, mut rest: Value)
     rest["metadata"] = json!({
         "name": name, "uid": name, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(0),
     });
-    let cluster_scoped = ["Node", "Namespace"].contains(&kind);
+    let cluster_scoped = ["Node", "Namespace", "CertificateSigningRequest"].contains(&kind);
     if !cluster_scoped {
         rest["metadata"]["namespace"] = "d".into();
     }
@@ -90,6 +90,7 @@ pub(super) fn show(plan: &Plan) -> Vec<String> {
         Verb::Bind { pod, node } => format!("bind {} {node}", pod.name),
         Verb::DeleteAll { kind, .. } => format!("delete all {kind}"),
         Verb::Finalize { namespace } => format!("finalize {}", namespace.name),
+        Verb::SignCertificate { request, .. } => format!("sign {}", request.name),
     };
     plan.actions.iter().map(|a| line(&a.verb)).collect()
 }

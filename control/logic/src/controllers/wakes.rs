@@ -62,6 +62,16 @@ pub enum Controller {
     PodGarbage,
     /// By ClusterRole.
     ClusterRoleAggregation,
+    /// One key for all nodes.
+    NodeIpam,
+    /// By CertificateSigningRequest.
+    CertificateApproving,
+    /// By CertificateSigningRequest.
+    CertificateSigning,
+    /// By CertificateSigningRequest.
+    CertificateCleaner,
+    /// By Secret of a bootstrap token.
+    TokenCleaner,
 }
 
 /// Who has to look again.
@@ -142,7 +152,18 @@ impl Wakes {
             Fact::Node(_) => {
                 self.name(Controller::Node, &key.name);
                 self.name(Controller::PodGarbage, &key.name);
+                self.key(Controller::NodeIpam, &Key::new("", ""));
+                // Requests may wait for the Node, or for its addresses.
+                for (key, _) in seen.certificate_signing_requests.iter() {
+                    self.key(Controller::CertificateApproving, key);
+                }
             }
+            Fact::CertificateSigningRequest(_) => {
+                self.key(Controller::CertificateApproving, key);
+                self.key(Controller::CertificateSigning, key);
+                self.key(Controller::CertificateCleaner, key);
+            }
+            Fact::BootstrapToken(_) => self.key(Controller::TokenCleaner, key),
             Fact::Lease(_) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
                 self.name(Controller::Node, &key.name);
             }

@@ -13,6 +13,7 @@ pub mod rules;
 pub mod syntax;
 mod tidy;
 
+pub mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
 pub mod cron_job;
@@ -170,6 +171,8 @@ pub enum Part {
     Main,
     /// Only the status.
     Status,
+    /// Only what was decided about a CertificateSigningRequest.
+    Approval,
 }
 
 /// A kind's rules, with the kind's Rust type erased. [`rules::hooks`] makes them from
@@ -255,6 +258,7 @@ pub fn built_in() -> Table {
         lease::kind(),
         endpoint_slice::kind(),
         event_v1::kind(),
+        certificate_signing_request::kind(),
         ingress_class::kind(),
         ingress::kind(),
         csi::driver(),

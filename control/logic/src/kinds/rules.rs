@@ -55,8 +55,14 @@ pub trait Rules {
     /// What is wrong with the change itself; [`Rules::validate`] has seen `new` already.
     fn validate_update(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
 
+    /// The same for the `approval` subresource.
+    fn prepare_approval(_old: &Self::Object, _new: &mut Self::Object) {}
+
     /// What is wrong with a change of the status.
     fn validate_status_update(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
+
+    /// What is wrong with a change through the `approval` subresource.
+    fn validate_approval(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
 }
 
 /// The rules of `R` with its type erased.
@@ -112,7 +118,7 @@ fn update<R: Rules>(old: &Value, new: Value, part: Part) -> Result<Value, Refusa
     match part {
         Part::Main if R::HAS_STATUS => keep(&mut new, old, "status"),
         Part::Main => {}
-        Part::Status => take_status(&mut new, old),
+        Part::Status | Part::Approval => take_status(&mut new, old),
     }
     let old = stored::<R>(old)?;
     let mut new = read::<R>(new)?;
@@ -131,6 +137,12 @@ fn update<R: Rules>(old: &Value, new: Value, part: Part) -> Result<Value, Refusa
             R::prepare_status_update(&old, &mut new);
             meta::validate_update(old.metadata(), new.metadata(), &mut errors);
             R::validate_status_update(&old, &new, &mut errors);
+        }
+        Part::Approval => {
+            meta::prepare_update(old.metadata(), new.metadata_mut());
+            R::prepare_approval(&old, &mut new);
+            meta::validate_update(old.metadata(), new.metadata(), &mut errors);
+            R::validate_approval(&old, &new, &mut errors);
         }
     }
     finish::<R>(&new, &errors)

@@ -81,6 +81,8 @@ macro_rules! facts {
             Lease(Timestamp),
             /// The `ca.crt` of a ConfigMap that holds the cluster's CA.
             RootCa(Arc<str>),
+            /// The Secret of a bootstrap token that ends: when.
+            BootstrapToken(Timestamp),
             $(#[doc = concat!("A whole ", stringify!($variant), ".")] $variant(Arc<$type>),)*
             /// Anything else.
             Other,
@@ -131,7 +133,13 @@ fn bare(kind: &KindName, json: &[u8]) -> Result<Object, serde_json::Error> {
     let bare: Bare = serde_json::from_slice(json)?;
     let meta = Meta::of(kind, &bare.metadata);
     let is_root_ca = kind.is::<core::ConfigMap>() && &*meta.key.name == names::CONFIG_MAP_ROOT_CA;
-    let fact = if is_root_ca { root_ca(json)? } else { Fact::Other };
+    let fact = if is_root_ca {
+        root_ca(json)?
+    } else if is_bootstrap_token(&meta) {
+        bootstrap_token(json)?
+    } else {
+        Fact::Other
+    };
     Ok(Object { meta: Arc::new(meta), fact })
 }
 
@@ -139,6 +147,21 @@ fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
     let map: core::ConfigMap = serde_json::from_slice(json)?;
     let data = map.data.unwrap_or_default();
     Ok(Fact::RootCa(data.get("ca.crt").map(String::as_str).unwrap_or_default().into()))
+}
+
+/// True for Secrets that may be bootstrap tokens. Nothing of other Secrets is looked at.
+pub(super) fn is_bootstrap_token(meta: &Meta) -> bool {
+    meta.kind.is::<core::Secret>()
+        && &*meta.key.namespace == names::NAMESPACE_SYSTEM
+        && meta.key.name.starts_with(names::BOOTSTRAP_TOKEN_PREFIX)
+}
+
+fn bootstrap_token(json: &[u8]) -> Result<Fact, serde_json::Error> {
+    let secret: core::Secret = serde_json::from_slice(json)?;
+    let is_token = secret.type_.as_deref() == Some(names::SECRET_TYPE_BOOTSTRAP_TOKEN);
+    let data = secret.data.filter(|_| is_token).unwrap_or_default();
+    let ends = data.get("expiration").and_then(|v| std::str::from_utf8(&v.0).ok()?.parse().ok());
+    Ok(ends.map_or(Fact::Other, Fact::BootstrapToken))
 }
 
 fn typed<K>(kind: &KindName, mut object: K, fact: fn(Arc<K>) -> Fact) -> Object

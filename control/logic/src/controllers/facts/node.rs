@@ -24,6 +24,10 @@ pub struct Node {
     pub unschedulable: bool,
     /// What pods may use, all together.
     pub allocatable: Resources,
+    /// Where it says that it is.
+    pub addresses: Vec<core::NodeAddress>,
+    /// Addresses of its pods; empty until it is given some.
+    pub pod_cidr: String,
     /// `Ready` and others.
     pub conditions: Vec<core::NodeCondition>,
     /// The images on its disk: each name in the form of [`image_name`], with the size in bytes.
@@ -46,6 +50,8 @@ impl Node {
             taints: spec.taints.unwrap_or_default(),
             unschedulable: spec.unschedulable.unwrap_or(false),
             allocatable: Resources::of(&offered),
+            addresses: status.addresses.unwrap_or_default(),
+            pod_cidr: spec.pod_cidr.unwrap_or_default(),
             conditions: status.conditions.unwrap_or_default(),
             images: images(status.images.as_deref().unwrap_or_default()),
         }

@@ -1,0 +1,213 @@
+//! NodeRestriction: what a node may write, beyond which objects it may touch at all.
+//!
+//! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>.
+//! A node sets only labels that say what kubelets say of themselves, and never takes off a taint,
+//! so that it cannot draw pods of others to itself.
+
+use std::collections::BTreeSet;
+
+use proa_api::Refusal;
+use proa_api::names::{GROUP_NODES, NAMESPACE_NODE_LEASE, NODE_USER_PREFIX};
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+use crate::registry::{Caller, Target};
+
+/// Labels with Kubernetes' own prefixes that a node may set on itself.
+const OWN_LABELS: [&str; 12] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "node.kubernetes.io/windows-build",
+];
+/// Prefixes with which it may set any.
+const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+/// The node that a caller is, if it is one.
+pub fn node_name(caller: &Caller) -> Option<&str> {
+    let is_node = caller.groups.iter().any(|group| group == GROUP_NODES);
+    caller.user.strip_prefix(NODE_USER_PREFIX).filter(|name| is_node && !name.is_empty())
+}
+
+/// Refuses what a node may not make.
+pub fn check_create(caller: &Caller, kind: &Kind, object: &Value) -> Result<(), Refusal> {
+    let Some(node) = node_name(caller) else { return Ok(()) };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), name, why));
+    match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Node") if name != node => {
+            refuse(format!("node {node:?} is not allowed to modify node {name:?}"))
+        }
+        ("", "Node") => check_labels(node, kind, name, &Value::Null, object, "set"),
+        ("coordination.k8s.io", "Lease") if name != node => {
+            refuse("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        ("coordination.k8s.io", "Lease") if object["metadata"]["namespace"] != NAMESPACE_NODE_LEASE => {
+            refuse(format!("can only access leases in the {NAMESPACE_NODE_LEASE:?} system namespace"))
+        }
+        ("storage.k8s.io", "CSINode") if name != node => {
+            refuse("can only access CSINode with the same name as the requesting node".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what a node may not change.
+pub fn check_update(
+    caller: &Caller,
+    kind: &Kind,
+    target: Target,
+    old: &Value,
+    new: &Value,
+) -> Result<(), Refusal> {
+    let Some(node) = node_name(caller) else { return Ok(()) };
+    let name = old["metadata"]["name"].as_str().unwrap_or_default();
+    let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), name, why));
+    match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Node") if name != node => {
+            refuse(format!("node {node:?} is not allowed to modify node {name:?}"))
+        }
+        ("", "Node") => {
+            check_labels(node, kind, name, old, new, "modify")?;
+            let none = |object: &Value| object["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
+            let same = old["spec"]["taints"] == new["spec"]["taints"] || (none(old) && none(new));
+            if target == Target::Main && !same {
+                return refuse(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if old["metadata"]["ownerReferences"] != new["metadata"]["ownerReferences"] {
+                return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
+            }
+            Ok(())
+        }
+        ("", "Pod") if old["metadata"]["labels"] != new["metadata"]["labels"] => {
+            refuse(format!("node {node:?} cannot update labels through pod status"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a token that is not bound to a pod of the node that asks for it.
+pub fn check_token_request(
+    caller: &Caller,
+    kind: &Kind,
+    account: &str,
+    reference: Option<&Value>,
+    node_of: impl FnOnce(&str) -> Option<String>,
+) -> Result<(), Refusal> {
+    let Some(node) = node_name(caller) else { return Ok(()) };
+    let text = |member: &str| reference.and_then(|r| r[member].as_str()).unwrap_or_default();
+    let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), account, why));
+    if (text("apiVersion"), text("kind")) != ("v1", "Pod") || text("name").is_empty() {
+        return refuse("node requested token not bound to a pod".to_owned());
+    }
+    if text("uid").is_empty() {
+        return refuse("node requested token with a pod binding without a uid".to_owned());
+    }
+    if node_of(text("name")).as_deref() == Some(node) {
+        return Ok(());
+    }
+    refuse("node requested token bound to a pod scheduled on a different node".to_owned())
+}
+
+fn check_labels(
+    node: &str,
+    kind: &Kind,
+    name: &str,
+    old: &Value,
+    new: &Value,
+    verb: &str,
+) -> Result<(), Refusal> {
+    let (old, new) = (&old["metadata"]["labels"], &new["metadata"]["labels"]);
+    let keys = |labels: &Value| labels.as_object().map(|l| l.keys().cloned().collect()).unwrap_or_default();
+    let (before, after): (BTreeSet<String>, BTreeSet<String>) = (keys(old), keys(new));
+    let changed = before.union(&after).filter(|key| old.get(key.as_str()) != new.get(key.as_str()));
+    let not_its_own: Vec<&str> = changed.map(String::as_str).filter(|key| !may_set(key)).collect();
+    if not_its_own.is_empty() {
+        return Ok(());
+    }
+    let labels = not_its_own.join(", ");
+    let why = format!("node {node:?} is not allowed to {verb} the following labels: {labels}");
+    Err(Refusal::forbidden(kind.resource(), name, why))
+}
+
+/// True for labels that a node may set on itself.
+fn may_set(label: &str) -> bool {
+    let Some((domain, _)) = label.split_once('/') else { return true };
+    let is_below = |suffix: &str| domain == suffix || domain.ends_with(&format!(".{suffix}"));
+    if !is_below("kubernetes.io") && !is_below("k8s.io") {
+        return true;
+    }
+    OWN_LABELS.contains(&label) || OWN_LABEL_DOMAINS.iter().any(|own| is_below(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use proa_logic::kinds::built_in;
+    use serde_json::json;
+
+    use super::*;
+
+    fn node_a() -> Caller {
+        Caller { user: "system:node:a".to_owned(), groups: vec![GROUP_NODES.to_owned()], ..Caller::default() }
+    }
+
+    fn text(result: Result<(), Refusal>) -> String {
+        result.err().map(|refusal| refusal.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn labels_and_taints_of_nodes() {
+        let table = built_in();
+        let kind = table.by_kind("v1", "Node").unwrap();
+        let node = |name: &str, labels: Value, taints: Value| json!({ "metadata": { "name": name, "labels": labels }, "spec": { "taints": taints } });
+        let plain = node("a", json!({ "kubernetes.io/os": "linux", "disk": "ssd" }), Value::Null);
+        assert_eq!(text(check_create(&node_a(), kind, &plain)), "");
+        let other = node("b", json!({}), Value::Null);
+        assert!(check_create(&node_a(), kind, &other).is_err());
+        assert!(check_update(&node_a(), kind, Target::Status, &other, &other).is_err());
+        let role = node("a", json!({ "node-role.kubernetes.io/control-plane": "" }), Value::Null);
+        assert_eq!(
+            text(check_create(&node_a(), kind, &role)),
+            "nodes \"a\" is forbidden: node \"a\" is not allowed to set the following labels: \
+             node-role.kubernetes.io/control-plane"
+        );
+        let restricted = node("a", json!({ "x.node-restriction.kubernetes.io/y": "" }), Value::Null);
+        assert!(check_update(&node_a(), kind, Target::Main, &plain, &restricted).is_err());
+        assert!(check_update(&node_a(), kind, Target::Main, &restricted, &plain).is_err(), "nor take off");
+        let tainted = node("a", json!({}), json!([{ "key": "k", "effect": "NoSchedule" }]));
+        assert_eq!(text(check_create(&node_a(), kind, &tainted)), "", "kubelets register with taints");
+        let clean = node("a", json!({}), Value::Null);
+        assert!(check_update(&node_a(), kind, Target::Main, &tainted, &clean).is_err());
+        assert_eq!(text(check_update(&node_a(), kind, Target::Status, &clean, &clean)), "");
+        assert_eq!(text(check_update(&Caller::system("x"), kind, Target::Main, &tainted, &clean)), "");
+    }
+
+    #[test]
+    fn leases_and_tokens() {
+        let table = built_in();
+        let lease = |name: &str, namespace: &str| {
+            let object = json!({ "metadata": { "name": name, "namespace": namespace } });
+            check_create(&node_a(), table.by_kind("coordination.k8s.io/v1", "Lease").unwrap(), &object)
+        };
+        assert!(lease("a", "kube-node-lease").is_ok());
+        assert!(lease("b", "kube-node-lease").is_err() && lease("a", "kube-system").is_err());
+
+        let accounts = table.by_kind("v1", "ServiceAccount").unwrap();
+        let token = |reference: Value, on: &str| {
+            check_token_request(&node_a(), accounts, "s", Some(&reference), |_| Some(on.to_owned()))
+        };
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u" });
+        assert!(token(pod.clone(), "a").is_ok());
+        assert!(token(pod, "b").is_err());
+        assert!(token(json!({ "apiVersion": "v1", "kind": "Pod", "name": "p" }), "a").is_err());
+        assert!(token(Value::Null, "a").is_err());
+    }
+}
