@@ -326,7 +326,6 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("system:node-proxier", "system:node-proxier", "User:system:kube-proxy"),
     ("system:kube-dns", "system:kube-dns", "User:system:proa-dns"),
     ("system:proa-ingress", "system:proa-ingress", "User:system:proa-ingress"),
-    ("proa:node-bootstrapper", "system:node-bootstrapper", "Group:system:bootstrappers"),
     (
         "proa:node-autoapprove-bootstrap",
         "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
