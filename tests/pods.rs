@@ -153,6 +153,12 @@ fn wasm_rows() -> Vec<Row> {
         row("w-out", guest(&["read", "/empty/../../etc/passwd"]), With(1, "Error"), &["not permitted"]),
         row("w-node", guest(&["read", "/etc/passwd"]), With(1, "Error"), &["No such file"]),
         row(
+            "w-account",
+            wasm("command:1", &["read", "/var/run/secrets/kubernetes.io/serviceaccount/token"], json!({})),
+            DONE,
+            &["eyJ"],
+        ),
+        row(
             "w-file",
             wasm("command:1", &["read", "/etc/app/key"], json!({"volumeMounts": file})),
             DONE,

@@ -3,6 +3,7 @@
 //! Started by the binary; everything else in the process talks to it through the clients it
 //! gives out, which are the same as any client's except that there is no socket between.
 
+mod account_tokens;
 mod bootstrap;
 mod default_policy;
 
@@ -174,6 +175,7 @@ impl Server {
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
         server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
+        server.spawn(account_tokens::keep(registry.clone(), pki, shutdown.clone()));
         let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
         let controllers = ControllersConfig {
             ca_pem: server.ca_pem().to_owned(),

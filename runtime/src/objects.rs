@@ -3,7 +3,6 @@
 //! Objects are fetched when a pod needs them, so that a start sees what was applied before it.
 //! Changes of objects in use are heard through one watch for each object, shared by its pods.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -89,16 +88,16 @@ impl Objects {
     /// Fetches all that the volumes of a pod are made of.
     pub async fn fetch_for_volumes(&self, pod: &Pod) -> Result<Fetched, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let sources = self.fetch(namespace, &content::references(pod)).await?;
-        let mut tokens = BTreeMap::new();
-        for wanted in content::tokens(pod) {
-            // Volumes that want the same share one.
-            if let Entry::Vacant(entry) = tokens.entry(wanted) {
-                let token = self.token(pod, namespace, entry.key()).await?;
-                entry.insert(token);
-            }
-        }
-        Ok(Fetched { sources, tokens })
+        let references = content::references(pod);
+        // Volumes that want the same token share one.
+        let wanted: BTreeSet<TokenWanted> = content::tokens(pod).into_iter().collect();
+        let token = async |wanted: TokenWanted| {
+            let token = self.token(pod, namespace, &wanted).await?;
+            Ok((wanted, token))
+        };
+        let tokens = try_join_all(wanted.into_iter().map(token));
+        let (sources, tokens) = tokio::try_join!(self.fetch(namespace, &references), tokens)?;
+        Ok(Fetched { sources, tokens: tokens.into_iter().collect() })
     }
 
     /// The credentials of a pod's `imagePullSecrets`. Secrets that do not exist are left out, as

@@ -36,8 +36,6 @@ use crate::volume;
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// Pause before volumes that could not be brought up to date are tried again.
 const REFRESH_RETRY: Duration = Duration::from_secs(10);
-/// How often volumes with tokens are written anew; tokens live an hour.
-const TOKEN_REFRESH: Duration = Duration::from_secs(2400);
 
 /// The agent's end of a worker.
 pub struct Handle {
@@ -452,8 +450,9 @@ impl Worker {
             let ip = self.seen.ip;
             self.spawn(async move |tell| tell(Told::Refreshed(start::volumes(&host, &pod, ip).await)));
         }
-        if self.volumes.due.is_none() && !volume::content::tokens(&self.pod).is_empty() {
-            self.volumes.due = Some(later(now, TOKEN_REFRESH));
+        if self.volumes.due.is_none() {
+            let refresh = volume::content::token_refresh(&self.pod);
+            self.volumes.due = refresh.map(|refresh| later(now, refresh));
         }
         self.volumes.due
     }

@@ -47,7 +47,7 @@ impl Default for AdmissionConfig {
         AdmissionConfig {
             service_range: AddressRange::default(),
             node_ports: PortRange::default(),
-            token_volumes: false,
+            token_volumes: true,
             check_namespaces: true,
         }
     }

@@ -1,24 +1,26 @@
 //! Who is asking.
 //!
 //! A caller is known by the client certificate of its connection, by a service account token, by a
-//! bootstrap token, or, inside this process, by the [`Caller`] its client was made for. Who shows nothing is anonymous,
-//! who shows something that is not believed is sent away.
+//! bootstrap token, or, inside this process, by the [`Caller`] its client was made for. Who shows
+//! nothing of this is anonymous; whose token is not believed is sent away.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_logic::rbac::{Attributes, SERVICE_ACCOUNT_PREFIX};
-use serde::Deserialize;
 
 use super::bootstrap_token;
 use super::path;
-use crate::pki::token::{Claims, Reference};
+use crate::pki::token::{Claims, Reference, TokenError};
 use crate::pki::{Facts, Pki};
 use crate::registry::{Caller, Registry};
+use crate::store::Object;
 
 /// The API group of what is known of users.
 const GROUP: &str = "authentication.k8s.io";
@@ -44,17 +46,6 @@ pub struct Believed {
     pub audiences: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Head {
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    uid: String,
-}
-
 impl Authenticator {
     /// Checks with these keys and against these objects.
     pub fn new(pki: Arc<Pki>, registry: Registry) -> Self {
@@ -68,10 +59,7 @@ impl Authenticator {
         if let Some(caller) = request.extensions.get::<Caller>() {
             return Ok(caller.clone());
         }
-        if !request.headers.contains_key(header::AUTHORIZATION) {
-            return Ok(anonymous());
-        }
-        let token = bearer_token(&request.headers).ok_or_else(Refusal::unauthorized)?;
+        let Some(token) = bearer_token(&request.headers) else { return Ok(anonymous()) };
         if let Some((id, secret)) = bootstrap_token::parse(token) {
             let caller = bootstrap_token::caller(&self.registry, id, secret, Timestamp::now());
             return caller.map_err(|why| {
@@ -91,8 +79,11 @@ impl Authenticator {
 
     /// Checks a token for one of `audiences`. The error is a sentence for a TokenReview.
     pub fn token(&self, token: &str, audiences: &[String]) -> Result<Believed, String> {
-        let claims =
-            self.pki.signer().verify(token, Timestamp::now().as_second()).map_err(|e| e.to_string())?;
+        let signer = self.pki.signer();
+        let claims = match signer.verify(token, Timestamp::now().as_second()) {
+            Err(TokenError::Foreign) => return self.legacy_token(token, audiences),
+            claims => claims.map_err(|e| e.to_string())?,
+        };
         let audiences: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
         if audiences.is_empty() {
             return Err("token audiences do not match".to_owned());
@@ -112,14 +103,40 @@ impl Authenticator {
         Ok(Believed { caller: service_account(&claims), audiences })
     }
 
+    /// Checks a token that a Secret holds: it is good for as long as that Secret holds it.
+    fn legacy_token(&self, token: &str, audiences: &[String]) -> Result<Believed, String> {
+        let signer = self.pki.signer();
+        let claims = signer.verify_legacy(token).map_err(|e| e.to_string())?;
+        let audiences: Vec<String> = audiences.iter().filter(|a| *a == signer.issuer()).cloned().collect();
+        if audiences.is_empty() {
+            return Err("token audiences do not match".to_owned());
+        }
+        let account = Reference { name: claims.account.clone(), uid: claims.account_uid.clone() };
+        self.check_alive("serviceaccounts", &claims.namespace, &account)?;
+        let secret = self.find("secrets", &claims.namespace, &claims.secret);
+        let held = secret.filter(|secret| !secret.deleting).map(|secret| secret.value());
+        let held = held.as_ref().and_then(|secret| secret["data"]["token"].as_str());
+        let held = held.and_then(|held| BASE64.decode(held).ok());
+        if held.as_deref() != Some(token.as_bytes()) {
+            return Err("the token's Secret is gone or holds another one".to_owned());
+        }
+        let user = format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", claims.namespace, claims.account);
+        let mut groups = account_groups(&user);
+        groups.push(GROUP_AUTHENTICATED.to_owned());
+        Ok(Believed { caller: Caller { user, uid: account.uid, groups, ..Caller::default() }, audiences })
+    }
+
+    fn find(&self, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let table = self.registry.kinds();
+        self.registry.get(table.by_plural("", "v1", plural)?, namespace, name).ok()
+    }
+
     /// An error unless the object is there and is the same one.
     fn check_alive(&self, plural: &str, namespace: &str, reference: &Reference) -> Result<(), String> {
-        let table = self.registry.kinds();
-        let gone = || format!("the token is bound to {plural} {:?}, which is gone", reference.name);
-        let kind = table.by_plural("", "v1", plural).ok_or_else(gone)?;
-        let object = self.registry.get(kind, namespace, &reference.name).map_err(|_| gone())?;
-        let head: Head = object.decode().map_err(|e| e.to_string())?;
-        if head.metadata.uid == reference.uid { Ok(()) } else { Err(gone()) }
+        match self.find(plural, namespace, &reference.name) {
+            Some(object) if *object.uid == *reference.uid => Ok(()),
+            _ => Err(format!("the token is bound to {plural} {:?}, which is gone", reference.name)),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -16,6 +17,8 @@ use super::PkiError;
 
 /// Clocks of nodes may differ by this much.
 const LEEWAY_SECONDS: i64 = 10;
+/// Who the tokens in Secrets say made them.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// No honest token is longer, and nothing longer is decoded.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -57,6 +60,42 @@ pub struct Bound {
     pub secret: Option<Reference>,
     /// The account.
     pub serviceaccount: Reference,
+}
+
+/// What the token in a Secret of type `kubernetes.io/service-account-token` says. It has no end
+/// of its own: it ends with its Secret or its account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    /// Always the same, by which these tokens are known.
+    pub iss: String,
+    /// The namespace of account and Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret that holds the token.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// The account's uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    pub sub: String,
+}
+
+impl LegacyClaims {
+    /// What a token says that a Secret holds for an account.
+    pub fn new(namespace: &str, secret: &str, account: &str, account_uid: &str) -> Self {
+        LegacyClaims {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            account_uid: account_uid.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        }
+    }
 }
 
 /// An object by name, and by uid so that a later one of the same name does not count.
@@ -109,7 +148,7 @@ impl Signer {
     }
 
     /// A signed token.
-    pub fn sign(&self, claims: &Claims) -> Result<String, PkiError> {
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, PkiError> {
         let header = json!({ "alg": "ES256", "kid": self.key_id });
         let claims = serde_json::to_vec(claims).map_err(|e| PkiError::Unreadable(e.to_string()))?;
         let mut token = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims));
@@ -122,6 +161,27 @@ impl Signer {
     /// The claims of a token that this cluster signed and whose time it is. The audience is the
     /// caller's to check.
     pub fn verify(&self, token: &str, now_seconds: i64) -> Result<Claims, TokenError> {
+        let claims: Claims = self.signed(token)?;
+        if claims.iss != self.issuer {
+            return Err(TokenError::Foreign);
+        }
+        if claims.exp + LEEWAY_SECONDS < now_seconds {
+            return Err(TokenError::Expired);
+        }
+        if claims.nbf - LEEWAY_SECONDS > now_seconds {
+            return Err(TokenError::NotYet);
+        }
+        Ok(claims)
+    }
+
+    /// The claims of a token from a Secret that this cluster signed.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, TokenError> {
+        let claims: LegacyClaims = self.signed(token)?;
+        if claims.iss == LEGACY_ISSUER { Ok(claims) } else { Err(TokenError::Foreign) }
+    }
+
+    /// What a token says that this cluster signed.
+    fn signed<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Foreign);
         }
@@ -136,17 +196,7 @@ impl Signer {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
             .verify(signed.as_bytes(), &decode(signature)?)
             .map_err(|_| TokenError::Signature)?;
-        let claims: Claims = serde_json::from_slice(&decode(claims)?).map_err(|_| TokenError::Foreign)?;
-        if claims.iss != self.issuer {
-            return Err(TokenError::Foreign);
-        }
-        if claims.exp + LEEWAY_SECONDS < now_seconds {
-            return Err(TokenError::Expired);
-        }
-        if claims.nbf - LEEWAY_SECONDS > now_seconds {
-            return Err(TokenError::NotYet);
-        }
-        Ok(claims)
+        serde_json::from_slice(&decode(claims)?).map_err(|_| TokenError::Foreign)
     }
 
     /// The public key as a JSON Web Key Set (RFC 7517), for those who check tokens themselves.
@@ -189,6 +239,17 @@ mod tests {
         assert_eq!(signer.verify(&token, 1500).unwrap(), claims("https://a"));
         assert!(matches!(signer.verify(&token, 2011), Err(TokenError::Expired)));
         assert!(matches!(signer.verify(&token, 900), Err(TokenError::NotYet)));
+    }
+
+    #[test]
+    fn tokens_of_secrets_are_another_sort() {
+        let signer = signer("https://a");
+        let said = LegacyClaims::new("n", "s", "robot", "u");
+        let token = signer.sign(&said).unwrap();
+        assert_eq!(signer.verify_legacy(&token).unwrap(), said);
+        assert!(matches!(signer.verify(&token, 1500), Err(TokenError::Foreign)));
+        let bound = signer.sign(&claims("https://a")).unwrap();
+        assert!(matches!(signer.verify_legacy(&bound), Err(TokenError::Foreign)));
     }
 
     #[test]

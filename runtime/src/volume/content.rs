@@ -1,6 +1,7 @@
 //! Which files a volume made of API objects holds. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
@@ -42,6 +43,8 @@ pub struct Fetched {
 
 /// How long a token is valid that does not say so.
 const TOKEN_SECONDS: i64 = 3600;
+/// No token is used longer than this, however long it is good for.
+const TOKEN_REFRESH_MOST_SECONDS: u64 = 24 * 3600;
 /// Permission bits of a file whose volume does not say so.
 const DEFAULT_MODE: i32 = 0o644;
 
@@ -84,6 +87,14 @@ pub fn references(pod: &Pod) -> References {
 /// The tokens that a pod's volumes want.
 pub fn tokens(pod: &Pod) -> Vec<TokenWanted> {
     volumes(pod).iter().flat_map(projections).filter_map(token_wanted).collect()
+}
+
+/// How long the shortest-lived token of a pod's volumes is good for before a new one is wanted:
+/// four fifths of its time, as with the kubelet, and a day at most. `None` without tokens.
+pub fn token_refresh(pod: &Pod) -> Option<Duration> {
+    let shortest = tokens(pod).into_iter().map(|token| token.expiration_seconds).min()?;
+    let seconds = u64::try_from(shortest).unwrap_or_default() / 5 * 4;
+    Some(Duration::from_secs(seconds.min(TOKEN_REFRESH_MOST_SECONDS)))
 }
 
 /// True if a volume tells the pod's own address, and so waits for it.
