@@ -175,7 +175,7 @@ impl Server {
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
         server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
-        server.spawn(account_tokens::keep(registry.clone(), pki, shutdown.clone()));
+        server.spawn(account_tokens::keep(registry.clone(), pki.clone(), shutdown.clone()));
         let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
         let controllers = ControllersConfig {
             ca_pem: server.ca_pem().to_owned(),
