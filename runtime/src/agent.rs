@@ -21,6 +21,7 @@ use crate::etc::Names;
 use crate::event::Recorder;
 use crate::host::{Host, NodeConfig};
 use crate::image::ImageStore;
+use crate::local_path;
 use crate::net::Network;
 use crate::node::{self, machine::Machine};
 use crate::objects::Objects;
@@ -68,10 +69,12 @@ pub async fn run(
         tracing::warn!(path = %aside.display(), "set aside what pods of another cluster left");
     }
     let keeper = tokio::spawn(node::run(Arc::clone(&host), shutdown.clone()));
+    let provisioner = tokio::spawn(local_path::run(Arc::clone(&host), shutdown.clone()));
     let mut agent = Agent { host, pods: HashMap::new(), cleaned: false };
     Box::pin(agent.run(&shutdown)).await;
-    // It listens to the same token.
+    // They listen to the same token.
     let _ = keeper.await;
+    let _ = provisioner.await;
     Ok(())
 }
 

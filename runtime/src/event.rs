@@ -25,11 +25,19 @@ pub struct Recorder {
     queue: mpsc::Sender<(ObjectReference, Report, Timestamp)>,
 }
 
+/// Who the Events of pods and of the node come from.
+const COMPONENT: &str = "kubelet";
+
 impl Recorder {
     /// Starts the writing task, which ends with the last recorder.
     pub fn start(client: kube::Client, node: String) -> Self {
+        Self::start_as(COMPONENT, client, node)
+    }
+
+    /// The same for another part of the node.
+    pub fn start_as(component: &'static str, client: kube::Client, node: String) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(write(client, node, waiting));
+        tokio::spawn(write(component, client, node, waiting));
         Recorder { queue }
     }
 
@@ -44,6 +52,24 @@ impl Recorder {
             uid: meta.uid.clone(),
             resource_version: meta.resource_version.clone(),
             field_path: report.field_path.clone(),
+        };
+        self.enqueue(about, report);
+    }
+
+    /// Reports about an object that is neither a pod nor the node.
+    pub fn report_object<K>(&self, object: &K, report: Report)
+    where
+        K: k8s_openapi::Resource + k8s_openapi::Metadata<Ty = ObjectMeta>,
+    {
+        let meta = object.metadata();
+        let about = ObjectReference {
+            api_version: Some(K::API_VERSION.to_owned()),
+            kind: Some(K::KIND.to_owned()),
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: None,
         };
         self.enqueue(about, report);
     }
@@ -76,6 +102,7 @@ struct Written {
 }
 
 async fn write(
+    component: &'static str,
     client: kube::Client,
     node: String,
     mut waiting: mpsc::Receiver<(ObjectReference, Report, Timestamp)>,
@@ -93,7 +120,7 @@ async fn write(
                 Err(_) => drop(written.remove(&same)),
             }
         }
-        let event = event(&node, about, &report, at);
+        let event = event(component, &node, about, &report, at);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let name = event.metadata.name.clone().unwrap_or_default();
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
@@ -109,7 +136,7 @@ async fn write(
     }
 }
 
-fn event(node: &str, about: ObjectReference, report: &Report, at: Timestamp) -> Event {
+fn event(component: &str, node: &str, about: ObjectReference, report: &Report, at: Timestamp) -> Event {
     let name = about.name.clone().unwrap_or_default();
     let stamp = at.as_nanosecond() as u64;
     Event {
@@ -125,8 +152,8 @@ fn event(node: &str, about: ObjectReference, report: &Report, at: Timestamp) -> 
         count: Some(1),
         first_timestamp: Some(Time(at)),
         last_timestamp: Some(Time(at)),
-        source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(node.to_owned()) }),
-        reporting_component: Some("kubelet".to_owned()),
+        source: Some(EventSource { component: Some(component.to_owned()), host: Some(node.to_owned()) }),
+        reporting_component: Some(component.to_owned()),
         reporting_instance: Some(node.to_owned()),
         ..Event::default()
     }

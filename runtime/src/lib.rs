@@ -18,6 +18,7 @@ pub mod host;
 pub mod http;
 pub mod image;
 pub mod image_pull;
+pub mod local_path;
 pub mod log;
 pub mod metrics;
 pub mod net;

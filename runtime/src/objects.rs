@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use futures::{StreamExt, TryStreamExt, future::try_join_all};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use serde::de::DeserializeOwned;
@@ -19,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::env::{References, Sources};
 use crate::image::Credentials;
+use crate::volume::claim;
 use crate::volume::content::{self, Fetched, TokenWanted};
 
 /// The audience of tokens that name none.
@@ -86,7 +89,8 @@ impl Objects {
     }
 
     /// Fetches all that the volumes of a pod are made of.
-    pub async fn fetch_for_volumes(&self, pod: &Pod) -> Result<Fetched, String> {
+    /// `claims` are those that have not been found yet.
+    pub async fn fetch_for_volumes(&self, pod: &Pod, claims: &BTreeSet<String>) -> Result<Fetched, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let references = content::references(pod);
         // Volumes that want the same token share one.
@@ -97,7 +101,34 @@ impl Objects {
         };
         let tokens = try_join_all(wanted.into_iter().map(token));
         let (sources, tokens) = tokio::try_join!(self.fetch(namespace, &references), tokens)?;
-        Ok(Fetched { sources, tokens: tokens.into_iter().collect() })
+        let tokens = tokens.into_iter().collect();
+        let mut fetched = Fetched { sources, tokens, ..Fetched::default() };
+        for name in claims {
+            fetched.claims.insert(name.clone(), self.claim(namespace, name).await?);
+        }
+        if !claims.is_empty() {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+            let node = Api::<Node>::all(self.client.clone()).get_opt(node).await;
+            let node = node.map_err(|error| error.to_string())?;
+            fetched.node_labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
+        }
+        Ok(fetched)
+    }
+
+    /// A claim and the volume that it names.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<claim::Fetched, String> {
+        let text = |error: kube::Error| error.to_string();
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
+        let claim = claims.get_opt(name).await.map_err(text)?;
+        let volume = claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+        let volume = match volume.filter(|name| !name.is_empty()) {
+            None => None,
+            Some(name) => {
+                let volumes = Api::<PersistentVolume>::all(self.client.clone());
+                volumes.get_opt(&name).await.map_err(text)?
+            }
+        };
+        Ok(claim::Fetched { claim, volume })
     }
 
     /// The credentials of a pod's `imagePullSecrets`. Secrets that do not exist are left out, as

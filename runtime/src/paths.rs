@@ -51,6 +51,17 @@ impl Paths {
         self.pod_volumes(uid).join("volumes").join(name)
     }
 
+    /// Which PersistentVolume a volume of a pod is.
+    pub fn claim(&self, uid: &str, volume: &str) -> PathBuf {
+        self.pod_volumes(uid).join("claims").join(volume)
+    }
+
+    /// What the local-path provisioner makes, a directory for each PersistentVolume:
+    /// `volumes-local`. Nothing but the provisioner removes anything here.
+    pub fn local_volumes(&self) -> PathBuf {
+        self.data.join("volumes-local")
+    }
+
     /// `hosts`, `resolv.conf` and `hostname` of a pod.
     pub fn etc(&self, uid: &str) -> PathBuf {
         self.pod_volumes(uid).join("etc")

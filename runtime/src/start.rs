@@ -68,7 +68,7 @@ pub async fn connect(host: &Host, pod: &Pod, sandbox: &Sandbox) -> Result<IpAddr
 
 /// Puts a pod's volumes in place, or brings them up to date.
 pub async fn volumes(host: &Host, pod: &Pod, ip: Option<IpAddr>) -> Result<(), String> {
-    let fetched = host.objects.fetch_for_volumes(pod).await?;
+    let fetched = host.objects.fetch_for_volumes(pod, &volume::claim::wanted(pod, &host.paths)).await?;
     // Fields that tell the pod's address are the only ones that wait for the sandbox.
     let ip = ip.unwrap_or(host.config.node_ip);
     volume::set_up(pod, &host.paths, &fetched, &host.facts(ip))

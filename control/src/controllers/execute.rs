@@ -129,6 +129,9 @@ impl Executor {
                 Ok(Some((kind, object)))
             }
             Verb::Patch { target, part, guard, change } => {
+                if guard.absent.as_ref().is_some_and(|reference| self.exists(reference)) {
+                    return Ok(None);
+                }
                 let kind = self.kind(&target.api_version, &target.kind)?;
                 let resource_kind = kind.clone();
                 let apply = |current: &Value| {

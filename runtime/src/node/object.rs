@@ -24,7 +24,7 @@ pub fn node(host: &Host) -> Node {
     let labels = BTreeMap::from([
         label(LABEL_ARCH, architecture()),
         label(LABEL_OS, "linux"),
-        label(LABEL_HOSTNAME, &host.machine.hostname),
+        label(LABEL_HOSTNAME, name),
     ]);
     Node {
         metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() },

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
 };
 
-use super::Source;
+use super::{Source, claim};
 use crate::downward::{self, Facts};
 use crate::env::{References, Sources};
 
@@ -39,6 +39,10 @@ pub struct Fetched {
     pub sources: Sources,
     /// Tokens of the pod's service account.
     pub tokens: BTreeMap<TokenWanted, String>,
+    /// Claims that have not been found yet, by name.
+    pub claims: BTreeMap<String, claim::Fetched>,
+    /// Labels of the node, if a claim is looked for.
+    pub node_labels: claim::Labels,
 }
 
 /// How long a token is valid that does not say so.
@@ -66,6 +70,9 @@ pub fn source(volume: &Volume) -> Source<'_> {
     }
     if volume.config_map.is_some() || volume.downward_api.is_some() {
         return Source::Files { in_memory: false };
+    }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return Source::Claim;
     }
     Source::Refused(refused_field(volume))
 }
@@ -264,11 +271,9 @@ fn downward_files(
 
 /// The field of a source that this node does not do.
 fn refused_field(volume: &Volume) -> &'static str {
-    let fields: [(&str, bool); 24] = [
-        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+    let fields: [(&str, bool); 22] = [
         ("nfs", volume.nfs.is_some()),
         ("csi", volume.csi.is_some()),
-        ("ephemeral", volume.ephemeral.is_some()),
         ("image", volume.image.is_some()),
         ("iscsi", volume.iscsi.is_some()),
         ("fc", volume.fc.is_some()),

@@ -5,14 +5,18 @@
 //! Setting up twice changes nothing, which is also how changed objects reach running pods.
 //! Source: <https://kubernetes.io/docs/concepts/storage/volumes/>.
 
+pub mod claim;
 pub mod content;
 pub mod mount;
+mod ownership;
 mod write;
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount,
+};
 use proa_api::quantity::Amount;
 use proa_sandbox::protocol::Mount;
 
@@ -36,6 +40,7 @@ pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Res
             Source::HostPath(source) => host_path(source),
             Source::Files { in_memory } => content::files(pod, volume, fetched, facts)
                 .and_then(|files| files_volume(&dir, in_memory, &files, group)),
+            Source::Claim => claimed(pod, paths, volume, fetched),
             Source::Refused(field) => {
                 Err(format!("spec.volumes[{index}].{field} is not supported by this node"))
             }
@@ -73,6 +78,8 @@ pub enum Source<'a> {
         /// Never on a disk.
         in_memory: bool,
     },
+    /// What the pod's claim is bound to.
+    Claim,
     /// Something this node cannot do: the name of the field.
     Refused(&'static str),
 }
@@ -97,6 +104,11 @@ fn one_mount(
         Source::HostPath(source) => (PathBuf::from(&source.path), false),
         Source::EmptyDir(_) => (paths.volume(uid, &volume.name), false),
         Source::Files { .. } => (paths.volume(uid, &volume.name), true),
+        Source::Claim => {
+            let found = claim::noted(paths, uid, &volume.name);
+            let found = found.ok_or_else(|| format!("volume \"{}\" is not in place", volume.name))?;
+            (found.path, found.read_only)
+        }
         Source::Refused(field) => return Err(format!("volume type {field} is not supported by this node")),
     };
     let sub_path = match (&wanted.sub_path, &wanted.sub_path_expr) {
@@ -167,6 +179,36 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     }
 }
 
+/// Puts what a claim is bound to in place, once: a pod keeps the volume that it has.
+fn claimed(pod: &Pod, paths: &Paths, volume: &Volume, fetched: &Fetched) -> Result<(), String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    if claim::noted(paths, uid, &volume.name).is_some() {
+        return Ok(());
+    }
+    let nothing = claim::Fetched::default();
+    let name = claim::name(pod, volume).unwrap_or_default();
+    let api = fetched.claims.get(&name).unwrap_or(&nothing);
+    let (found, prepare) = claim::find(pod, volume, api, &fetched.node_labels)?;
+    match prepare {
+        claim::Prepare::HostPath(source) => host_path(&source)?,
+        claim::Prepare::Local => {
+            let path = found.path.display();
+            if !found.path.exists() {
+                return Err(format!("path \"{path}\" does not exist"));
+            }
+            let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+            let group = context.and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok());
+            let on_mismatch =
+                context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+            if let Some(group) = group.filter(|_| !found.read_only && found.path.is_dir()) {
+                ownership::give(&found.path, group, on_mismatch)
+                    .map_err(|error| format!("applyFSGroup failed for vol {path}: {error}"))?;
+            }
+        }
+    }
+    claim::note(paths, uid, &volume.name, &found).map_err(|error| error.to_string())
+}
+
 fn files_volume(dir: &Path, in_memory: bool, files: &[File], group: Option<u32>) -> Result<(), String> {
     let text = |error: std::io::Error| format!("{}: {error}", dir.display());
     if in_memory {
@@ -223,9 +265,16 @@ mod tests {
     fn what_cannot_be_set_up_says_why() {
         check(json!({"emptyDir": {}}), Ok(()));
         check(
+            json!({"nfs": {"server": "x", "path": "/"}}),
+            Err("MountVolume.SetUp failed for volume \"v\" : spec.volumes[0].nfs is not supported by this \
+                 node"),
+        );
+        check(
             json!({"persistentVolumeClaim": {"claimName": "x"}}),
-            Err("MountVolume.SetUp failed for volume \"v\" : spec.volumes[0].persistentVolumeClaim is not \
-                 supported by this node"),
+            Err(
+                "MountVolume.SetUp failed for volume \"v\" : error processing PVC n/x: failed to fetch PVC from \
+                 API server: persistentvolumeclaims \"x\" not found",
+            ),
         );
         check(
             json!({"configMap": {"name": "x"}}),

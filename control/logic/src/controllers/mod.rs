@@ -27,11 +27,13 @@ pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod ephemeral_volume;
 pub mod garbage_collector;
 pub mod job;
 pub mod namespace;
 pub mod node;
 pub mod node_ipam;
+pub mod persistent_volume;
 pub mod replica_set;
 mod service_endpoints;
 mod slices;
@@ -75,6 +77,12 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::CertificateSigning => certificates::reconcile_signing(seen, key, now),
         Controller::CertificateCleaner => certificates::reconcile_cleaning(seen, key, now),
         Controller::TokenCleaner => token_cleaner::reconcile(seen, key, now),
+        Controller::ClaimBinder => persistent_volume::reconcile_claim(seen, key, now),
+        Controller::VolumeBinder => persistent_volume::reconcile_volume(seen, key, now),
+        Controller::ClaimProtection => persistent_volume::reconcile_claim_protection(seen, key),
+        Controller::VolumeProtection => persistent_volume::reconcile_volume_protection(seen, key),
+        Controller::VolumeExpansion => persistent_volume::reconcile_expansion(seen, key),
+        Controller::EphemeralVolume => ephemeral_volume::reconcile(seen, key),
     }
 }
 
@@ -105,6 +113,11 @@ impl Controller {
             Controller::CertificateSigning => "certificatesigningrequest-signing-controller",
             Controller::CertificateCleaner => "certificatesigningrequest-cleaner-controller",
             Controller::TokenCleaner => "token-cleaner-controller",
+            Controller::ClaimBinder | Controller::VolumeBinder => "persistentvolume-controller",
+            Controller::ClaimProtection => "persistentvolumeclaim-protection-controller",
+            Controller::VolumeProtection => "persistentvolume-protection-controller",
+            Controller::VolumeExpansion => "volume_expand",
+            Controller::EphemeralVolume => "ephemeral_volume",
         }
     }
 }

@@ -128,6 +128,8 @@ pub struct Guard {
     pub resource_version: Option<String>,
     /// The spec has not changed.
     pub generation: Option<i64>,
+    /// This other object is not there, by the server's own word: its watch may be behind.
+    pub absent: Option<Reference>,
 }
 
 /// A change of an object.
@@ -234,16 +236,16 @@ impl fmt::Display for Reference {
 
 impl Guard {
     /// Nothing but the uid needs to hold.
-    pub const NONE: Guard = Guard { resource_version: None, generation: None };
+    pub const NONE: Guard = Guard { resource_version: None, generation: None, absent: None };
 
     /// Nothing of the object has changed.
     pub fn unchanged(resource_version: &str) -> Self {
-        Guard { resource_version: Some(resource_version.to_owned()), generation: None }
+        Guard { resource_version: Some(resource_version.to_owned()), ..Guard::NONE }
     }
 
     /// The spec has not changed.
     pub fn same_generation(generation: Option<i64>) -> Self {
-        Guard { resource_version: None, generation }
+        Guard { generation, ..Guard::NONE }
     }
 
     /// Refuses as the API server does when an object is not the one that was decided upon.

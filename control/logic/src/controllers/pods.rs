@@ -97,6 +97,12 @@ impl Pods {
         self.by_key.values()
     }
 
+    /// The pods of a namespace by name.
+    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        let range = self.by_key.range(Key::new(namespace, "")..);
+        range.take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, pod)| pod)
+    }
+
     /// What the pods of a node use; nothing for a node without pods.
     pub fn load(&self, node: &str) -> Option<&Load> {
         self.loads.get(node)
@@ -116,12 +122,6 @@ impl Pods {
     pub fn unowned<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
         let range = self.unowned.range(Key::new(namespace, "")..);
         range.take_while(move |k| *k.namespace == *namespace).filter_map(|k| self.by_key.get(k))
-    }
-
-    /// The pods in a namespace, by name.
-    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
-        let range = self.by_key.range(Key::new(namespace, "")..);
-        range.take_while(move |(k, _)| *k.namespace == *namespace).map(|(_, pod)| pod)
     }
 
     /// The pods that are not bound to a node.

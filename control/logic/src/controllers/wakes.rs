@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::names;
@@ -18,6 +18,8 @@ use proa_api::selector::Selector;
 use super::disruption::covers;
 use super::facts::{Fact, Key, Meta, Node, Object, Pod};
 use super::observed::{Change, Observed, is_default_account};
+use super::persistent_volume::concerns;
+use super::stateful_set::volume_claims::may_own;
 
 /// The controllers, each with keys of its own sort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +62,18 @@ pub enum Controller {
     Node,
     /// By node.
     PodGarbage,
+    /// By PersistentVolumeClaim.
+    ClaimBinder,
+    /// By PersistentVolume.
+    VolumeBinder,
+    /// By PersistentVolumeClaim.
+    ClaimProtection,
+    /// By PersistentVolume.
+    VolumeProtection,
+    /// By PersistentVolumeClaim.
+    VolumeExpansion,
+    /// By pod that brings claims along.
+    EphemeralVolume,
     /// By ClusterRole.
     ClusterRoleAggregation,
     /// One key for all nodes.
@@ -184,6 +198,21 @@ impl Wakes {
             Fact::CronJob(_) => self.key(Controller::CronJob, key),
             Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
             Fact::PodDisruptionBudget(_) => self.key(Controller::Disruption, key),
+            Fact::PersistentVolumeClaim(claim) => self.claim(seen, key, claim),
+            Fact::PersistentVolume(volume) => {
+                self.key(Controller::VolumeBinder, key);
+                self.key(Controller::VolumeProtection, key);
+                for claim in concerns::claims_of(seen, volume) {
+                    self.key(Controller::ClaimBinder, &claim);
+                    self.key(Controller::VolumeExpansion, &claim);
+                }
+            }
+            Fact::StorageClass(_) => {
+                for claim in concerns::claims_of_class(seen, &key.name) {
+                    self.key(Controller::ClaimBinder, &claim);
+                    self.key(Controller::VolumeExpansion, &claim);
+                }
+            }
             Fact::ClusterRole(_) => self.aggregating_roles(seen),
             _ => {}
         }
@@ -192,6 +221,41 @@ impl Wakes {
     fn aggregating_roles(&mut self, seen: &Observed) {
         for (key, _) in seen.cluster_roles.iter().filter(|(_, role)| role.aggregation_rule.is_some()) {
             self.key(Controller::ClusterRoleAggregation, key);
+        }
+    }
+
+    fn claim(&mut self, seen: &Observed, key: &Key, claim: &PersistentVolumeClaim) {
+        for controller in [Controller::ClaimBinder, Controller::ClaimProtection, Controller::VolumeExpansion]
+        {
+            self.key(controller, key);
+        }
+        for volume in concerns::volumes_of(seen, claim) {
+            self.key(Controller::VolumeBinder, &volume);
+        }
+        for (set, object) in seen.stateful_sets.in_namespace(&key.namespace) {
+            if may_own(object, &key.name) {
+                self.key(Controller::StatefulSet, set);
+            }
+        }
+        if let Some(owner) = controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod") {
+            self.key(Controller::EphemeralVolume, &Key::new(&key.namespace, &owner.name));
+        }
+    }
+
+    /// A pod that comes, goes or moves frees its claims, or is the consumer they wait for.
+    fn claims_of_pod(&mut self, seen: &Observed, pod: &Pod) {
+        for name in &pod.claims {
+            let key = Key { namespace: pod.meta.key.namespace.clone(), name: name.clone() };
+            let claim = seen.persistent_volume_claims.get(&key);
+            if claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
+                self.key(Controller::ClaimProtection, &key);
+            }
+            if claim.is_some_and(|claim| concerns::is_unbound(claim)) {
+                self.key(Controller::ClaimBinder, &key);
+            }
+        }
+        if pod.ephemeral.is_some() {
+            self.key(Controller::EphemeralVolume, &pod.meta.key);
         }
     }
 
@@ -282,6 +346,7 @@ impl Wakes {
     fn pod(&mut self, seen: &Observed, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
         for pod in [old, new].into_iter().flatten() {
             self.owner_of_pod(seen, pod);
+            self.claims_of_pod(seen, pod);
         }
         if let Some(pod) = new.filter(|p| p.meta.has_finalizer(names::FINALIZER_JOB_TRACKING)) {
             self.key(Controller::JobOrphan, &pod.meta.key);

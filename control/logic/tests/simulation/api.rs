@@ -96,6 +96,9 @@ impl Api {
             Verb::Patch { target, part, guard, change } => {
                 let kind = self.kind(&target.api_version, &target.kind);
                 let Some(current) = self.find(target).cloned() else { return Ok(None) };
+                if guard.absent.as_ref().is_some_and(|r| self.exists(r)) {
+                    return Ok(None);
+                }
                 if let Err(refusal) = guard.check(&target.uid, kind.resource(), &current) {
                     return if refusal.code() == 404 { Ok(None) } else { Err(refusal) };
                 }
@@ -103,9 +106,7 @@ impl Api {
                 self.update(target, *part, new).map(Some)
             }
             Verb::Delete { target, resource_version, propagation, grace_period_seconds, unless } => {
-                if unless.iter().any(|r| {
-                    self.find(r).is_some_and(|o| r.uid.is_empty() || text(o, "/metadata/uid") == &*r.uid)
-                }) {
+                if unless.iter().any(|r| self.exists(r)) {
                     return Ok(None);
                 }
                 let Some(current) = self.find(target) else { return Ok(None) };
@@ -132,6 +133,11 @@ impl Api {
                 Ok(Some(self.put_or_remove(&id_of(namespace), object)))
             }
         }
+    }
+
+    fn exists(&self, reference: &Reference) -> bool {
+        let found = self.find(reference);
+        found.is_some_and(|o| reference.uid.is_empty() || text(o, "/metadata/uid") == &*reference.uid)
     }
 
     fn find(&self, reference: &Reference) -> Option<&Value> {

@@ -75,6 +75,8 @@ pub struct Pod {
     pub started: Option<Timestamp>,
     /// True if the scheduler has sent it away for a more important pod.
     pub preempted: bool,
+    /// The claims that it brings along, by volume.
+    pub ephemeral: Option<Box<BTreeMap<String, core::PersistentVolumeClaimTemplate>>>,
     /// What the scheduler needs to know while the pod is not bound.
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
@@ -209,6 +211,7 @@ impl Pod {
             host_ports: host_ports(&spec),
             terms: PodTerms::of(&spec, &meta.key.namespace).map(Arc::new),
             claims: claims(&spec, &meta.key.name),
+            ephemeral: ephemeral(&spec),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec),
             weighed: weighed(&spec),
@@ -299,6 +302,14 @@ fn claims(spec: &core::PodSpec, pod: &str) -> Box<[Arc<str>]> {
         named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name).into()))
     };
     spec.volumes.iter().flatten().filter_map(name).collect()
+}
+
+fn ephemeral(spec: &core::PodSpec) -> Option<Box<BTreeMap<String, core::PersistentVolumeClaimTemplate>>> {
+    let template = |volume: &core::Volume| {
+        Some((volume.name.clone(), volume.ephemeral.as_ref()?.volume_claim_template.clone()?))
+    };
+    let templates: BTreeMap<_, _> = spec.volumes.iter().flatten().filter_map(template).collect();
+    (!templates.is_empty()).then(|| Box::new(templates))
 }
 
 /// True for an init container that keeps running beside the others.

@@ -9,6 +9,7 @@ mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod volume_claims;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::templates::resolve;
 
 /// All that a decision about one StatefulSet reads.
 struct View<'a> {
+    seen: &'a Observed,
     set: &'a StatefulSet,
     spec: &'a StatefulSetSpec,
     revisions: &'a Revisions,
@@ -54,9 +56,11 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     let ordinal = |pod: &Pod| ordinal(&key.name, &pod.meta.key.name);
     let claimed = owner.claim(seen, |pod| ordinal(pod).is_some(), &mut plan);
     let pods = claimed.into_iter().filter_map(|pod| Some((ordinal(pod)?, pod))).collect();
-    let view = View { set, spec, revisions: &revisions, current: &current, pods, now };
+    let view = View { seen, set, spec, revisions: &revisions, current: &current, pods, now };
     if set.metadata.deletion_timestamp.is_none() {
-        let settled = bring_up(&view, &owner, &mut plan) && take_down(&view, &owner, &mut plan);
+        let settled = volume_claims::keep(&view, &owner, &mut plan)
+            && bring_up(&view, &owner, &mut plan)
+            && take_down(&view, &owner, &mut plan);
         if settled {
             roll(&view, &owner, &mut plan);
         }
@@ -213,11 +217,19 @@ fn roll(view: &View<'_>, owner: &Owner, plan: &mut Plan) {
 }
 
 fn create(view: &View<'_>, owner: &Owner, ordinal: i32, plan: &mut Plan) {
+    let before = plan.actions.len();
+    if !volume_claims::ensure(view, owner, ordinal, plan) {
+        return;
+    }
     let body = pod::body(view, owner, ordinal);
     let (set, name) = (&owner.reference.name, format!("{}-{ordinal}", owner.reference.name));
     let done = ("SuccessfulCreate", format!("create Pod {name} in StatefulSet {set} successful"));
     let failed = ("FailedCreate", format!("create Pod {name} in StatefulSet {set} failed error: {{}}"));
+    let has_new_claims = plan.actions.len() > before;
     plan.act_and_report(owner.creation(body), owner.report(done, failed));
+    if let Some(pod) = plan.actions.last_mut() {
+        pod.chained = has_new_claims;
+    }
 }
 
 fn delete(owner: &Owner, pod: &Pod, verb: Verb, plan: &mut Plan) {

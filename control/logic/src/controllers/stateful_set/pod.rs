@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::View;
+use super::{View, volume_claims};
 use crate::controllers::claims::Owner;
 use crate::controllers::facts::Pod;
 use crate::controllers::plan::{Change, Guard, Verb};
@@ -27,6 +27,7 @@ pub(super) fn body(view: &View<'_>, owner: &Owner, ordinal: i32) -> Value {
     body["metadata"]["labels"][LABEL_POD_INDEX] = ordinal.to_string().into();
     body["metadata"]["labels"][LABEL_REVISION] = revision.into();
     body["spec"]["hostname"] = name.into();
+    volume_claims::add_volumes(view, ordinal, &mut body);
     if let Some(service) = view.spec.service_name.as_deref().filter(|s| !s.is_empty()) {
         body["spec"]["subdomain"] = service.into();
     }

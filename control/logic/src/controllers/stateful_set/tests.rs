@@ -180,3 +180,106 @@ fn what_a_pod_carries_and_the_status_says() {
         (&revision_name("new").into(), &3.into())
     );
 }
+
+/// A set with a template, the policy's two words, and the claims that are there.
+fn look_with_claims(policy: [&str; 2], replicas: i32, pods: &[(&str, &str)], claims: Vec<Object>) -> Plan {
+    let spec = json!({
+        "replicas": replicas,
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy[0], "whenScaled": policy[1]},
+        "volumeClaimTemplates": [{
+            "metadata": {"name": "data", "labels": {"x": "y"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }],
+    });
+    let mut objects = vec![set(spec), revision("old", 1), revision("new", 2)];
+    objects.extend(pods.iter().map(|(name, words)| pod(name, words)));
+    objects.extend(claims);
+    reconcile(&seen(objects), &Key::new("d", "web"), at(100))
+}
+
+fn claim(ordinal: i32, owners: Value) -> Object {
+    let meta = json!({"ownerReferences": owners});
+    object(
+        "v1",
+        "PersistentVolumeClaim",
+        &format!("data-web-{ordinal}"),
+        json!({"metadata": meta, "spec": {}}),
+    )
+}
+
+/// What is done to pods and claims, in order; of a claim's owners only their kinds.
+fn steps(plan: &Plan) -> Vec<String> {
+    let step = |verb: &Verb| match verb {
+        Verb::Create { kind, body, .. } => {
+            Some(format!("make {kind} {}", body["metadata"]["name"].as_str().unwrap()))
+        }
+        Verb::Delete { target, .. } => Some(format!("delete {}", target.name)),
+        Verb::Patch { target, change: crate::controllers::plan::Change::Merge(patch), .. } => {
+            let owners = patch["metadata"]["ownerReferences"].as_array()?;
+            let kinds: Vec<&str> = owners.iter().filter_map(|o| o["kind"].as_str()).collect();
+            Some(format!("own {} by {kinds:?}", target.name))
+        }
+        _ => None,
+    };
+    plan.actions.iter().filter_map(|a| step(&a.verb)).collect()
+}
+
+#[test]
+fn a_pod_comes_after_its_claims() {
+    let retain = ["Retain", "Retain"];
+    let plan = look_with_claims(retain, 1, &[], vec![]);
+    assert_eq!(steps(&plan), ["make PersistentVolumeClaim data-web-0", "make Pod web-0"]);
+    let Verb::Create { body, .. } = &plan.actions[0].verb else { panic!("{plan:?}") };
+    assert_eq!(body["metadata"]["labels"], json!({"x": "y", "app": "a"}));
+    assert_eq!(body["metadata"].get("ownerReferences"), None);
+    let Verb::Create { body, .. } = &plan.actions[1].verb else { panic!("{plan:?}") };
+    let volume = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}}]);
+    assert_eq!(body["spec"]["volumes"], volume);
+    assert!(plan.actions[1].chained);
+    let kept = look_with_claims(retain, 1, &[], vec![claim(0, json!([]))]);
+    assert_eq!(steps(&kept), ["make Pod web-0"]);
+    // One on its way out is waited for, also when only its owner is.
+    let stale = claim(0, json!([owner("Pod", "web-0", true, true)]));
+    assert_eq!(steps(&look_with_claims(retain, 1, &[], vec![stale])), [""; 0]);
+    let meta = json!({"deletionTimestamp": stamp(1)});
+    let leaving = object("v1", "PersistentVolumeClaim", "data-web-0", json!({"metadata": meta, "spec": {}}));
+    let plan = look_with_claims(retain, 1, &[], vec![leaving]);
+    assert_eq!(steps(&plan), [""; 0]);
+    assert_eq!(
+        plan.problems[0].message,
+        "create Pod web-0 in StatefulSet web failed error: pvc data-web-0 is being deleted"
+    );
+}
+
+#[test]
+fn the_retention_policy_says_who_owns_the_claims() {
+    let of_set = || json!([owner("StatefulSet", "web", true, true)]);
+    let all = [("web-0", ""), ("web-1", "")];
+    let check = |policy: [&str; 2], replicas: i32, owners: Value, expected: &[&str]| {
+        let claims = vec![claim(0, owners.clone()), claim(1, owners)];
+        assert_eq!(steps(&look_with_claims(policy, replicas, &all, claims)), expected, "{policy:?}");
+    };
+    check(["Retain", "Retain"], 2, json!([]), &[]);
+    check(["Retain", "Retain"], 2, of_set(), &["own data-web-0 by []", "own data-web-1 by []"]);
+    check(
+        ["Delete", "Retain"],
+        2,
+        json!([]),
+        &["own data-web-0 by [\"StatefulSet\"]", "own data-web-1 by [\"StatefulSet\"]"],
+    );
+    check(["Delete", "Retain"], 1, of_set(), &["delete web-1"]);
+    // Before the last pod goes, its claim is tied to it.
+    check(["Retain", "Delete"], 1, json!([]), &["own data-web-1 by [\"Pod\"]"]);
+    check(["Delete", "Delete"], 1, of_set(), &["own data-web-1 by [\"Pod\"]"]);
+    let tied = vec![claim(0, json!([])), claim(1, json!([owner("Pod", "web-1", true, true)]))];
+    assert_eq!(steps(&look_with_claims(["Retain", "Delete"], 1, &all, tied)), ["delete web-1"]);
+    // It is wanted again before it went.
+    let tied = vec![claim(0, json!([])), claim(1, json!([owner("Pod", "web-1", true, true)]))];
+    assert_eq!(steps(&look_with_claims(["Retain", "Delete"], 2, &all, tied)), ["own data-web-1 by []"]);
+    // Somebody else's claim is left alone.
+    check(["Delete", "Retain"], 2, json!([owner("Database", "x", true, true)]), &[]);
+    // A new claim is owned from the start.
+    let plan = look_with_claims(["Delete", "Retain"], 1, &[], vec![]);
+    let Verb::Create { body, .. } = &plan.actions[0].verb else { panic!("{plan:?}") };
+    assert_eq!(body["metadata"]["ownerReferences"], of_set());
+}

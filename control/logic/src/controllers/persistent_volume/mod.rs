@@ -1,0 +1,75 @@
+//! Claims and volumes: which volume serves which claim, and what becomes of it after.
+//!
+//! Rules: <https://kubernetes.io/docs/concepts/storage/persistent-volumes/>. A claim and a volume
+//! name each other; the volume's word comes first and is guarded by its revision, so that no
+//! volume is ever promised to two claims. Making and removing the storage itself is its
+//! provisioner's: `claim.rs` only says whose turn it is.
+//!
+//! - [`matching`]: which volume is good for a claim; the scheduler asks too
+//! - [`concerns`]: who has to look again when one of them changes
+//! - `claim`, `volume`: the two halves of the binder
+//! - `protection`: what holds claims and volumes that are in use
+//! - `expansion`: claims that ask for more than they have
+
+pub mod concerns;
+pub mod matching;
+
+mod claim;
+mod expansion;
+mod protection;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+pub use claim::reconcile as reconcile_claim;
+pub use expansion::reconcile as reconcile_expansion;
+pub use protection::{
+    reconcile_claim as reconcile_claim_protection, reconcile_volume as reconcile_volume_protection,
+};
+pub use volume::reconcile as reconcile_volume;
+
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use super::plan::{Change, Guard, Problem, Reference, Verb};
+use crate::kinds::Part;
+
+fn annotation<'a>(object: &'a impl Metadata<Ty = ObjectMeta>, name: &str) -> Option<&'a str> {
+    object.metadata().annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+fn is_deleted(object: &impl Metadata<Ty = ObjectMeta>) -> bool {
+    object.metadata().deletion_timestamp.is_some()
+}
+
+/// A change of an object that must still be the one that was seen.
+fn change<K>(object: &K, patch: Value) -> Verb
+where
+    K: k8s_openapi::Resource + Metadata<Ty = ObjectMeta>,
+{
+    let revision = object.metadata().resource_version.as_deref().unwrap_or_default();
+    Verb::Patch {
+        target: Reference::to(object),
+        part: Part::Main,
+        guard: Guard::unchanged(revision),
+        change: Change::Merge(patch),
+    }
+}
+
+/// A change of an object's status.
+fn change_status<K>(object: &K, status: Value) -> Verb
+where
+    K: k8s_openapi::Resource + Metadata<Ty = ObjectMeta>,
+{
+    Verb::Patch {
+        target: Reference::to(object),
+        part: Part::Status,
+        guard: Guard::NONE,
+        change: Change::Merge(serde_json::json!({ "status": status })),
+    }
+}
+
+fn problem(about: Reference, warning: bool, reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem { about, warning, reason, message: message.into() }
+}
