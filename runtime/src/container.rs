@@ -118,6 +118,8 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
         mounts,
         resources: limits(pod, container, facts.allocatable_memory.units()),
         tty: container.tty.unwrap_or(false),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
         payload,
     })
 }

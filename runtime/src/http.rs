@@ -1,7 +1,7 @@
 //! The node's HTTP server, with the paths of the kubelet's: `/healthz`, `/pods`,
-//! `/containerLogs/{namespace}/{pod}/{container}`, and what `metrics` serves.
+//! `/containerLogs/{namespace}/{pod}/{container}`, and what `metrics` and `stream::serve` serve.
 //!
-//! Called by the API server for `kubectl logs`, over a router in the same process or over TLS.
+//! Called by the API server, over a router in the same process or over TLS.
 //! It does not authenticate: who serves it does.
 
 use std::collections::HashMap;
@@ -35,12 +35,14 @@ struct Server {
 
 /// The routes.
 pub fn router(pods: Directory, paths: Paths) -> Router {
+    let streams = crate::stream::serve::router(pods.clone(), paths.clone());
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods_list))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(Server { pods: pods.clone(), paths })
         .merge(metrics::router(pods))
+        .merge(streams)
 }
 
 async fn pods_list(State(server): State<Server>) -> Response {

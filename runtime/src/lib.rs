@@ -34,6 +34,7 @@ pub mod security;
 pub mod start;
 pub mod status;
 pub mod stop;
+mod stream;
 pub mod volume;
 
 pub use agent::run;

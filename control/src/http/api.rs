@@ -7,6 +7,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
+use hyper::upgrade::OnUpgrade;
 use proa_api::Refusal;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The whole body; empty for reads.
     pub body: Bytes,
+    /// The connection, where it can be taken over for another protocol.
+    pub upgrade: Option<OnUpgrade>,
 }
 
 impl Call {

@@ -84,7 +84,7 @@ fn check_options(query: &Query, pod_name: &str) -> Result<(), Refusal> {
 }
 
 /// The container whose log is meant: the one that is named, or the only one.
-fn choose_container(pod: &Value, pod_name: &str, named: Option<&str>) -> Result<String, Refusal> {
+pub fn choose_container(pod: &Value, pod_name: &str, named: Option<&str>) -> Result<String, Refusal> {
     let names = |list: &str| -> Vec<&str> {
         let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
         containers.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
@@ -128,7 +128,7 @@ fn forwarded(query: &Query) -> String {
 
 /// Percent-encodes all but the characters that are safe everywhere in a URI (RFC 3986,
 /// section 2.3).
-fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

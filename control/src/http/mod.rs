@@ -13,6 +13,7 @@ pub mod authorize_node;
 mod body;
 mod bootstrap_token;
 mod certificates;
+mod connect;
 mod discovery;
 mod escalation;
 mod health;
@@ -127,7 +128,8 @@ async fn call(
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
         _ => read_body(body).await?,
     };
-    Ok(Call { caller, path, verb, query, headers: parts.headers, body })
+    let upgrade = parts.extensions.get().cloned();
+    Ok(Call { caller, path, verb, query, headers: parts.headers, body, upgrade })
 }
 
 /// Finds the kind that a path names, and calls what serves it.

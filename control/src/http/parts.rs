@@ -12,6 +12,7 @@ use super::accounts;
 use super::api::{Api, Call};
 use super::body;
 use super::certificates;
+use super::connect;
 use super::log;
 use super::objects;
 use super::path::Verb;
@@ -44,6 +45,7 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             objects::approval(api, kind, call).await
         }
         ("", "pods", "log", Verb::Get) => log::serve(api, kind, call).await,
+        ("", "pods", "attach" | "exec" | "portforward", _) => connect::serve(api, kind, call).await,
         ("", "pods", "binding", Verb::Create) => bind(api, call).await,
         ("", "pods", "eviction", Verb::Create) => evict(api, call).await,
         ("", "namespaces", "finalize", Verb::Update) => finalize(api, kind, call).await,

@@ -1,9 +1,10 @@
 //! One connection of the node agent: lines of JSON in, lines of JSON out, never waiting.
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Serialize;
 
 use crate::protocol::Request;
@@ -89,6 +90,28 @@ impl Connection {
         self.flush();
         if self.output.len() > MAX_UNREAD {
             self.closed = true;
+        }
+    }
+
+    /// Sends one message with descriptors. For a connection that has nothing else on its way out.
+    pub fn send_with(&mut self, message: &impl Serialize, descriptors: &[OwnedFd]) {
+        let Ok(mut line) = serde_json::to_vec(message) else { return };
+        line.push(b'\n');
+        let fds: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&fds)];
+        let sent = sendmsg::<()>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(&line)],
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        match sent {
+            Ok(n) if self.output.is_empty() => {
+                self.output = line.split_off(n);
+                self.flush();
+            }
+            _ => self.closed = true,
         }
     }
 

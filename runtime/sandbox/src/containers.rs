@@ -12,6 +12,7 @@ use nix::sys::wait::WaitStatus;
 use crate::cgroup::Cgroup;
 use crate::log::{Log, Partial, Stream};
 use crate::protocol::{Container, ContainerState, Exit};
+use crate::taps::Taps;
 use crate::wasm_config::Report;
 
 /// Most bytes taken from one stream before the others get their turn.
@@ -31,6 +32,11 @@ pub struct Entry {
     pub directories: Vec<PathBuf>,
     /// Who waits for it to have started, and until when.
     pub starting: Option<(u64, Instant)>,
+    /// The writing end of its standard input, if that is open and has not been given away.
+    pub stdin: Option<OwnedFd>,
+    /// Who is attached.
+    pub taps: Taps,
+    terminal: Option<OwnedFd>,
     log: Option<Log>,
     streams: Vec<Pipe>,
     report: Option<(OwnedFd, Vec<u8>)>,
@@ -54,6 +60,9 @@ impl Entry {
             cgroup,
             directories,
             starting: None,
+            stdin: None,
+            taps: Taps::default(),
+            terminal: None,
             log: Some(log),
             streams: Vec::new(),
             report: None,
@@ -96,19 +105,39 @@ impl Entry {
         self.streams.push(Pipe { stream, fd: fd.into(), partial: Partial::default(), ended: false });
     }
 
+    /// Its terminal: read into the log from now on, written to by who is attached.
+    pub fn add_terminal(&mut self, fd: OwnedFd) {
+        self.terminal = fd.try_clone().ok();
+        self.add_stream(Stream::Stdout, fd);
+    }
+
+    /// Another descriptor of its terminal.
+    pub fn terminal(&self) -> Option<OwnedFd> {
+        self.terminal.as_ref()?.try_clone().ok()
+    }
+
+    /// It has ended: gives who is attached and waits for that.
+    pub fn release(&mut self) -> Vec<u64> {
+        self.taps.end()
+    }
+
     /// Listens to what a Wasm process reports.
     pub fn add_report(&mut self, fd: OwnedFd) {
         self.report = Some((fd, Vec::new()));
     }
 
-    /// What to poll for reading.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
-        let streams = self.streams.iter().filter(|pipe| !pipe.ended).map(|pipe| pipe.fd.as_raw_fd());
-        streams.chain(self.report.as_ref().map(|(fd, _)| fd.as_raw_fd()))
+    /// What to poll, and for what.
+    pub fn descriptors(&self) -> impl Iterator<Item = (i32, i16)> {
+        let open = self.streams.iter().filter(|pipe| !pipe.ended && !self.taps.full(pipe.stream));
+        let read =
+            open.map(|pipe| pipe.fd.as_raw_fd()).chain(self.report.as_ref().map(|(fd, _)| fd.as_raw_fd()));
+        let written = self.taps.descriptors().map(|fd| (fd, libc::POLLOUT));
+        read.map(|fd| (fd, libc::POLLIN)).chain(written)
     }
 
     /// Takes in what there is to read. Gives whether the container has just reported ready.
     pub fn read(&mut self) -> bool {
+        self.taps.flush();
         self.read_streams(TURN);
         self.read_report()
     }
@@ -118,12 +147,14 @@ impl Entry {
         let mut buffer = [0; TURN];
         for pipe in self.streams.iter_mut().filter(|pipe| !pipe.ended) {
             let mut taken = 0;
-            while taken < limit {
+            // Last words are taken as they come.
+            while taken < limit && (limit > TURN || !self.taps.full(pipe.stream)) {
                 match pipe.fd.read(&mut buffer) {
                     Ok(0) => pipe.ended = true,
                     Ok(n) => {
                         taken += n;
                         log.append(pipe.stream, &mut pipe.partial, &buffer[..n], Timestamp::now());
+                        self.taps.copy(pipe.stream, &buffer[..n]);
                         continue;
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -196,6 +227,8 @@ impl Entry {
         }
         self.streams = Vec::new();
         self.report = None;
+        self.stdin = None;
+        self.terminal = None;
     }
 }
 

@@ -25,8 +25,11 @@ mod requests;
 mod rootfs;
 mod seccomp;
 mod server;
+mod sessions;
 mod spec;
+mod taps;
 mod task;
+mod terminal;
 mod wasm;
 #[path = "../../wasm/src/config.rs"]
 #[allow(dead_code)]

@@ -25,9 +25,6 @@ use crate::protocol::{Container, Security};
 use crate::rootfs::{self, Scratch};
 use crate::spec;
 
-/// Name of the socket in the scratch directory that a container's terminal comes through.
-pub const CONSOLE_FILE: &str = "console.sock";
-
 /// What a container is made of, beside what was asked for.
 pub struct Place<'a> {
     /// What was asked for.
@@ -46,22 +43,29 @@ pub struct Place<'a> {
     pub state: &'a Path,
 }
 
-/// Where a new process's output goes. For a terminal there is none: it comes through a socket.
-pub struct Output {
-    /// Standard output.
-    pub stdout: OwnedFd,
-    /// Standard error.
-    pub stderr: OwnedFd,
+/// What a new process reads from and writes to.
+pub enum Io {
+    /// Files of its own.
+    Pipes {
+        /// Standard input; nothing if there is none.
+        stdin: Option<OwnedFd>,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+    /// A terminal, which is sent to the socket of this name in the scratch directory.
+    Terminal(String),
 }
 
 /// Makes a container and starts its program. Gives the process id of its first process.
-pub fn create(place: &Place<'_>, output: Option<Output>) -> Result<i32, Failure> {
+pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
     prepare(place).map_err(|message| {
         let _ = fs::remove_dir_all(place.scratch);
         Failure::new("CreateContainerError", message)
     })?;
     let causes = diagnostics::collect();
-    start(place, output).map_err(|error| {
+    start(place, io).map_err(|error| {
         place.cgroup.kill_all(Duration::from_secs(1));
         let _ = place.cgroup.remove();
         let _ = fs::remove_dir_all(place.state.join(&place.container.id));
@@ -88,8 +92,8 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn start(place: &Place<'_>, output: Option<Output>) -> Result<i32, LibcontainerError> {
-    let builder = builder(place, Start::default(), output)?;
+fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
+    let builder = builder(place, Start::default(), io)?;
     let mut container =
         builder.as_init(place.scratch).with_systemd(false).with_detach(true).as_sibling(true).build()?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
@@ -98,7 +102,7 @@ fn start(place: &Place<'_>, output: Option<Output>) -> Result<i32, LibcontainerE
 }
 
 /// Runs a command in a running container. Gives its process id.
-pub fn exec(place: &Place<'_>, args: &[String], output: Output) -> Result<i32, Failure> {
+pub fn exec(place: &Place<'_>, args: &[String], io: Io) -> Result<i32, Failure> {
     let failed = |message: String| Failure::new("ExecError", message);
     let granted = capabilities::of(place.security, &capabilities::available(), place.cgroup.version());
     let seccomp = match spec::seccomp_of(place.security, &granted) {
@@ -110,33 +114,49 @@ pub fn exec(place: &Place<'_>, args: &[String], output: Output) -> Result<i32, F
     // Held until the filter is installed and the bounding set is cut, and given up then.
     let mut held = granted.clone();
     held.extend(["CAP_SYS_ADMIN", "CAP_SETPCAP"].map(str::to_owned));
-    let without_terminal = Container { tty: false, ..place.container.clone() };
-    let process = spec::process(args, &without_terminal, place.security, &held, place.hostname);
+    let console = match &io {
+        Io::Terminal(name) => Some(place.scratch.join(name)),
+        Io::Pipes { .. } => None,
+    };
+    let container = Container { tty: console.is_some(), ..place.container.clone() };
+    let process = spec::process(args, &container, place.security, &held, place.hostname);
     let file = place.scratch.join(format!("process-{}.json", std::process::id()));
     fs::write(&file, process.to_string()).map_err(|e| failed(e.to_string()))?;
     let causes = diagnostics::collect();
     let executor = Start { confine: Some(Confinement { seccomp, capabilities: granted }) };
-    let started = builder(place, executor, Some(output)).and_then(|builder| {
+    let started = builder(place, executor, io).and_then(|builder| {
         builder.as_tenant().with_detach(true).with_process(Some(&file)).as_sibling(true).build()
     });
     let _ = fs::remove_file(&file);
+    if let Some(console) = console {
+        remove_links(&place.state.join(&place.container.id), &console);
+    }
     started.map(|pid| pid.as_raw()).map_err(|error| failed(message(&error, causes.first())))
 }
 
-fn builder(
-    place: &Place<'_>,
-    executor: Start,
-    output: Option<Output>,
-) -> Result<ContainerBuilder, LibcontainerError> {
+fn builder(place: &Place<'_>, executor: Start, io: Io) -> Result<ContainerBuilder, LibcontainerError> {
     let builder = ContainerBuilder::new(place.container.id.clone(), SyscallType::default())
         .with_root_path(place.state)?
         .validate_id()?
         .with_executor(executor);
-    let Some(output) = output else {
-        return Ok(builder.with_console_socket(Some(place.scratch.join(CONSOLE_FILE))));
+    let (stdin, stdout, stderr) = match io {
+        Io::Terminal(name) => return Ok(builder.with_console_socket(Some(place.scratch.join(name)))),
+        Io::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
     };
-    let null = File::open("/dev/null").map_err(LibcontainerError::OtherIO)?;
-    Ok(builder.with_stdin(null).with_stdout(output.stdout).with_stderr(output.stderr))
+    let stdin = match stdin {
+        Some(stdin) => stdin,
+        None => File::open("/dev/null").map_err(LibcontainerError::OtherIO)?.into(),
+    };
+    Ok(builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr))
+}
+
+/// The library reaches a console's socket through a link in the container's state, and leaves it.
+fn remove_links(state: &Path, console: &Path) {
+    for entry in fs::read_dir(state).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target == console) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Removes what a container that has ended left behind.

@@ -60,6 +60,42 @@ pub enum Request {
         /// Killed after so many milliseconds; 0 for never.
         timeout_ms: u64,
     },
+    /// Runs a command in a running OCI container for somebody who is there: answered with
+    /// [`Reply::Streams`] when it runs, and with [`Reply::Executed`] when it has ended. Closing the
+    /// connection before that hangs up: SIGHUP for all of the command's session, SIGKILL later.
+    Command {
+        /// The container's id.
+        id: String,
+        /// Program and arguments.
+        args: Vec<String>,
+        /// With a standard input; without one it reads nothing.
+        stdin: bool,
+        /// With a standard output; without one what it writes is lost.
+        stdout: bool,
+        /// With a standard error; without one what it writes is lost.
+        stderr: bool,
+        /// With a terminal instead of the three.
+        tty: bool,
+    },
+    /// Joins the streams of a container's first process: answered with [`Reply::Streams`], and
+    /// with [`Reply::Done`] when the container has ended. A copy of all that it writes from now on
+    /// goes to whoever is attached; one who does not read holds the container up.
+    Attach {
+        /// The container's id.
+        id: String,
+        /// To its standard input, if it has one.
+        stdin: bool,
+        /// To its standard output, or all its output if it has a terminal.
+        stdout: bool,
+        /// To its standard error.
+        stderr: bool,
+    },
+    /// Makes a TCP socket in the pod's network namespace, not connected: answered with
+    /// [`Reply::Streams`].
+    Socket {
+        /// For IPv6 instead of IPv4.
+        v6: bool,
+    },
     /// Reports every container.
     List,
     /// Reports every container now and each change from now on, as [`Event`]s.
@@ -86,15 +122,38 @@ pub enum Reply {
         /// What it wrote, at most 16 KiB, standard output and error together.
         output: String,
     },
+    /// Descriptors come with this message, in this order (`SCM_RIGHTS`).
+    Streams {
+        /// What each of them is.
+        streams: Vec<Stream>,
+    },
     /// Not done.
     Failed {
         /// Constant per kind of failure: `CreateContainerError`, `RunContainerError`,
         /// `ContainerNotFound`, `ContainerNotRunning`, `ExecError`, `ExecNotSupported`,
-        /// `DeadlineExceeded`, `KillContainerError`, `InvalidRequest`.
+        /// `AttachError`, `SocketError`, `DeadlineExceeded`, `KillContainerError`, `InvalidRequest`.
         reason: String,
         /// What went wrong, for people.
         message: String,
     },
+}
+
+/// What a descriptor from the sandbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// To write into a process's standard input.
+    Stdin,
+    /// To read its standard output from.
+    Stdout,
+    /// To read its standard error from.
+    Stderr,
+    /// A command's terminal: read from, written to, resized.
+    Terminal,
+    /// A container's terminal: written to and resized. What it shows comes as `Stdout`.
+    Keyboard,
+    /// A TCP socket.
+    Socket,
 }
 
 /// What a watching agent hears.
@@ -129,6 +188,12 @@ pub struct Container {
     pub resources: Resources,
     /// A terminal instead of pipes.
     pub tty: bool,
+    /// Its standard input is open, for whoever attaches; without this it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Its standard input ends with the first who has attached to it.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// What runs.
     pub payload: Payload,
 }

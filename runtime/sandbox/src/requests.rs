@@ -4,29 +4,30 @@
 //! it says so.
 
 use std::fs::{self, File};
-use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::pipe2;
 
 use crate::containers::{Entry, codes};
 use crate::helper::{Failure, Helper, Outcome};
 use crate::log::{Log, Stream};
-use crate::oci::{self, CONSOLE_FILE, Output, Place};
+use crate::oci::{self, Io, Place};
 use crate::protocol::{Container, Payload, Reply};
 use crate::server::{Server, failed};
 use crate::task::{Exec, Purpose, Task};
+use crate::terminal::Console;
 use crate::wasm::{self, Program};
 
 /// As long as the kubelet waits for a container runtime.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// Where the terminal of a container's first process arrives.
+const CONSOLE_FILE: &str = "console.sock";
+
 impl Server {
     /// Makes and starts a container.
     pub(crate) fn start(&mut self, connection: u64, container: Container) {
@@ -68,14 +69,21 @@ impl Server {
         let directories = vec![scratch.clone(), state.join(&container.id)];
         let mut entry = Entry::new(container.clone(), cgroup.clone(), directories, log);
         fs::create_dir_all(&scratch).map_err(create_error)?;
-        let (output, console) = if container.tty {
-            (None, Some(console(&scratch).map_err(create_error)?))
+        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()));
+        let (io, console) = if container.tty {
+            let console = Console::open(&scratch, CONSOLE_FILE).map_err(create_error)?;
+            (Io::Terminal(CONSOLE_FILE.to_owned()), Some(console))
         } else {
-            let (stdout, stdout_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()))?;
-            let (stderr, stderr_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()))?;
-            entry.add_stream(Stream::Stdout, stdout);
-            entry.add_stream(Stream::Stderr, stderr);
-            (Some(Output { stdout: stdout_end, stderr: stderr_end }), None)
+            let (out, stdout) = pipe()?;
+            let (err, stderr) = pipe()?;
+            entry.add_stream(Stream::Stdout, out);
+            entry.add_stream(Stream::Stderr, err);
+            let stdin = if container.stdin { Some(pipe()?) } else { None };
+            let stdin = stdin.map(|(stdin, end)| {
+                entry.stdin = Some(end);
+                stdin
+            });
+            (Io::Pipes { stdin, stdout, stderr }, None)
         };
         let hostname = self.config.hostname.clone();
         let id = container.id.clone();
@@ -89,7 +97,7 @@ impl Server {
                 hostname: &hostname,
                 state: &state,
             };
-            oci::create(&place, output)
+            oci::create(&place, io)
         })
         .map_err(create_error)?;
         self.containers.push(entry);
@@ -116,6 +124,7 @@ impl Server {
         let spawned = wasm::spawn(&container, &program, &cgroup, &self.config.hostname, &scratch)
             .inspect_err(|_| drop(fs::remove_dir_all(&scratch)))?;
         let mut entry = Entry::new(container, cgroup, vec![scratch], log);
+        entry.stdin = spawned.stdin;
         entry.add_stream(Stream::Stdout, spawned.stdout);
         entry.add_stream(Stream::Stderr, spawned.stderr);
         entry.add_report(spawned.report);
@@ -154,6 +163,7 @@ impl Server {
             return self.reply(connection, &failed("ContainerNotRunning", message));
         }
         let (container, cgroup) = (entry.container.clone(), entry.cgroup.clone());
+        let place_cgroup = cgroup.clone();
         let (hostname, state) = (self.config.hostname.clone(), self.dir.join("state"));
         let program = args.join(" ");
         let pipes = pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
@@ -161,7 +171,7 @@ impl Server {
             Ok((read, write))
         });
         let started = pipes.map_err(std::io::Error::from).and_then(|(read, write)| {
-            let output = Output { stdout: write.try_clone()?, stderr: write };
+            let io = Io::Pipes { stdin: None, stdout: write.try_clone()?, stderr: write };
             let helper = Helper::start(LIMIT, move || {
                 let place = Place {
                     container: &container,
@@ -172,7 +182,7 @@ impl Server {
                     hostname: &hostname,
                     state: &state,
                 };
-                oci::exec(&place, &args, output)
+                oci::exec(&place, &args, io)
             })?;
             Ok((read, helper))
         });
@@ -181,13 +191,17 @@ impl Server {
             Ok((read, helper)) => {
                 let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
                 let pipe = Some(File::from(read));
-                let exec =
-                    Exec { deadline, connection, program, pid: 0, pipe, output: Vec::new(), expired: false };
-                let id = self.next_id();
-                self.execs.insert(id, exec);
-                self.add_task(helper, connection, Purpose::Exec { id });
+                let exec = Exec { deadline, pipe, ..Exec::new(connection, program, place_cgroup) };
+                self.add_exec(helper, exec);
             }
         }
+    }
+
+    /// A command is being started.
+    pub(crate) fn add_exec(&mut self, helper: Helper, exec: Exec) {
+        let (id, connection) = (self.next_id(), exec.connection);
+        self.execs.insert(id, exec);
+        self.add_task(helper, connection, Purpose::Exec { id });
     }
 
     fn add_task(&mut self, helper: Helper, connection: u64, purpose: Purpose) {
@@ -221,12 +235,12 @@ impl Server {
         }
     }
 
-    fn created(&mut self, connection: u64, id: &str, console: Option<UnixListener>, outcome: Outcome) {
+    fn created(&mut self, connection: u64, id: &str, console: Option<Console>, outcome: Outcome) {
         let Some(index) = self.containers.iter().position(|entry| entry.state.id == id) else { return };
         match outcome {
             Outcome::Done { pid } => {
-                if let Some(terminal) = console.and_then(|listener| receive_terminal(&listener)) {
-                    self.containers[index].add_stream(Stream::Stdout, terminal);
+                if let Some(terminal) = console.and_then(|console| console.receive()) {
+                    self.containers[index].add_terminal(terminal);
                 }
                 self.containers[index].started(pid);
                 self.announce(index);
@@ -254,6 +268,7 @@ impl Server {
         if let Some(exec) = self.execs.get_mut(&id) {
             exec.pid = pid;
         }
+        self.hand_over(id);
         if let Some(status) = self.unclaimed.remove(&pid) {
             self.exec_ended(pid, status);
         }
@@ -319,36 +334,8 @@ impl Server {
             if exec.deadline.is_some_and(|at| at <= now) {
                 exec.deadline = None;
                 exec.expired = true;
-                // It leads a session of its own, which its children are in.
-                let _ = kill(Pid::from_raw(-exec.pid), Signal::SIGKILL);
-                let _ = kill(Pid::from_raw(exec.pid), Signal::SIGKILL);
+                exec.signal(Signal::SIGKILL);
             }
         }
     }
-}
-
-/// A socket in the container's directory. Named through the directory's descriptor, because the
-/// address of a socket has room for 108 bytes only.
-fn console(scratch: &Path) -> std::io::Result<UnixListener> {
-    let dir = File::open(scratch)?;
-    let path = format!("/proc/self/fd/{}/{CONSOLE_FILE}", dir.as_raw_fd());
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// The terminal that a container's first process has sent by now.
-fn receive_terminal(listener: &UnixListener) -> Option<OwnedFd> {
-    let (stream, _) = listener.accept().ok()?;
-    let mut byte = [0; 64];
-    let mut vectors = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([i32; 1]);
-    let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut vectors, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
-    message.cmsgs().ok()?.find_map(|control| match control {
-        // SAFETY: the kernel has just put this descriptor into our table, and nobody else has it.
-        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }),
-        _ => None,
-    })
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::connection::Connection;
 use crate::containers::Entry;
 use crate::oci;
 use crate::protocol::{Event, Reply, Request, SandboxConfig};
+use crate::sessions::Wanted;
 use crate::task::{Exec, Task};
 
 /// How long killed containers may take to be gone before the sandbox ends without them.
@@ -114,7 +115,7 @@ impl Server {
             wanted.push((fd, events, Source::Connection(*id)));
         }
         for (index, entry) in self.containers.iter().enumerate() {
-            wanted.extend(entry.descriptors().map(|fd| (fd, libc::POLLIN, Source::Container(index))));
+            wanted.extend(entry.descriptors().map(|(fd, events)| (fd, events, Source::Container(index))));
         }
         wanted
             .extend(self.tasks.iter().map(|(id, task)| (task.helper.fd(), libc::POLLIN, Source::Task(*id))));
@@ -183,6 +184,7 @@ impl Server {
             }
             if self.connections.get(&id).is_some_and(Connection::closed) {
                 self.connections.remove(&id);
+                self.hang_up(id);
             }
         }
     }
@@ -199,6 +201,13 @@ impl Server {
             Request::Signal { id, signal, all } => self.signal(connection, &id, signal, all),
             Request::Remove { id } => self.remove(connection, &id),
             Request::Exec { id, args, timeout_ms } => self.exec(connection, &id, args, timeout_ms),
+            Request::Command { id, args, stdin, stdout, stderr, tty } => {
+                self.command(connection, &id, args, Wanted { stdin, stdout, stderr, tty });
+            }
+            Request::Attach { id, stdin, stdout, stderr } => {
+                self.attach(connection, &id, Wanted { stdin, stdout, stderr, tty: false });
+            }
+            Request::Socket { v6 } => self.socket(connection, v6),
             Request::List => {
                 let known = self.containers.iter().filter(|entry| entry.visible());
                 let containers = known.map(|entry| entry.state.clone()).collect();
@@ -273,6 +282,9 @@ impl Server {
             if let Some((connection, _)) = self.containers[index].starting.take() {
                 self.reply(connection, &Reply::Done);
             }
+            for connection in self.containers[index].release() {
+                self.reply(connection, &Reply::Done);
+            }
             self.announce(index);
             return true;
         }
@@ -342,6 +354,25 @@ impl Server {
             connection.busy = false;
             connection.send(reply);
         }
+    }
+
+    /// Answers with descriptors. The request goes on, so its connection stays busy.
+    pub(crate) fn reply_with(&mut self, connection: u64, reply: &Reply, descriptors: &[OwnedFd]) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.send_with(reply, descriptors);
+        }
+    }
+
+    /// A request has been answered in another way: its connection goes on to the next.
+    pub(crate) fn finish(&mut self, connection: u64) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.busy = false;
+        }
+    }
+
+    /// Whether anybody is there for an answer.
+    pub(crate) fn connected(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
     }
 
     /// The container with this id; if there is none, the request is answered so.

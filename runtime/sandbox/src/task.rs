@@ -4,11 +4,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getsid};
+
+use crate::cgroup::Cgroup;
 use crate::helper::Helper;
+use crate::protocol::Stream;
+use crate::terminal::Console;
 
 /// Most bytes of a command's output that are kept.
 const MAX_OUTPUT: usize = 16 << 10;
@@ -30,7 +35,7 @@ pub enum Purpose {
         /// The container's id.
         id: String,
         /// Where its terminal will arrive.
-        console: Option<UnixListener>,
+        console: Option<Console>,
     },
     /// Removes what a container left.
     Remove {
@@ -60,9 +65,52 @@ pub struct Exec {
     pub output: Vec<u8>,
     /// It was killed because its time was up.
     pub expired: bool,
+    /// The cgroup of its container.
+    pub cgroup: Cgroup,
+    /// Somebody is there for it: it ends when they go.
+    pub attended: bool,
+    /// What whoever asked for it will get, once it runs.
+    pub session: Option<Session>,
+}
+
+/// The streams of a command that somebody is there for.
+#[derive(Default)]
+pub struct Session {
+    /// Ends of pipes.
+    pub streams: Vec<(Stream, OwnedFd)>,
+    /// Where its terminal will arrive.
+    pub console: Option<Console>,
 }
 
 impl Exec {
+    /// A command that is about to be started.
+    pub fn new(connection: u64, program: String, cgroup: Cgroup) -> Self {
+        Self {
+            deadline: None,
+            connection,
+            program,
+            pid: 0,
+            pipe: None,
+            output: Vec::new(),
+            expired: false,
+            cgroup,
+            attended: false,
+            session: None,
+        }
+    }
+
+    /// Sends a signal to it and to what it has started: it leads a session of its own, which they
+    /// are in. Those that have left the session are meant to stay.
+    pub fn signal(&self, signal: Signal) {
+        let leader = Pid::from_raw(self.pid);
+        for pid in self.cgroup.pids().into_iter().map(Pid::from_raw) {
+            if getsid(Some(pid)) == Ok(leader) {
+                let _ = kill(pid, signal);
+            }
+        }
+        let _ = kill(leader, signal);
+    }
+
     /// What to poll for reading.
     pub fn output_fd(&self) -> Option<i32> {
         self.pipe.as_ref().map(AsRawFd::as_raw_fd)

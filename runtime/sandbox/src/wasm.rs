@@ -40,6 +40,8 @@ pub struct Program<'a> {
 pub struct Spawned {
     /// Its process id.
     pub pid: i32,
+    /// The writing end of its standard input, if it has one.
+    pub stdin: Option<OwnedFd>,
     /// Its standard output.
     pub stdout: OwnedFd,
     /// Its standard error.
@@ -84,6 +86,9 @@ pub fn spawn(
     let members = members.map_err(|e| create_error("set the container's limits", &e))?;
 
     let mut command = command();
+    if container.stdin {
+        command.stdin(Stdio::piped());
+    }
     command.arg(format!("/proc/self/fd/{}", config.as_raw_fd()));
     let oom_score_adj = container.resources.oom_score_adj.to_string();
     // SAFETY: between fork and exec there is one thread, as before, and nothing is held.
@@ -92,11 +97,12 @@ pub fn spawn(
         let _ = cgroup.remove();
         Failure::new("RunContainerError", format!("start {}: {e}", command.get_program().display()))
     })?;
+    let stdin = child.stdin.take().map(OwnedFd::from);
     let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
     let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
         return Err(Failure::new("RunContainerError", "the process has no output"));
     };
-    Ok(Spawned { pid: child.id().cast_signed(), stdout, stderr, report })
+    Ok(Spawned { pid: child.id().cast_signed(), stdin, stdout, stderr, report })
 }
 
 /// The steps of the new process before it becomes another program.

@@ -4,10 +4,12 @@
 //! wasmtime, and nothing of Kubernetes objects.
 
 pub mod compile;
+mod open;
 pub mod reap;
 pub mod sandbox;
 pub mod wasm;
 
+pub use open::{OpenError, Running};
 pub use reap::reap;
 pub use sandbox::{EngineError, Sandbox};
 pub use wasm::{CompileError, Compiled};

@@ -169,7 +169,7 @@ impl Sandbox {
         reap(&self.dir).await.map_err(EngineError::Reap)
     }
 
-    async fn send(&self, request: &Request) -> Result<UnixStream, EngineError> {
+    pub(super) async fn send(&self, request: &Request) -> Result<UnixStream, EngineError> {
         let mut line = serde_json::to_vec(request).map_err(|source| self.protocol(source))?;
         line.push(b'\n');
         let mut stream = connect(&self.dir).await?;

@@ -130,6 +130,8 @@ impl Pod {
             mounts: Vec::<Mount>::new(),
             resources: Resources { oom_score_adj: 100, ..Resources::default() },
             tty: false,
+            stdin: false,
+            stdin_once: false,
             payload,
         }
     }

@@ -57,6 +57,7 @@ pub fn core_store(engine: &Engine, config: &RunConfig) -> anyhow::Result<Store<C
 fn wasi(config: &RunConfig) -> anyhow::Result<WasiCtxBuilder> {
     let mut builder = WasiCtxBuilder::new();
     builder
+        .inherit_stdin()
         .inherit_stdout()
         .inherit_stderr()
         .inherit_network()

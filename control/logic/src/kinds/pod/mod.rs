@@ -35,6 +35,13 @@ pub fn kind() -> Kind {
         categories: vec!["all"],
         has_generation: true,
         subresources: vec![
+            Subresource { name: "attach", kind: ("", "v1", "PodAttachOptions"), verbs: &["create", "get"] },
+            Subresource { name: "exec", kind: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
+            Subresource {
+                name: "portforward",
+                kind: ("", "v1", "PodPortForwardOptions"),
+                verbs: &["create", "get"],
+            },
             Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
             Subresource { name: "binding", kind: ("", "v1", "Binding"), verbs: &["create"] },
             Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
