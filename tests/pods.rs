@@ -296,7 +296,7 @@ fn pack(cluster: &Cluster) {
     symlink("/etc", root.join("data/link")).expect("a link");
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").expect("a file");
     cluster.proa(&["image", "pack", path(&root), "-t", "box:1", "--cmd", "sh"]);
-    let guests = build_guests();
+    let guests = cluster::build_guests();
     for (name, bytes) in [("exit7", EXIT_7), ("trap", TRAP), ("wants", WANTS)] {
         fs::write(cluster.scratch().join(name), bytes).expect("a module");
     }
@@ -316,18 +316,6 @@ fn pack(cluster: &Cluster) {
     }
     cluster.kubectl(&["create", "configmap", "config", "--from-literal=key=value"]);
     cluster.kubectl(&["create", "secret", "generic", "secret", "--from-literal=password=pass"]);
-}
-
-fn build_guests() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2", "--bins", "--examples"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/wasm/tests/guests"))
-        .env("CARGO_TARGET_DIR", &target)
-        .env_remove("RUSTFLAGS")
-        .status();
-    assert!(built.expect("cargo").success(), "the guests do not build");
-    target.join("wasm32-wasip2/release")
 }
 
 fn path(path: &Path) -> &str {

@@ -352,6 +352,18 @@ pub fn target_dir() -> PathBuf {
     Path::new(PROA).ancestors().nth(2).expect("a target directory").to_owned()
 }
 
+pub fn build_guests() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2", "--bins", "--examples"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/wasm/tests/guests"))
+        .env("CARGO_TARGET_DIR", &target)
+        .env_remove("RUSTFLAGS")
+        .status();
+    assert!(built.expect("cargo").success(), "the guests do not build");
+    target.join("wasm32-wasip2/release")
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -124,12 +124,13 @@ async fn forward(pod: &Pod, port: Option<u16>, input: Input, data: Output, error
                 data.end().await;
             }
         }
-        error.end().await;
     };
     tokio::select! {
         () = closed.cancelled() => {}
         () = work => {}
     }
+    // kubectl waits for this even when it has given up the data itself.
+    error.end().await;
 }
 
 /// Connects as a program in the pod would connect to `localhost`.

@@ -85,9 +85,11 @@ where
         let (name, version) = agree(&request, REMOTE_SPDY, |(name, _)| name)?;
         return Ok(take_over(request, name, move |session| async move {
             match collect(session, wanted, version).await {
-                Some((streams, session)) => {
+                Some((streams, unused)) => {
                     talk(streams, version).await;
-                    drop(session);
+                    for output in unused {
+                        output.end().await;
+                    }
                 }
                 None => tracing::debug!("timed out waiting for client to create streams"),
             }
@@ -189,8 +191,9 @@ where
     response
 }
 
-/// Waits for the streams that a client has asked for.
-async fn collect(mut session: Session, wanted: Wanted, version: u8) -> Option<(Streams, Session)> {
+/// Waits for the streams that a client has asked for. Gives the unused halves of some of them too,
+/// which must not be ended before the rest.
+async fn collect(mut session: Session, wanted: Wanted, version: u8) -> Option<(Streams, Vec<Output>)> {
     let mut missing = vec!["error"];
     // Terminals had no sizes before version 3.
     let asked = [
@@ -218,11 +221,9 @@ async fn collect(mut session: Session, wanted: Wanted, version: u8) -> Option<(S
     let (stdin, resize) = (input("stdin"), input("resize"));
     let mut output = |name: &str| found.remove(name).map(|opened| opened.output);
     let (stdout, stderr, error) = (output("stdout"), output("stderr"), output("error")?);
-    // What nobody writes to is ended at once.
-    for (_, opened) in found {
-        opened.output.end().await;
-    }
-    Some((Streams { stdin, stdout, stderr, error, resize, closed }, session))
+    // To kubectl the end of these would say that nobody reads what it sends any more.
+    let unused = found.into_values().map(|opened| opened.output).collect();
+    Some((Streams { stdin, stdout, stderr, error, resize, closed }, unused))
 }
 
 /// An input on which nothing comes.

@@ -286,7 +286,7 @@ impl Reader {
                 // What nobody takes is thrown away.
                 let _ = input.send(bytes).await;
             }
-            peer.taken += size;
+            peer.taken = peer.taken.saturating_add(size);
         }
         if fin {
             peer.input = None;
@@ -300,7 +300,7 @@ impl Reader {
 
     /// Tells the client of what has been taken of all streams together.
     async fn took(&mut self, size: u32) {
-        self.taken += size;
+        self.taken = self.taken.saturating_add(size);
         if self.taken >= UPDATE {
             let taken = std::mem::take(&mut self.taken);
             self.send(Outgoing::Control(frame::window_update(0, taken))).await;
