@@ -66,6 +66,60 @@ impl Amount {
     }
 }
 
+/// An amount and how it was written: a sum reads like its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    amount: Amount,
+    format: Format,
+}
+
+impl Written {
+    /// Parses a quantity.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        parse(text).map(|(amount, format)| Written { amount, format })
+    }
+
+    /// A number of things.
+    pub const fn count(units: i64) -> Self {
+        Written { amount: Amount::from_units(units), format: Format::Decimal }
+    }
+
+    /// How much it is.
+    pub const fn amount(self) -> Amount {
+        self.amount
+    }
+
+    fn with(self, amount: Amount, other: Written) -> Self {
+        let format = if self.amount == Amount::ZERO { other.format } else { self.format };
+        Written { amount, format }
+    }
+
+    /// The larger of both.
+    pub fn max(self, other: Written) -> Self {
+        if other.amount > self.amount { other } else { self }
+    }
+}
+
+impl std::ops::Add for Written {
+    type Output = Written;
+    fn add(self, other: Written) -> Written {
+        self.with(self.amount + other.amount, other)
+    }
+}
+
+impl std::ops::Sub for Written {
+    type Output = Written;
+    fn sub(self, other: Written) -> Written {
+        self.with(self.amount - other.amount, other)
+    }
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&format(self.amount, self.format))
+    }
+}
+
 impl std::ops::Add for Amount {
     type Output = Amount;
     fn add(self, other: Amount) -> Amount {
@@ -253,6 +307,16 @@ mod tests {
         check(".5", 1, 500, "500m");
         check("1n", 1, 1, "1n");
         check("512", 512, 512_000, "512");
+    }
+
+    #[test]
+    fn sums_read_like_their_parts() {
+        let sum = |a: &str, b: &str| (Written::parse(a).unwrap() + Written::parse(b).unwrap()).to_string();
+        assert_eq!(sum("0", "600Mi"), "600Mi");
+        assert_eq!(sum("1Gi", "512Mi"), "1536Mi");
+        assert_eq!(sum("250m", "0.75"), "1");
+        assert_eq!((Written::parse("1Gi").unwrap() - Written::parse("1Gi").unwrap()).to_string(), "0");
+        assert_eq!((Written::count(2) + Written::count(1)).to_string(), "3");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
 //! - [`node`]: what nodes may write
 //! - [`pod`]: the service account of a pod
+//! - [`limit_range`]: what pods and claims may ask for, and what they get
 //! - [`priority`]: the priority of a pod
 //! - [`runtime_class`]: what a RuntimeClass adds to a pod
 //! - [`ingress`]: the default class of an Ingress
@@ -14,6 +15,7 @@
 //! - [`service`]: the addresses and node ports of Services
 
 pub mod ingress;
+pub mod limit_range;
 pub mod namespace;
 pub mod node;
 pub mod pod;
@@ -110,6 +112,7 @@ impl Admission {
             }
             ("", "Pod") => {
                 pod::default_service_account(store, kind, object, self.config.token_volumes)?;
+                limit_range::fill(store, object)?;
                 priority::set(store, kind, object)?;
                 runtime_class::merge(store, kind, object)
             }
@@ -123,13 +126,22 @@ impl Admission {
     }
 
     /// Gives a new object what the cluster gives out, after the kind's hooks.
-    pub fn after_create(&self, kind: &Kind, object: &mut Value) -> Result<Reservation<'_>, Refusal> {
+    pub fn after_create(
+        &self,
+        store: &Store,
+        kind: &Kind,
+        object: &mut Value,
+    ) -> Result<Reservation<'_>, Refusal> {
         match (kind.group.as_str(), kind.kind.as_str()) {
             ("", "Namespace") => {
                 namespace::begin(object);
                 Ok(Reservation::nothing())
             }
             ("", "Service") => self.services.allocate(None, object),
+            ("", "Pod" | "PersistentVolumeClaim") => {
+                limit_range::check(store, kind, object)?;
+                Ok(Reservation::nothing())
+            }
             _ => Ok(Reservation::nothing()),
         }
     }
@@ -164,6 +176,7 @@ impl Admission {
         }
         if kind.group.is_empty() && kind.kind == "PersistentVolumeClaim" {
             storage::resize(store, kind, old, new)?;
+            limit_range::check(store, kind, new)?;
         }
         Ok(Reservation::nothing())
     }

@@ -7,7 +7,7 @@ use proa_api::Refusal;
 use proa_logic::kinds;
 use serde_json::{Value, json};
 
-use crate::registry::{Caller, Registry, RegistryConfig, Target, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, WriteOptions};
 use crate::store::Object;
 
 const PLAIN: WriteOptions = WriteOptions { dry_run: false, field_manager: String::new() };
@@ -45,6 +45,13 @@ impl World {
     async fn refused(&self, what: &str, rest: Value, why: Expect) {
         let refusal = self.create(what, rest, &PLAIN).await.expect_err("a refusal");
         why.assert_eq(&format!("{} {refusal}", refusal.code()));
+    }
+
+    async fn deleted(&self, what: &str, name: &str) {
+        let (version, kind) = what.split_once(' ').unwrap();
+        let kind = self.registry.kinds().by_kind(version, kind).unwrap().clone();
+        let options = DeleteOptions::default();
+        self.registry.delete(&self.caller, &kind, "default", name, &options).await.unwrap();
     }
 
     async fn pod(&self, name: &str, spec: Value) -> Result<Value, Refusal> {
@@ -198,5 +205,82 @@ async fn evictions_ask_the_budget() {
     assert!(after["status"]["disruptedPods"][gone].is_string(), "{after}");
     assert_eq!(after["status"]["conditions"][0]["reason"], "InsufficientPods");
     let refusal = evict("c", json!({}), &PLAIN).await.unwrap_err();
-    expect![[r#"429 Cannot evict pod as it would violate the pod's disruption budget. {"causes":[{"message":"The disruption budget b needs 2 healthy pods and has 3 currently","reason":"DisruptionBudget"}]}"#]].assert_eq(&format!("{} {refusal} {}", refusal.code(), json!(refusal.0.details)));
+    expect![[r#"429 Cannot evict pod as it would violate the pod's disruption budget. {"causes":[{"message":"The disruption budget b does not allow evicting pods currently","reason":"DisruptionBudget"}]}"#]].assert_eq(&format!("{} {refusal} {}", refusal.code(), json!(refusal.0.details)));
+}
+
+#[tokio::test]
+async fn quotas_are_never_exceeded() {
+    let world = World::new().await;
+    let quota = "v1 ResourceQuota q";
+    world
+        .made(quota, json!({"spec": {"hard": {"pods": "5", "services": "1", "count/configmaps": "2"}}}))
+        .await;
+    let counted = world.registry.recount(&world.caller, "default", "q").await.unwrap().unwrap().value();
+    assert_eq!(counted["status"]["used"], json!({"pods": "0", "services": "0", "count/configmaps": "0"}));
+    assert!(
+        world.registry.recount(&world.caller, "default", "q").await.unwrap().is_none(),
+        "nothing to write"
+    );
+    let names: Vec<String> = (0..20).map(|n| format!("p{n}")).collect();
+    let made = futures::future::join_all(names.iter().map(|name| world.pod(name, json!({})))).await;
+    let taken: Vec<&String> =
+        names.iter().zip(&made).filter(|(_, made)| made.is_ok()).map(|(n, _)| n).collect();
+    assert_eq!(taken.len(), 5);
+    world.refused("v1 Pod x", pod(json!({})), expect![[r#"403 pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"#]]).await;
+    let dry = WriteOptions { dry_run: true, field_manager: String::new() };
+    assert_eq!(world.create("v1 Pod x", pod(json!({})), &dry).await.unwrap_err().code(), 403);
+    let used = async || world.change(quota, Target::Main, json!({})).await.unwrap()["status"]["used"].clone();
+    // One ends, one is deleted: there is room for two.
+    let ended = json!({"status": {"phase": "Succeeded"}});
+    world.change(&format!("v1 Pod {}", taken[0]), Target::Status, ended).await.unwrap();
+    world.deleted("v1 Pod", taken[1]).await;
+    assert_eq!(used().await["pods"], "3");
+    world.deleted("v1 Pod", taken[0]).await;
+    assert_eq!(used().await["pods"], "3", "it was let go when it ended");
+    for n in 0..2 {
+        world.made(&format!("v1 ConfigMap c{n}"), json!({})).await;
+    }
+    world.refused("v1 ConfigMap c2", json!({}), expect![[r#"403 configmaps "c2" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=2, limited: count/configmaps=2"#]]).await;
+    world.made("v1 Service s", json!({"spec": {"ports": [{"port": 80}]}})).await;
+    world.refused("v1 Service t", json!({"spec": {"ports": [{"port": 80}]}}), expect![[r#"403 services "t" is forbidden: exceeded quota: q, requested: services=1, used: services=1, limited: services=1"#]]).await;
+    assert_eq!(used().await, json!({"pods": "3", "services": "1", "count/configmaps": "2"}));
+    let counted = world.registry.recount(&world.caller, "default", "q").await.unwrap();
+    assert!(counted.is_none(), "what was settled is what is counted");
+    let more = json!({"spec": {"hard": {"pods": "9", "services": "1", "count/configmaps": "2"}}});
+    world.change(quota, Target::Main, more).await.unwrap();
+    world.registry.recount(&world.caller, "default", "q").await.unwrap().unwrap();
+    world.pod("x", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn limit_ranges_give_and_refuse() {
+    let world = World::new().await;
+    let item = json!({
+        "type": "Container", "default": {"memory": "512Mi"}, "defaultRequest": {"memory": "256Mi"},
+        "max": {"memory": "1Gi"},
+    });
+    world.made("v1 LimitRange l", json!({"spec": {"limits": [item]}})).await;
+    let given = world.pod("a", json!({})).await.unwrap();
+    let resources = &given["spec"]["containers"][0]["resources"];
+    assert_eq!(*resources, json!({"limits": {"memory": "512Mi"}, "requests": {"memory": "256Mi"}}));
+    assert_eq!(given["status"]["qosClass"], "Burstable");
+    let text = given["metadata"]["annotations"]["kubernetes.io/limit-ranger"].as_str().unwrap();
+    expect!["LimitRanger plugin set: memory request for container c; memory limit for container c"]
+        .assert_eq(text);
+    let large =
+        json!({"containers": [{"name": "c", "image": "i", "resources": {"limits": {"memory": "2Gi"}}}]});
+    world
+        .refused(
+            "v1 Pod x",
+            pod(large),
+            expect![[
+                r#"403 pods "x" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi"#
+            ]],
+        )
+        .await;
+    let item = json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}});
+    world.made("v1 LimitRange claims", json!({"spec": {"limits": [item]}})).await;
+    let claim =
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}});
+    world.refused("v1 PersistentVolumeClaim x", claim, expect![[r#"403 persistentvolumeclaims "x" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"#]]).await;
 }

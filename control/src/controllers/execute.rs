@@ -189,6 +189,11 @@ impl Executor {
                 let done = self.sign(request, usages, *not_after).await;
                 gone_is_fine(done)
             }
+            Verb::Recount { quota } => {
+                let kind = self.kind("v1", "ResourceQuota")?;
+                let counted = self.registry.recount(&self.caller, &quota.namespace, &quota.name).await;
+                gone_is_fine(counted.map(|written| written.map(|object| (kind, object))))
+            }
             Verb::Finalize { namespace } => self.finalize(namespace).await,
         }
     }

@@ -69,15 +69,19 @@ impl Registry {
         metadata::set_uid(&mut body);
         let mut object = (kind.hooks.create)(body)?;
         metadata::finish_create(kind, &mut object, now());
-        let reservation = admission.after_create(kind, &mut object)?;
+        let reservation = admission.after_create(&self.0.store, kind, &mut object)?;
         let draft = self.draft(kind, key.clone(), &object);
+        let settle = self.settlement(kind, namespace, None, Some(object));
         if options.dry_run {
+            if let Some(settle) = settle {
+                self.0.store.settle_dry(settle)?;
+            }
             let taken = self.0.store.collection(&key.resource).get(&key.namespace, &name).is_some();
             return if taken { Err(Unwritten::Raced) } else { Ok(Arc::new(draft.unwritten())) };
         }
         let guard = admission.guard(kind, namespace);
         let write = Write { change: Change::Put(draft), expect: Expect::Absent, guard };
-        match self.0.store.write(write).await {
+        match self.0.store.write_and_settle(write, settle).await {
             Ok(made) => {
                 reservation.keep();
                 Ok(made)

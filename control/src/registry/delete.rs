@@ -108,7 +108,8 @@ impl Registry {
             Step::Remove if options.dry_run => Ok(Deleted::Gone(current.clone())),
             Step::Remove => {
                 let write = Write { change: Change::Delete(current.key.clone()), expect, guard: None };
-                let gone = self.0.store.write(write).await?;
+                let settle = self.settlement(kind, &current.key.namespace, Some(current.clone()), None);
+                let gone = self.0.store.write_and_settle(write, settle).await?;
                 self.0.admission.after_delete(kind, &gone);
                 Ok(Deleted::Gone(gone))
             }

@@ -7,6 +7,7 @@
 //! - [`options`]: what verbs take and give
 //! - [`metadata`]: what the server keeps of every object
 //! - `read`, `create`, `update`, `scale`, `delete`, `pods`, `namespaces`: the verbs
+//! - `quota`: what writes take of ResourceQuotas
 //! - `views`: one stored form for kinds with two versions
 //! - `certificates`: what the server writes into requests for certificates
 
@@ -17,6 +18,7 @@ mod metadata;
 mod namespaces;
 mod options;
 mod pods;
+mod quota;
 mod read;
 mod scale;
 mod update;
@@ -109,6 +111,7 @@ impl From<WriteError> for Unwritten {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Conflict(_) | WriteError::Guard => Unwritten::Raced,
+            WriteError::Refused(refusal) => Unwritten::Refused(refusal),
             WriteError::Closed => Unwritten::Refused(Refusal::unavailable("the server is shutting down")),
             WriteError::Fault(error) => Unwritten::Refused(Refusal::internal(error)),
         }

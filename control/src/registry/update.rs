@@ -138,17 +138,23 @@ impl Registry {
             return Ok(current.clone());
         }
         let draft = self.draft(kind, current.key.clone(), &new);
+        let stays = (!released).then_some(new);
+        let settle = self.settlement(kind, &current.key.namespace, Some(current.clone()), stays);
         if dry_run {
+            if let Some(settle) = settle {
+                self.0.store.settle_dry(settle)?;
+            }
             return Ok(Arc::new(draft.at_revision(current.revision)));
         }
         let expect = Expect::Revision(current.revision);
         if released {
             let gone = Write { change: Change::Delete(current.key.clone()), expect, guard: None };
-            let gone = self.0.store.write(gone).await?;
+            let gone = self.0.store.write_and_settle(gone, settle).await?;
             self.0.admission.after_delete(kind, &gone);
             return Ok(Arc::new(draft.at_revision(gone.revision)));
         }
-        Ok(self.0.store.write(Write { change: Change::Put(draft), expect, guard: None }).await?)
+        let write = Write { change: Change::Put(draft), expect, guard: None };
+        Ok(self.0.store.write_and_settle(write, settle).await?)
     }
 }
 

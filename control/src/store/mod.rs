@@ -13,20 +13,21 @@ pub mod disk;
 pub mod object;
 pub mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proa_api::Refusal;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use collection::{After, Collection, TooOld, WindowLimits};
 pub use disk::{DiskLimits, StoreError};
 pub use object::{Draft, Event, EventKind, Fields, Key, Object, Revision, watch_line};
-pub use writer::{Change, Expect, Write, WriteError};
+pub use writer::{Change, Expect, Live, Settle, Write, WriteError};
 
 use disk::Disk;
 use writer::{Request, Writer};
@@ -160,11 +161,26 @@ impl Store {
     /// Makes one change. Returns once it is visible to all readers and, unless its resource is
     /// lazy, on disk.
     pub async fn write(&self, write: Write) -> Result<Arc<Object>, WriteError> {
+        self.write_and_settle(write, None).await
+    }
+
+    /// The same, together with the changes of other objects that `settle` makes of what is there
+    /// when the write is decided. All of them happen, or none.
+    pub async fn write_and_settle(
+        &self,
+        write: Write,
+        settle: Option<Settle>,
+    ) -> Result<Arc<Object>, WriteError> {
         let (answer, answered) = oneshot::channel();
-        if !self.handle.send(Request::Write(write, answer)) {
+        if !self.handle.send(Request::Write(write, settle, answer)) {
             return Err(WriteError::Closed);
         }
         answered.await.unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// What [`Store::write_and_settle`] would settle now, without doing it.
+    pub fn settle_dry(&self, settle: Settle) -> Result<(), Refusal> {
+        settle(&Live::new(&self.shared, &BTreeMap::new())).map(|_| ())
     }
 
     /// The objects of one resource, `pods` or `deployments.apps`.

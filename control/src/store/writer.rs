@@ -5,11 +5,13 @@
 //! lazy resources are published without a commit and ride on the next one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
+use proa_api::Refusal;
 use tokio::sync::oneshot;
 
 use super::collection::Collection;
@@ -51,6 +53,58 @@ pub struct Write {
     pub guard: Option<Key>,
 }
 
+/// Decides, at the moment of a write, what else changes with it: new versions of objects that are
+/// there. Runs on the writer's thread, so it is quick.
+pub type Settle = Box<dyn FnOnce(&Live<'_>) -> Result<Vec<Draft>, Refusal> + Send>;
+
+/// What is there when a write is decided.
+pub struct Live<'w> {
+    shared: &'w Shared,
+    /// What the writes before it in the same commit make of it.
+    overlay: &'w Overlay,
+}
+
+/// Objects by key; none for one that is removed.
+type Overlay = BTreeMap<Key, Option<Arc<Object>>>;
+
+impl<'w> Live<'w> {
+    pub(super) fn new(shared: &'w Shared, overlay: &'w Overlay) -> Self {
+        Live { shared, overlay }
+    }
+
+    /// One object.
+    pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        match self.overlay.get(key) {
+            Some(current) => current.clone(),
+            None => self.shared.collection(&key.resource).get(&key.namespace, &key.name),
+        }
+    }
+
+    /// The objects of a resource in a namespace, by name.
+    pub fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let mut found: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
+        self.shared.collection(resource).visit(
+            Some(namespace),
+            None,
+            || 0,
+            |object| {
+                found.insert(object.key.clone(), object.clone());
+                true
+            },
+        );
+        let newer = self.overlay.range(Key::new(resource, namespace, "")..);
+        for (key, object) in
+            newer.take_while(|(key, _)| *key.resource == *resource && *key.namespace == *namespace)
+        {
+            match object {
+                Some(object) => found.insert(key.clone(), object.clone()),
+                None => found.remove(key),
+            };
+        }
+        found.into_values().collect()
+    }
+}
+
 /// Why a write did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
@@ -60,6 +114,9 @@ pub enum WriteError {
     /// The guard is gone or on its way out.
     #[error("what the object belongs to is gone or being deleted")]
     Guard,
+    /// What it has to settle with does not allow it.
+    #[error("{0}")]
+    Refused(Refusal),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -74,7 +131,7 @@ pub type Answer = Result<Arc<Object>, WriteError>;
 /// What the writer is asked.
 #[expect(clippy::large_enum_variant, reason = "nearly all requests are writes")]
 pub(super) enum Request {
-    Write(Write, oneshot::Sender<Answer>),
+    Write(Write, Option<Settle>, oneshot::Sender<Answer>),
     /// Trim, flush and compact now as if the time for it had come.
     Maintain(oneshot::Sender<Result<(), Arc<StoreError>>>),
     Close(oneshot::Sender<Result<(), Arc<StoreError>>>),
@@ -143,7 +200,7 @@ impl Writer {
             let mut others = Vec::new();
             for request in first.into_iter().chain(requests.try_iter().take(BATCH_LIMIT)) {
                 match request {
-                    Request::Write(write, answer) => writes.push((write, answer)),
+                    Request::Write(write, settle, answer) => writes.push((write, settle, answer)),
                     other => others.push(other),
                 }
             }
@@ -170,21 +227,23 @@ impl Writer {
     }
 
     /// Decides, commits, publishes and answers.
-    fn write(&mut self, writes: Vec<(Write, oneshot::Sender<Answer>)>) {
+    fn write(&mut self, writes: Vec<(Write, Option<Settle>, oneshot::Sender<Answer>)>) {
         if writes.is_empty() {
             return;
         }
-        let mut overlay: HashMap<Key, Option<Arc<Object>>> = HashMap::new();
+        let mut overlay = Overlay::new();
         let mut accepted: Vec<Accepted> = Vec::new();
         let mut answers = Vec::with_capacity(writes.len());
-        for (write, answer) in writes {
-            let decided = self.decide(write, &overlay);
-            let decided = decided.map(|one| {
-                let object = &one.event.object;
-                let live = (one.event.kind != EventKind::Deleted).then(|| object.clone());
-                overlay.insert(object.key.clone(), live);
-                let object = object.clone();
-                accepted.push(one);
+        for (write, settle, answer) in writes {
+            let decided = self.decide(write, settle, &overlay);
+            let decided = decided.map(|all| {
+                let object = all[0].event.object.clone();
+                for one in all {
+                    let object = &one.event.object;
+                    let live = (one.event.kind != EventKind::Deleted).then(|| object.clone());
+                    overlay.insert(object.key.clone(), live);
+                    accepted.push(one);
+                }
                 object
             });
             answers.push((answer, decided));
@@ -216,15 +275,16 @@ impl Writer {
         }
     }
 
+    /// The write itself comes first, then what changes with it.
     fn decide(
         &mut self,
         write: Write,
-        overlay: &HashMap<Key, Option<Arc<Object>>>,
-    ) -> Result<Accepted, WriteError> {
-        let current = |key: &Key| match overlay.get(key) {
-            Some(current) => current.clone(),
-            None => self.shared.collection(&key.resource).get(&key.namespace, &key.name),
-        };
+        settle: Option<Settle>,
+        overlay: &Overlay,
+    ) -> Result<Vec<Accepted>, WriteError> {
+        let shared = self.shared.clone();
+        let live = Live::new(&shared, overlay);
+        let current = |key: &Key| live.get(key);
         if let Some(guard) = &write.guard
             && current(guard).is_none_or(|guard| guard.deleting)
         {
@@ -244,6 +304,14 @@ impl Writer {
             return Err(WriteError::Conflict(previous));
         }
         let lazy = self.shared.catalog.is_lazy(&key.resource);
+        let settled = match settle {
+            // A rule that panics must not take the store with it.
+            Some(settle) => match catch_unwind(AssertUnwindSafe(|| settle(&live))) {
+                Ok(settled) => settled.map_err(WriteError::Refused)?,
+                Err(_) => return Err(WriteError::Refused(Refusal::internal("settling a write panicked"))),
+            },
+            None => Vec::new(),
+        };
         self.revision += 1;
         let revision = self.revision;
         let event = match (write.change, previous) {
@@ -260,7 +328,16 @@ impl Writer {
             // A delete expects a revision, so there is something to delete.
             (Change::Delete(_), None) => return Err(WriteError::Conflict(None)),
         };
-        Ok(Accepted { event: Arc::new(event), lazy })
+        let mut all = vec![Accepted { event: Arc::new(event), lazy }];
+        for draft in settled {
+            let Some(previous) = live.get(&draft.key) else { continue };
+            self.revision += 1;
+            let lazy = self.shared.catalog.is_lazy(&draft.key.resource);
+            let object = Arc::new(draft.at_revision(self.revision));
+            let event = Event::new(EventKind::Modified, object, Some(previous));
+            all.push(Accepted { event: Arc::new(event), lazy });
+        }
+        Ok(all)
     }
 
     /// Writes what is accepted and all lazy writes that wait. `reserve` is how many revisions
@@ -365,7 +442,7 @@ impl Writer {
                         let change = Change::Delete(object.key.clone());
                         let write = Write { change, expect: Expect::Revision(object.revision), guard: None };
                         // Nobody waits for the answer.
-                        expired.push((write, oneshot::channel().0));
+                        expired.push((write, None, oneshot::channel().0));
                     }
                     limit.is_some()
                 },

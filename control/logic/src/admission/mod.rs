@@ -4,4 +4,7 @@
 //! Called by the registry in `proa-control` with what it has read from the store, and by the
 //! simulation; it reads and writes nothing itself.
 
+pub mod amounts;
 pub mod eviction;
+pub mod limit_range;
+pub mod quota;

@@ -35,6 +35,7 @@ pub mod node;
 pub mod node_ipam;
 pub mod persistent_volume;
 pub mod replica_set;
+pub mod resource_quota;
 mod service_endpoints;
 mod slices;
 pub mod stateful_set;
@@ -67,6 +68,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::Namespace => namespace::reconcile(seen, key, now),
         Controller::ServiceAccount => namespace::reconcile_service_account(seen, key),
         Controller::RootCa => namespace::reconcile_root_ca(seen, key),
+        Controller::ResourceQuota => resource_quota::reconcile(seen, key, now),
         Controller::Disruption => disruption::reconcile(seen, key, now),
         Controller::StaleDisruption => disruption::reconcile_stale(seen, key, now),
         Controller::Node => node::reconcile(seen, key, now),
@@ -104,6 +106,7 @@ impl Controller {
             Controller::Namespace => "namespace-controller",
             Controller::ServiceAccount => "serviceaccount-controller",
             Controller::RootCa => "root-ca-certificate-publisher-controller",
+            Controller::ResourceQuota => "resourcequota-controller",
             Controller::Disruption | Controller::StaleDisruption => "controllermanager",
             Controller::Node => "node-controller",
             Controller::ClusterRoleAggregation => "clusterrole-aggregation-controller",

@@ -99,6 +99,11 @@ pub enum Verb {
         /// When it ends, unless the authority ends before.
         not_after: Timestamp,
     },
+    /// Counts anew what a ResourceQuota holds.
+    Recount {
+        /// The quota.
+        quota: Reference,
+    },
     /// Lets a namespace go, if it is empty.
     Finalize {
         /// The namespace.

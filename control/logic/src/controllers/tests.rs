@@ -89,6 +89,7 @@ pub(super) fn show(plan: &Plan) -> Vec<String> {
         Verb::Patch { target, .. } => format!("conditions {}", target.name),
         Verb::Bind { pod, node } => format!("bind {} {node}", pod.name),
         Verb::DeleteAll { kind, .. } => format!("delete all {kind}"),
+        Verb::Recount { quota } => format!("recount {}", quota.name),
         Verb::Finalize { namespace } => format!("finalize {}", namespace.name),
         Verb::SignCertificate { request, .. } => format!("sign {}", request.name),
     };

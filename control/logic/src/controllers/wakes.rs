@@ -40,6 +40,8 @@ pub enum Controller {
     CronJob,
     /// By pod that a Job's finalizer holds.
     JobOrphan,
+    /// By ResourceQuota.
+    ResourceQuota,
     /// By PodDisruptionBudget.
     Disruption,
     /// By pod that was said to go.
@@ -197,6 +199,7 @@ impl Wakes {
             }
             Fact::CronJob(_) => self.key(Controller::CronJob, key),
             Fact::StatefulSet(_) => self.key(Controller::StatefulSet, key),
+            Fact::ResourceQuota(_) => self.key(Controller::ResourceQuota, key),
             Fact::PodDisruptionBudget(_) => self.key(Controller::Disruption, key),
             Fact::PersistentVolumeClaim(claim) => self.claim(seen, key, claim),
             Fact::PersistentVolume(volume) => {
@@ -356,6 +359,12 @@ impl Wakes {
             self.budgets(seen, &new.or(old).expect("one of them is there").meta.key.namespace, |budget| {
                 [old, new].into_iter().flatten().any(|pod| covers(budget, pod))
             });
+        }
+        // One that does not go in time counts no more.
+        if let Some(pod) = new.filter(|p| p.meta.deleted.is_some()) {
+            for (key, _) in seen.resource_quotas.in_namespace(&pod.meta.key.namespace) {
+                self.key(Controller::ResourceQuota, key);
+            }
         }
         if let Some(pod) = new.filter(|p| p.disrupted_since.is_some()) {
             self.key(Controller::StaleDisruption, &pod.meta.key);

@@ -29,6 +29,7 @@ mod ingress;
 mod ingress_class;
 pub mod job;
 mod lease;
+mod limit_range;
 mod namespace;
 mod node;
 mod persistent_volume;
@@ -40,6 +41,7 @@ mod priority_class;
 mod rbac;
 mod replica_set;
 mod replication_controller;
+mod resource_quota;
 mod runtime_class;
 mod secret;
 mod service;
@@ -236,6 +238,7 @@ pub fn built_in() -> Table {
         config_map::kind(),
         endpoints::kind(),
         event::kind(),
+        limit_range::kind(),
         namespace::kind(),
         node::kind(),
         persistent_volume_claim::kind(),
@@ -243,6 +246,7 @@ pub fn built_in() -> Table {
         pod::kind(),
         pod_template::kind(),
         replication_controller::kind(),
+        resource_quota::kind(),
         secret::kind(),
         service_account::kind(),
         service::kind(),

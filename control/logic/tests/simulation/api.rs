@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
 use proa_api::Refusal;
+use proa_logic::admission::quota::{Claim, Count, is_ignored, settle};
 use proa_logic::controllers::plan::{Reference, Verb};
 use proa_logic::controllers::resources::{Resources, requests};
 use proa_logic::kinds::{Kind, Part, Table, built_in};
@@ -123,6 +124,7 @@ impl Api {
             Verb::Bind { pod, node } => self.bind(pod, node).map(Some),
             // Nobody asks for certificates here.
             Verb::SignCertificate { .. } => Ok(None),
+            Verb::Recount { quota } => Ok(self.recount(quota)),
             Verb::Finalize { namespace } => {
                 let mut object = self.find(namespace).cloned().unwrap_or_default();
                 assert!(
@@ -184,7 +186,10 @@ impl Api {
         if row.has_generation {
             object["metadata"]["generation"] = 1.into();
         }
-        Ok(self.put(&id, object))
+        let settled = self.settle(&id, None, Some(&object))?;
+        let written = self.put(&id, object);
+        self.put_settled(settled);
+        Ok(written)
     }
 
     pub fn update(&mut self, target: &Reference, part: Part, new: Value) -> Result<(String, u64), Refusal> {
@@ -210,6 +215,7 @@ impl Api {
         if merged == old {
             return Ok((id.0, text(&old, "/metadata/resourceVersion").parse().unwrap()));
         }
+        self.settle(&id, Some(&old), Some(&merged))?;
         Ok(self.put_or_remove(&id, merged))
     }
 
@@ -294,12 +300,70 @@ impl Api {
             && !namespace_held;
         if releasing {
             let mut last = self.objects.remove(id).expect("it is there");
+            let settled = self.settle(id, Some(&last), None).expect("what goes is never refused");
             let revision = self.revision() + 1;
             last["metadata"]["resourceVersion"] = revision.to_string().into();
             self.log.push(Entry { revision, kind: id.0.clone(), deleted: true, object: last });
+            self.put_settled(settled);
             return (id.0.clone(), revision);
         }
-        self.put(id, object)
+        let settled = self.settle(id, self.objects.get(id), Some(&object)).expect("it was asked before");
+        let written = self.put(id, object);
+        self.put_settled(settled);
+        written
+    }
+
+    /// What a write makes of the quotas of its namespace.
+    fn settle(&self, id: &Id, old: Option<&Value>, new: Option<&Value>) -> Result<Vec<Value>, Refusal> {
+        let (api_version, kind) = id.0.split_once(' ').expect("both");
+        let row = self.kind(api_version, kind);
+        if !row.namespaced || is_ignored(&row.group, &row.plural) {
+            return Ok(Vec::new());
+        }
+        let claim = |object: &Value| Claim::of(&row.group, &row.plural, object, self.now);
+        let (old, new) = (old.map(claim), new.map(claim));
+        let mut settled = Vec::new();
+        for quota in self.list("v1 ResourceQuota").filter(|q| text(q, "/metadata/namespace") == id.1) {
+            let typed: ResourceQuota = serde_json::from_value(quota.clone()).unwrap();
+            let status = settle(&typed, old.as_ref(), new.as_ref());
+            if let Some(status) = status.map_err(|why| Refusal::forbidden(row.resource(), &id.2, why))? {
+                let mut quota = quota.clone();
+                quota["status"] = json!(status);
+                settled.push(quota);
+            }
+        }
+        Ok(settled)
+    }
+
+    fn put_settled(&mut self, settled: Vec<Value>) {
+        for quota in settled {
+            let id = id_of(&reference(&quota));
+            if self.objects.contains_key(&id) {
+                self.put(&id, quota);
+            }
+        }
+    }
+
+    /// What a quota holds by all that is there.
+    pub fn counted(&self, quota: &ResourceQuota) -> Value {
+        let mut count = Count::new(quota);
+        for (plural, group) in count.kinds() {
+            let row =
+                self.table.iter().find(|row| row.plural == plural && row.group == group).expect("a kind");
+            let kind = kind_name(&row.api_version(), &row.kind);
+            let namespace = quota.metadata.namespace.as_deref().unwrap_or_default();
+            for object in self.list(&kind).filter(|o| text(o, "/metadata/namespace") == namespace) {
+                count.add(&Claim::of(&group, &plural, object, self.now));
+            }
+        }
+        json!(count.status())
+    }
+
+    fn recount(&mut self, quota: &Reference) -> Option<(String, u64)> {
+        let object = self.find(quota)?.clone();
+        let mut new = object.clone();
+        new["status"] = self.counted(&serde_json::from_value(object.clone()).unwrap());
+        (new != object).then(|| self.put(&id_of(quota), new))
     }
 
     fn put(&mut self, id: &Id, mut object: Value) -> (String, u64) {

@@ -198,6 +198,8 @@ impl Control {
         );
         let controllers = self.seen.replication_controllers.iter().map(|(k, _)| k.clone()).collect();
         keyed(&mut wakes, Controller::ReplicationController, controllers);
+        let quotas = self.seen.resource_quotas.iter().map(|(k, _)| k.clone()).collect();
+        keyed(&mut wakes, Controller::ResourceQuota, quotas);
         let budgets = self.seen.pod_disruption_budgets.iter().map(|(k, _)| k.clone()).collect();
         keyed(&mut wakes, Controller::Disruption, budgets);
         keyed(

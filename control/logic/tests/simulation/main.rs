@@ -125,6 +125,7 @@ impl World {
             self.step();
             self.check_bounds();
             self.check_workloads();
+            self.check_quotas();
         }
         self.silent.clear();
         for node in NODES {
@@ -133,6 +134,7 @@ impl World {
             }
         }
         self.stop_workloads();
+        self.stop_policies();
         self.rest();
         self.check_rest();
         self.check_workloads_at_rest();

@@ -1,7 +1,8 @@
-//! What limits users and operators: budgets that evictions have to respect.
+//! What limits users and operators: budgets that evictions have to respect, and quotas.
 //!
 //! Nothing but evictions takes pods away here, so what a budget promises can be checked at each.
 
+use k8s_openapi::api::core::v1::ResourceQuota;
 use proa_logic::admission::eviction::{Verdict, decide};
 use proa_logic::kinds::Part;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ impl World {
             self.create_covered(app);
         } else if self.random.one_in(10) {
             self.change_budget(app);
+        } else if self.random.one_in(6) {
+            self.change_quota();
         } else {
             self.evict(app);
         }
@@ -48,6 +51,45 @@ impl World {
         let field = if app == "b" { "maxUnavailable" } else { "minAvailable" };
         new["spec"][field] = format!("{}%", 10 * self.random.below(11)).into();
         self.api.update(&reference(&budget), Part::Main, new).unwrap();
+    }
+
+    fn change_quota(&mut self) {
+        let hard = json!({"pods": (6 + self.random.below(12)).to_string(), "count/replicasets.apps": "9"});
+        match self.api.get("v1 ResourceQuota", "default", "q").cloned() {
+            None => {
+                let body = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
+                self.api.create("v1", "ResourceQuota", "default", body).unwrap();
+            }
+            Some(quota) if self.random.one_in(5) => {
+                self.api.delete(&reference(&quota), None, None);
+            }
+            Some(quota) => {
+                let mut new = quota.clone();
+                new["spec"]["hard"] = hard;
+                self.api.update(&reference(&quota), Part::Main, new).unwrap();
+            }
+        }
+    }
+
+    /// A quota that knows anything knows it exactly, at every step.
+    pub fn check_quotas(&self) {
+        for quota in self.api.list("v1 ResourceQuota") {
+            let typed: ResourceQuota = serde_json::from_value(quota.clone()).unwrap();
+            let counted = self.api.counted(&typed);
+            for (resource, used) in quota["status"]["used"].as_object().into_iter().flatten() {
+                if let Some(counted) = counted["used"].get(resource) {
+                    assert_eq!(used, counted, "{resource}: {quota}");
+                }
+            }
+        }
+    }
+
+    /// Nobody is held back any more.
+    pub fn stop_policies(&mut self) {
+        let quotas: Vec<Value> = self.api.list("v1 ResourceQuota").cloned().collect();
+        for quota in quotas {
+            self.api.delete(&reference(&quota), None, None);
+        }
     }
 
     /// An operator evicts a pod. What is paid for may come to nothing.

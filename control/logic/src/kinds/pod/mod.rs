@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use proa_api::field::{FieldErrors, Path};
 use serde_json::Value;
 
-pub use resources::requirements;
+pub use resources::{requirements, resource_name};
 pub use scheduling::tolerations;
 
 use super::columns::text;
