@@ -19,6 +19,7 @@ use crate::directory::Directory;
 use crate::down;
 use crate::etc::Names;
 use crate::event::Recorder;
+use crate::foreign::ForeignImages;
 use crate::host::{Host, NodeConfig};
 use crate::image::ImageStore;
 use crate::local_path;
@@ -106,6 +107,7 @@ fn host(
         },
         objects: Objects::start(client.clone()),
         recorder: Recorder::start(client.clone(), config.node_name.clone()),
+        foreign: ForeignImages::default(),
         starts: Semaphore::new(starts),
         config,
         paths,

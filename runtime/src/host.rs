@@ -11,6 +11,7 @@ use crate::directory::Directory;
 use crate::downward::Facts;
 use crate::etc::Names;
 use crate::event::Recorder;
+use crate::foreign::ForeignImages;
 use crate::image::ImageStore;
 use crate::net::Network;
 use crate::node::machine::Machine;
@@ -48,6 +49,8 @@ pub struct Host {
     pub client: kube::Client,
     /// Images.
     pub images: ImageStore,
+    /// Images that have nothing for this node's platform.
+    pub foreign: ForeignImages,
     /// The pod network.
     pub network: Network,
     /// ConfigMaps, Secrets, Services.

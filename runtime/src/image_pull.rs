@@ -43,6 +43,7 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
     let begun = Instant::now();
     match pull(host, pod, name, &tell).await {
         Ok(image) => {
+            host.foreign.remove(&image.reference);
             let took = go_duration(begun.elapsed());
             let size = image.size_bytes;
             tell(
@@ -55,14 +56,27 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
             Ok(image)
         }
         Err(error) => {
+            note_platform(host, name, &error).await;
             let text = format!("failed to pull image \"{name}\": {error}");
             tell(true, "Failed", format!("Failed to pull image \"{name}\": {error}"));
             let reason = match error {
                 ImageError::InvalidName(_) => reason::INVALID_IMAGE_NAME,
+                ImageError::Platform(_) => reason::IMAGE_PLATFORM_MISMATCH,
                 _ => reason::ERR_IMAGE_PULL,
             };
             Err((reason, text))
         }
+    }
+}
+
+/// Tells the scheduler, before the pod is given up and replaced, that the image has nothing for this
+/// node's platform.
+async fn note_platform(host: &Host, name: &str, error: &ImageError) {
+    let (ImageError::Platform(_), Ok(full)) = (error, normalize(name)) else { return };
+    host.foreign.add(&full, Instant::now());
+    if let Err(error) = host.foreign.publish(&host.client, &host.config.node_name).await {
+        // The next heartbeat of the node tells it.
+        tracing::warn!(%error, image = full, "the node could not show an image without a manifest for it");
     }
 }
 

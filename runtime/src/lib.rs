@@ -14,6 +14,7 @@ pub mod engine;
 pub mod env;
 pub mod etc;
 pub mod event;
+pub mod foreign;
 pub mod host;
 pub mod http;
 pub mod image;

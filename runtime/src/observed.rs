@@ -29,6 +29,8 @@ pub mod reason {
     pub const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
     /// The image is not here and must not be pulled.
     pub const ERR_IMAGE_NEVER_PULL: &str = "ErrImageNeverPull";
+    /// The image has nothing for the node's platform.
+    pub const IMAGE_PLATFORM_MISMATCH: &str = "ImagePlatformMismatch";
     /// The image reference does not parse.
     pub const INVALID_IMAGE_NAME: &str = "InvalidImageName";
     /// What the container's configuration refers to is missing or wrong.

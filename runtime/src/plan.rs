@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::backoff::{later, since};
-use crate::observed::{Blocked, ContainerSeen, Ended, PodObserved, Role, Run, Step, Verdict, all_containers};
+use crate::observed::{
+    Blocked, ContainerSeen, Ended, PodObserved, Role, Run, Step, Verdict, all_containers, reason,
+};
 use crate::volume::content::needs_address;
 
 /// How often SIGKILL is repeated to a container that does not end.
@@ -173,10 +175,13 @@ fn verdict(
     now: Timestamp,
     plan: &mut Plan,
 ) -> Option<Verdict> {
-    let seconds = u64::try_from(spec.active_deadline_seconds?).unwrap_or(0);
     if must_end(pod, spec, seen) {
         return None;
     }
+    if let Some(message) = foreign(seen) {
+        return Some(Verdict { reason: reason::IMAGE_PLATFORM_MISMATCH, message });
+    }
+    let seconds = u64::try_from(spec.active_deadline_seconds?).unwrap_or(0);
     let deadline = later(seen.start_time, Duration::from_secs(seconds));
     if now < deadline {
         plan.look_again_at(deadline);
@@ -184,6 +189,16 @@ fn verdict(
     }
     let message = "Pod was active on the node longer than the specified deadline".to_owned();
     Some(Verdict { reason: "DeadlineExceeded", message })
+}
+
+/// Why a pod that has not begun cannot run on a machine like this: it is given up, so that its
+/// controller makes another, which the scheduler sends elsewhere.
+fn foreign(seen: &PodObserved) -> Option<String> {
+    if seen.containers.values().any(|c| c.runs > 0) {
+        return None;
+    }
+    let mut blocked = seen.containers.values().filter_map(|c| c.blocked.as_ref());
+    blocked.find(|b| b.reason == reason::IMAGE_PLATFORM_MISMATCH).map(|b| b.message.clone())
 }
 
 /// The pod is to run: sandbox and volumes first, then init containers one by one, then the rest.

@@ -78,6 +78,9 @@ pub const ANNOTATION_BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const ANNOTATION_BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Annotation on a volume: who made it, and is to delete it.
 pub const ANNOTATION_PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation on a node: the images, separated by commas, that it tried to pull and that have no
+/// manifest for its architecture. The scheduler sends their pods to other architectures.
+pub const ANNOTATION_FOREIGN_IMAGES: &str = "proa.dev/foreign-images";
 /// Finalizer on a claim: held while a pod uses it.
 pub const FINALIZER_PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Finalizer on a volume: held while it is bound.

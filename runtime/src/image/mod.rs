@@ -123,6 +123,9 @@ pub enum ImageError {
     /// The image itself is not one that a node can or may run.
     #[error("{0}")]
     Malformed(String),
+    /// The image has nothing for this node's platform.
+    #[error("{0}")]
+    Platform(String),
     /// A running container uses it.
     #[error("image {0} is in use by a running container")]
     InUse(String),

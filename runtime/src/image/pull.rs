@@ -129,7 +129,7 @@ async fn manifest(
                     let text = format!(
                         "no match for platform in manifest: {reference} has no image for linux/{ARCHITECTURE} and none for wasi/wasm"
                     );
-                    Failure::Image(ImageError::Malformed(text))
+                    Failure::Image(ImageError::Platform(text))
                 })?;
                 wanted = reference.clone_with_digest(chosen);
             }

@@ -73,6 +73,9 @@ impl Keeper {
         };
         self.registered = true;
         self.renew(&node, now).await?;
+        if self.host.foreign.differs(&node) {
+            self.host.foreign.publish(&self.host.client, &self.host.config.node_name).await?;
+        }
         let mut wanted = object::status(&self.host);
         let due = self.written.is_none_or(|written| since(now, written) >= STATUS_EVERY);
         merge_conditions(node.status.as_ref(), &mut wanted, due, now);

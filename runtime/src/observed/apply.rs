@@ -207,7 +207,9 @@ impl PodObserved {
         self.starting = None;
         let path = field_path(pod, name);
         let Some(seen) = self.containers.get_mut(name) else { return Vec::new() };
-        let pause = if reason == reason::ERR_IMAGE_PULL || reason == reason::CREATE_CONTAINER_ERROR {
+        let backs_off =
+            [reason::ERR_IMAGE_PULL, reason::IMAGE_PLATFORM_MISMATCH, reason::CREATE_CONTAINER_ERROR];
+        let pause = if backs_off.contains(&reason) {
             let pulls = Backoff::next(seen.pulls, now, now);
             seen.pulls = Some(pulls);
             pulls.delay

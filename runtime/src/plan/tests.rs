@@ -397,6 +397,27 @@ fn a_failed_liveness_probe_restarts_the_container() {
 }
 
 #[test]
+fn a_pod_whose_image_has_nothing_for_the_platform_is_given_up_unless_it_has_run() {
+    let blocked = || Outcome::StartBlocked {
+        name: "c".to_owned(),
+        reason: reason::IMAGE_PLATFORM_MISMATCH,
+        message: "no match for platform".to_owned(),
+    };
+    let mut world = World::new(json!({}));
+    world.settle();
+    world.seen.containers.get_mut("c").unwrap().runs = 0;
+    world.tell(blocked());
+    world.settle();
+    assert_eq!(world.seen.verdict.as_ref().unwrap().reason, "ImagePlatformMismatch");
+    let mut world = World::new(json!({}));
+    world.settle();
+    world.container("c", 0, Some(1));
+    world.tell(blocked());
+    world.settle();
+    assert_eq!(world.seen.verdict, None);
+}
+
+#[test]
 fn an_active_deadline_ends_the_pod() {
     let mut world = World::new(json!({"activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 1}));
     let deadline = world.settle().unwrap();

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proa_api::names;
 use proa_api::selector::Labels;
 
 use super::{Fact, Meta, Object, kind_of};
@@ -32,6 +34,8 @@ pub struct Node {
     pub conditions: Vec<core::NodeCondition>,
     /// The images on its disk: each name in the form of [`image_name`], with the size in bytes.
     pub images: BTreeMap<Box<str>, i64>,
+    /// The images that it found to have no manifest for its architecture, named likewise.
+    pub foreign_images: Box<[Box<str>]>,
 }
 
 impl Node {
@@ -46,6 +50,7 @@ impl Node {
         let offered = status.allocatable.or(status.capacity).unwrap_or_default();
         Node {
             meta,
+            foreign_images: foreign_images(&node.metadata),
             labels: node.metadata.labels.unwrap_or_default(),
             taints: spec.taints.unwrap_or_default(),
             unschedulable: spec.unschedulable.unwrap_or(false),
@@ -61,6 +66,12 @@ impl Node {
 fn images(images: &[core::ContainerImage]) -> BTreeMap<Box<str>, i64> {
     let sized = images.iter().map(|i| (i.names.iter().flatten(), i.size_bytes.unwrap_or(0)));
     sized.flat_map(|(names, size)| names.map(move |name| (image_name(name), size))).collect()
+}
+
+fn foreign_images(meta: &ObjectMeta) -> Box<[Box<str>]> {
+    let listed = meta.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_FOREIGN_IMAGES));
+    let names = listed.into_iter().flat_map(|list| list.split(','));
+    names.filter(|name| !name.is_empty()).map(image_name).collect()
 }
 
 /// The full name of an image, by which a pod's and a node's are compared: with the tag that is

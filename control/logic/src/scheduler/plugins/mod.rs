@@ -27,6 +27,7 @@
 //! where it has something to say, and a field of [`CycleState`] if it keeps something.
 
 mod default_selector;
+pub mod image_architecture;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -61,6 +62,8 @@ pub enum Plugin {
     TaintToleration,
     /// `nodeSelector` and node affinity.
     NodeAffinity,
+    /// Images that have a manifest for the node's architecture.
+    ImageArchitecture,
     /// Ports of the node.
     NodePorts,
     /// Requests fit into what the node offers.
@@ -92,6 +95,8 @@ pub struct CycleState {
     skip_score: u64,
     /// Of NodeAffinity.
     pub node_affinity: node_affinity::State,
+    /// Of ImageArchitecture.
+    pub image_architecture: image_architecture::State,
     /// Of VolumeRestrictions.
     pub volume_restrictions: volume_restrictions::State,
     /// Of NodeVolumeLimits.
@@ -132,11 +137,12 @@ impl CycleState {
 
 impl Plugin {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Plugin; 14] = [
+    pub const ALL: [Plugin; 15] = [
         Plugin::NodeUnschedulable,
         Plugin::NodeName,
         Plugin::TaintToleration,
         Plugin::NodeAffinity,
+        Plugin::ImageArchitecture,
         Plugin::NodePorts,
         Plugin::NodeResourcesFit,
         Plugin::VolumeRestrictions,
@@ -156,6 +162,7 @@ impl Plugin {
             Plugin::NodeName => "NodeName",
             Plugin::TaintToleration => "TaintToleration",
             Plugin::NodeAffinity => "NodeAffinity",
+            Plugin::ImageArchitecture => "ImageArchitecture",
             Plugin::NodePorts => "NodePorts",
             Plugin::NodeResourcesFit => "NodeResourcesFit",
             Plugin::VolumeRestrictions => "VolumeRestrictions",
@@ -178,6 +185,7 @@ impl Plugin {
         matches!(
             self,
             Plugin::NodeAffinity
+                | Plugin::ImageArchitecture
                 | Plugin::NodePorts
                 | Plugin::NodeResourcesFit
                 | Plugin::VolumeRestrictions
@@ -234,6 +242,7 @@ impl Plugin {
     pub fn pre_filter(self, cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
         match self {
             Plugin::NodeAffinity => node_affinity::pre_filter(cycle, state),
+            Plugin::ImageArchitecture => image_architecture::pre_filter(cycle, state),
             Plugin::NodePorts => node_ports::pre_filter(cycle),
             Plugin::VolumeRestrictions => volume_restrictions::pre_filter(cycle, state),
             Plugin::NodeVolumeLimits => node_volume_limits::pre_filter(cycle, state),
@@ -252,6 +261,7 @@ impl Plugin {
             Plugin::NodeName => node_name::filter(cycle, node),
             Plugin::TaintToleration => taint_toleration::filter(cycle, node),
             Plugin::NodeAffinity => node_affinity::filter(cycle, state, node),
+            Plugin::ImageArchitecture => image_architecture::filter(state, node),
             Plugin::NodePorts => node_ports::filter(cycle, node),
             Plugin::NodeResourcesFit => node_resources_fit::filter(cycle, node),
             Plugin::VolumeRestrictions => volume_restrictions::filter(state),
@@ -362,6 +372,7 @@ impl Plugin {
             Plugin::NodeName => matches!(event, Event::NodeAdded(_)),
             Plugin::TaintToleration => taint_toleration::may_fit_after(pod, event),
             Plugin::NodeAffinity => node_affinity::may_fit_after(pod, event),
+            Plugin::ImageArchitecture => image_architecture::may_fit_after(event),
             Plugin::NodePorts => node_ports::may_fit_after(pod, event),
             Plugin::NodeResourcesFit => node_resources_fit::may_fit_after(pod, event),
             Plugin::VolumeRestrictions => volume_restrictions::may_fit_after(pod, event),

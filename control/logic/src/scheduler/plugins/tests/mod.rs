@@ -2,6 +2,7 @@
 
 mod affinity;
 mod counts;
+mod images;
 mod scores;
 mod spread;
 mod volumes;
