@@ -20,6 +20,8 @@ const MAX_LABELS: usize = 64;
 pub struct Domains {
     of: Vec<u32>,
     count: usize,
+    /// True if every node has the label.
+    total: bool,
 }
 
 impl Domains {
@@ -27,18 +29,27 @@ impl Domains {
     pub fn new<'a>(label: &str, nodes: impl Iterator<Item = &'a NodeInfo>, slots: usize) -> Self {
         let mut of = vec![NONE; slots];
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut total = true;
         for info in nodes {
-            let Some(value) = info.node.labels.get(label) else { continue };
+            let Some(value) = info.node.labels.get(label) else {
+                total = false;
+                continue;
+            };
             let next = u32::try_from(numbers.len()).unwrap_or(NONE);
             of[info.index] = *numbers.entry(value).or_insert(next);
         }
-        Domains { of, count: numbers.len() }
+        Domains { of, count: numbers.len(), total }
     }
 
     /// The number of a node's domain; `None` if it has not the label.
     pub fn of(&self, node: NodeIndex) -> Option<usize> {
         let domain = self.of.get(node).copied().filter(|domain| *domain != NONE)?;
         usize::try_from(domain).ok()
+    }
+
+    /// True if every node is in one.
+    pub fn is_total(&self) -> bool {
+        self.total
     }
 
     /// How many there are; their numbers are below.

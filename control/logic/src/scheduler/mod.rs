@@ -14,6 +14,7 @@ pub mod profile;
 
 pub mod domains;
 pub mod framework;
+pub mod members;
 pub mod nominated;
 pub mod plugins;
 pub mod snapshot;

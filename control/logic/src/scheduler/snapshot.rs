@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proa_api::selector::Labels;
 
 use super::domains::{DomainCache, Domains};
+use super::members::{Count, Members};
 use crate::controllers::facts::{Key, Node, Pod, PodTerms};
 use crate::controllers::resources::{HostPort, Resources};
 
@@ -39,15 +40,6 @@ pub struct NodeInfo {
     pub host_ports: Vec<HostPort>,
     /// How often each claim is mounted, by namespace and name.
     pub claims: BTreeMap<Key, u32>,
-}
-
-/// How many pods of one sort are on a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// All of them.
-    pub pods: u32,
-    /// Those on their way out.
-    pub leaving: u32,
 }
 
 /// Pods with equal labels in one namespace.
@@ -80,8 +72,8 @@ pub struct Snapshot {
     /// True if the order is not that of the nodes that are there.
     disordered: bool,
     placed: BTreeMap<Key, (Arc<Pod>, NodeIndex)>,
-    labels: BTreeMap<LabelGroup, BTreeMap<NodeIndex, Count>>,
-    terms: BTreeMap<TermGroup, BTreeMap<NodeIndex, Count>>,
+    labels: BTreeMap<LabelGroup, Members>,
+    terms: BTreeMap<TermGroup, Members>,
     /// How many nodes have each image.
     images: BTreeMap<Box<str>, i64>,
     domains: DomainCache,
@@ -187,7 +179,7 @@ impl Snapshot {
 
     /// The pods on nodes by what their labels are: for each sort, how many are on each node. A
     /// plugin that counts pods by selector looks here, once per sort and not once per pod.
-    pub fn label_groups(&self) -> impl Iterator<Item = (&LabelGroup, &BTreeMap<NodeIndex, Count>)> {
+    pub fn label_groups(&self) -> impl Iterator<Item = (&LabelGroup, &Members)> {
         self.labels.iter()
     }
 
@@ -195,14 +187,14 @@ impl Snapshot {
     pub fn label_groups_of<'a>(
         &'a self,
         namespace: &Arc<str>,
-    ) -> impl Iterator<Item = (&'a LabelGroup, &'a BTreeMap<NodeIndex, Count>)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a LabelGroup, &'a Members)> + use<'a> {
         let namespace = namespace.clone();
         let first = LabelGroup { namespace: namespace.clone(), labels: Arc::default() };
         self.labels.range(first..).take_while(move |(group, _)| group.namespace == namespace)
     }
 
     /// The same for pods that have a say on the pods near them.
-    pub fn term_groups(&self) -> impl Iterator<Item = (&TermGroup, &BTreeMap<NodeIndex, Count>)> {
+    pub fn term_groups(&self) -> impl Iterator<Item = (&TermGroup, &Members)> {
         self.terms.iter()
     }
 
@@ -331,27 +323,19 @@ impl Snapshot {
 }
 
 fn recount<G: Ord>(
-    groups: &mut BTreeMap<G, BTreeMap<NodeIndex, Count>>,
+    groups: &mut BTreeMap<G, Members>,
     group: G,
     index: NodeIndex,
     change: impl Fn(&mut Count),
 ) {
     match groups.get_mut(&group) {
-        Some(nodes) => {
-            let count = nodes.entry(index).or_default();
-            change(count);
-            if count.pods == 0 {
-                nodes.remove(&index);
-                if nodes.is_empty() {
-                    groups.remove(&group);
-                }
+        Some(members) => {
+            members.change(index, change);
+            if members.is_empty() {
+                groups.remove(&group);
             }
         }
-        None => {
-            let mut count = Count::default();
-            change(&mut count);
-            groups.insert(group, BTreeMap::from([(index, count)]));
-        }
+        None => groups.entry(group).or_default().change(index, change),
     }
 }
 

@@ -15,7 +15,8 @@ use crate::controllers::facts::{Pod, PodTerms, Term};
 use crate::controllers::observed::Observed;
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
-use crate::scheduler::snapshot::{Count, NodeIndex, NodeInfo, Snapshot};
+use crate::scheduler::members::Members;
+use crate::scheduler::snapshot::{NodeIndex, NodeInfo, Snapshot};
 
 const AFFINITY: &str = "node(s) didn't match pod affinity rules";
 const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
@@ -88,6 +89,7 @@ pub fn may_fit_after(pod: &Pod, event: &Event<'_>) -> bool {
 /// How many pods, or how much weight, each domain of a label has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tally {
+    label: Box<str>,
     domains: Arc<Domains>,
     counts: Vec<i64>,
 }
@@ -95,7 +97,7 @@ struct Tally {
 impl Tally {
     fn new(snapshot: &Snapshot, label: &str) -> Self {
         let domains = snapshot.domains(label);
-        Tally { counts: vec![0; domains.count()], domains }
+        Tally { label: label.into(), counts: vec![0; domains.count()], domains }
     }
 
     fn add(&mut self, node: NodeIndex, amount: i64) {
@@ -104,10 +106,11 @@ impl Tally {
         }
     }
 
-    fn add_all(&mut self, nodes: &BTreeMap<NodeIndex, Count>, weight: i64) {
-        for (node, count) in nodes {
-            self.add(*node, i64::from(count.pods) * weight);
-        }
+    fn add_all(&mut self, members: &Members, weight: i64) {
+        let counts = &mut self.counts;
+        members.each_domain(&self.label, &self.domains, |domain, count| {
+            counts[domain] += i64::from(count.pods) * weight;
+        });
     }
 
     /// The count of the node's domain; `None` without the label.
@@ -162,16 +165,16 @@ impl Filter {
             far: tallies(anti_required(pod)),
             matches_itself: matches_all(pod, &pod.meta.key.namespace, &pod.labels, seen),
         };
-        for (group, nodes) in snapshot.term_groups() {
+        for (group, members) in snapshot.term_groups() {
             for term in &group.terms.anti_required {
                 if means(term, seen, &pod.meta.key.namespace, &pod.labels) {
-                    filter.other(snapshot, &term.topology_key).add_all(nodes, 1);
+                    filter.other(snapshot, &term.topology_key).add_all(members, 1);
                 }
             }
         }
         if !filter.near.is_empty() || !filter.far.is_empty() {
-            for (group, nodes) in snapshot.label_groups() {
-                filter.count(pod, &group.namespace, &group.labels, seen, |tally| tally.add_all(nodes, 1));
+            for (group, members) in snapshot.label_groups() {
+                filter.count(pod, &group.namespace, &group.labels, seen, |tally| tally.add_all(members, 1));
             }
         }
         (!filter.others.is_empty() || !filter.near.is_empty() || !filter.far.is_empty()).then_some(filter)
@@ -266,23 +269,23 @@ impl Score {
             return None;
         }
         if has_own {
-            for (group, nodes) in snapshot.label_groups() {
+            for (group, members) in snapshot.label_groups() {
                 let near = own.preferred.iter().map(|(weight, term)| (i64::from(*weight), term));
                 let far = own.anti_preferred.iter().map(|(weight, term)| (-i64::from(*weight), term));
                 for (weight, term) in near.chain(far) {
                     if means(term, seen, &group.namespace, &group.labels) {
-                        score.tally(snapshot, term).add_all(nodes, weight);
+                        score.tally(snapshot, term).add_all(members, weight);
                     }
                 }
             }
         }
-        for (group, nodes) in snapshot.term_groups() {
+        for (group, members) in snapshot.term_groups() {
             let hard = group.terms.required.iter().map(|term| (hard_weight, term));
             let near = group.terms.preferred.iter().map(|(weight, term)| (i64::from(*weight), term));
             let far = group.terms.anti_preferred.iter().map(|(weight, term)| (-i64::from(*weight), term));
             for (weight, term) in hard.chain(near).chain(far) {
                 if weight != 0 && means(term, seen, &pod.meta.key.namespace, &pod.labels) {
-                    score.tally(snapshot, term).add_all(nodes, weight);
+                    score.tally(snapshot, term).add_all(members, weight);
                 }
             }
         }

@@ -268,7 +268,7 @@ impl Plugin {
             Plugin::NodeVolumeLimits => node_volume_limits::filter(cycle, state, node),
             Plugin::VolumeBinding => volume_binding::filter(state, node),
             Plugin::VolumeZone => volume_zone::filter(state, node),
-            Plugin::PodTopologySpread => pod_topology_spread::filter(cycle, state, node),
+            Plugin::PodTopologySpread => pod_topology_spread::filter(state, node),
             Plugin::InterPodAffinity => inter_pod_affinity::filter(state, node),
             Plugin::NodeResourcesBalancedAllocation | Plugin::ImageLocality => Ok(()),
         }

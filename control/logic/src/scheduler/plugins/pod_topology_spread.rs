@@ -42,12 +42,15 @@ struct Counted {
     present: i64,
     /// The pods of the emptiest.
     lowest: i64,
+    /// 1 if the pod itself will count.
+    itself: i64,
 }
 
 impl Counted {
     fn new(cycle: &Cycle<'_>, spread: Spread) -> Self {
         let domains = cycle.snapshot.domains(&spread.topology_key);
-        Counted { pods: vec![None; domains.count()], domains, spread, present: 0, lowest: 0 }
+        let itself = i64::from(spread.selector.matches(Some(&cycle.pod.labels)));
+        Counted { pods: vec![None; domains.count()], domains, spread, present: 0, lowest: 0, itself }
     }
 
     fn add(&mut self, node: NodeIndex, amount: i64) {
@@ -78,6 +81,13 @@ impl Counted {
     /// stock scheduler.
     fn selects(&self, labels: &proa_api::selector::Labels) -> bool {
         !self.spread.selector.is_everything() && self.spread.selector.matches(Some(labels))
+    }
+
+    /// True if the pods of every node with the label count.
+    fn includes_all(&self, cycle: &Cycle<'_>) -> bool {
+        let wishes = cycle.wishes;
+        let anywhere = wishes.node_selector.is_empty() && wishes.node_affinity.is_none();
+        (anywhere || !self.spread.honors_affinity) && !self.spread.honors_taints
     }
 
     /// True if the pods of this node count.
@@ -139,9 +149,36 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
         return PreFilter::Skip;
     }
     let mut counted: Vec<Counted> = wanted.into_iter().map(|s| Counted::new(cycle, s)).collect();
+    if counted.iter().all(|c| c.domains.is_total() && c.includes_all(cycle)) {
+        counted.iter_mut().for_each(|c| c.pods.fill(Some(0)));
+        count_all(cycle, &mut counted);
+    } else {
+        count_included(cycle, state, &mut counted);
+    }
+    counted.iter_mut().for_each(Counted::sum_up);
+    state.pod_topology_spread.required = counted;
+    PreFilter::Filter
+}
+
+/// Counts the pods of all nodes, domain by domain.
+fn count_all(cycle: &Cycle<'_>, counted: &mut [Counted]) {
+    for (group, members) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
+        for constraint in counted.iter_mut().filter(|c| c.selects(&group.labels)) {
+            let pods = &mut constraint.pods;
+            members.each_domain(&constraint.spread.topology_key, &constraint.domains, |domain, count| {
+                if let Some(pods) = &mut pods[domain] {
+                    *pods += i64::from(count.pods - count.leaving);
+                }
+            });
+        }
+    }
+}
+
+/// Counts the pods of the nodes that each constraint includes, node by node.
+fn count_included(cycle: &Cycle<'_>, state: &CycleState, counted: &mut [Counted]) {
     let mut included = vec![vec![false; cycle.snapshot.slots()]; counted.len()];
     for info in cycle.snapshot.nodes() {
-        if !has_all_labels(&counted, info.index) {
+        if !has_all_labels(counted, info.index) {
             continue;
         }
         for (constraint, included) in counted.iter_mut().zip(&mut included) {
@@ -151,30 +188,26 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
             }
         }
     }
-    for (group, nodes) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
+    for (group, members) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
         for (constraint, included) in counted.iter_mut().zip(&included) {
             if !constraint.selects(&group.labels) {
                 continue;
             }
-            for (node, count) in nodes.iter().filter(|(node, _)| included[**node]) {
-                constraint.add(*node, i64::from(count.pods - count.leaving));
+            for (node, count) in members.nodes().filter(|(node, _)| included[*node]) {
+                constraint.add(node, i64::from(count.pods - count.leaving));
             }
         }
     }
-    counted.iter_mut().for_each(Counted::sum_up);
-    state.pod_topology_spread.required = counted;
-    PreFilter::Filter
 }
 
 /// True if the pod may be on the node without making the domains too uneven.
-pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
     for constraint in &state.pod_topology_spread.required {
         let Some(pods) = constraint.at(node.index) else { return Err(Misfit::unresolvable(REASON_LABEL)) };
         let spread = &constraint.spread;
         let too_few_domains = spread.min_domains.is_some_and(|least| constraint.present < least);
         let lowest = if too_few_domains { 0 } else { constraint.lowest };
-        let itself = i64::from(spread.selector.matches(Some(&cycle.pod.labels)));
-        if pods + itself - lowest > spread.max_skew {
+        if pods + constraint.itself - lowest > spread.max_skew {
             return Err(Misfit::unschedulable(REASON));
         }
     }
@@ -207,25 +240,16 @@ pub fn pre_score(cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState)
     let needs_all =
         !cycle.wishes.spread.is_empty() || cycle.profile.args.spread.default_constraints.is_some();
     let mut counted: Vec<Counted> = wanted.into_iter().map(|s| Counted::new(cycle, s)).collect();
-    for node in nodes.iter().filter(|n| !needs_all || has_all_labels(&counted, n.index)).collect::<Vec<_>>() {
-        counted.iter_mut().for_each(|constraint| constraint.admit(node.index));
-    }
-    for (group, on) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
-        let selects: Vec<bool> = counted.iter().map(|c| c.selects(&group.labels)).collect();
-        if !selects.contains(&true) {
+    for node in nodes {
+        if needs_all && !has_all_labels(&counted, node.index) {
             continue;
         }
-        for (node, count) in on {
-            if needs_all && !has_all_labels(&counted, *node) {
-                continue;
-            }
-            let info = cycle.node(*node);
-            for (constraint, _) in counted.iter_mut().zip(&selects).filter(|(_, selects)| **selects) {
-                if constraint.includes(cycle, state, &info.node) {
-                    constraint.add(*node, i64::from(count.pods - count.leaving));
-                }
-            }
-        }
+        counted.iter_mut().for_each(|constraint| constraint.admit(node.index));
+    }
+    if counted.iter().all(|c| c.includes_all(cycle) && (!needs_all || c.domains.is_total())) {
+        count_all(cycle, &mut counted);
+    } else {
+        count_compared(cycle, state, needs_all, &mut counted);
     }
     counted.iter_mut().for_each(Counted::sum_up);
     let state = &mut state.pod_topology_spread;
@@ -235,6 +259,27 @@ pub fn pre_score(cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState)
     state.preferred = counted;
     state.needs_all_labels = needs_all;
     true
+}
+
+/// Counts the pods of the nodes that are compared, node by node.
+fn count_compared(cycle: &Cycle<'_>, state: &CycleState, needs_all: bool, counted: &mut [Counted]) {
+    for (group, members) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
+        let selects: Vec<bool> = counted.iter().map(|c| c.selects(&group.labels)).collect();
+        if !selects.contains(&true) {
+            continue;
+        }
+        for (node, count) in members.nodes() {
+            if needs_all && !has_all_labels(counted, node) {
+                continue;
+            }
+            let info = cycle.node(node);
+            for (constraint, _) in counted.iter_mut().zip(&selects).filter(|(_, selects)| **selects) {
+                if constraint.includes(cycle, state, &info.node) {
+                    constraint.add(node, i64::from(count.pods - count.leaving));
+                }
+            }
+        }
+    }
 }
 
 /// How many pods like it there are around the node: to be normalized, the fewer the better.

@@ -133,3 +133,42 @@ proptest! {
         agree(&world, &affinity, &spread)?;
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Of sorts with many pods, counts by domain are kept and changed; they are never off.
+    #[test]
+    fn counts_that_are_kept_are_those_of_a_recount(
+        steps in prop::collection::vec((0..40usize, 0..60usize, 0..8usize), 40..120),
+    ) {
+        let zoned = |index: usize, zone: usize| {
+            node(&format!("n{index}"), json!({"zone": format!("z{zone}")}), json!({}))
+        };
+        let mut world = World::new((0..40).map(|index| zoned(index, index % 5)).collect());
+        for (place, (on, number, step)) in steps.into_iter().enumerate() {
+            let object = pod(&format!("o{number}"), json!({"labels": {"app": "x"}}), json!({"nodeName": format!("n{on}")}));
+            match step {
+                0 => world.apply(zoned(on, number % 7)),
+                1 | 2 => drop(world.snapshot.remove(&object.meta.key)),
+                _ => world.apply(object),
+            }
+            // Now and then, so that what is kept gets old.
+            if place % 3 != 0 {
+                continue;
+            }
+            for label in ["zone", "kubernetes.io/hostname"] {
+                let domains = world.snapshot.domains(label);
+                for (_, members) in world.snapshot.label_groups() {
+                    let mut kept = vec![0; domains.count()];
+                    members.each_domain(label, &domains, |domain, count| kept[domain] += count.pods);
+                    let mut counted = vec![0; domains.count()];
+                    for info in world.snapshot.nodes() {
+                        counted[domains.of(info.index).unwrap()] += u32::try_from(info.pods.len()).unwrap();
+                    }
+                    prop_assert_eq!(&kept, &counted);
+                }
+            }
+        }
+    }
+}
