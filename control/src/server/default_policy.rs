@@ -5,7 +5,7 @@
 use futures::future::try_join_all;
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
-use proa_logic::rbac::bootstrap::{bindings, brought_up, roles};
+use proa_logic::rbac::bootstrap::{bindings, brought_up, is_own, roles};
 use serde_json::Value;
 
 use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
@@ -35,13 +35,16 @@ async fn ensure_one(registry: &Registry, kind: &Kind, wanted: Value) -> Result<(
         return create(registry, &caller, kind, wanted, &options).await;
     };
     let found = found.value();
-    if brought_up(&found, &wanted).is_none() {
+    if is_own(&found) {
         return Ok(());
     }
     if found.get("roleRef") != wanted.get("roleRef") {
         // A binding's role cannot change.
         registry.delete(&caller, kind, "", &name, &DeleteOptions::default()).await?;
         return create(registry, &caller, kind, wanted, &options).await;
+    }
+    if brought_up(&found, &wanted).is_none() {
+        return Ok(());
     }
     let change = |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
     registry.patch(&caller, kind, "", &name, Target::Main, &change, &options).await.map(|_| ())

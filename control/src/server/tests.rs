@@ -1,5 +1,7 @@
 //! Requests against a whole server on a temporary directory.
 
+mod rbac;
+
 use std::time::Duration;
 
 use futures::StreamExt;

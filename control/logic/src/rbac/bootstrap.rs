@@ -348,10 +348,15 @@ pub fn bindings() -> Vec<Value> {
     BINDINGS.iter().map(binding_json).collect()
 }
 
+/// True if somebody has made a default object their own by its annotation: it is left alone.
+pub fn is_own(existing: &Value) -> bool {
+    existing["metadata"]["annotations"][ANNOTATION_AUTOUPDATE] == "false"
+}
+
 /// What an existing default object becomes, or `None` if it stays as it is: what is missing is
 /// added, what somebody added stays. An object whose annotation says so is left alone.
 pub fn brought_up(existing: &Value, wanted: &Value) -> Option<Value> {
-    if existing["metadata"]["annotations"][ANNOTATION_AUTOUPDATE] == "false" {
+    if is_own(existing) {
         return None;
     }
     let mut new = existing.clone();
