@@ -28,13 +28,16 @@ pub struct Index {
     reached: BTreeMap<Arc<str>, Reached>,
 }
 
+/// What reaches each name.
+type Grants = BTreeMap<Arc<str>, Vec<Arc<Grant>>>;
+
 type Spaces<T> = BTreeMap<Arc<str>, BTreeMap<Arc<str>, T>>;
 
 /// Whom the bindings of one namespace reach.
 #[derive(Clone, Debug, Default)]
 struct Reached {
-    users: BTreeMap<Arc<str>, Vec<Arc<Grant>>>,
-    groups: BTreeMap<Arc<str>, Vec<Arc<Grant>>>,
+    users: Grants,
+    groups: Grants,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -171,7 +174,7 @@ impl Index {
 }
 
 impl Reached {
-    fn of<'w>(&mut self, who: &'w Who) -> (&mut BTreeMap<Arc<str>, Vec<Arc<Grant>>>, &'w Arc<str>) {
+    fn of<'w>(&mut self, who: &'w Who) -> (&mut Grants, &'w Arc<str>) {
         match who {
             Who::User(name) => (&mut self.users, name),
             Who::Group(name) => (&mut self.groups, name),
