@@ -60,7 +60,8 @@ fn start() -> Cluster {
         let spec = json!({"containers": containers, "terminationGracePeriodSeconds": 0});
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
     };
-    let server = json!({"name": "c", "image": "box:1", "command": ["httpd", "-f", "-p", "8080", "-h", "/www"]});
+    let server =
+        json!({"name": "c", "image": "box:1", "command": ["httpd", "-f", "-p", "8080", "-h", "/www"]});
     let reader = json!({"name": "c", "image": "box:1", "command": ["cat"], "stdin": true});
     let wasm = json!({"name": "w", "image": "hello-wasm:1", "ports": [{"containerPort": 8080}]});
     let sleeper = json!({"name": "d", "image": "box:1", "command": ["sleep", "3600"]});
@@ -98,7 +99,10 @@ fn commands(cluster: &Cluster) {
     let output = cluster.kubectl_output(&["exec", "box", "--", "sh", "-c", script]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(7), "out\n".to_owned()), "{output:?}");
     assert_eq!(text(&output.stderr), "err\ncommand terminated with exit code 7\n");
-    assert_eq!(cluster.kubectl(&["exec", "box", "--", "sh", "-c", "echo $0 'a  b' $#", "x&y", "z"]), "x&y a  b 1\n");
+    assert_eq!(
+        cluster.kubectl(&["exec", "box", "--", "sh", "-c", "echo $0 'a  b' $#", "x&y", "z"]),
+        "x&y a  b 1\n"
+    );
     // What goes on by itself does not keep the client.
     assert_eq!(cluster.kubectl(&["exec", "box", "--", "sh", "-c", "sleep 5 & echo left"]), "left\n");
     let output = cluster.kubectl(&["exec", "box", "--", "sh", "-c", "cat /bin/busybox /bin/busybox"]);
@@ -123,7 +127,11 @@ fn terminal(cluster: &Cluster) {
     typist.write(b"typed\r\x04");
     let code = typist.end();
     assert_eq!(code, Some(4), "{}", typist.seen());
-    assert!(typist.seen().contains("/dev/pts/") && typist.seen().matches("typed").count() == 2, "{}", typist.seen());
+    assert!(
+        typist.seen().contains("/dev/pts/") && typist.seen().matches("typed").count() == 2,
+        "{}",
+        typist.seen()
+    );
 }
 
 fn copies(cluster: &Cluster) {
@@ -175,7 +183,8 @@ fn ports(cluster: &Cluster) {
     for (pod, body) in [("box", "from the container\n"), ("wasm", "Hello")] {
         let mut command = cluster.kubectl_command();
         command.args(["port-forward", &format!("pod/{pod}"), ":8080", ":8081"]);
-        let mut child = Guard(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts"));
+        let mut child =
+            Guard(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts"));
         let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
         let mut address = |port: &str| loop {
             let line = lines.next().expect("a line").expect("text");
@@ -212,7 +221,8 @@ fn a_client_that_vanishes(cluster: &Cluster) {
             Guard(command.args(&arguments).stdin(Stdio::piped()).spawn().expect("kubectl starts"))
         });
         cluster.wait("the command to run", || running() >= 2);
-        let child = typist.as_mut().map(|t| &mut t.child.0).or(plain.as_mut().map(|p| &mut p.0)).expect("one");
+        let child =
+            typist.as_mut().map(|t| &mut t.child.0).or(plain.as_mut().map(|p| &mut p.0)).expect("one");
         child.kill().expect("it runs");
         child.wait().expect("own child");
         cluster.wait("the command to be ended", || running() == 0);
@@ -224,7 +234,10 @@ fn refusals(cluster: &Cluster) {
         let told = cluster.kubectl_fails(arguments);
         assert!(told.contains(what), "{arguments:?}: {told}");
     };
-    fails(&["exec", "wasm", "-c", "w", "--", "sh"], "a Wasm container holds no programs that could be run in it");
+    fails(
+        &["exec", "wasm", "-c", "w", "--", "sh"],
+        "a Wasm container holds no programs that could be run in it",
+    );
     fails(&["exec", "box", "-c", "nope", "--", "sh"], "container nope is not valid for pod box");
     fails(&["exec", "nobody", "--", "sh"], "pods \"nobody\" not found");
     fails(&["exec", "box", "--", "nothing"], "exec: \"nothing\": executable file not found in $PATH");
@@ -281,7 +294,8 @@ fn processes(wanted: impl Fn(&str) -> bool) -> Vec<i32> {
         String::from_utf8_lossy(&bytes).replace('\0', " ")
     };
     // kubectl's own arguments name the command too.
-    pids.filter(|pid| Some(line(pid)).is_some_and(|line| !line.contains("kubectl") && wanted(&line))).collect()
+    pids.filter(|pid| Some(line(pid)).is_some_and(|line| !line.contains("kubectl") && wanted(&line)))
+        .collect()
 }
 
 /// kubectl with a terminal, and somebody who types.

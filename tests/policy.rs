@@ -34,13 +34,19 @@ fn a_drain_waits_for_the_budget() {
     let table = cluster.kubectl(&["get", "pdb"]);
     let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().take(4).collect();
     assert_eq!(row, ["web", "2", "N/A", "0"], "{table}");
-    assert!(table.starts_with("NAME   MIN AVAILABLE   MAX UNAVAILABLE   ALLOWED DISRUPTIONS   AGE"), "{table}");
+    assert!(
+        table.starts_with("NAME   MIN AVAILABLE   MAX UNAVAILABLE   ALLOWED DISRUPTIONS   AGE"),
+        "{table}"
+    );
     assert!(cluster.kubectl(&["describe", "pdb", "web"]).contains("Allowed disruptions:  0"));
 
     let node = cluster.kubectl(&["get", "node", "-o", "name"]).trim().replace("node/", "");
     let drain = ["drain", &node, "--ignore-daemonsets", "--timeout=4s"];
     let refused = cluster.kubectl_fails(&drain);
-    assert!(refused.contains("Cannot evict pod as it would violate the pod's disruption budget."), "{refused}");
+    assert!(
+        refused.contains("Cannot evict pod as it would violate the pod's disruption budget."),
+        "{refused}"
+    );
     assert_eq!(cluster.list("pod", "app=web").len(), 2);
 
     // With one disruption allowed the first goes; the second only once there is another, which
@@ -54,7 +60,9 @@ fn a_drain_waits_for_the_budget() {
         };
         pods.iter().filter(ready).count()
     };
-    cluster.wait("a disruption to be allowed", || cluster.get("pdb", "web")["status"]["disruptionsAllowed"] == 1);
+    cluster.wait("a disruption to be allowed", || {
+        cluster.get("pdb", "web")["status"]["disruptionsAllowed"] == 1
+    });
     let refused = cluster.kubectl_fails(&drain);
     assert!(refused.contains("violate the pod's disruption budget"), "{refused}");
     assert_eq!(ready(), 1);
@@ -80,14 +88,15 @@ fn quotas_and_limits_hold() {
         "apiVersion: v1\nkind: LimitRange\nmetadata: {name: memory}\nspec:\n  limits:\n  - type: Container\n    \
          default: {memory: 64Mi}\n    defaultRequest: {memory: 32Mi}\n    max: {memory: 1Gi}\n",
     );
-    cluster.wait("the quota to be counted", || {
-        cluster.get("quota", "pods")["status"]["used"]["pods"] == "0"
-    });
+    cluster.wait("the quota to be counted", || cluster.get("quota", "pods")["status"]["used"]["pods"] == "0");
     cluster.apply(&deployment("web", 3));
     cluster.wait("two of three pods", || cluster.get("deploy", "web")["status"]["readyReplicas"] == 2);
     let sets = cluster.list("rs", "app=web");
     let condition = &sets[0]["status"]["conditions"][0];
-    assert_eq!((&condition["type"], &condition["reason"]), (&"ReplicaFailure".into(), &"FailedCreate".into()));
+    assert_eq!(
+        (&condition["type"], &condition["reason"]),
+        (&"ReplicaFailure".into(), &"FailedCreate".into())
+    );
     let text = "is forbidden: exceeded quota: pods, requested: pods=1, used: pods=2, limited: pods=2";
     assert!(condition["message"].as_str().is_some_and(|m| m.ends_with(text)), "{condition}");
     let refused = cluster.kubectl_fails(&["run", "x", "--image=hello-container:1"]);
@@ -138,7 +147,8 @@ fn priorities_and_replication_controllers() {
 
     cluster.apply(&workload("ReplicationController", "v1", "old", "selector: {app: old}", 1));
     let ready = |count: i64| {
-        cluster.wait("the controller's pods", || cluster.get("rc", "old")["status"]["readyReplicas"] == count);
+        cluster
+            .wait("the controller's pods", || cluster.get("rc", "old")["status"]["readyReplicas"] == count);
     };
     ready(1);
     cluster.kubectl(&["scale", "rc", "old", "--replicas=3"]);
@@ -150,9 +160,8 @@ fn priorities_and_replication_controllers() {
     let pod = cluster.list("pod", "app=old")[0]["metadata"]["name"].as_str().expect("a name").to_owned();
     cluster.kubectl(&["label", "pod", &pod, "app=own", "--overwrite"]);
     cluster.wait("another pod", || cluster.list("pod", "app=old").len() == 3);
-    cluster.wait("the pod to be let go", || {
-        cluster.get("pod", &pod)["metadata"]["ownerReferences"].is_null()
-    });
+    cluster
+        .wait("the pod to be let go", || cluster.get("pod", &pod)["metadata"]["ownerReferences"].is_null());
     cluster.kubectl(&["delete", "rc", "old"]);
     cluster.wait("the pods to go", || cluster.list("pod", "app=old").is_empty());
     assert!(cluster.get("pod", &pod).is_object());
