@@ -324,7 +324,7 @@ fn wishes(spec: &core::PodSpec, nominated: Option<&str>) -> Wishes {
         node_selector: spec.node_selector.clone().unwrap_or_default(),
         node_affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
         spread: spec.topology_spread_constraints.iter().flatten().map(Spread::of).collect(),
-        images: images.map(|image| image_name(image)).collect(),
+        images: images.map(image_name).collect(),
         scheduler: spec.scheduler_name.as_deref().unwrap_or(names::DEFAULT_SCHEDULER).into(),
         gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.as_str().into()).collect(),
         never_preempts: spec.preemption_policy.as_deref() == Some("Never"),

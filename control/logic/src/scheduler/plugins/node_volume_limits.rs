@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use super::{CycleState, volumes};
 use crate::controllers::facts::{Key, Pod};
 use crate::controllers::observed::Observed;
+use crate::controllers::persistent_volume::matching;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
 
@@ -24,7 +25,7 @@ fn volume(claim: &PersistentVolumeClaim, seen: &Observed) -> Option<(String, Str
         let csi = volume.spec.as_ref()?.csi.as_ref()?;
         return Some((format!("{}/{}", csi.driver, csi.volume_handle), csi.driver.clone()));
     }
-    let class = seen.storage_classes.get(&Key::new("", volumes::class_of_claim(claim)?))?;
+    let class = matching::class(seen, claim)?;
     let meta = &claim.metadata;
     let id = format!(
         "{}-{}/{}",

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use proa_api::names;
-use proa_api::quantity::Amount;
-use proa_api::selector::Selector;
 use serde_json::json;
 
 use super::node_affinity::Term;
 use super::{CycleState, volumes};
 use crate::controllers::facts::{Key, Node, Pod};
+use crate::controllers::persistent_volume::matching::{self, is_bound_to};
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
 use crate::kinds::Part;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
@@ -80,7 +79,7 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
             continue;
         }
         match waits_for_consumer(claim, cycle) {
-            Some(class) => found.waiting.push(waiting(claim, &class, cycle)),
+            Some(class) => found.waiting.push(waiting(claim, class, cycle)),
             None => immediate = true,
         }
     }
@@ -113,12 +112,12 @@ fn sound<'a>(cycle: &Cycle<'a>, name: &Arc<str>) -> Result<&'a Arc<PersistentVol
 
 /// The claim's class, if it binds claims only once a pod needs them. A claim that names its volume
 /// does not wait.
-fn waits_for_consumer(claim: &PersistentVolumeClaim, cycle: &Cycle<'_>) -> Option<Arc<StorageClass>> {
-    if claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|n| !n.is_empty()) {
+fn waits_for_consumer<'a>(claim: &PersistentVolumeClaim, cycle: &Cycle<'a>) -> Option<&'a Arc<StorageClass>> {
+    let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|n| !n.is_empty());
+    if named || !matching::waits_for_consumer(cycle.seen, claim) {
         return None;
     }
-    let class = cycle.seen.storage_classes.get(&Key::new("", volumes::class_of_claim(claim)?))?;
-    (class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")).then(|| class.clone())
+    matching::class(cycle.seen, claim)
 }
 
 fn waiting(claim: &Arc<PersistentVolumeClaim>, class: &StorageClass, cycle: &Cycle<'_>) -> Waiting {
@@ -126,12 +125,12 @@ fn waiting(claim: &Arc<PersistentVolumeClaim>, class: &StorageClass, cycle: &Cyc
     let mut volumes: Vec<_> = cycle.seen.persistent_volumes.iter().map(|(_, volume)| volume).collect();
     volumes.retain(|volume| would_do(volume, claim));
     // The one that was made for the claim goes first, then the smallest.
-    volumes.sort_by_key(|v| (!is_for(v, claim), volumes::capacity(v), v.metadata.name.clone()));
-    if volumes.first().is_some_and(|v| is_for(v, claim)) {
+    volumes.sort_by_key(|v| (!is_bound_to(v, claim), matching::capacity(v), v.metadata.name.clone()));
+    if volumes.first().is_some_and(|v| is_bound_to(v, claim)) {
         volumes.truncate(1);
     }
     let made = !class.provisioner.is_empty() && class.provisioner != NO_PROVISIONER;
-    let own = volumes.first().is_some_and(|v| is_for(v, claim));
+    let own = volumes.first().is_some_and(|v| is_bound_to(v, claim));
     let topologies = class.allowed_topologies.iter().flatten().map(Term::of_topology).collect();
     Waiting {
         selected: annotations.and_then(|a| a.get(names::ANNOTATION_SELECTED_NODE)).cloned(),
@@ -147,42 +146,12 @@ fn reach(volume: &PersistentVolume) -> Option<Vec<Term>> {
     Some(required.node_selector_terms.iter().map(Term::of).collect())
 }
 
-/// True if the volume names the claim.
-fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let Some(owner) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return false };
-    let same_uid =
-        owner.uid.as_ref().is_none_or(|uid| uid.is_empty() || Some(uid) == claim.metadata.uid.as_ref());
-    owner.name == claim.metadata.name && owner.namespace == claim.metadata.namespace && same_uid
-}
-
 /// True if a claim could be bound to the volume, wherever its pod runs.
 fn would_do(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let (Some(offer), Some(wish)) = (&volume.spec, &claim.spec) else { return false };
-    if volume.metadata.deletion_timestamp.is_some()
-        || volume_mode(&offer.volume_mode) != volume_mode(&wish.volume_mode)
-    {
-        return false;
-    }
-    let asked = wish.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(names::STORAGE));
-    let asked = asked.and_then(|q| Amount::parse(&q.0).ok()).unwrap_or_default();
-    if volumes::capacity(volume) < asked {
-        return false;
-    }
-    if offer.claim_ref.is_some() {
-        return is_for(volume, claim);
-    }
-    let selector =
-        wish.selector.as_ref().map_or_else(Selector::everything, |s| Selector::from_object(Some(s)));
-    let modes = offer.access_modes.as_deref().unwrap_or_default();
-    volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available")
-        && selector.matches(volume.metadata.labels.as_ref())
-        && volumes::class_of_volume(volume).unwrap_or_default()
-            == volumes::class_of_claim(claim).unwrap_or_default()
-        && wish.access_modes.iter().flatten().all(|mode| modes.contains(mode))
-}
-
-fn volume_mode(mode: &Option<String>) -> &str {
-    mode.as_deref().unwrap_or("Filesystem")
+    volume.metadata.deletion_timestamp.is_none()
+        && matching::same_mode(volume, claim)
+        && matching::capacity(volume) >= matching::requested(claim)
+        && (is_bound_to(volume, claim) || (matching::is_free(volume) && matching::fits(volume, claim)))
 }
 
 fn meets(terms: &[Term], node: &Node) -> bool {
@@ -242,7 +211,7 @@ pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBi
     let Some(bindings) = bindings(state, &node.node) else { return PreBind::Refuse };
     for (waiting, binding) in bindings {
         match binding {
-            Binding::Volume(volume) if is_for(volume, &waiting.claim) => {}
+            Binding::Volume(volume) if is_bound_to(volume, &waiting.claim) => {}
             Binding::Volume(volume) => plan.act_then(set_aside(volume, &waiting.claim)),
             Binding::Provision if waiting.selected.is_some() => {}
             Binding::Provision => plan.act_then(select(&waiting.claim, node.name())),

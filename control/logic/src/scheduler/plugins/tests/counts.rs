@@ -51,7 +51,7 @@ fn object(index: usize, other: &Other) -> Object {
 }
 
 /// The pods around a node that a test holds for, found by looking at each.
-fn around<'a>(world: &'a World, label: &str, node: &NodeInfo, meant: impl Fn(&Pod) -> bool) -> usize {
+fn around(world: &World, label: &str, node: &NodeInfo, meant: impl Fn(&Pod) -> bool) -> usize {
     let Some(value) = node.node.labels.get(label) else { return 0 };
     let nodes = world.snapshot.nodes().filter(|n| n.node.labels.get(label) == Some(value));
     nodes.flat_map(|n| &n.pods).filter(|p| meant(p)).count()
