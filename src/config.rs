@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use proa_logic::controllers::horizontal_pod_autoscaler as autoscaler;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::profile::Settings;
 use serde::Deserialize;
@@ -48,6 +49,21 @@ pub struct Options {
     /// Read the scheduler's profiles from this KubeSchedulerConfiguration file
     #[arg(long, env = "PROA_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+    /// How often autoscalers look at their pods [default: 15s]
+    #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_SYNC_PERIOD")]
+    pub horizontal_pod_autoscaler_sync_period: Option<String>,
+    /// For so long autoscalers hold a higher recommendation [default: 5m]
+    #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_DOWNSCALE_STABILIZATION")]
+    pub horizontal_pod_autoscaler_downscale_stabilization: Option<String>,
+    /// So far from its target a metric may be without any change of size [default: 0.1]
+    #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_TOLERANCE")]
+    pub horizontal_pod_autoscaler_tolerance: Option<f64>,
+    /// For so long after its start a pod's use of CPU counts only while it is ready [default: 5m]
+    #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_CPU_INITIALIZATION_PERIOD")]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: Option<String>,
+    /// A pod that became unready no later than this after its start was never ready [default: 30s]
+    #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_INITIAL_READINESS_DELAY")]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: Option<String>,
     /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
     #[arg(long, env = "PROA_LOG")]
     pub log: Option<String>,
@@ -65,6 +81,7 @@ pub struct Config {
     pub cluster_domain: String,
     pub node_name: String,
     pub scheduler: Settings,
+    pub autoscaler: autoscaler::Settings,
     pub log: String,
 }
 
@@ -86,6 +103,7 @@ impl Options {
         let text = |flag: Option<String>, file: Option<String>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
+        let autoscaler = autoscaler_settings(&self, &file)?;
         let node_name = match self.node_name.or(file.node_name) {
             Some(name) => name,
             None => host_name()?,
@@ -103,6 +121,7 @@ impl Options {
                 Some(path) => scheduler_settings(&path)?,
                 None => Settings::default(),
             },
+            autoscaler,
             log: text(self.log, file.log, "info"),
         })
     }
@@ -116,6 +135,46 @@ fn scheduler_settings(path: &Path) -> Result<Settings> {
         serde_yaml_ng::from_str(&text).with_context(|| format!("--scheduler-config {shown} is not YAML"))?;
     configuration::settings(&value)
         .map_err(|error| anyhow::anyhow!("--scheduler-config {shown} is not as it should be: {error}"))
+}
+
+/// What autoscalers are set to.
+fn autoscaler_settings(flags: &Options, file: &Options) -> Result<autoscaler::Settings> {
+    let mut settings = autoscaler::Settings::default();
+    let name = |what: &str| format!("--horizontal-pod-autoscaler-{what}");
+    let given = |of: fn(&Options) -> &Option<String>| of(flags).as_ref().or(of(file).as_ref());
+    for (what, text, setting) in [
+        ("sync-period", given(|o| &o.horizontal_pod_autoscaler_sync_period), &mut settings.sync_period),
+        (
+            "downscale-stabilization",
+            given(|o| &o.horizontal_pod_autoscaler_downscale_stabilization),
+            &mut settings.downscale_stabilization,
+        ),
+        (
+            "cpu-initialization-period",
+            given(|o| &o.horizontal_pod_autoscaler_cpu_initialization_period),
+            &mut settings.cpu_initialization_period,
+        ),
+        (
+            "initial-readiness-delay",
+            given(|o| &o.horizontal_pod_autoscaler_initial_readiness_delay),
+            &mut settings.initial_readiness_delay,
+        ),
+    ] {
+        if let Some(text) = text {
+            let parsed = text.parse();
+            *setting =
+                parsed.with_context(|| format!("{} {text:?} is not a duration such as 15s", name(what)))?;
+        }
+    }
+    let tolerance = flags.horizontal_pod_autoscaler_tolerance.or(file.horizontal_pod_autoscaler_tolerance);
+    settings.tolerance = tolerance.unwrap_or(settings.tolerance);
+    anyhow::ensure!(
+        settings.sync_period.is_positive() && settings.tolerance >= 0.0,
+        "{} must be above zero, and {} must not be below it",
+        name("sync-period"),
+        name("tolerance")
+    );
+    Ok(settings)
 }
 
 fn host_name() -> Result<String> {
@@ -142,6 +201,20 @@ mod tests {
         assert_eq!(config.node_name, "from-flag");
         assert_eq!(config.cluster_domain, "file.example");
         assert_eq!(config.service_cidr, "10.43.0.0/16");
+        assert_eq!(config.autoscaler, autoscaler::Settings::default());
+        let text = |period: &str| Options {
+            node_name: Some("n".to_owned()),
+            horizontal_pod_autoscaler_sync_period: Some(period.to_owned()),
+            ..Options::default()
+        };
+        assert_eq!(text("1m30s").resolve().unwrap().autoscaler.sync_period.as_secs(), 90);
+        let error = format!("{:#}", text("often").resolve().unwrap_err());
+        assert!(
+            error.starts_with(
+                "--horizontal-pod-autoscaler-sync-period \"often\" is not a duration such as 15s"
+            ),
+            "{error}"
+        );
         std::fs::write(&dir, "nodename: x\n").unwrap();
         let options = Options { config: Some(dir.clone()), ..Options::default() };
         let error = format!("{:#}", options.resolve().unwrap_err());

@@ -118,6 +118,7 @@ async fn serve(config: Config) -> Result<()> {
         node_name: config.node_name.clone(),
         settings: ClusterSettings {
             cluster_cidr: config.cluster_cidr.as_str().into(),
+            autoscaler: config.autoscaler.clone(),
             ..ClusterSettings::default()
         },
         extra_names: Vec::new(),

@@ -58,9 +58,13 @@ fn every_promise_names_its_test() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for document in
-        ["README.md", "ARCHITECTURE.md", "examples/hello-wasm/README.md", "examples/together/README.md"]
-    {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "examples/busy-wasm/README.md",
+        "examples/hello-wasm/README.md",
+        "examples/together/README.md",
+    ] {
         let text = read(document);
         let base = Path::new(document).parent().expect("a parent");
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

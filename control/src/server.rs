@@ -182,6 +182,7 @@ impl Server {
             identity: identity.to_owned(),
             scheduler: config.scheduler.clone(),
             settings: config.settings,
+            metrics: Some(metrics),
             pki: Some(pki),
         };
         server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));

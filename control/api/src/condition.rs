@@ -3,6 +3,7 @@
 //! Every kind has a condition type of its own in the API; [`Condition`] is what they share.
 
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -28,6 +29,7 @@ macro_rules! conditions {
 }
 conditions!(
     DeploymentCondition,
+    HorizontalPodAutoscalerCondition,
     JobCondition,
     NamespaceCondition,
     NodeCondition,

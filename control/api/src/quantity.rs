@@ -60,6 +60,11 @@ impl Amount {
         clamp(self.nanos.div_euclid(1_000_000) + i128::from(self.nanos.rem_euclid(1_000_000) != 0))
     }
 
+    /// The nearest number that a computer calculates fast with.
+    pub fn as_f64(self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
     /// True if below zero.
     pub fn is_negative(self) -> bool {
         self.nanos < 0

@@ -31,7 +31,7 @@ pub struct Outcome {
     pub writes: Vec<(Arc<Kind>, Revision)>,
     /// The first refusal.
     pub refused: Option<Refusal>,
-    /// The first refusal of a create that is not just a lost race.
+    /// The first refusal of a create or a change of size that is not just a lost race.
     pub create_refused: Option<String>,
 }
 
@@ -145,6 +145,25 @@ impl Executor {
                 };
                 let (namespace, name) = (&target.namespace, &target.name);
                 let options = WriteOptions::default();
+                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
+                let patched = patch.await;
+                gone_is_fine(patched.map(|object| Some((kind, object))))
+            }
+            Verb::Scale { target, from, to } => {
+                let kind = self.kind(&target.api_version, &target.kind)?;
+                let resource_kind = kind.clone();
+                let apply = |scale: &Value| {
+                    Guard::NONE.check(&target.uid, resource_kind.resource(), scale)?;
+                    let mut scale = scale.clone();
+                    // A scale of zero is shown as none.
+                    if scale["spec"]["replicas"].as_i64().unwrap_or(0) != i64::from(*from) {
+                        return Err(Refusal::stale(resource_kind.resource(), &target.name));
+                    }
+                    scale["spec"]["replicas"] = (*to).into();
+                    Ok(scale)
+                };
+                let (namespace, name) = (&target.namespace, &target.name);
+                let (part, options) = (Target::Scale, WriteOptions::default());
                 let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
                 let patched = patch.await;
                 gone_is_fine(patched.map(|object| Some((kind, object))))
@@ -276,8 +295,8 @@ impl Outcome {
             Ok(Some((kind, object))) => self.writes.push((kind, object.revision)),
             Ok(None) => {}
             Err(refusal) => {
-                let create = matches!(action.verb, Verb::Create { .. });
-                if create && refusal.code() != 409 && self.create_refused.is_none() {
+                let shown = matches!(action.verb, Verb::Create { .. } | Verb::Scale { .. });
+                if shown && refusal.code() != 409 && self.create_refused.is_none() {
                     self.create_refused = Some(refusal.to_string());
                 }
                 self.refused.get_or_insert(refusal);

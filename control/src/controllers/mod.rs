@@ -10,12 +10,14 @@
 //! - [`queue`]: which keys have to be looked at, and when they may be
 //! - [`execute`]: performs plans
 //! - [`record`]: writes Events
+//! - [`sampler`]: what is measured of pods, for the autoscalers
 
 pub mod elect;
 pub mod execute;
 pub mod feed;
 pub mod queue;
 pub mod record;
+pub mod sampler;
 mod shell;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use proa_logic::controllers::observed::ClusterSettings;
 use proa_logic::scheduler::profile::Settings;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::registry::Registry;
 use elect::Candidate;
@@ -44,6 +47,8 @@ pub struct ControllersConfig {
     pub scheduler: Settings,
     /// What decisions depend on.
     pub settings: ClusterSettings,
+    /// What nodes and pods use; without it autoscalers see none of it.
+    pub metrics: Option<Arc<Metrics>>,
     /// Signs certificates; without it none are signed.
     pub pki: Option<Arc<Pki>>,
 }

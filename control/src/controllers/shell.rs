@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
 use proa_logic::controllers::observed::Change;
 use proa_logic::controllers::{Controller, Key, Observed, Plan, Wakes, reconcile};
 use proa_logic::scheduler::{self, Scheduler};
@@ -18,6 +19,7 @@ use super::execute::{Executor, Outcome};
 use super::feed::{Feeds, News};
 use super::queue::Queue;
 use super::record::{Recorder, write};
+use super::sampler::Sampler;
 use crate::registry::{Caller, Registry};
 use crate::store::Revision;
 
@@ -44,6 +46,9 @@ struct Shell {
     progress: Vec<Option<Revision>>,
     controllers: Executor,
     binder: Executor,
+    sampler: Sampler,
+    /// There is another autoscaler, or one fewer.
+    autoscalers_changed: bool,
     results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
 }
 
@@ -65,9 +70,12 @@ pub(super) async fn run(
         pki: config.pki.clone(),
     };
     let mut leadership = leadership.clone();
+    let sync_period = Duration::try_from(config.settings.autoscaler.sync_period).unwrap_or_default();
     let feeds = Feeds::start(&registry);
     let mut shell = Shell {
         seen: Observed { settings: config.settings.clone(), ..Observed::new(&config.ca_pem) },
+        sampler: Sampler::start(registry.clone(), config.metrics.clone(), sync_period),
+        autoscalers_changed: true,
         queue: Queue::default(),
         scheduler: Scheduler::new(config.scheduler.clone()),
         progress: vec![None; feeds.kinds.len()],
@@ -83,15 +91,18 @@ pub(super) async fn run(
             () = shutdown.cancelled() => break,
             Some((work, outcome)) = finished.recv() => shell.finish(work, outcome),
             Some(news) = shell.feeds.next() => shell.fold_all(news),
-            () = leadership.changed() => {}
+            Some(sample) = shell.sampler.next() => shell.measure(sample),
+            () = leadership.changed() => shell.autoscalers_changed = true,
             () = tokio::time::sleep(sleep) => {}
         }
         while let Ok((work, outcome)) = finished.try_recv() {
             shell.finish(work, outcome);
         }
-        if leadership.holds() {
+        let leads = leadership.holds();
+        if leads {
             shell.decide();
         }
+        shell.want_samples(leads);
     }
     writer.abort();
 }
@@ -127,7 +138,24 @@ impl Shell {
             next = if left > 0 { self.feeds.try_next() } else { None };
         }
         for key in wakes.keys {
+            self.autoscalers_changed |= key.0 == Controller::HorizontalPodAutoscaler;
             self.queue.wake(key);
+        }
+    }
+
+    /// Takes what was measured, which is for all autoscalers to look at.
+    fn measure(&mut self, sample: Sample) {
+        self.seen.autoscaling.sample = Some(Arc::new(sample));
+        for (key, _) in self.seen.horizontal_pod_autoscalers.iter() {
+            self.queue.wake((Controller::HorizontalPodAutoscaler, key.clone()));
+        }
+    }
+
+    /// Has pods measured where there are autoscalers, by the control plane that decides.
+    fn want_samples(&mut self, leads: bool) {
+        if std::mem::take(&mut self.autoscalers_changed) {
+            let all = self.seen.horizontal_pod_autoscalers.iter().filter(|_| leads);
+            self.sampler.want(all.map(|(key, _)| key.namespace.clone()).collect());
         }
     }
 
@@ -194,7 +222,10 @@ impl Shell {
     fn reconcile(&mut self, controller: Controller, key: Key, now: Timestamp) {
         let id = (controller, key);
         match catch_unwind(AssertUnwindSafe(|| reconcile(controller, &self.seen, &id.1, now))) {
-            Ok(plan) => {
+            Ok(mut plan) => {
+                if let Some(memory) = plan.memory.take() {
+                    self.seen.autoscaling.remember(&id.1, memory);
+                }
                 self.queue.set_timer(&id, plan.again_at);
                 if plan.is_empty() {
                     self.queue.succeeded(&id);

@@ -17,7 +17,7 @@ use super::path::Verb;
 use super::respond;
 use super::reviews::Unstored;
 use super::table::Include;
-use crate::metrics::{ContainerName, Snapshot, Usage};
+use crate::metrics::{self, Snapshot, Usage};
 use crate::registry::ListOptions;
 
 const GROUP: &str = "metrics.k8s.io";
@@ -111,31 +111,14 @@ fn node(node: &Value, snapshot: &Snapshot) -> Option<Value> {
     Some(metrics)
 }
 
-/// A pod counts as measured when each of its containers that run is.
 fn pod(pod: &Value, snapshot: &Snapshot) -> Option<Value> {
-    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let usage = snapshot.get(&text("/spec/nodeName"))?;
-    let first = ContainerName {
-        namespace: text("/metadata/namespace"),
-        pod: text("/metadata/name"),
-        container: String::new(),
-    };
-    let own = usage.containers.range(first.clone()..);
-    let own: Vec<(&ContainerName, &Usage)> =
-        own.take_while(|(name, _)| name.namespace == first.namespace && name.pod == first.pod).collect();
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        let statuses = pod["status"][list].as_array();
-        let running = statuses.into_iter().flatten().filter(|status| status["state"]["running"].is_object());
-        for status in running {
-            own.iter().find(|(name, _)| status["name"] == name.container.as_str())?;
-        }
-    }
+    let own = metrics::of_pod(snapshot, pod)?;
     // The pod's window is that of the container that was measured for the shortest time.
     let (_, shortest) = own.iter().min_by_key(|(_, usage)| usage.window)?;
-    let mut metrics = head("PodMetrics", pod, shortest);
+    let mut shown = head("PodMetrics", pod, shortest);
     let containers = own.iter().map(|(name, usage)| json!({"name": name.container, "usage": amounts(usage)}));
-    metrics["containers"] = containers.collect();
-    Some(metrics)
+    shown["containers"] = containers.collect();
+    Some(shown)
 }
 
 fn head(kind: &str, object: &Value, usage: &Usage) -> Value {
@@ -232,7 +215,7 @@ fn metadata_of(items: &[Value], version: &str, one: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::NodeUsage;
+    use crate::metrics::{ContainerName, NodeUsage};
 
     fn usage(seconds: i64, cpu_nanos: u64) -> Usage {
         Usage {

@@ -12,6 +12,7 @@ pub mod history;
 mod text;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 pub use history::{ContainerName, NodeUsage, Usage};
@@ -42,6 +44,29 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// What every node uses, by its name.
 pub type Snapshot = BTreeMap<String, NodeUsage>;
 
+/// The containers of a pod with what they use: all that run, or none, because a pod is measured as
+/// a whole or not at all.
+pub fn of_pod<'a>(snapshot: &'a Snapshot, pod: &Value) -> Option<Vec<(&'a ContainerName, &'a Usage)>> {
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let usage = snapshot.get(&text("/spec/nodeName"))?;
+    let first = ContainerName {
+        namespace: text("/metadata/namespace"),
+        pod: text("/metadata/name"),
+        container: String::new(),
+    };
+    let own = usage.containers.range(first.clone()..);
+    let own: Vec<(&ContainerName, &Usage)> =
+        own.take_while(|(name, _)| name.namespace == first.namespace && name.pod == first.pod).collect();
+    for list in ["containerStatuses", "initContainerStatuses"] {
+        let statuses = pod["status"][list].as_array();
+        let running = statuses.into_iter().flatten().filter(|status| status["state"]["running"].is_object());
+        for status in running {
+            own.iter().find(|(name, _)| status["name"] == name.container.as_str())?;
+        }
+    }
+    Some(own).filter(|own| !own.is_empty())
+}
+
 /// Asks the nodes what they use.
 pub struct Metrics {
     kubelets: Arc<Kubelets>,
@@ -53,6 +78,12 @@ pub struct Metrics {
 struct State {
     nodes: BTreeMap<String, History>,
     last: Option<(Instant, Arc<Snapshot>)>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
 }
 
 impl Metrics {

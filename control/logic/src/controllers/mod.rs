@@ -29,6 +29,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod ephemeral_volume;
 pub mod garbage_collector;
+pub mod horizontal_pod_autoscaler;
 pub mod job;
 pub mod namespace;
 pub mod node;
@@ -65,6 +66,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::EndpointSliceMirroring => endpoint_slice_mirroring::reconcile(seen, key),
         Controller::Endpoints => endpoints::reconcile(seen, key),
         Controller::GarbageCollector => garbage_collector::reconcile(seen, key),
+        Controller::HorizontalPodAutoscaler => horizontal_pod_autoscaler::reconcile(seen, key, now),
         Controller::Namespace => namespace::reconcile(seen, key, now),
         Controller::ServiceAccount => namespace::reconcile_service_account(seen, key),
         Controller::RootCa => namespace::reconcile_root_ca(seen, key),
@@ -103,6 +105,7 @@ impl Controller {
             Controller::EndpointSliceMirroring => "endpoint-slice-mirroring-controller",
             Controller::Endpoints => "endpoint-controller",
             Controller::GarbageCollector => "garbage-collector-controller",
+            Controller::HorizontalPodAutoscaler => "horizontal-pod-autoscaler",
             Controller::Namespace => "namespace-controller",
             Controller::ServiceAccount => "serviceaccount-controller",
             Controller::RootCa => "root-ca-certificate-publisher-controller",

@@ -12,6 +12,7 @@ use proa_api::names;
 
 use super::facts::{Fact, Key, KindName, Meta, Node, Object, whole_objects};
 use super::graph::Graph;
+use super::horizontal_pod_autoscaler::{self, Autoscaling};
 use super::pods::Pods;
 use super::wakes::Controller;
 
@@ -42,6 +43,8 @@ macro_rules! observed {
             pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
             /// When the bootstrap tokens that end do so, by their Secrets.
             pub bootstrap_tokens: BTreeMap<Key, (Timestamp, Arc<Meta>)>,
+            /// What is measured for autoscalers, and what they have decided before.
+            pub autoscaling: Autoscaling,
             /// What the API server last refused to each key of a controller.
             pub refused: BTreeMap<(Controller, Key), String>,
             $(#[doc = concat!("The objects of kind ", stringify!($variant), ".")] pub $field: Shelf<$type>,)*
@@ -73,11 +76,17 @@ pub struct ClusterSettings {
     pub cluster_cidr: Arc<str>,
     /// A node that has not been heard of for this long is not ready.
     pub node_monitor_grace_period: SignedDuration,
+    /// What autoscalers are set to.
+    pub autoscaler: horizontal_pod_autoscaler::Settings,
 }
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        ClusterSettings { cluster_cidr: "".into(), node_monitor_grace_period: SignedDuration::from_secs(40) }
+        ClusterSettings {
+            cluster_cidr: "".into(),
+            node_monitor_grace_period: SignedDuration::from_secs(40),
+            autoscaler: horizontal_pod_autoscaler::Settings::default(),
+        }
     }
 }
 

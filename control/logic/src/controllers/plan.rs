@@ -12,6 +12,7 @@ use proa_api::Refusal;
 use proa_api::status::Resource;
 use serde_json::{Value, json};
 
+use super::horizontal_pod_autoscaler::memory::Memory;
 use crate::kinds::Part;
 
 /// What to do now, when to look again, and what to tell the owner of the object.
@@ -23,6 +24,9 @@ pub struct Plan {
     pub again_at: Option<Timestamp>,
     /// What is wrong or noteworthy, to be shown as Events.
     pub problems: Vec<Problem>,
+    /// What the next decision on the key is to know of this one, if that is not what it knows
+    /// already. For autoscalers only: other decisions depend on nothing but objects and the time.
+    pub memory: Option<Memory>,
 }
 
 /// One thing to do.
@@ -60,6 +64,15 @@ pub enum Verb {
         guard: Guard,
         /// What changes.
         change: Change,
+    },
+    /// Sets the size of a workload.
+    Scale {
+        /// The workload; its uid must still be the same.
+        target: Reference,
+        /// The size it must still have.
+        from: i32,
+        /// The size it is to have.
+        to: i32,
     },
     /// Deletes an object.
     Delete {

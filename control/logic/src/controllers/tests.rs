@@ -87,6 +87,7 @@ pub(super) fn show(plan: &Plan) -> Vec<String> {
         }
         Verb::Patch { target, change: Change::Merge(patch), .. } => format!("patch {} {patch}", target.name),
         Verb::Patch { target, .. } => format!("conditions {}", target.name),
+        Verb::Scale { target, from, to } => format!("scale {} {from} to {to}", target.name),
         Verb::Bind { pod, node } => format!("bind {} {node}", pod.name),
         Verb::DeleteAll { kind, .. } => format!("delete all {kind}"),
         Verb::Recount { quota } => format!("recount {}", quota.name),

@@ -54,6 +54,8 @@ pub enum Controller {
     Endpoints,
     /// By uid, as the name.
     GarbageCollector,
+    /// By HorizontalPodAutoscaler.
+    HorizontalPodAutoscaler,
     /// By namespace, as the name.
     Namespace,
     /// By namespace, as the name.
@@ -142,6 +144,7 @@ impl Wakes {
             }
             Fact::ReplicationController(_) => self.key(Controller::ReplicationController, key),
             Fact::DaemonSet(_) => self.key(Controller::DaemonSet, key),
+            Fact::HorizontalPodAutoscaler(_) => self.key(Controller::HorizontalPodAutoscaler, key),
             Fact::ControllerRevision(revision) => self.owner_of_revision(seen, key, revision),
             Fact::Service(_) => {
                 self.key(Controller::EndpointSlice, key);

@@ -120,6 +120,16 @@ impl Api {
                 }
                 Ok(self.delete(target, *propagation, *grace_period_seconds))
             }
+            Verb::Scale { target, from, to } => {
+                let Some(current) = self.find(target).cloned() else { return Ok(None) };
+                if current["spec"]["replicas"] != *from {
+                    let kind = self.kind(&target.api_version, &target.kind);
+                    return Err(Refusal::stale(kind.resource(), &target.name));
+                }
+                let mut new = current;
+                new["spec"]["replicas"] = (*to).into();
+                self.update(target, Part::Main, new).map(Some)
+            }
             Verb::DeleteAll { .. } => Ok(None),
             Verb::Bind { pod, node } => self.bind(pod, node).map(Some),
             // Nobody asks for certificates here.

@@ -271,7 +271,7 @@ impl JobNotes {
     }
 }
 
-fn phase(text: Option<&str>) -> Phase {
+pub(in crate::controllers) fn phase(text: Option<&str>) -> Phase {
     match text {
         Some("Running") => Phase::Running,
         Some("Succeeded") => Phase::Succeeded,
