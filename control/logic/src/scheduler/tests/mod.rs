@@ -1,4 +1,8 @@
-//! Tables of filters and reasons, and properties of whole queues.
+//! Tables of reasons and choices, and properties of whole queues.
+
+mod preemption;
+mod speed;
+mod waiting;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -51,6 +55,21 @@ impl World {
     fn apply(&mut self, object: Object) {
         let change = self.seen.apply(object, NOW);
         self.scheduler.apply(&self.seen, &change, NOW);
+    }
+
+    fn delete(&mut self, name: &str) {
+        let gone = self.seen.pods.get(&Key::new("d", name)).unwrap().meta.clone();
+        let change = self.seen.delete(&gone, NOW);
+        self.scheduler.apply(&self.seen, &change, NOW);
+    }
+
+    /// The plans of one round, executed well.
+    fn plans(&mut self, now: Timestamp) -> Vec<(Key, Plan)> {
+        let plans = self.scheduler.schedule(&self.seen, now, 100);
+        for (key, _) in &plans {
+            self.scheduler.finished(key, true, &self.seen, now);
+        }
+        plans
     }
 
     /// The node of each pod that is bound, and the message of each that is not.
@@ -153,9 +172,7 @@ fn what_is_assumed_is_not_given_away_twice_and_room_wakes_the_parked() {
     assert!(world.outcomes(NOW).is_empty(), "parked until something changes");
     world.apply(pod("p", "1", json!({"nodeName": "n"})));
     assert!(world.outcomes(NOW).is_empty());
-    let gone = world.seen.pods.get(&Key::new("d", "p")).unwrap().meta.clone();
-    let change = world.seen.delete(&gone, NOW);
-    world.scheduler.apply(&world.seen, &change, NOW);
+    world.delete("p");
     // Not before its back-off.
     assert!(world.outcomes(NOW).is_empty());
     let later = NOW + SignedDuration::from_secs(1);
