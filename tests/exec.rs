@@ -86,6 +86,7 @@ fn every_kubectl_talks_to_what_runs() {
         terminal(&cluster);
         copies(&cluster);
         attached(&cluster);
+        attached_to_wasm(&cluster);
         run_and_remove(&cluster);
         ports(&cluster);
         a_client_that_vanishes(&cluster);
@@ -158,6 +159,25 @@ fn attached(cluster: &Cluster) {
     let phase = cluster.get("pod", "reader");
     assert_eq!(phase["status"]["phase"], "Running");
     assert!(cluster.kubectl(&["logs", "reader"]).contains("to the container\n"), "the log has it too");
+}
+
+/// Attaching needs no shell, so it works for Wasm too: each request is a line of its output.
+fn attached_to_wasm(cluster: &Cluster) {
+    let mut command = cluster.kubectl_command();
+    command.args(["attach", "wasm", "-c", "w"]).stdout(Stdio::piped());
+    let mut child = Guard(command.spawn().expect("kubectl starts"));
+    let stdout = child.0.stdout.take().expect("piped");
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| drop(send.send(line)));
+    });
+    let pod = cluster.get("pod", "wasm");
+    let address = format!("{}:8080", pod["status"]["podIP"].as_str().expect("an address"));
+    // What was said before somebody attached is for the log only.
+    cluster.wait("the output of a request", || {
+        cluster.http(&address, "x", "/attached").expect("an answer");
+        lines.try_iter().any(|line| line == "GET /attached")
+    });
 }
 
 fn run_and_remove(cluster: &Cluster) {
@@ -241,11 +261,6 @@ fn refusals(cluster: &Cluster) {
     fails(&["exec", "box", "-c", "nope", "--", "sh"], "container nope is not valid for pod box");
     fails(&["exec", "nobody", "--", "sh"], "pods \"nobody\" not found");
     fails(&["exec", "box", "--", "nothing"], "exec: \"nothing\": executable file not found in $PATH");
-    // Attaching needs no shell, and Wasm output is output.
-    let mut command = cluster.kubectl_command();
-    command.args(["attach", "wasm", "-c", "w"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Guard(command.spawn().expect("kubectl starts"));
-    assert!(child.0.try_wait().expect("own child").is_none());
 }
 
 #[test]
