@@ -207,7 +207,7 @@ impl Decoder {
                 let entries = payload[4..].chunks_exact(8);
                 let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
                 let initial = entries.filter(|entry| number(&entry[1..4]) == SETTING_INITIAL_WINDOW);
-                Frame::Settings { initial_window: initial.map(|entry| number(&entry[4..8])).last() }
+                Frame::Settings { initial_window: initial.map(|entry| number(&entry[4..8])).next_back() }
             }
             PING => {
                 exactly(4)?;

@@ -246,7 +246,7 @@ impl Reader {
     async fn open(&mut self, stream: u32, fin: bool, unidirectional: bool, headers: Headers) {
         let flow = Arc::clone(&self.flow);
         self.streams.retain(|stream, peer| peer.input.is_some() || flow.open(*stream));
-        let refused = if stream % 2 == 0 || stream <= self.last {
+        let refused = if stream.is_multiple_of(2) || stream <= self.last {
             Some(Reset::ProtocolError)
         } else {
             (self.streams.len() >= MAX_STREAMS).then_some(Reset::RefusedStream)
@@ -276,7 +276,7 @@ impl Reader {
         let size = bytes.len() as u32;
         let Some(peer) = self.streams.get_mut(&stream) else {
             // Of a stream that has been reset, some may still be on its way.
-            if stream > self.last || stream % 2 == 0 {
+            if stream > self.last || stream.is_multiple_of(2) {
                 self.send(Outgoing::Control(frame::rst_stream(stream, Reset::InvalidStream))).await;
             }
             return self.took(size).await;
