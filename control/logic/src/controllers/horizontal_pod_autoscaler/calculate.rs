@@ -46,6 +46,9 @@ pub(super) struct Proposal {
     pub value: i64,
 }
 
+/// The ratio to the target, of the values of pods.
+type RatioOf<'f> = dyn Fn(&BTreeMap<&str, i64>) -> Result<f64, String> + 'f;
+
 /// Which pods count, by name.
 struct Groups<'a> {
     ready: usize,
@@ -177,7 +180,7 @@ impl<'a> Pods<'a> {
         mut values: BTreeMap<&'a str, i64>,
         groups: &Groups<'a>,
         full: &dyn Fn(&str) -> i64,
-        ratio_of: &dyn Fn(&BTreeMap<&str, i64>) -> Result<f64, String>,
+        ratio_of: &RatioOf<'_>,
     ) -> Result<i32, String> {
         let up_with_unready = ratio > 1.0 && !groups.unready.is_empty();
         if !up_with_unready && groups.missing.is_empty() {

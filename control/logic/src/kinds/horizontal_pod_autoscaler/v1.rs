@@ -166,7 +166,7 @@ fn from_stored(mut autoscaler: Value) -> Value {
         let current = list(status.remove("currentMetrics"));
         let is_cpu = |m: &&Value| m["type"] == "Resource" && m["resource"]["name"] == "cpu";
         let percents = current.iter().filter(is_cpu).map(|m| &m["resource"]["current"]["averageUtilization"]);
-        if let Some(percent) = percents.filter(|p| p.is_number()).last() {
+        if let Some(percent) = percents.rev().find(|p| p.is_number()) {
             status.insert("currentCPUUtilizationPercentage".to_owned(), percent.clone());
         }
         if !current.is_empty() {
