@@ -116,11 +116,7 @@ impl Wakes {
             (Some(Fact::Pod(old)), Some(Fact::Pod(new))) => self.pod(seen, Some(old), Some(new)),
             (_, Some(Fact::Pod(new))) => self.pod(seen, None, Some(new)),
             (Some(Fact::Pod(old)), _) => self.pod(seen, Some(old), None),
-            (Some(Fact::Node(old)), Some(Fact::Node(new))) => {
-                if takes_others(old, new) {
-                    self.daemon_sets(seen);
-                }
-            }
+            (Some(Fact::Node(old)), Some(Fact::Node(new))) if !takes_others(old, new) => {}
             (_, Some(Fact::Node(_))) | (Some(Fact::Node(_)), _) => self.daemon_sets(seen),
             _ => {}
         }
