@@ -7,9 +7,12 @@
 use std::collections::BTreeSet;
 
 use proa_api::Refusal;
-use proa_api::names::{GROUP_NODES, NAMESPACE_NODE_LEASE, NODE_USER_PREFIX};
+use proa_api::names::{
+    ANNOTATION_PROVISIONED_BY, GROUP_NODES, LABEL_HOSTNAME, LOCAL_PATH_PROVISIONER, NAMESPACE_NODE_LEASE,
+    NODE_USER_PREFIX,
+};
 use proa_logic::kinds::Kind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::registry::{Caller, Target};
 
@@ -28,6 +31,7 @@ const OWN_LABELS: [&str; 12] = [
     "topology.kubernetes.io/zone",
     "node.kubernetes.io/windows-build",
 ];
+const NOT_ITS_VOLUME: &str = "a node may only write volumes that its local-path provisioner makes";
 /// Prefixes with which it may set any.
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
@@ -56,8 +60,19 @@ pub fn check_create(caller: &Caller, kind: &Kind, object: &Value) -> Result<(), 
         ("storage.k8s.io", "CSINode") if name != node => {
             refuse("can only access CSINode with the same name as the requesting node".to_owned())
         }
+        ("", "PersistentVolume") if !is_local_path_of(node, object) => refuse(NOT_ITS_VOLUME.to_owned()),
         _ => Ok(()),
     }
+}
+
+/// True for a volume that the local-path provisioner of this node makes: a path of the node, for
+/// pods on the node.
+fn is_local_path_of(node: &str, volume: &Value) -> bool {
+    let here =
+        json!([{ "matchExpressions": [{ "key": LABEL_HOSTNAME, "operator": "In", "values": [node] }] }]);
+    volume["metadata"]["annotations"][ANNOTATION_PROVISIONED_BY] == LOCAL_PATH_PROVISIONER
+        && volume["spec"]["local"].is_object()
+        && volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"] == here
 }
 
 /// Refuses what a node may not change.
@@ -89,6 +104,10 @@ pub fn check_update(
         }
         ("", "Pod") if old["metadata"]["labels"] != new["metadata"]["labels"] => {
             refuse(format!("node {node:?} cannot update labels through pod status"))
+        }
+        ("", "PersistentVolume") if !is_local_path_of(node, old) => refuse(NOT_ITS_VOLUME.to_owned()),
+        ("", "PersistentVolume") if old["spec"] != new["spec"] => {
+            refuse(format!("node {node:?} is not allowed to modify a volume that is made"))
         }
         _ => Ok(()),
     }
@@ -151,7 +170,6 @@ fn may_set(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proa_logic::kinds::built_in;
-    use serde_json::json;
 
     use super::*;
 
@@ -188,6 +206,30 @@ mod tests {
         assert!(check_update(&node_a(), kind, Target::Main, &tainted, &clean).is_err());
         assert_eq!(text(check_update(&node_a(), kind, Target::Status, &clean, &clean)), "");
         assert_eq!(text(check_update(&Caller::system("x"), kind, Target::Main, &tainted, &clean)), "");
+    }
+
+    #[test]
+    fn a_node_makes_only_its_own_local_paths() {
+        let table = built_in();
+        let kind = table.by_kind("v1", "PersistentVolume").unwrap();
+        let volume = |node: &str, source: &str| {
+            let here = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] });
+            let mut volume = json!({
+                "metadata": { "name": "v", "annotations": { "pv.kubernetes.io/provisioned-by": "proa.dev/local-path" } },
+                "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [here] }] } } },
+            });
+            volume["spec"][source] = json!({ "path": "/x" });
+            volume
+        };
+        let own = volume("a", "local");
+        assert_eq!(text(check_create(&node_a(), kind, &own)), "");
+        assert!(check_create(&node_a(), kind, &volume("b", "local")).is_err());
+        assert!(check_create(&node_a(), kind, &volume("a", "hostPath")).is_err());
+        let mut released = own.clone();
+        released["metadata"]["finalizers"] = json!([]);
+        assert_eq!(text(check_update(&node_a(), kind, Target::Main, &own, &released)), "");
+        released["spec"]["claimRef"] = json!({ "name": "other" });
+        assert!(check_update(&node_a(), kind, Target::Main, &own, &released).is_err());
     }
 
     #[test]

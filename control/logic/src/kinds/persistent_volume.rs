@@ -265,7 +265,8 @@ fn sources_of(spec: &PersistentVolumeSpec) -> PersistentVolumeSpec {
 mod tests {
     use expect_test::expect;
 
-    use crate::kinds::check::{created, refusals, update_refusals};
+    use crate::kinds::Part;
+    use crate::kinds::check::{created, refusals, update_refusals, updated};
 
     const BASE: &str = "{apiVersion: v1, kind: PersistentVolume, spec: {accessModes: [ReadWriteOnce], \
                         capacity: {storage: 1024Mi}, storageClassName: '', hostPath: {path: /data}}}";
@@ -339,6 +340,35 @@ mod tests {
                 spec.storageClassName: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
                 spec.volumeMode: Unsupported value: "Tape": supported values: "Block", "Filesystem"
                 spec.csi: Required value: has to be specified when using volumeAttributesClassName
+            "#]],
+        );
+    }
+
+    /// The empty type of the path is a default, which a write of the status once took away; the
+    /// next write of the rest was then refused as a change of the source.
+    #[test]
+    fn a_write_of_the_status_leaves_the_rest_alone() {
+        updated(
+            BASE,
+            &BASE.replace("{path: /data}}}", "{path: /data}}, status: {phase: Available, message: ''}}"),
+            Part::Status,
+            expect![[r#"
+                apiVersion: v1
+                kind: PersistentVolume
+                metadata:
+                  name: x
+                spec:
+                  accessModes:
+                  - ReadWriteOnce
+                  capacity:
+                    storage: 1Gi
+                  hostPath:
+                    path: /data
+                    type: ''
+                  persistentVolumeReclaimPolicy: Retain
+                  volumeMode: Filesystem
+                status:
+                  phase: Available
             "#]],
         );
     }

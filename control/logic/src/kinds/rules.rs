@@ -115,13 +115,15 @@ fn create<R: Rules>(object: Value) -> Result<Value, Refusal> {
 
 fn update<R: Rules>(old: &Value, new: Value, part: Part) -> Result<Value, Refusal> {
     let mut new = body::<R>(new)?;
+    // Only what the client says: what is stored may hold defaults that look like nothing.
+    tidied::<R>(&mut new)?;
     match part {
         Part::Main if R::HAS_STATUS => keep(&mut new, old, "status"),
         Part::Main => {}
         Part::Status | Part::Approval => take_status(&mut new, old),
     }
     let old = stored::<R>(old)?;
-    let mut new = read::<R>(new)?;
+    let mut new = decode::decode::<R::Object>(Value::Object(new))?;
     let mut errors = FieldErrors::new();
     match part {
         Part::Main => {
@@ -182,8 +184,12 @@ fn version_of(api_version: &str) -> &str {
 }
 
 fn read<R: Rules>(mut object: Map<String, Value>) -> Result<R::Object, Refusal> {
-    tidy::tidy(&mut object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))?;
+    tidied::<R>(&mut object)?;
     decode::decode::<R::Object>(Value::Object(object))
+}
+
+fn tidied<R: Rules>(object: &mut Map<String, Value>) -> Result<(), Refusal> {
+    tidy::tidy(object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))
 }
 
 /// Decodes what the store holds, which went through these rules when it was written.

@@ -262,6 +262,15 @@ const SIGNERS: &str = "certificates.k8s.io";
 /// authorizer's.
 const FOR_NODES: &[Role] = &[
     role("system:node-bootstrapper", &[rule("create get list watch", SIGNERS, "certificatesigningrequests")]),
+    // A node provisions the local paths of its own; what it may write is bounded by admission.
+    role(
+        "proa:local-path-provisioner",
+        &[
+            rule("create delete get list patch watch", "core", "persistentvolumes"),
+            rule(READ, "core", "persistentvolumeclaims"),
+            rule(READ, "storage.k8s.io", "storageclasses"),
+        ],
+    ),
     role(
         "system:kubelet-api-admin",
         &[
@@ -326,6 +335,7 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("system:node-proxier", "system:node-proxier", "User:system:kube-proxy"),
     ("system:kube-dns", "system:kube-dns", "User:system:proa-dns"),
     ("system:proa-ingress", "system:proa-ingress", "User:system:proa-ingress"),
+    ("proa:local-path-provisioner", "proa:local-path-provisioner", "Group:system:nodes"),
     (
         "proa:node-autoapprove-bootstrap",
         "system:certificates.k8s.io:certificatesigningrequests:nodeclient",

@@ -189,6 +189,15 @@ impl Api {
         if self.objects.contains_key(&id) {
             return Err(Refusal::already_exists(row.resource(), &id.2));
         }
+        // As admission does.
+        let protection = match kind {
+            "PersistentVolumeClaim" => Some("kubernetes.io/pvc-protection"),
+            "PersistentVolume" => Some("kubernetes.io/pv-protection"),
+            _ => None,
+        };
+        if let Some(finalizer) = protection {
+            body["metadata"]["finalizers"] = json!([finalizer]);
+        }
         // Some rules write the uid elsewhere too.
         body["metadata"]["uid"] = format!("uid-{:05}", self.counter).into();
         let mut object = (row.hooks.create)(body)?;

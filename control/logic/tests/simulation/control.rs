@@ -229,6 +229,12 @@ impl Control {
         keyed(&mut wakes, Controller::EndpointSliceMirroring, endpoints);
         keyed(&mut wakes, Controller::Endpoints, self.seen.services.iter().map(|(k, _)| k.clone()).collect());
         keyed(&mut wakes, Controller::Node, named(self.seen.nodes.keys().collect()));
+        for c in [Controller::ClaimBinder, Controller::ClaimProtection, Controller::VolumeExpansion] {
+            keyed(&mut wakes, c, self.seen.persistent_volume_claims.iter().map(|(k, _)| k.clone()).collect());
+        }
+        for c in [Controller::VolumeBinder, Controller::VolumeProtection] {
+            keyed(&mut wakes, c, self.seen.persistent_volumes.iter().map(|(k, _)| k.clone()).collect());
+        }
         for c in [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa] {
             keyed(&mut wakes, c, named(self.seen.namespaces.keys().collect()));
         }

@@ -10,6 +10,7 @@ mod api;
 mod control;
 mod policies;
 mod random;
+mod storage;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,8 @@ struct World {
     users: Users,
     /// What has been seen of the workloads.
     ledger: workloads::Ledger,
+    /// What has been seen of claims and volumes.
+    storage: storage::Ledger,
 }
 
 /// What users change.
@@ -113,10 +116,12 @@ impl World {
             calm,
             users,
             ledger: workloads::Ledger::default(),
+            storage: storage::Ledger::default(),
         };
         for node in NODES {
             world.register(node);
         }
+        world.start_storage();
         world
     }
 
@@ -126,6 +131,7 @@ impl World {
             self.check_bounds();
             self.check_workloads();
             self.check_quotas();
+            self.check_storage();
         }
         self.silent.clear();
         for node in NODES {
@@ -138,6 +144,8 @@ impl World {
         self.rest();
         self.check_rest();
         self.check_workloads_at_rest();
+        self.check_storage();
+        self.check_storage_at_rest();
     }
 
     fn step(&mut self) {
@@ -179,6 +187,7 @@ impl World {
                     self.api.delete(&reference(pod), None, None);
                 }
             }
+            _ if self.users == Users::Workloads && self.random.one_in(2) => self.delete_a_claim(),
             _ => self.change_service(app),
         }
     }
@@ -264,8 +273,10 @@ impl World {
     }
 
     fn register(&mut self, node: &str) {
-        let allocatable = json!({"cpu": "4", "memory": "4Gi", "pods": "10"});
-        let body = json!({"metadata": {"name": node}, "status": {"allocatable": allocatable}});
+        let allocatable = json!({"cpu": "4", "memory": "4Gi", "pods": "20"});
+        let labels = json!({"kubernetes.io/hostname": node});
+        let body =
+            json!({"metadata": {"name": node, "labels": labels}, "status": {"allocatable": allocatable}});
         self.api.create("v1", "Node", "", body).unwrap();
         self.heartbeat(node);
     }
@@ -289,7 +300,7 @@ impl World {
         let ready = object.pointer("/status/conditions/0/status").and_then(Value::as_str) == Some("True");
         if !ready {
             let mut new = object.clone();
-            new["status"]["allocatable"] = json!({"cpu": "4", "memory": "4Gi", "pods": "10"});
+            new["status"]["allocatable"] = json!({"cpu": "4", "memory": "4Gi", "pods": "20"});
             new["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": time, "lastHeartbeatTime": time}]);
             self.api.update(&reference(&object), Part::Status, new).unwrap();
         }
@@ -300,6 +311,9 @@ impl World {
         let node = NODES[self.random.below(NODES.len())];
         if !self.silent.contains(node) && self.api.get("v1 Node", "", node).is_some() {
             self.heartbeat(node);
+            if self.random.one_in(2) && self.provision(node) {
+                return;
+            }
             let pods: Vec<Value> =
                 self.api.list("v1 Pod").filter(|p| text(p, "/spec/nodeName") == node).cloned().collect();
             let todo: Vec<Value> = pods.into_iter().filter(|p| self.needs_node(p)).collect();
@@ -314,7 +328,7 @@ impl World {
         if pod["metadata"]["deletionTimestamp"].is_string() {
             return pod["metadata"]["deletionGracePeriodSeconds"] != 0;
         }
-        !workloads::has_ended(pod) && (!is_ready(pod) || workloads::is_task(pod))
+        !workloads::has_ended(pod) && (!is_ready(pod) || workloads::is_task(pod)) && self.has_claims(pod)
     }
 
     fn play(&mut self, pod: &Value) {
@@ -325,6 +339,7 @@ impl World {
             self.api.delete(&reference(pod), None, Some(0));
             return;
         }
+        self.mount(pod);
         self.addresses += 1;
         let mut new = pod.clone();
         let ip = format!("10.42.{}.{}", self.addresses / 250, 1 + self.addresses % 250);
@@ -353,7 +368,8 @@ impl World {
             let pods: Vec<Value> = self.api.list("v1 Pod").filter(|p| self.needs_node(p)).cloned().collect();
             let bound: Vec<&Value> = pods.iter().filter(|p| p["spec"]["nodeName"].is_string()).collect();
             bound.iter().for_each(|p| self.play(p));
-            if decided || executed || !bound.is_empty() {
+            let provisioned = storage::provision_everywhere(self);
+            if decided || executed || provisioned || !bound.is_empty() {
                 continue;
             }
             let news = self.api.log.iter().filter(|e| e.kind != "coordination.k8s.io/v1 Lease").count();
@@ -373,7 +389,10 @@ impl World {
 
     fn check_rest(&self) {
         for (controller, key, plan) in self.control.all_plans(&self.api) {
-            assert!(plan.is_empty(), "{controller:?} of {key:?} is not at rest: {plan:?}");
+            // A claim that nobody needs any more says for ever what it waits for.
+            let rests = plan.is_empty()
+                || plan.actions.is_empty() && controller == proa_logic::controllers::Controller::ClaimBinder;
+            assert!(rests, "{controller:?} of {key:?} is not at rest: {plan:?}");
         }
         for deployment in self.api.list("apps/v1 Deployment") {
             self.check_deployment(deployment);
@@ -383,7 +402,7 @@ impl World {
         }
         for object in self.api.objects.values() {
             let stuck = object["metadata"]["deletionTimestamp"].is_string();
-            assert!(!stuck, "still on its way out: {object}");
+            assert!(!stuck || self.is_held_by_a_pod(object), "still on its way out: {object}");
         }
     }
 

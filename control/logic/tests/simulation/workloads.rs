@@ -7,6 +7,7 @@ use proa_logic::kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};
+use super::storage;
 use super::{NODES, Users, World, is_ready};
 
 /// What has been seen so far.
@@ -201,10 +202,11 @@ impl World {
         let replicas = self.random.below(4);
         let Some(object) = self.api.get("apps/v1 StatefulSet", "default", &name).cloned() else {
             let policy = if app == "c" { "Parallel" } else { "OrderedReady" };
-            let spec = json!({
+            let mut spec = json!({
                 "replicas": replicas, "serviceName": name, "podManagementPolicy": policy,
                 "selector": {"matchLabels": {"app": name}}, "template": template, "revisionHistoryLimit": 2,
             });
+            storage::add_templates(app, &mut spec);
             self.api
                 .create(
                     "apps/v1",
