@@ -1,10 +1,11 @@
 //! The settings of `proa up`: flags over environment over file over defaults.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use jiff::SignedDuration;
 use proa_logic::controllers::horizontal_pod_autoscaler as autoscaler;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::profile::Settings;
@@ -43,6 +44,15 @@ pub struct Options {
     /// DNS domain of the cluster [default: cluster.local]
     #[arg(long, env = "PROA_CLUSTER_DOMAIN")]
     pub cluster_domain: Option<String>,
+    /// Further name or address under which the API is reached, for its certificate; may be repeated
+    #[arg(long = "tls-san", env = "PROA_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Address of this node, at which other nodes reach it [default: that of the API, unless it is loopback]
+    #[arg(long, env = "PROA_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// How long a node may be silent before it counts as not ready [default: 40s]
+    #[arg(long, env = "PROA_NODE_MONITOR_GRACE_PERIOD")]
+    pub node_monitor_grace_period: Option<String>,
     /// Name of this node [default: the host name]
     #[arg(long, env = "PROA_NODE_NAME")]
     pub node_name: Option<String>,
@@ -79,6 +89,9 @@ pub struct Config {
     pub cluster_cidr: String,
     pub service_cidr: String,
     pub cluster_domain: String,
+    pub tls_san: Vec<String>,
+    pub node_ip: Option<IpAddr>,
+    pub node_monitor_grace_period: SignedDuration,
     pub node_name: String,
     pub scheduler: Settings,
     pub autoscaler: autoscaler::Settings,
@@ -116,6 +129,11 @@ impl Options {
             cluster_cidr: text(self.cluster_cidr, file.cluster_cidr, "10.42.0.0/16"),
             service_cidr: text(self.service_cidr, file.service_cidr, "10.43.0.0/16"),
             cluster_domain: text(self.cluster_domain, file.cluster_domain, "cluster.local"),
+            tls_san: if self.tls_san.is_empty() { file.tls_san } else { self.tls_san },
+            node_ip: self.node_ip.or(file.node_ip),
+            node_monitor_grace_period: grace_period(
+                &self.node_monitor_grace_period.or(file.node_monitor_grace_period),
+            )?,
             node_name: node_name.to_ascii_lowercase(),
             scheduler: match self.scheduler_config.or(file.scheduler_config) {
                 Some(path) => scheduler_settings(&path)?,
@@ -125,6 +143,20 @@ impl Options {
             log: text(self.log, file.log, "info"),
         })
     }
+}
+
+/// A node renews its Lease every ten seconds; less than that would have all of them silent.
+const LEAST_GRACE: SignedDuration = SignedDuration::from_secs(12);
+
+fn grace_period(text: &Option<String>) -> Result<SignedDuration> {
+    let Some(text) = text else { return Ok(SignedDuration::from_secs(40)) };
+    let period: SignedDuration =
+        text.parse().with_context(|| format!("--node-monitor-grace-period {text:?}"))?;
+    anyhow::ensure!(
+        period >= LEAST_GRACE,
+        "--node-monitor-grace-period {text:?}: nodes report every 10s, so it must be at least 12s"
+    );
+    Ok(period)
 }
 
 fn scheduler_settings(path: &Path) -> Result<Settings> {
@@ -177,7 +209,8 @@ fn autoscaler_settings(flags: &Options, file: &Options) -> Result<autoscaler::Se
     Ok(settings)
 }
 
-fn host_name() -> Result<String> {
+/// The name of this machine.
+pub fn host_name() -> Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     let name = name.trim();
     anyhow::ensure!(!name.is_empty() && name != "(none)", "this host has no name: set --node-name");

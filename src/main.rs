@@ -3,6 +3,7 @@
 //! One file serves every role. The roles that are started once per pod, container or compilation
 //! are dispatched before anything else is set up, as their start is on the way of every pod.
 
+mod agent;
 mod cli;
 mod config;
 mod up;

@@ -2,7 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "where the API and the kubeconfig are is the command's result")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -23,26 +24,26 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Options};
 
 /// The device that the node's pods are reached through.
-const BRIDGE: &str = "proa0";
+pub const BRIDGE: &str = "proa0";
 /// Addresses a node has for its pods: a /24.
 const NODE_PREFIX: u8 = 24;
 /// The place of the DNS server in the service range.
-const DNS_OFFSET: u32 = 10;
-const DNS_PORT: u16 = 53;
+pub const DNS_OFFSET: u32 = 10;
+pub const DNS_PORT: u16 = 53;
 /// As many pods as the node's range has addresses for.
-const MAX_PODS: u32 = 250;
+pub const MAX_PODS: u32 = 250;
 
 /// Runs the cluster until it is told to stop.
 pub fn up(options: Options) -> Result<()> {
     let config = options.resolve()?;
     log_to_stderr(&config.log)?;
-    ensure!(nix_is_root(), "proa up makes namespaces, cgroups and network devices: it must be run as root");
+    ensure!(is_root(), "proa up makes namespaces, cgroups and network devices: it must be run as root");
     runtime().block_on(serve(config))
 }
 
 /// Stops the pods of a cluster that is not up, and removes what it made outside its data.
 pub fn down(data_dir: &Path) -> Result<()> {
-    ensure!(nix_is_root(), "proa down must be run as root");
+    ensure!(is_root(), "proa down must be run as root");
     runtime()
         .block_on(async { proa_runtime::down(data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
 }
@@ -57,18 +58,29 @@ pub fn runtime() -> tokio::runtime::Runtime {
         .expect("the kernel gives threads and epoll")
 }
 
-fn nix_is_root() -> bool {
+/// True for root.
+pub fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-fn log_to_stderr(directives: &str) -> Result<()> {
+/// Logs what these directives choose.
+pub fn log_to_stderr(directives: &str) -> Result<()> {
     // hickory reports every query at info; those who want that name it after this.
     let filter = tracing_subscriber::EnvFilter::try_new(format!("hickory_server=warn,{directives}"))
         .with_context(|| format!("--log {directives:?} is not a list of tracing directives"))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
     Ok(())
+}
+
+/// Makes the data directory, which only root reads.
+pub fn make_data_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the data directory {}", path.display()))
 }
 
 /// The ranges and addresses of the cluster.
@@ -99,29 +111,28 @@ impl Addresses {
 async fn serve(config: Config) -> Result<()> {
     let addresses = Addresses::of(&config)?;
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+    make_data_dir(&config.data_dir)?;
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.
     let ingress = proa_ingress::Config { http: config.ingress_http, https: config.ingress_https };
     let ingress = Ingress::bind(&ingress).await?;
+    // Pods reach the API at the gateway's address, which exists once the network does, unless other
+    // machines reach it too: then at the address that all share.
     let in_cluster = SocketAddr::from((addresses.gateway, config.api_listen.port()));
+    let node_ip = node_ip(&config, &addresses);
     let server = Server::start(server::Config {
         data_dir: config.data_dir.clone(),
         listen: vec![config.api_listen],
         service_cidr: config.service_cidr.parse()?,
         cluster_domain: config.cluster_domain.clone(),
-        advertise: Some(in_cluster),
+        advertise: Some(SocketAddr::from((node_ip, config.api_listen.port()))),
         node_name: config.node_name.clone(),
         settings: ClusterSettings {
             cluster_cidr: config.cluster_cidr.as_str().into(),
             autoscaler: config.autoscaler.clone(),
-            ..ClusterSettings::default()
+            node_monitor_grace_period: config.node_monitor_grace_period,
         },
-        extra_names: Vec::new(),
+        extra_names: config.tls_san.clone(),
         scheduler: config.scheduler.clone(),
     })
     .await?;
@@ -133,7 +144,9 @@ async fn serve(config: Config) -> Result<()> {
         dns_address: addresses.dns,
     })
     .await?;
-    server.listen(in_cluster).await?;
+    if config.api_listen.ip().is_loopback() {
+        server.listen(in_cluster).await?;
+    }
 
     let (ingress_http, ingress_https) = ingress.addresses()?;
     println!("API         https://{}", server.addresses()[0]);
@@ -155,6 +168,13 @@ async fn serve(config: Config) -> Result<()> {
     parts.wait().await;
     server.shutdown().await;
     Ok(())
+}
+
+/// The address of this node: what is set, or where the API listens if others can reach that.
+fn node_ip(config: &Config, addresses: &Addresses) -> IpAddr {
+    let listen = config.api_listen.ip();
+    let is_shared = !listen.is_loopback() && !listen.is_unspecified();
+    config.node_ip.or(is_shared.then_some(listen)).unwrap_or(addresses.gateway.into())
 }
 
 /// Starts what speaks to the API as a client. A part that fails does not take the others along.
@@ -193,7 +213,10 @@ fn start_parts(
     let node = NodeConfig {
         node_name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
-        node_ip: addresses.gateway.into(),
+        node_ip: node_ip(config, addresses),
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        kubelet_port: None,
         pod_cidr: addresses.node.to_string(),
         cluster_dns: addresses.dns.into(),
         cluster_domain: config.cluster_domain.clone(),

@@ -142,6 +142,11 @@ impl Server {
         let place =
             bootstrap::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };
         bootstrap::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
+        let service_cidr = config.service_cidr.to_string();
+        let (cluster_cidr, domain) = (&config.settings.cluster_cidr, &config.cluster_domain);
+        bootstrap::ensure_node_settings(&registry, cluster_cidr, &service_cidr, domain)
+            .await
+            .map_err(StartError::Bootstrap)?;
         default_policy::ensure(&registry).await.map_err(StartError::Bootstrap)?;
         let policy = Arc::new(Policy::new(&registry));
 

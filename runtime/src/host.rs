@@ -2,9 +2,11 @@
 //!
 //! Made once by the agent, read by every pod's worker.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::Semaphore;
 
 use crate::directory::Directory;
@@ -33,6 +35,12 @@ pub struct NodeConfig {
     pub cluster_dns: IpAddr,
     /// `cluster.local`.
     pub cluster_domain: String,
+    /// Labels that the node has beside those that every node has.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that it is registered with.
+    pub taints: Vec<Taint>,
+    /// Where the node's own server listens, if it has one.
+    pub kubelet_port: Option<u16>,
     /// Most pods on this node.
     pub max_pods: u32,
     /// Proa's version, for `nodeInfo`.

@@ -20,6 +20,7 @@ pub mod http;
 pub mod image;
 pub mod image_pull;
 pub mod local_path;
+pub mod join;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -1,13 +1,14 @@
 //! What the user types.
 
 mod image;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config, up};
+use crate::{agent, config, up};
 
 /// A Kubernetes-compatible cluster in one small program, with WebAssembly and containers side by
 /// side in its pods.
@@ -24,6 +25,11 @@ enum Command {
     Up(Box<config::Options>),
     /// Stops the pods that `proa up` left running and removes all but the data.
     Down(DataDir),
+    /// Runs this machine as a node of a cluster that is up elsewhere.
+    Agent(Box<agent::Options>),
+    /// Makes and removes the tokens by which machines join.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Works with the images of this node.
     #[command(subcommand)]
     Image(image::Command),
@@ -42,6 +48,8 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Up(options) => up::up(*options),
         Command::Down(data) => up::down(&data.data_dir),
+        Command::Agent(options) => agent::run(*options),
+        Command::Token(command) => token::run(command),
         Command::Image(command) => image::run(command),
     };
     match result {

@@ -111,6 +111,8 @@ pub const GROUP_NODES: &str = "system:nodes";
 pub const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// What the user names of bootstrap tokens begin with.
 pub const BOOTSTRAP_USER_PREFIX: &str = "system:bootstrap:";
+/// The ConfigMap in `kube-system` that tells nodes what they have to know of the cluster.
+pub const CONFIG_MAP_NODES: &str = "proa-nodes";
 /// Where a node's server listens, unless its Node says otherwise.
 pub const KUBELET_PORT: u16 = 10250;
 

@@ -8,7 +8,7 @@
 //! <https://kubernetes.io/docs/reference/access-authn-authz/node/>.
 
 use proa_api::Refusal;
-use proa_api::names::{GROUP_BOOTSTRAPPERS, NAMESPACE_NODE_LEASE, NAMESPACE_SYSTEM};
+use proa_api::names::{CONFIG_MAP_NODES, GROUP_BOOTSTRAPPERS, NAMESPACE_NODE_LEASE, NAMESPACE_SYSTEM};
 use proa_api::selector::FieldSelector;
 use serde_json::{Value, json};
 
@@ -101,6 +101,11 @@ impl Nodes {
             }
             ("", "namespaces", "") => Ok(asked.verb == "get" && asked.name == NAMESPACE_SYSTEM),
             ("", "pods", part) => self.check_pod(node, asked, part),
+            ("", "configmaps", "")
+                if asked.namespace == NAMESPACE_SYSTEM && asked.name == CONFIG_MAP_NODES =>
+            {
+                Ok(asked.verb == "get")
+            }
             ("", "secrets" | "configmaps", "") => self.check_referred(node, asked, READ),
             ("", "persistentvolumeclaims", "") => self.check_referred(node, asked, READ),
             ("", "persistentvolumes", "") => {

@@ -128,7 +128,11 @@ impl Pki {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(clients)
-            .with_single_cert(vec![certificate(&self.server.cert_pem)?], key)?;
+            // The CA goes along, for machines that know it only by its hash.
+            .with_single_cert(
+                vec![certificate(&self.server.cert_pem)?, certificate(&self.ca.cert_pem)?],
+                key,
+            )?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use proa_api::Refusal;
 use proa_api::names::{
-    ANNOTATION_DEFAULT_INGRESS_CLASS, ANNOTATION_DEFAULT_STORAGE_CLASS, INGRESS_CLASS, INGRESS_CONTROLLER,
-    LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT, NAMESPACE_SYSTEM,
-    SYSTEM_NAMESPACES, SYSTEM_PRIORITY_CLASSES,
+    ANNOTATION_DEFAULT_INGRESS_CLASS, ANNOTATION_DEFAULT_STORAGE_CLASS, CONFIG_MAP_NODES, INGRESS_CLASS,
+    INGRESS_CONTROLLER, LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT,
+    NAMESPACE_SYSTEM, SYSTEM_NAMESPACES, SYSTEM_PRIORITY_CLASSES,
 };
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
@@ -68,6 +68,23 @@ pub async fn keep(registry: Registry, place: Place, shutdown: CancellationToken)
             tracing::warn!(%refusal, "the cluster's first objects could not be put right");
         }
     }
+}
+
+/// Tells nodes what they have to know of the cluster before they can run pods.
+pub async fn ensure_node_settings(
+    registry: &Registry,
+    cluster_cidr: &str,
+    service_cidr: &str,
+    cluster_domain: &str,
+) -> Result<(), Refusal> {
+    let maker = Maker { registry, caller: Caller::system(USER) };
+    let map = json!({
+        "metadata": { "name": CONFIG_MAP_NODES, "namespace": NAMESPACE_SYSTEM },
+        "data": {
+            "clusterCIDR": cluster_cidr, "serviceCIDR": service_cidr, "clusterDomain": cluster_domain,
+        },
+    });
+    maker.ensure("v1", "ConfigMap", map, &["data"]).await
 }
 
 /// Makes what is missing and puts right what does not fit.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::names::{LABEL_ARCH, LABEL_HOSTNAME, LABEL_OS};
@@ -21,16 +24,18 @@ const DISK_PRESSURE_PERCENT: u64 = 5;
 pub fn node(host: &Host) -> Node {
     let name = &host.config.node_name;
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let labels = BTreeMap::from([
+    let mut labels = BTreeMap::from([
         label(LABEL_ARCH, architecture()),
         label(LABEL_OS, "linux"),
         label(LABEL_HOSTNAME, name),
     ]);
+    labels.extend(host.config.labels.clone());
     Node {
         metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() },
         spec: Some(NodeSpec {
             pod_cidr: Some(host.config.pod_cidr.clone()),
             pod_cidrs: Some(vec![host.config.pod_cidr.clone()]),
+            taints: Some(host.config.taints.clone()).filter(|taints| !taints.is_empty()),
             ..NodeSpec::default()
         }),
         status: Some(status(host)),
@@ -53,11 +58,15 @@ pub fn status(host: &Host) -> NodeStatus {
     NodeStatus {
         addresses: Some(vec![
             address("InternalIP", host.config.node_ip.to_string()),
-            address("Hostname", machine.hostname.clone()),
+            address("Hostname", host.config.node_name.clone()),
         ]),
         capacity: Some(resources(kibibytes(machine.memory.units()))),
         allocatable: Some(resources(kibibytes(machine.allocatable_memory.units()))),
         conditions: Some(conditions(host)),
+        daemon_endpoints: host
+            .config
+            .kubelet_port
+            .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }) }),
         node_info: Some(machine.info.clone()),
         images: Some(images(host)),
         ..NodeStatus::default()
