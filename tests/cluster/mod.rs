@@ -24,7 +24,8 @@ use serde_json::Value;
 /// How long anything may take before a test calls it broken.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-const PROA: &str = env!("CARGO_BIN_EXE_proa");
+/// The program.
+pub const PROA: &str = env!("CARGO_BIN_EXE_proa");
 
 /// A cluster and what it needs to be taken down again.
 pub struct Cluster {
@@ -44,6 +45,11 @@ impl Cluster {
 
     /// [`Cluster::start`] with further flags of `proa up`.
     pub fn start_with(flags: &[&str]) -> Cluster {
+        Self::start_after(flags, |_| {})
+    }
+
+    /// [`Cluster::start_with`] after its machine has been made ready.
+    pub fn start_after(flags: &[&str], ready: impl FnOnce(&Cluster)) -> Cluster {
         assert!(
             nix::unistd::geteuid().is_root(),
             "these tests make namespaces and cgroups: run them as root"
@@ -70,6 +76,7 @@ impl Cluster {
         assert!(
             cluster.command("/sbin/ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|s| s.success())
         );
+        ready(&cluster);
         cluster.up();
         cluster
     }
@@ -88,6 +95,11 @@ impl Cluster {
     /// A directory for the test's own files.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The name of the cluster's first node.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
     }
 
     /// Process id of `proa up`.

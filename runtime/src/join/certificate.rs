@@ -122,11 +122,12 @@ pub async fn request(
     };
     let api = Api::<CertificateSigningRequest>::all(client.clone());
     let what = "take a request for a certificate";
-    let made = answered(what, async || api.create(&PostParams::default(), &request).await).await?;
+    let params = PostParams::default();
+    let made = answered(what, || api.create(&params, &request)).await?;
     let name = made.metadata.name.unwrap_or_default();
     let mut looks = 0;
     loop {
-        let found = answered("show a request for a certificate", async || api.get_opt(&name).await).await?;
+        let found = answered("show a request for a certificate", || api.get_opt(&name)).await?;
         let refused = |why: String| JoinError::Refused { what: "give this node a certificate", why };
         let Some(found) = found else { return Err(refused(format!("the request {name} was deleted"))) };
         let status = found.status.unwrap_or_default();

@@ -166,7 +166,7 @@ impl Membership {
     /// What the cluster tells its nodes.
     pub async fn cluster(&self) -> Result<ClusterConfig, JoinError> {
         let api = Api::<ConfigMap>::namespaced(self.client(), NAMESPACE_SYSTEM);
-        let map = answered("read its settings", async || api.get(CONFIG_MAP_NODES).await).await?;
+        let map = answered("read its settings", || api.get(CONFIG_MAP_NODES)).await?;
         let data = map.data.unwrap_or_default();
         let text = |key: &str| {
             let why = format!("the ConfigMap {NAMESPACE_SYSTEM}/{CONFIG_MAP_NODES} has no {key}");
@@ -196,13 +196,16 @@ impl Membership {
             spec: Some(NodeSpec { taints: Some(taints), ..NodeSpec::default() }),
             ..Node::default()
         };
-        answered("register this node", async || match api.create(&PostParams::default(), &node).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            made => made.map(|_| ()),
-        })
-        .await?;
+        let params = PostParams::default();
+        let made = answered("register this node", || async {
+            match api.create(&params, &node).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                made => made.map(|_| ()),
+            }
+        });
+        made.await?;
         loop {
-            let node = answered("show this node", async || api.get(&self.node_name).await).await?;
+            let node = answered("show this node", || api.get(&self.node_name)).await?;
             if let Some(range) = node.spec.and_then(|spec| spec.pod_cidr).filter(|range| !range.is_empty()) {
                 return Ok(range);
             }
@@ -261,10 +264,10 @@ impl Membership {
 }
 
 /// Asks until there is an answer. A refusal is an answer, and an error.
-async fn answered<T>(
-    what: &'static str,
-    ask: impl AsyncFn() -> Result<T, kube::Error>,
-) -> Result<T, JoinError> {
+async fn answered<T, F>(what: &'static str, ask: impl Fn() -> F) -> Result<T, JoinError>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
