@@ -214,7 +214,7 @@ fn workload(kind: &str, name: &str, spec: Value) -> String {
 
 #[test]
 fn a_second_node_joins_works_fails_and_comes_back() {
-    let cluster = connected();
+    let mut cluster = connected();
     cluster.pack_examples();
     let mut agent = Agent::new(&cluster);
     agent.pack();
@@ -235,6 +235,7 @@ fn a_second_node_joins_works_fails_and_comes_back() {
     work(&cluster, &first, &second);
     only_its_own_secrets(&cluster, &agent);
     restart(&cluster, &mut agent);
+    outage(&mut cluster, &agent);
     drain(&cluster, &first, &second);
     loss(&cluster, &mut agent, &first);
 }
@@ -310,17 +311,41 @@ fn only_its_own_secrets(cluster: &Cluster, agent: &Agent) {
     assert!(kubectl(&["get", "node", &agent.name]).contains("Ready"));
 }
 
+/// The containers that run, by their ids.
+fn running(cluster: &Cluster) -> Vec<String> {
+    let pods = cluster.list("pods", "app in (everywhere,spread)");
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].to_string();
+    let mut ids: Vec<String> = pods.iter().map(id).collect();
+    ids.sort();
+    ids
+}
+
+/// The control plane goes and comes back: pods go on meanwhile, and the agent finds it again.
+fn outage(cluster: &mut Cluster, agent: &Agent) {
+    let before = running(cluster);
+    cluster.stop(Signal::SIGKILL);
+    wait_for("the agent to notice", || agent.log().contains("the node could not be kept"));
+    cluster.up();
+    let lease = || {
+        cluster.kubectl(&[
+            "get",
+            "lease",
+            &agent.name,
+            "-n",
+            "kube-node-lease",
+            "-o",
+            "jsonpath={.spec.renewTime}",
+        ])
+    };
+    let old = lease();
+    cluster.wait("the agent to come back", || lease() != old);
+    assert_eq!(running(cluster), before);
+    cluster.kubectl(&["delete", "pod", "-l", "app=everywhere"]);
+    cluster.wait("new pods on both nodes", || ready_on(cluster, "app=everywhere").len() == 2);
+}
+
 /// The agent stops and comes back; its pods do not notice, and it needs no token.
 fn restart(cluster: &Cluster, agent: &mut Agent) {
-    let running = |cluster: &Cluster| {
-        let mut ids: Vec<String> = cluster
-            .list("pods", "app in (everywhere,spread)")
-            .iter()
-            .map(|p| p["status"]["containerStatuses"][0]["containerID"].to_string())
-            .collect();
-        ids.sort();
-        ids
-    };
     let before = running(cluster);
     agent.stop(Signal::SIGTERM);
     agent.start(&[]);
