@@ -76,7 +76,7 @@ pub struct Pod {
     /// True if the scheduler has sent it away for a more important pod.
     pub preempted: bool,
     /// The claims that it brings along, by volume.
-    pub ephemeral: Option<Box<BTreeMap<String, core::PersistentVolumeClaimTemplate>>>,
+    pub ephemeral: Option<Arc<BTreeMap<String, core::PersistentVolumeClaimTemplate>>>,
     /// What the scheduler needs to know while the pod is not bound.
     pub wishes: Option<Box<Wishes>>,
     /// The text of the condition that says that no node fits.
@@ -304,12 +304,12 @@ fn claims(spec: &core::PodSpec, pod: &str) -> Box<[Arc<str>]> {
     spec.volumes.iter().flatten().filter_map(name).collect()
 }
 
-fn ephemeral(spec: &core::PodSpec) -> Option<Box<BTreeMap<String, core::PersistentVolumeClaimTemplate>>> {
+fn ephemeral(spec: &core::PodSpec) -> Option<Arc<BTreeMap<String, core::PersistentVolumeClaimTemplate>>> {
     let template = |volume: &core::Volume| {
         Some((volume.name.clone(), volume.ephemeral.as_ref()?.volume_claim_template.clone()?))
     };
     let templates: BTreeMap<_, _> = spec.volumes.iter().flatten().filter_map(template).collect();
-    (!templates.is_empty()).then(|| Box::new(templates))
+    (!templates.is_empty()).then(|| Arc::new(templates))
 }
 
 /// True for an init container that keeps running beside the others.
