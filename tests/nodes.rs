@@ -258,7 +258,7 @@ fn refusals(cluster: &Cluster, agent: &Agent) {
     assert!(text(&output).contains("Unauthorized"), "a deleted token: {}", text(&output));
 }
 
-/// Pods run on both nodes, and their logs are read from both.
+/// Pods run on both nodes; their logs are read and commands run in them wherever they are.
 fn work(cluster: &Cluster, first: &str, second: &str) {
     cluster.apply(&workload("DaemonSet", "everywhere", json!({})));
     let spread = json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
@@ -282,6 +282,8 @@ fn work(cluster: &Cluster, first: &str, second: &str) {
             String::from_utf8_lossy(&cluster.kubectl_output(&["logs", name]).stdout)
                 == format!("I am {node}\n")
         });
+        let said = cluster.kubectl(&["exec", name, "--", "/bin/busybox", "sh", "-c", "echo $NODE"]);
+        assert_eq!(said, format!("{node}\n"));
     }
 }
 
