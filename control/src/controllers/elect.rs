@@ -1,7 +1,7 @@
 //! Keeps this control plane's part in the leader election going.
 //!
 //! Reads and writes the Lease through the registry as [`Election`] says, and publishes until when
-//! the shell may decide. It never decides anything else.
+//! the shell may decide, and in which term. It never decides anything else.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,12 +22,19 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Whether this control plane leads; shared by everything that acts for it.
 #[derive(Clone)]
-pub struct Leadership(watch::Receiver<Option<Instant>>);
+pub struct Leadership(watch::Receiver<Option<Term>>);
+
+/// One time of leading.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    number: u64,
+    until: Instant,
+}
 
 impl Leadership {
-    /// True while no other control plane may decide.
-    pub fn holds(&self) -> bool {
-        self.0.borrow().is_some_and(|until| Instant::now() < until)
+    /// The number of the term, while no other control plane may decide.
+    pub fn term(&self) -> Option<u64> {
+        self.0.borrow().filter(|term| Instant::now() < term.until).map(|term| term.number)
     }
 
     /// Waits until it has been won, lost or prolonged.
@@ -35,6 +42,16 @@ impl Leadership {
         if self.0.changed().await.is_err() {
             // The election is over, which only the end of the shell brings.
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until this control plane leads, and gives the number of the term.
+    pub async fn won(&mut self) -> u64 {
+        loop {
+            if let Some(term) = self.term() {
+                return term;
+            }
+            self.changed().await;
         }
     }
 }
@@ -46,7 +63,7 @@ pub struct Candidate {
     caller: Caller,
     election: Election,
     start: Instant,
-    publish: watch::Sender<Option<Instant>>,
+    publish: watch::Sender<Option<Term>>,
 }
 
 impl Candidate {
@@ -132,7 +149,8 @@ impl Candidate {
     }
 
     fn publish(&self) {
+        let number = self.election.term();
         let until = self.election.leads_until().map(|until| self.start + until);
-        self.publish.send_replace(until);
+        self.publish.send_replace(until.map(|until| Term { number, until }));
     }
 }

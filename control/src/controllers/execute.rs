@@ -14,6 +14,7 @@ use proa_api::names::FINALIZER_KUBERNETES;
 use proa_logic::controllers::plan::{Action, Change, Guard, Plan, Reference, Verb};
 use proa_logic::kinds::{Kind, Part};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::elect::Leadership;
 use super::record::{Note, Recorder};
@@ -44,10 +45,28 @@ pub struct Executor {
     pub caller: Arc<Caller>,
     /// Who tells.
     pub recorder: Recorder,
-    /// As long as this holds.
-    pub leadership: Leadership,
+    /// Until when this control plane may write.
+    pub term: Term,
     /// Signs certificates.
     pub pki: Option<Arc<Pki>>,
+}
+
+/// The term that a plan belongs to.
+#[derive(Clone)]
+pub struct Term {
+    /// Which one this control plane is in.
+    pub leadership: Leadership,
+    /// Which one the plan was made in.
+    pub number: u64,
+    /// Over once the shell that made it is.
+    pub over: CancellationToken,
+}
+
+impl Term {
+    /// True while what was decided in it may still be done.
+    pub fn lasts(&self) -> bool {
+        self.leadership.term() == Some(self.number) && !self.over.is_cancelled()
+    }
 }
 
 /// What one action has done.
@@ -92,7 +111,7 @@ impl Executor {
     }
 
     async fn act<'a>(&self, component: &'static str, action: &'a Action) -> (&'a Action, Done) {
-        let done = if self.leadership.holds() {
+        let done = if self.term.lasts() {
             self.perform(&action.verb).await
         } else {
             Err(Refusal::unavailable("another control plane decides now"))

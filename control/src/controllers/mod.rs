@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::registry::Registry;
-use elect::Candidate;
+use elect::{Candidate, Leadership};
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Default)]
@@ -56,11 +56,11 @@ pub struct ControllersConfig {
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
 /// it anew, with nothing remembered; a panic in a decision is caught nearer by.
 pub async fn run(registry: Registry, config: ControllersConfig, shutdown: CancellationToken) {
-    let Some((mut candidate, leadership)) = Candidate::new(&registry, &config.identity) else { return };
+    let Some((mut candidate, mut leadership)) = Candidate::new(&registry, &config.identity) else { return };
     while !shutdown.is_cancelled() {
-        let shell = shell::run(registry.clone(), &config, &leadership, &shutdown);
+        let terms = serve(&registry, &config, &mut leadership, &shutdown);
         let ended = tokio::select! {
-            ended = AssertUnwindSafe(shell).catch_unwind() => ended,
+            ended = AssertUnwindSafe(terms).catch_unwind() => ended,
             never = candidate.run() => match never {},
         };
         if ended.is_ok() {
@@ -73,4 +73,22 @@ pub async fn run(registry: Registry, config: ControllersConfig, shutdown: Cancel
         }
     }
     candidate.resign().await;
+}
+
+/// Runs the shell in each term of this control plane, with a fresh look at everything: what another
+/// one wrote in the term before must have been seen before anything is decided.
+async fn serve(
+    registry: &Registry,
+    config: &ControllersConfig,
+    leadership: &mut Leadership,
+    shutdown: &CancellationToken,
+) {
+    loop {
+        let number = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            number = leadership.won() => number,
+        };
+        shell::run(registry.clone(), config, leadership, number, shutdown).await;
+    }
 }

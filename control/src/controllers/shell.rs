@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ControllersConfig;
 use super::elect::Leadership;
-use super::execute::{Executor, Outcome};
+use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News};
 use super::queue::Queue;
 use super::record::{Recorder, write};
@@ -52,13 +52,19 @@ struct Shell {
     results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
 }
 
-/// Runs until `shutdown`.
+/// Runs until `shutdown`, or until the term is over. It knows nothing of what was decided before,
+/// here or elsewhere, but what it lists now.
 pub(super) async fn run(
     registry: Registry,
     config: &ControllersConfig,
     leadership: &Leadership,
+    number: u64,
     shutdown: &CancellationToken,
 ) {
+    let over = CancellationToken::new();
+    // However it ends: what it has begun to execute goes no further.
+    let _ends = over.clone().drop_guard();
+    let term = Term { leadership: leadership.clone(), number, over };
     let (recorder, notes) = Recorder::new();
     let (results, mut finished) = mpsc::unbounded_channel();
     let writer = tokio::spawn(write(registry.clone(), notes));
@@ -66,7 +72,7 @@ pub(super) async fn run(
         registry: registry.clone(),
         caller: Arc::new(Caller::system(user)),
         recorder: recorder.clone(),
-        leadership: leadership.clone(),
+        term: term.clone(),
         pki: config.pki.clone(),
     };
     let mut leadership = leadership.clone();
@@ -85,24 +91,24 @@ pub(super) async fn run(
         results,
     };
     loop {
-        let sleep = if leadership.holds() { shell.sleep(Timestamp::now()) } else { LONGEST_SLEEP };
+        let sleep = shell.sleep(Timestamp::now());
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             Some((work, outcome)) = finished.recv() => shell.finish(work, outcome),
             Some(news) = shell.feeds.next() => shell.fold_all(news),
             Some(sample) = shell.sampler.next() => shell.measure(sample),
-            () = leadership.changed() => shell.autoscalers_changed = true,
+            () = leadership.changed() => {}
             () = tokio::time::sleep(sleep) => {}
         }
         while let Ok((work, outcome)) = finished.try_recv() {
             shell.finish(work, outcome);
         }
-        let leads = leadership.holds();
-        if leads {
-            shell.decide();
+        if !term.lasts() {
+            break;
         }
-        shell.want_samples(leads);
+        shell.decide();
+        shell.want_samples();
     }
     writer.abort();
 }
@@ -151,10 +157,10 @@ impl Shell {
         }
     }
 
-    /// Has pods measured where there are autoscalers, by the control plane that decides.
-    fn want_samples(&mut self, leads: bool) {
+    /// Has pods measured where there are autoscalers.
+    fn want_samples(&mut self) {
         if std::mem::take(&mut self.autoscalers_changed) {
-            let all = self.seen.horizontal_pod_autoscalers.iter().filter(|_| leads);
+            let all = self.seen.horizontal_pod_autoscalers.iter();
             self.sampler.want(all.map(|(key, _)| key.namespace.clone()).collect());
         }
     }

@@ -34,13 +34,14 @@ pub struct Election {
     /// The version of the Lease that was seen last, and since when it has been this one.
     seen: Option<(Option<String>, Duration)>,
     leads_until: Option<Duration>,
+    term: u64,
 }
 
 impl Election {
     /// Nobody else may have this identity. A control plane that comes back under its own takes its
     /// Lease up again at once.
     pub fn new(identity: &str) -> Self {
-        Election { identity: identity.to_owned(), seen: None, leads_until: None }
+        Election { identity: identity.to_owned(), seen: None, leads_until: None, term: 0 }
     }
 
     /// The Lease to write in the place of the one that is there, if it is this control plane's to
@@ -64,12 +65,22 @@ impl Election {
 
     /// What [`Election::stand`] gave at this `clock` was written.
     pub fn written(&mut self, clock: Duration) {
+        if self.leads_until.is_none_or(|until| until <= clock) {
+            self.term += 1;
+        }
         self.leads_until = Some(clock + DEADLINE);
     }
 
     /// Until when this control plane decides.
     pub fn leads_until(&self) -> Option<Duration> {
         self.leads_until
+    }
+
+    /// A number that grows whenever this control plane begins to lead. Another one may have decided
+    /// before, and what it wrote last may not have been seen yet: each term has to begin with a
+    /// fresh look at everything, or the same is created twice.
+    pub fn term(&self) -> u64 {
+        self.term
     }
 
     /// How long to wait before standing again.
@@ -157,6 +168,15 @@ mod tests {
         assert_eq!(stand(&mut other, Some(&lease), 100), None);
         let free = (100..).find(|clock| stand(&mut other, Some(&lease), *clock).is_some()).unwrap();
         assert!(one.leads_until().unwrap() < seconds(free));
+    }
+
+    #[test]
+    fn a_term_lasts_as_long_as_it_is_renewed_in_time() {
+        let mut one = Election::new("one");
+        for (clock, term) in [(0, 1), (5, 1), (14, 1), (24, 2), (29, 2), (100, 3)] {
+            one.written(seconds(clock));
+            assert_eq!(one.term(), term, "at {clock} s");
+        }
     }
 
     #[test]
