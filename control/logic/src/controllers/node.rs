@@ -54,7 +54,8 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
         plan.act_then(Verb::Patch {
             target: node.meta.reference(),
             part: Part::Main,
-            guard: Guard::NONE,
+            // Others set taints too, and a list is written as a whole.
+            guard: Guard::unchanged(&node.meta.resource_version),
             change: Change::Merge(json!({ "spec": { "taints": taints } })),
         });
     }
