@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
 use proa_api::Refusal;
@@ -29,8 +31,12 @@ pub struct Api {
     table: Table,
     pub objects: BTreeMap<Id, Value>,
     pub log: Vec<Entry>,
+    /// When the simulation began.
+    pub began: Timestamp,
     pub now: Timestamp,
     counter: u64,
+    /// What has come about, and how often.
+    pub met: BTreeMap<&'static str, u64>,
 }
 
 pub fn kind_name(api_version: &str, kind: &str) -> String {
@@ -43,7 +49,20 @@ pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 impl Api {
     pub fn new(now: Timestamp) -> Self {
-        Api { table: built_in(), objects: BTreeMap::new(), log: Vec::new(), now, counter: 0 }
+        Api {
+            table: built_in(),
+            objects: BTreeMap::new(),
+            log: Vec::new(),
+            began: now,
+            now,
+            counter: 0,
+            met: BTreeMap::new(),
+        }
+    }
+
+    /// Notes that something worth a simulation has come about.
+    pub fn meet(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
     }
 
     pub fn revision(&self) -> u64 {
@@ -76,8 +95,9 @@ impl Api {
         Timestamp::from_second(self.now.as_second()).unwrap().to_string()
     }
 
-    pub fn list(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.objects.iter().filter(move |((k, _, _), _)| k == kind).map(|(_, o)| o)
+    pub fn list<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        let from = (kind.to_owned(), String::new(), String::new());
+        self.objects.range(from..).take_while(move |((k, _, _), _)| k == kind).map(|(_, o)| o)
     }
 
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
@@ -132,8 +152,14 @@ impl Api {
             }
             Verb::DeleteAll { .. } => Ok(None),
             Verb::Bind { pod, node } => self.bind(pod, node).map(Some),
-            // Nobody asks for certificates here.
-            Verb::SignCertificate { .. } => Ok(None),
+            Verb::SignCertificate { request, .. } => {
+                let Some(mut new) = self.find(request).cloned() else { return Ok(None) };
+                let key = rcgen::KeyPair::generate().unwrap();
+                let certificate =
+                    rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+                new["status"]["certificate"] = BASE64.encode(certificate.pem()).into();
+                self.update(request, Part::Status, new).map(Some)
+            }
             Verb::Recount { quota } => Ok(self.recount(quota)),
             Verb::Finalize { namespace } => {
                 let mut object = self.find(namespace).cloned().unwrap_or_default();
@@ -215,8 +241,8 @@ impl Api {
         let row = self.kind(&target.api_version, &target.kind);
         let id = id_of(target);
         let old = self.objects[&id].clone();
-        let mut merged = if part == Part::Status { old.clone() } else { new.clone() };
-        merged["status"] = if part == Part::Status { new["status"].clone() } else { old["status"].clone() };
+        let mut merged = if part == Part::Main { new.clone() } else { old.clone() };
+        merged["status"] = if part == Part::Main { old["status"].clone() } else { new["status"].clone() };
         if merged["status"].is_null() {
             merged.as_object_mut().unwrap().remove("status");
         }
@@ -249,6 +275,9 @@ impl Api {
         {
             return Err(stale());
         }
+        let gates = object["spec"]["schedulingGates"].as_array();
+        assert!(gates.is_none_or(Vec::is_empty), "a pod that is held back is bound: {object}");
+        self.check_company(&object, node);
         object["spec"]["nodeName"] = node.into();
         let written = self.put(&id, object);
         self.check_node(node);
@@ -269,6 +298,29 @@ impl Api {
             && used.memory_bytes <= all.memory_bytes
             && used.pods <= all.pods;
         assert!(fits, "{node} is given away twice: {used:?} of {all:?}");
+    }
+
+    /// No pod comes to where one is that it does not stand, or that does not stand it. In this
+    /// world all such terms are of single nodes and name labels.
+    fn check_company(&self, pod: &Value, node: &str) {
+        let repels = |one: &Value, other: &Value| {
+            let terms = "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+            one.pointer(terms).and_then(Value::as_array).into_iter().flatten().any(|term| {
+                let labels = term["labelSelector"]["matchLabels"].as_object();
+                labels.into_iter().flatten().all(|(name, value)| other["metadata"]["labels"][name] == *value)
+            })
+        };
+        for other in self.list("v1 Pod").filter(|p| text(p, "/spec/nodeName") == node) {
+            let has_ended = ["Failed", "Succeeded"].contains(&text(other, "/status/phase"));
+            let apart = other["metadata"]["namespace"] != pod["metadata"]["namespace"];
+            assert!(
+                has_ended || apart || !repels(pod, other) && !repels(other, pod),
+                "{} is put beside {} on {node}:\n{}",
+                text(pod, "/metadata/name"),
+                text(other, "/metadata/name"),
+                self.tail(40)
+            );
+        }
     }
 
     pub fn delete(

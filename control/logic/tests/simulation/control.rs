@@ -2,15 +2,19 @@
 //! lag, plans are executed action by action, and a restart forgets everything but the API.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::controllers::plan::{Action, Plan, Verb};
+use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
+use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
 use proa_logic::controllers::{Controller, Key, KindName, Object, Observed, Wakes, reconcile};
 use proa_logic::kinds::built_in;
 use proa_logic::scheduler::Scheduler;
 
 use super::api::{Api, kind_name};
 use super::random::Random;
+use super::{keys, oracle, scaling};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
@@ -23,6 +27,8 @@ enum Work {
 struct Running {
     actions: VecDeque<Action>,
     failed: bool,
+    /// What was refused of a create or a change of size.
+    refused: Option<String>,
     writes: Vec<(String, u64)>,
     done: bool,
 }
@@ -33,28 +39,33 @@ pub struct Control {
     /// How far each kind's watch has come in the log.
     cursors: BTreeMap<String, (KindName, usize)>,
     dirty: BTreeSet<(Controller, Key)>,
-    timers: BTreeMap<(Controller, Key), jiff::Timestamp>,
+    timers: BTreeMap<(Controller, Key), Timestamp>,
     running: BTreeMap<Work, Running>,
+    /// What the scheduler has decided and the watch has not shown.
+    decided: oracle::Decided,
 }
 
 impl Control {
     /// A fresh start: the whole state is listed.
-    pub fn start(api: &Api) -> Self {
+    pub fn start(api: &Api, now: Timestamp) -> Self {
+        let mut seen = Observed::new("PEM");
+        seen.settings.cluster_cidr = "10.42.0.0/16".into();
         let mut control = Control {
-            seen: Observed::new("PEM"),
+            seen,
             scheduler: Scheduler::default(),
             cursors: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
             running: BTreeMap::new(),
+            decided: oracle::Decided::default(),
         };
         let mut wakes = Wakes::default();
-        for kind in built_in().iter().filter(|k| k.kind != "Event") {
+        for kind in built_in().iter().filter(|k| k.kind != "Event" && k.view.is_none()) {
             let name = KindName::new(&kind.api_version(), &kind.kind);
             let text = kind_name(&name.api_version, &name.kind);
             let objects = api.list(&text).map(|o| decode(&name, o)).collect();
-            for change in control.seen.reset(&name, objects, api.now) {
-                control.scheduler.apply(&control.seen, &change, api.now);
+            for change in control.seen.reset(&name, objects, now) {
+                control.scheduler.apply(&control.seen, &change, now);
                 wakes.add(&control.seen, &change);
             }
             control.cursors.insert(text, (name, api.log.len()));
@@ -64,7 +75,7 @@ impl Control {
     }
 
     /// Shows up to `count` entries of the log to one kind's watch, or to all.
-    pub fn watch(&mut self, api: &Api, kind: Option<usize>, count: usize) {
+    pub fn watch(&mut self, api: &Api, now: Timestamp, kind: Option<usize>, count: usize) {
         let mut wakes = Wakes::default();
         let kinds: Vec<String> = self.cursors.keys().cloned().collect();
         let chosen: Vec<&String> = match kind {
@@ -77,16 +88,17 @@ impl Control {
             for entry in api.log[cursor..end].iter().filter(|e| e.kind == *kind) {
                 let object = decode(&name, &entry.object);
                 let change = if entry.deleted {
-                    self.seen.delete(&object.meta, api.now)
+                    self.seen.delete(&object.meta, now)
                 } else {
-                    self.seen.apply(object, api.now)
+                    self.seen.apply(object, now)
                 };
-                self.scheduler.apply(&self.seen, &change, api.now);
+                self.scheduler.apply(&self.seen, &change, now);
                 wakes.add(&self.seen, &change);
             }
             self.cursors.insert(kind.clone(), (name, end));
         }
         self.dirty.extend(wakes.keys);
+        self.decided.forget(&self.seen);
         self.settle(api);
     }
 
@@ -102,14 +114,14 @@ impl Control {
     }
 
     /// Decides about one key, or lets the scheduler decide.
-    pub fn decide(&mut self, api: &Api, random: &mut Random) -> bool {
-        let due: Vec<_> =
-            self.timers.iter().filter(|(_, at)| **at <= api.now).map(|(k, _)| k.clone()).collect();
+    pub fn decide(&mut self, api: &mut Api, now: Timestamp, random: &mut Random) -> bool {
+        let due: Vec<_> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
         for key in due {
             self.timers.remove(&key);
             self.dirty.insert(key);
         }
-        for (key, plan) in self.scheduler.schedule(&self.seen, api.now, 1 + random.below(4)) {
+        for (key, plan) in self.scheduler.schedule(&self.seen, now, 1 + random.below(4)) {
+            self.decided.check(api, &self.seen, &key, &plan);
             self.run(Work::Scheduler(key), plan);
         }
         let free: Vec<_> = self
@@ -123,7 +135,11 @@ impl Control {
         }
         let (controller, key) = free[random.below(free.len())].clone();
         self.dirty.remove(&(controller, key.clone()));
-        let plan = reconcile(controller, &self.seen, &key, api.now);
+        let mut plan = reconcile(controller, &self.seen, &key, now);
+        if let Some(memory) = plan.memory.take() {
+            self.seen.autoscaling.remember(&key, memory);
+        }
+        scaling::check_plan(api, &self.seen, &key, &plan);
         match plan.again_at {
             Some(at) => self.timers.insert((controller, key.clone()), at),
             None => self.timers.remove(&(controller, key.clone())),
@@ -139,7 +155,7 @@ impl Control {
     }
 
     /// Executes one action of one plan. `fault` refuses it as a busy server would.
-    pub fn execute(&mut self, api: &mut Api, random: &mut Random, fault: bool) -> bool {
+    pub fn execute(&mut self, api: &mut Api, now: Timestamp, random: &mut Random, fault: bool) -> bool {
         let works: Vec<Work> = self.running.iter().filter(|(_, r)| !r.done).map(|(w, _)| w.clone()).collect();
         if works.is_empty() {
             return false;
@@ -150,100 +166,107 @@ impl Control {
             if action.chained && running.failed {
                 running.actions.clear();
             } else {
-                if let (Work::Controller(Controller::GarbageCollector, _), Verb::Delete { target, .. }) =
-                    (&work, &action.verb)
-                {
-                    check_collected(api, target);
-                }
+                check(api, &work, &action.verb);
                 let done = if fault { Err(Refusal::unavailable("busy")) } else { api.perform(&action.verb) };
-                match done {
-                    Ok(written) => running.writes.extend(written),
-                    Err(_) => running.failed = true,
-                }
+                running.note(api, &action.verb, done);
             }
         }
         if running.actions.is_empty() {
-            running.done = true;
-            let failed = running.failed;
-            match &work {
-                Work::Scheduler(key) => {
-                    self.scheduler.finished(key, !failed, &self.seen, api.now);
-                    self.running.remove(&work);
-                }
-                Work::Controller(controller, key) if failed => {
-                    self.timers.insert((*controller, key.clone()), api.now);
-                }
-                Work::Controller(..) => {}
-            }
+            self.finish(&work, now);
             self.settle(api);
         }
         true
     }
 
-    /// Every key of every controller, for the last check.
-    pub fn all_plans(&self, api: &Api) -> Vec<(Controller, Key, Plan)> {
-        let mut wakes = Wakes::default();
-        for object in self.seen.graph.iter() {
-            wakes.keys.insert((Controller::GarbageCollector, Key::new("", &object.uid)));
+    fn finish(&mut self, work: &Work, now: Timestamp) {
+        let running = self.running.get_mut(work).expect("it has just been executed");
+        running.done = true;
+        let failed = running.failed;
+        match work {
+            Work::Scheduler(key) => {
+                if failed {
+                    self.decided.fail(key);
+                }
+                self.scheduler.finished(key, !failed, &self.seen, now);
+                self.running.remove(work);
+            }
+            Work::Controller(controller, key) => {
+                let id = (*controller, key.clone());
+                if failed {
+                    self.timers.insert(id.clone(), now);
+                }
+                match running.refused.take() {
+                    Some(text) => {
+                        self.seen.refused.insert(id, text);
+                    }
+                    None if !failed && self.seen.refused.remove(&id).is_some() => {
+                        self.dirty.insert(id);
+                    }
+                    None => {}
+                }
+            }
         }
-        let keyed = |wakes: &mut Wakes, c: Controller, keys: Vec<Key>| {
-            wakes.keys.extend(keys.into_iter().map(|k| (c, k)))
+    }
+
+    /// What it is at, for people.
+    pub fn show(&self) -> String {
+        let running = self.running.iter().map(|(work, r)| format!("{work:?}: {:?}", r.actions));
+        let mut timers: Vec<_> = self.timers.iter().map(|(key, at)| (at, key)).collect();
+        timers.sort();
+        let due = timers.into_iter().take(3).map(|(at, key)| format!("{key:?} at {at}"));
+        let dirty = self.dirty.iter().map(|key| format!("{key:?}"));
+        running.chain(due).chain(dirty).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What every key of every controller wants done, for the last check.
+    pub fn all_plans(&self, now: Timestamp) -> Vec<(Controller, Key, Plan)> {
+        let plan = |(c, k): (Controller, Key)| (c, k.clone(), reconcile(c, &self.seen, &k, now));
+        keys::all(&self.seen).map(plan).collect()
+    }
+
+    /// Takes what has been measured of pods, which is for all autoscalers to look at.
+    pub fn measure(&mut self, sample: Sample) {
+        self.seen.autoscaling.sample = Some(Arc::new(sample));
+        let keys = self.seen.horizontal_pod_autoscalers.iter();
+        self.dirty.extend(keys.map(|(key, _)| (Controller::HorizontalPodAutoscaler, key.clone())));
+    }
+}
+
+impl Running {
+    fn note(&mut self, api: &mut Api, verb: &Verb, done: Result<Option<(String, u64)>, Refusal>) {
+        let refusal = match done {
+            Ok(written) => return self.writes.extend(written),
+            Err(refusal) => refusal,
         };
-        let named =
-            |names: Vec<&std::sync::Arc<str>>| names.into_iter().map(|n| Key::new("", n)).collect::<Vec<_>>();
-        keyed(
-            &mut wakes,
-            Controller::Deployment,
-            self.seen.deployments.iter().map(|(k, _)| k.clone()).collect(),
-        );
-        let controllers = self.seen.replication_controllers.iter().map(|(k, _)| k.clone()).collect();
-        keyed(&mut wakes, Controller::ReplicationController, controllers);
-        let quotas = self.seen.resource_quotas.iter().map(|(k, _)| k.clone()).collect();
-        keyed(&mut wakes, Controller::ResourceQuota, quotas);
-        let budgets = self.seen.pod_disruption_budgets.iter().map(|(k, _)| k.clone()).collect();
-        keyed(&mut wakes, Controller::Disruption, budgets);
-        keyed(
-            &mut wakes,
-            Controller::ReplicaSet,
-            self.seen.replica_sets.iter().map(|(k, _)| k.clone()).collect(),
-        );
-        keyed(
-            &mut wakes,
-            Controller::DaemonSet,
-            self.seen.daemon_sets.iter().map(|(k, _)| k.clone()).collect(),
-        );
-        keyed(&mut wakes, Controller::CronJob, self.seen.cron_jobs.iter().map(|(k, _)| k.clone()).collect());
-        keyed(
-            &mut wakes,
-            Controller::StatefulSet,
-            self.seen.stateful_sets.iter().map(|(k, _)| k.clone()).collect(),
-        );
-        keyed(&mut wakes, Controller::Job, self.seen.jobs.iter().map(|(k, _)| k.clone()).collect());
-        keyed(&mut wakes, Controller::JobOrphan, self.seen.pods.iter().map(|p| p.meta.key.clone()).collect());
-        keyed(
-            &mut wakes,
-            Controller::EndpointSlice,
-            self.seen.services.iter().map(|(k, _)| k.clone()).collect(),
-        );
-        let endpoints = self.seen.endpoints.iter().map(|(k, _)| k.clone()).collect();
-        keyed(&mut wakes, Controller::EndpointSliceMirroring, endpoints);
-        keyed(&mut wakes, Controller::Endpoints, self.seen.services.iter().map(|(k, _)| k.clone()).collect());
-        keyed(&mut wakes, Controller::Node, named(self.seen.nodes.keys().collect()));
-        for c in [Controller::ClaimBinder, Controller::ClaimProtection, Controller::VolumeExpansion] {
-            keyed(&mut wakes, c, self.seen.persistent_volume_claims.iter().map(|(k, _)| k.clone()).collect());
+        self.failed = true;
+        match refusal.code() {
+            409 => api.meet("a write comes too late"),
+            403 if refusal.to_string().contains("exceeded quota") => api.meet("a quota refuses"),
+            _ => {}
         }
-        for c in [Controller::VolumeBinder, Controller::VolumeProtection] {
-            keyed(&mut wakes, c, self.seen.persistent_volumes.iter().map(|(k, _)| k.clone()).collect());
+        if refusal.code() != 409 && matches!(verb, Verb::Create { .. } | Verb::Scale { .. }) {
+            self.refused.get_or_insert(refusal.to_string());
+            // What is refused to one will be refused to the next.
+            while self.actions.front().is_some_and(|a| matches!(a.verb, Verb::Create { .. })) {
+                self.actions.pop_front();
+            }
         }
-        for c in [Controller::Namespace, Controller::ServiceAccount, Controller::RootCa] {
-            keyed(&mut wakes, c, named(self.seen.namespaces.keys().collect()));
+    }
+}
+
+/// What must hold of an action in the moment of its execution.
+fn check(api: &mut Api, work: &Work, verb: &Verb) {
+    match (work, verb) {
+        (Work::Controller(Controller::GarbageCollector, _), Verb::Delete { target, .. }) => {
+            check_collected(api, target);
         }
-        wakes.keys.into_iter().map(|(c, k)| (c, k.clone(), reconcile(c, &self.seen, &k, api.now))).collect()
+        (Work::Scheduler(key), Verb::Delete { target, .. }) => oracle::check_victim(api, key, target),
+        _ => {}
     }
 }
 
 /// The garbage collector never deletes what somebody still owns.
-fn check_collected(api: &Api, target: &proa_logic::controllers::plan::Reference) {
+fn check_collected(api: &Api, target: &Reference) {
     let Some(object) =
         api.get(&kind_name(&target.api_version, &target.kind), &target.namespace, &target.name)
     else {

@@ -229,11 +229,16 @@ impl World {
             .any(|pod| !text(pod, "/spec/nodeName").is_empty() && claims_of(pod).any(|claim| claim == name))
     }
 
+    /// True for a pod that its set has left behind, without a claim that it names: nobody makes it.
+    pub fn is_forsaken(&self, pod: &Value) -> bool {
+        pod["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty) && !self.has_claims(pod)
+    }
+
     /// What must hold when nothing is left to do.
     pub fn check_storage_at_rest(&self) {
         for pod in self.api.list("v1 Pod").filter(|pod| !workloads::has_ended(pod)) {
             assert!(
-                self.has_claims(pod),
+                self.has_claims(pod) || self.is_forsaken(pod),
                 "{} has not got its claims:\n{}",
                 text(pod, "/metadata/name"),
                 self.api.tail(60)
@@ -252,6 +257,7 @@ impl World {
             let owners = claim["metadata"]["ownerReferences"].as_array().into_iter().flatten();
             for owner in owners {
                 let alive = self.api.objects.values().any(|o| o["metadata"]["uid"] == owner["uid"]);
+                let alive = alive || self.is_held_by_a_pod(claim);
                 assert!(alive, "{} is left over: {claim:#}", text(claim, "/metadata/name"));
             }
         }

@@ -99,6 +99,7 @@ impl World {
                 "a" => json!({"completions": 5, "backoffLimit": 4}),
                 "b" => json!({
                     "completionMode": "Indexed", "completions": 5, "backoffLimitPerIndex": 1,
+                    "ttlSecondsAfterFinished": 60,
                 }),
                 _ => json!({
                     "completions": 4, "backoffLimit": 3, "podFailurePolicy": {"rules": [
@@ -135,20 +136,21 @@ impl World {
     }
 
     fn change_daemon_set(&mut self, app: &str) {
-        let template = self.template(app);
-        let Some(object) = self.api.get("apps/v1 DaemonSet", "default", app).cloned() else {
+        let name = format!("d{app}");
+        let template = self.template(&name);
+        let Some(object) = self.api.get("apps/v1 DaemonSet", "default", &name).cloned() else {
             let rolling = if app == "a" {
                 json!({"maxSurge": 1, "maxUnavailable": 0})
             } else {
                 json!({"maxUnavailable": 1})
             };
             let spec = json!({
-                "selector": {"matchLabels": {"app": app}},
+                "selector": {"matchLabels": {"app": name}},
                 "template": template,
                 "updateStrategy": {"rollingUpdate": rolling},
                 "revisionHistoryLimit": 2,
             });
-            let body = json!({"metadata": {"name": app}, "spec": spec});
+            let body = json!({"metadata": {"name": name}, "spec": spec});
             self.api.create("apps/v1", "DaemonSet", "default", body).unwrap();
             return;
         };
@@ -291,7 +293,7 @@ impl World {
 
     /// What must hold at every step while nobody but the controllers takes pods away.
     pub fn check_workloads(&mut self) {
-        if self.users != Users::Workloads {
+        if !matches!(self.users, Users::Workloads | Users::Everything) {
             return;
         }
         self.check_jobs();
@@ -308,7 +310,7 @@ impl World {
             let ready = ready.len();
             let complete = self.ledger.complete.entry(uid.to_owned()).or_default();
             *complete |= ready >= NODES.len();
-            let fewest = if name == "a" { NODES.len() } else { NODES.len() - 1 };
+            let fewest = if name == "da" { NODES.len() } else { NODES.len() - 1 };
             assert!(
                 !*complete || ready >= fewest,
                 "{name} is ready on {ready} nodes, not on {fewest} at least:\n{}",
@@ -378,6 +380,7 @@ impl World {
     /// What must hold when nothing is left to do.
     pub fn check_workloads_at_rest(&self) {
         for job in self.api.list("batch/v1 Job") {
+            assert!(job["spec"]["ttlSecondsAfterFinished"].is_null(), "its time is over: {job:#}");
             self.check_job_at_rest(job);
         }
         for set in self.api.list("apps/v1 StatefulSet") {
