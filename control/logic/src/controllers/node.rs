@@ -63,7 +63,7 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     if silent {
         mark_pods_not_ready(seen, node, now, &mut plan);
     }
-    evict(seen, node, now, &mut plan);
+    evict(seen, node, &taints, now, &mut plan);
     plan
 }
 
@@ -103,7 +103,8 @@ fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) {
     });
 }
 
-/// The taints that the node's state asks for beside those that others have set.
+/// The taints that the node's state asks for beside those that others have set. Those that send
+/// pods away say since when, so that tolerations for a time are counted from there.
 fn taints(node: &Node, ready: &str, now: Timestamp) -> Vec<Taint> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     match ready {
@@ -130,6 +131,9 @@ fn taints(node: &Node, ready: &str, now: Timestamp) -> Vec<Taint> {
             taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), time_added, value: None });
         }
     }
+    for taint in taints.iter_mut().filter(|t| t.effect == "NoExecute") {
+        taint.time_added.get_or_insert(Time(now));
+    }
     taints
 }
 
@@ -154,8 +158,8 @@ fn mark_pods_not_ready(seen: &Observed, node: &Node, now: Timestamp, plan: &mut 
 }
 
 /// Deletes pods that do not stand a `NoExecute` taint, when their time has come.
-fn evict(seen: &Observed, node: &Node, now: Timestamp, plan: &mut Plan) {
-    let taints: Vec<&Taint> = node.taints.iter().filter(|t| t.effect == "NoExecute").collect();
+fn evict(seen: &Observed, node: &Node, taints: &[Taint], now: Timestamp, plan: &mut Plan) {
+    let taints: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
     if taints.is_empty() {
         return;
     }
@@ -196,9 +200,11 @@ fn disrupt(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Verb {
     }
 }
 
-/// When the pod has to leave because of this taint; never, if it stands it for good.
+/// When the pod has to leave because of this taint; never, if it stands it for good. The time
+/// that it is tolerated begins with the taint, or with the pod if that came later.
 fn leaves_at(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Timestamp> {
     let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+    let since = since.max(pod.started.unwrap_or(pod.meta.created));
     let tolerations: Vec<&Toleration> = pod.tolerations.iter().filter(|t| tolerates(t, taint)).collect();
     if tolerations.is_empty() {
         // What admission gives to every pod that says nothing of a node that does not answer.

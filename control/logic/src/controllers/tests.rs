@@ -257,6 +257,28 @@ fn a_silent_node_is_tainted_and_its_pods_leave_in_time() {
     );
 }
 
+/// kubectl says of a taint what it is, not since when: the time that it is tolerated would begin
+/// anew with every look.
+#[test]
+fn the_time_that_a_taint_is_tolerated_begins_with_the_taint_or_the_pod() {
+    let key = Key::new("", "n");
+    let patient = json!([{"key": "own", "operator": "Exists", "tolerationSeconds": 5}]);
+    let patient =
+        pod("q", None, false, json!({"spec": {"nodeName": "n", "containers": [], "tolerations": patient}}));
+    let taint = |added: Value| json!([{"key": "own", "effect": "NoExecute", "timeAdded": added}]);
+    let plan = |added: Value, now: i64| {
+        node::reconcile(&seen(vec![node("True", taint(added)), patient.clone()]), &key, at(now))
+    };
+    let noticed = plan(Value::Null, 10);
+    let lines = show(&noticed);
+    assert!(lines.len() == 1 && lines[0].contains(&stamp(10).to_string()), "{lines:?}");
+    assert_eq!(noticed.again_at, Some(at(15)));
+    assert_eq!(show(&plan(json!(stamp(10)), 14)), [""; 0]);
+    assert_eq!(show(&plan(json!(stamp(10)), 15)), ["conditions q", "delete q"]);
+    // The pod came long after the taint.
+    assert_eq!(plan(json!(stamp(-100)), 3).again_at, Some(at(5)));
+}
+
 #[test]
 fn pods_of_a_node_that_is_gone_wait_for_it_a_while() {
     let world = seen(vec![pod("p", None, true, json!({}))]);
