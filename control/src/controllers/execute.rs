@@ -3,6 +3,7 @@
 //! Takes a [`Plan`] from the shell, performs it on the registry and says what it wrote and what
 //! was refused. It decides nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -75,11 +76,11 @@ type Done = Result<Option<(Arc<Kind>, Arc<Object>)>, Refusal>;
 impl Executor {
     /// Performs a plan. Actions run in order; neighbours that do not need each other run at
     /// once. Creates start slowly: if the first is refused, so will be a hundred more.
-    pub async fn execute(&self, component: &'static str, plan: Plan) -> Outcome {
+    pub async fn execute(&self, component: Cow<'static, str>, plan: Plan) -> Outcome {
         let mut outcome = Outcome::default();
         for problem in plan.problems {
             self.recorder.note(Note {
-                component,
+                component: component.clone(),
                 about: problem.about,
                 warning: problem.warning,
                 reason: problem.reason,
@@ -95,7 +96,7 @@ impl Executor {
             let limit = if matches!(first.verb, Verb::Create { .. }) { batch } else { AT_ONCE };
             let together = 1 + rest[1..].iter().take(limit - 1).take_while(|a| joins(first, a)).count();
             let (now, later) = rest.split_at(together);
-            let mut running: FuturesUnordered<_> = now.iter().map(|a| self.act(component, a)).collect();
+            let mut running: FuturesUnordered<_> = now.iter().map(|a| self.act(&component, a)).collect();
             while let Some((action, done)) = running.next().await {
                 outcome.add(action, done);
             }
@@ -110,7 +111,7 @@ impl Executor {
         outcome
     }
 
-    async fn act<'a>(&self, component: &'static str, action: &'a Action) -> (&'a Action, Done) {
+    async fn act<'a>(&self, component: &Cow<'static, str>, action: &'a Action) -> (&'a Action, Done) {
         let done = if self.term.lasts() {
             self.perform(&action.verb).await
         } else {
@@ -127,7 +128,7 @@ impl Executor {
             };
             if let Some((reason, text)) = told {
                 self.recorder.note(Note {
-                    component,
+                    component: component.clone(),
                     about: report.about.clone(),
                     warning: done.is_err(),
                     reason,

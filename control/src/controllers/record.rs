@@ -5,6 +5,7 @@
 //! differ only in their text become one, and an object that keeps causing them is told of less
 //! often, as in the stock recorder.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ const REFILL_SECONDS: f64 = 300.0;
 #[derive(Clone, Debug)]
 pub struct Note {
     /// Who tells.
-    pub component: &'static str,
+    pub component: Cow<'static, str>,
     /// The object.
     pub about: Reference,
     /// `Warning` or `Normal`.
@@ -75,7 +76,7 @@ pub async fn write(registry: Registry, mut notes: mpsc::Receiver<Note>) {
 }
 
 async fn write_one(registry: &Registry, kind: &Arc<Kind>, ledger: &mut Ledger, entry: Entry) {
-    let caller = Caller::system(entry.id.component);
+    let caller = Caller::system(&entry.id.component);
     let options = WriteOptions::default();
     if entry.count > 1 {
         let change = Change::Merge(json!({
@@ -102,7 +103,7 @@ async fn write_one(registry: &Registry, kind: &Arc<Kind>, ledger: &mut Ledger, e
 /// What makes two notes the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Id {
-    component: &'static str,
+    component: Cow<'static, str>,
     about: Reference,
     warning: bool,
     reason: &'static str,
@@ -129,12 +130,12 @@ struct Ledger {
     /// Per object and reason: when the window began and how many texts it has seen.
     texts: BTreeMap<Id, (Timestamp, u32)>,
     /// Per teller and object: what is left of the burst, and since when.
-    budgets: BTreeMap<(&'static str, Arc<str>), (f64, Timestamp)>,
+    budgets: BTreeMap<(Cow<'static, str>, Arc<str>), (f64, Timestamp)>,
 }
 
 impl Ledger {
     fn enter(&mut self, note: Note, now: Timestamp) -> Option<Entry> {
-        if !self.spend((note.component, note.about.uid.clone()), now) {
+        if !self.spend((note.component.clone(), note.about.uid.clone()), now) {
             return None;
         }
         self.shrink();
@@ -168,7 +169,7 @@ impl Ledger {
         Some(entry.clone())
     }
 
-    fn spend(&mut self, whose: (&'static str, Arc<str>), now: Timestamp) -> bool {
+    fn spend(&mut self, whose: (Cow<'static, str>, Arc<str>), now: Timestamp) -> bool {
         let (left, since) = self.budgets.entry(whose).or_insert((BURST, now));
         let seconds = now.duration_since(*since).as_secs_f64().max(0.0);
         *left = (*left + seconds / REFILL_SECONDS).min(BURST);
@@ -242,7 +243,7 @@ mod tests {
 
     fn note(message: &str) -> Note {
         let about = Reference::named("v1", "Pod", "default", "p");
-        Note { component: "test", about, warning: true, reason: "Failed", message: message.to_owned() }
+        Note { component: "test".into(), about, warning: true, reason: "Failed", message: message.to_owned() }
     }
 
     #[test]

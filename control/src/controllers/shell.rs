@@ -1,11 +1,13 @@
 //! The loop: fold, decide, execute.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use proa_logic::controllers::facts::Pod;
 use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
 use proa_logic::controllers::observed::Change;
 use proa_logic::controllers::{Controller, Key, Observed, Plan, Wakes, reconcile};
@@ -211,7 +213,8 @@ impl Shell {
         match scheduled {
             Ok(plans) => {
                 for (key, plan) in plans {
-                    self.execute(Work::Scheduler(key), scheduler::COMPONENT, plan);
+                    let component = scheduler_of(self.seen.pods.get(&key).map(|pod| &**pod));
+                    self.execute(Work::Scheduler(key), component, plan);
                 }
             }
             Err(_) => {
@@ -245,7 +248,7 @@ impl Shell {
                     "plan"
                 );
                 self.queue.start(id.clone());
-                self.execute(Work::Controller(controller, id.1), controller.component(), plan);
+                self.execute(Work::Controller(controller, id.1), controller.component().into(), plan);
             }
             Err(_) => {
                 let (namespace, name) = (&*id.1.namespace, &*id.1.name);
@@ -255,7 +258,7 @@ impl Shell {
         }
     }
 
-    fn execute(&self, work: Work, component: &'static str, plan: Plan) {
+    fn execute(&self, work: Work, component: Cow<'static, str>, plan: Plan) {
         let executor = match &work {
             Work::Controller(..) => self.controllers.clone(),
             Work::Scheduler(_) => self.binder.clone(),
@@ -308,5 +311,13 @@ impl Shell {
             None => {}
         }
         self.queue.finish(&id, &writes, &progress);
+    }
+}
+
+/// The name under which a pod's scheduler reports: that of the pod's profile.
+fn scheduler_of(pod: Option<&Pod>) -> Cow<'static, str> {
+    match pod.and_then(|pod| pod.wishes.as_ref()).map(|wishes| &*wishes.scheduler) {
+        None | Some(scheduler::COMPONENT) => scheduler::COMPONENT.into(),
+        Some(name) => name.to_owned().into(),
     }
 }
