@@ -77,6 +77,7 @@ impl Keeper {
             self.host.foreign.publish(&self.host.client, &self.host.config.node_name).await?;
         }
         let mut wanted = object::status(&self.host);
+        keep_extended(node.status.as_ref(), &mut wanted);
         let due = self.written.is_none_or(|written| since(now, written) >= STATUS_EVERY);
         merge_conditions(node.status.as_ref(), &mut wanted, due, now);
         let value = |status: &NodeStatus| serde_json::to_value(status).unwrap_or_default();
@@ -188,6 +189,17 @@ fn merge_conditions(old: Option<&NodeStatus>, wanted: &mut NodeStatus, due: bool
     wanted.conditions = Some(list);
 }
 
+/// What others say that the machine has beside what the node counts itself can be given to pods:
+/// <https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/>.
+fn keep_extended(old: Option<&NodeStatus>, wanted: &mut NodeStatus) {
+    let capacity = old.and_then(|s| s.capacity.as_ref()).into_iter().flatten();
+    for (name, amount) in capacity.filter(|(name, _)| name.contains('/')) {
+        for list in [&mut wanted.capacity, &mut wanted.allocatable] {
+            list.get_or_insert_default().entry(name.clone()).or_insert_with(|| amount.clone());
+        }
+    }
+}
+
 /// What the node does not know of in its own status belongs to somebody else.
 fn without_removals(change: serde_json::Value) -> serde_json::Value {
     match change {
@@ -210,6 +222,29 @@ mod tests {
         let mut wanted = status();
         merge_conditions(Some(&status()), &mut wanted, true, now);
         assert_eq!(wanted.conditions.unwrap()[0].last_transition_time, Some(Time(now)));
+    }
+
+    #[test]
+    fn extended_resources_can_be_given_to_pods_while_they_are_there() {
+        let status = |capacity: serde_json::Value, allocatable: serde_json::Value| -> NodeStatus {
+            serde_json::from_value(json!({"capacity": capacity, "allocatable": allocatable})).unwrap()
+        };
+        let check = |old: NodeStatus, expected: NodeStatus| {
+            let mut wanted = status(json!({"cpu": "2"}), json!({"cpu": "1"}));
+            keep_extended(Some(&old), &mut wanted);
+            assert_eq!(wanted, expected);
+        };
+        check(
+            status(json!({"cpu": "4", "example.com/dongle": "4"}), json!({"cpu": "4"})),
+            status(
+                json!({"cpu": "2", "example.com/dongle": "4"}),
+                json!({"cpu": "1", "example.com/dongle": "4"}),
+            ),
+        );
+        check(
+            status(json!({}), json!({"example.com/dongle": "4"})),
+            status(json!({"cpu": "2"}), json!({"cpu": "1"})),
+        );
     }
 
     #[test]
