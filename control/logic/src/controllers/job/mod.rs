@@ -80,8 +80,18 @@ fn decide(seen: &Observed, view: &View<'_>, owner: &Owner, plan: &mut Plan) {
         let verb = remove_finalizer(pod, FINALIZER_JOB_TRACKING);
         if index == 0 { plan.act_then(verb) } else { plan.act(verb) }
     }
+    // Whom the Job itself has no use for any more, as when it is suspended, has not failed it: not
+    // held any more, it is not counted.
+    let spared = steps.delete.iter().filter(|p| verdict.is_none() && view.holds(p));
+    let spared: Vec<Verb> = spared.map(|p| remove_finalizer(p, FINALIZER_JOB_TRACKING)).collect();
+    let chained = !spared.is_empty();
+    spared.into_iter().for_each(|verb| plan.act(verb));
+    let first = plan.actions.len();
     for pod in steps.delete {
         owner.delete(pod, plan);
+    }
+    if let Some(delete) = plan.actions.get_mut(first) {
+        delete.chained |= chained;
     }
     for body in pods::bodies(view, &tally, owner, &steps.create) {
         owner.create(body, plan);
@@ -171,9 +181,16 @@ impl<'a> View<'a> {
             || self.spec.pod_failure_policy.is_some()
     }
 
-    /// True if the pod counts as a failed one. One that is deleted may never say how it ended.
+    /// True if the pod has still to be counted.
+    fn holds(&self, pod: &Pod) -> bool {
+        pod.meta.has_finalizer(FINALIZER_JOB_TRACKING)
+    }
+
+    /// True if the pod counts as a failed one. One that is deleted may never say how it ended; one
+    /// that was let go before is none of the attempts.
     fn has_failed(&self, pod: &Pod) -> bool {
         match pod.phase {
+            _ if pod.meta.deleted.is_some() && !self.holds(pod) => false,
             Phase::Failed => true,
             Phase::Succeeded => false,
             _ => pod.stopped || pod.meta.deleted.is_some() && !self.replaces_ended_only(),

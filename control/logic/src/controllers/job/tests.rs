@@ -145,10 +145,16 @@ fn as_many_pods_as_there_is_work() {
         json!({"completions": 5}),
         json!({}),
         &[("a", "run"), ("b", "wait"), ("c", "run")],
-        &["delete b", "delete a"],
+        &["free b", "free a", "delete b", "delete a"],
     );
-    check(json!({"suspend": true}), json!({}), &[("a", "run")], &["delete a"]);
+    check(json!({"suspend": true}), json!({}), &[("a", "run")], &["free a", "delete a"]);
     check(json!({"suspend": true}), json!({}), &[], &[]);
+    // Who was let go first is no failure and no reason for a pause, however it ends.
+    for words in ["leaving free", "fail leaving free"] {
+        let gone = look(json!({"suspend": true}), json!({}), &[("a", words)]);
+        assert!(gone.status["uncountedTerminatedPods"]["failed"].is_null(), "{}", gone.status);
+        check(json!({"completions": 1}), json!({}), &[("a", words)], &["make"]);
+    }
     // A work queue: no new pods after the first success.
     let queue = json!({"parallelism": 2, "completions": null});
     check(queue.clone(), json!({}), &[], &["make"; 2]);
@@ -178,7 +184,7 @@ fn indexes_are_given_once_each() {
         indexed(2, json!({})),
         json!({}),
         &[("a", "run index=0"), ("b", "wait index=0"), ("c", "run index=2")],
-        &["delete c", "delete b"],
+        &["free c", "free b", "delete c", "delete b"],
     );
     let plan = look(indexed(1, json!({})), json!({}), &[]).plan;
     let Verb::Create { body, .. } = &plan.actions.last().unwrap().verb else { panic!() };
