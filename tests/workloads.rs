@@ -1,31 +1,12 @@
-//! The walk-throughs of the Kubernetes documentation for each workload, in short, with a real
-//! kubectl: what users read there is what they see here.
+//! The walk-throughs of the Kubernetes documentation for DaemonSets, StatefulSets and
+//! ReplicationControllers, in short, with a real kubectl: what users read there is what they see
+//! here.
 
 mod cluster;
 
 use cluster::Cluster;
-
-/// A pod template that runs a shell script in the example container.
-fn template(labels: &str, policy: &str, script: &str) -> String {
-    format!(
-        "{{metadata: {{labels: {{{labels}}}}}, spec: {{restartPolicy: {policy}, terminationGracePeriodSeconds: 1, \
-         containers: [{{name: c, image: 'hello-container:1', command: [/bin/busybox, sh, -c], args: [\"{script}\"]}}]}}}}"
-    )
-}
-
-const SLEEP: &str = "trap exit TERM; while true; do /bin/busybox sleep 0.1; done";
-
-fn events_have(cluster: &Cluster, object: &str, reason: &str) {
-    let field = format!("involvedObject.name={object},reason={reason}");
-    cluster.wait(&format!("the Event {reason} of {object}"), || {
-        cluster.kubectl(&["get", "events", "--field-selector", &field, "-o", "name"]).contains("event/")
-    });
-}
-
-fn word(table: &str, row: usize, column: usize) -> &str {
-    let line = table.lines().nth(row).unwrap_or_default();
-    line.split_whitespace().nth(column).unwrap_or_default()
-}
+use cluster::workload::{SLEEP, events_have, template, word};
+use serde_json::Value;
 
 /// <https://kubernetes.io/docs/tasks/manage-daemon/update-daemon-set/> and `rollback-daemon-set`.
 #[test]
@@ -86,115 +67,6 @@ fn a_daemon_set_is_updated_and_rolled_back() {
     });
 }
 
-/// <https://kubernetes.io/docs/concepts/workloads/controllers/job/> and the task pages on indexed
-/// Jobs and pod failure policies.
-#[test]
-fn jobs_run_to_completion_or_fail() {
-    let cluster = Cluster::start();
-    cluster.pack_examples();
-    let job = |name: &str, spec: &str, script: &str| {
-        let template = template("kind: task", "Never", script);
-        cluster.apply(&format!(
-            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec: {{{spec}template: {template}}}\n"
-        ));
-    };
-    let done = |name: &str, condition: &str| {
-        let condition = format!("--for=condition={condition}");
-        cluster.kubectl(&["wait", &condition, &format!("job/{name}"), "--timeout=60s"]);
-        cluster.get("job", name)["status"].clone()
-    };
-    job("pi", "completions: 3, parallelism: 2, ", "echo 3.14");
-    let status = done("pi", "complete");
-    assert_eq!(
-        (&status["succeeded"], &status["uncountedTerminatedPods"]),
-        (&3.into(), &serde_json::json!({}))
-    );
-    assert_eq!(cluster.kubectl(&["logs", "job/pi"]), "3.14\n");
-    let table = cluster.kubectl(&["get", "jobs"]);
-    assert_eq!((word(&table, 1, 1), word(&table, 1, 2)), ("Complete", "3/3"), "{table}");
-    events_have(&cluster, "pi", "Completed");
-    let held = cluster.list("pod", "job-name=pi");
-    assert!(held.iter().all(|p| p["metadata"].get("finalizers").is_none()), "{held:?}");
-
-    job(
-        "index",
-        "completionMode: Indexed, completions: 3, parallelism: 3, ",
-        "echo $JOB_COMPLETION_INDEX $HOSTNAME",
-    );
-    assert_eq!(done("index", "complete")["completedIndexes"], "0-2");
-    let pod = &cluster.list("pod", "batch.kubernetes.io/job-completion-index=1")[0];
-    let name = pod["metadata"]["name"].as_str().expect("a name");
-    assert!(name.starts_with("index-1-"), "{name}");
-    assert_eq!(cluster.kubectl(&["logs", name]), "1 index-1\n");
-
-    job("bad", "backoffLimit: 0, ", "exit 3");
-    let status = done("bad", "failed");
-    assert_eq!((&status["failed"], status.get("succeeded")), (&1.into(), None));
-    assert!(cluster.kubectl(&["describe", "job", "bad"]).contains("BackoffLimitExceeded"));
-
-    let policy =
-        "podFailurePolicy: {rules: [{action: FailJob, onExitCodes: {operator: In, values: [42]}}]}, ";
-    job("policy", policy, "exit 42");
-    let conditions = done("policy", "failed")["conditions"].to_string();
-    assert!(conditions.contains("failed with exit code 42 matching FailJob rule at index 0"), "{conditions}");
-
-    job("late", "activeDeadlineSeconds: 1, ", SLEEP);
-    assert!(done("late", "failed")["conditions"].to_string().contains("DeadlineExceeded"));
-
-    job("held", "suspend: true, ", "echo done");
-    cluster.kubectl(&["wait", "--for=condition=Suspended", "job/held", "--timeout=60s"]);
-    assert!(cluster.list("pod", "job-name=held").is_empty());
-    cluster.kubectl(&["patch", "job", "held", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
-    done("held", "complete");
-
-    job("brief", "ttlSecondsAfterFinished: 0, ", "echo gone");
-    cluster.wait("the Job to be forgotten", || {
-        cluster.get("job", "brief").is_null() && cluster.list("pod", "job-name=brief").is_empty()
-    });
-    cluster.kubectl(&["delete", "job", "--all"]);
-    cluster.wait("the pods to follow", || cluster.list("pod", "kind=task").is_empty());
-    cluster.kubectl(&["create", "job", "short", "--image=hello-container:1", "--", "/bin/busybox", "true"]);
-    done("short", "complete");
-}
-
-/// <https://kubernetes.io/docs/tasks/job/automated-tasks-with-cron-jobs/>.
-#[test]
-fn a_cron_job_starts_jobs_by_the_clock_and_by_hand() {
-    let cluster = Cluster::start();
-    cluster.pack_examples();
-    let said = cluster.kubectl(&[
-        "create",
-        "cronjob",
-        "hello",
-        "--image=hello-container:1",
-        "--schedule=@every 2s",
-        "--",
-        "/bin/busybox",
-        "echo",
-        "hello",
-    ]);
-    assert_eq!(said, "cronjob.batch/hello created\n");
-    cluster.wait("two runs, with those before cleared away", || {
-        let table = cluster.kubectl(&["get", "jobs", "--no-headers"]);
-        table.lines().filter(|l| l.starts_with("hello-") && l.contains("Complete")).count() >= 1
-    });
-    events_have(&cluster, "hello", "SuccessfulCreate");
-    events_have(&cluster, "hello", "SawCompletedJob");
-    assert!(cluster.get("cronjob", "hello")["status"]["lastSuccessfulTime"].is_string());
-    cluster.kubectl(&["patch", "cronjob", "hello", "-p", r#"{"spec":{"suspend":true}}"#]);
-    let table = cluster.kubectl(&["get", "cronjob", "hello"]);
-    assert!(table.contains("@every 2s") && table.contains("True"), "{table}");
-
-    cluster.kubectl(&["create", "job", "manual", "--from=cronjob/hello"]);
-    cluster.kubectl(&["wait", "--for=condition=complete", "job/manual", "--timeout=60s"]);
-    assert_eq!(cluster.kubectl(&["logs", "job/manual"]), "hello\n");
-    let zone =
-        cluster.kubectl_fails(&["patch", "cronjob", "hello", "-p", r#"{"spec":{"timeZone":"Moon/Base"}}"#]);
-    assert!(zone.contains("unknown time zone Moon/Base"), "{zone}");
-    cluster.kubectl(&["delete", "cronjob", "hello"]);
-    cluster.wait("its Jobs to go", || cluster.get("job", "manual").is_null());
-}
-
 /// <https://kubernetes.io/docs/tutorials/stateful-application/basic-stateful-set/>, without storage.
 #[test]
 fn a_stateful_set_keeps_its_names_and_its_order() {
@@ -209,7 +81,7 @@ fn a_stateful_set_keeps_its_names_and_its_order() {
     cluster.apply(&manifest);
     cluster.kubectl(&["rollout", "status", "sts/web", "--timeout=60s"]);
     let names = || -> Vec<String> {
-        let name = |p: &serde_json::Value| p["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = |p: &Value| p["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         cluster.list("pod", "app=nginx").iter().map(name).collect()
     };
     assert_eq!(names(), ["web-0", "web-1"]);
@@ -255,12 +127,172 @@ fn a_stateful_set_keeps_its_names_and_its_order() {
 
     cluster.kubectl(&["scale", "sts", "web", "--replicas=1"]);
     cluster.wait("web-2 and web-1 to go", || names() == ["web-0"]);
-    let claims = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: claims}\nspec: {serviceName: nginx, \
-                  selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}, \
-                  volumeClaimTemplates: [{metadata: {name: www}, spec: {accessModes: [ReadWriteOnce]}}]}\n";
-    let refused = cluster.kubectl_stdin(&["create", "-f", "-"], claims);
-    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(error.contains("spec.volumeClaimTemplates: Forbidden"), "{error}");
     cluster.kubectl(&["delete", "sts", "web"]);
     cluster.wait("its pods to go", || names().is_empty());
+}
+
+fn names(cluster: &Cluster, selector: &str) -> Vec<String> {
+    let pods = cluster.list("pod", selector);
+    pods.iter().map(|p| p["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// OnDelete, another first ordinal and Parallel, on
+/// <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/>, and the deletion that
+/// leaves the pods in the tutorial.
+#[test]
+fn a_stateful_set_updates_on_deletion_and_counts_from_its_start() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let template = template("app: nginx", "Always", SLEEP);
+    let manifest = format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: web}}\nspec: {{serviceName: nginx, replicas: 2, \
+         podManagementPolicy: Parallel, updateStrategy: {{type: OnDelete}}, ordinals: {{start: 5}}, \
+         selector: {{matchLabels: {{app: nginx}}}}, template: {template}}}\n"
+    );
+    cluster.apply(&manifest);
+    let ready = |count: i64| {
+        cluster.wait("its pods", || {
+            let set = cluster.get("sts", "web");
+            set["status"]["readyReplicas"] == count
+                && set["status"]["observedGeneration"] == set["metadata"]["generation"]
+        });
+    };
+    ready(2);
+    assert_eq!(names(&cluster, "app=nginx"), ["web-5", "web-6"]);
+    assert_eq!(names(&cluster, "apps.kubernetes.io/pod-index=6"), ["web-6"]);
+
+    // A new template is for the pods that come from now on.
+    let uid = |pod: &str| cluster.get("pod", pod)["metadata"]["uid"].clone();
+    let (five, six) = (uid("web-5"), uid("web-6"));
+    cluster.kubectl(&["set", "env", "sts/web", "LEVEL=debug"]);
+    cluster.wait("the new revision", || {
+        let status = cluster.get("sts", "web")["status"].clone();
+        status["updateRevision"] != status["currentRevision"]
+    });
+    let history = cluster.kubectl(&["rollout", "history", "sts/web"]);
+    assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
+    let refused = cluster.kubectl_fails(&["rollout", "status", "sts/web", "--timeout=5s"]);
+    assert!(
+        refused.contains("rollout status is only available for RollingUpdate strategy type"),
+        "{refused}"
+    );
+    cluster.kubectl(&["delete", "pod", "web-5"]);
+    cluster.wait("another web-5", || {
+        let pod = cluster.get("pod", "web-5");
+        !pod.is_null() && pod["metadata"]["uid"] != five
+    });
+    let has_level = |pod: &str| cluster.get("pod", pod)["spec"]["containers"][0].get("env").is_some();
+    assert_eq!((has_level("web-5"), has_level("web-6")), (true, false));
+    assert_eq!(uid("web-6"), six);
+    cluster.wait("one to be up to date", || cluster.get("sts", "web")["status"]["updatedReplicas"] == 1);
+
+    // The ordinals move.
+    cluster.kubectl(&["patch", "sts", "web", "-p", r#"{"spec":{"ordinals":{"start":6}}}"#]);
+    cluster.wait("web-7 for web-5", || names(&cluster, "app=nginx") == ["web-6", "web-7"]);
+    assert_eq!(uid("web-6"), six);
+    ready(2);
+
+    // The set goes and its pods stay, until there is a set again that takes them.
+    cluster.kubectl(&["delete", "sts", "web", "--cascade=orphan"]);
+    let owners = |pod: &str| cluster.get("pod", pod)["metadata"]["ownerReferences"].clone();
+    cluster.wait("the pods to be nobody's", || owners("web-6").is_null() && owners("web-7").is_null());
+    let seven = uid("web-7");
+    cluster.apply(&manifest.replace("start: 5", "start: 6"));
+    cluster.wait("the pods to be adopted", || {
+        ["web-6", "web-7"].iter().all(|pod| owners(pod)[0]["controller"] == true)
+    });
+    ready(2);
+    assert_eq!((uid("web-6"), uid("web-7")), (six, seven));
+    cluster.kubectl(&["delete", "sts", "web"]);
+    cluster.wait("its pods to go", || names(&cluster, "app=nginx").is_empty());
+}
+
+/// The forced rollback of
+/// <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback>.
+#[test]
+fn a_broken_stateful_set_waits_for_its_pod_to_be_deleted() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let template = template("app: nginx", "Always", SLEEP);
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: web}}\nspec: {{serviceName: nginx, replicas: 2, \
+         selector: {{matchLabels: {{app: nginx}}}}, template: {template}}}\n"
+    ));
+    cluster.kubectl(&["rollout", "status", "sts/web", "--timeout=60s"]);
+    cluster.kubectl(&["set", "image", "sts/web", "c=hello-containr:1"]);
+    let waiting = |pod: &str| {
+        let status = cluster.get("pod", pod)["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        status["reason"].as_str().is_some_and(|reason| reason.contains("Image"))
+    };
+    cluster.wait("the typo to show", || waiting("web-1"));
+    cluster.kubectl(&["rollout", "undo", "sts/web"]);
+    cluster.wait("the template to be seen", || {
+        let set = cluster.get("sts", "web");
+        set["status"]["observedGeneration"] == set["metadata"]["generation"]
+    });
+    // The pod that cannot become ready holds everything up, the way back included.
+    assert!(waiting("web-1"));
+    cluster.kubectl(&["delete", "pod", "web-1"]);
+    cluster.kubectl(&["rollout", "status", "sts/web", "--timeout=60s"]);
+    assert_eq!(cluster.get("sts", "web")["status"]["readyReplicas"], 2);
+}
+
+/// <https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller/>.
+#[test]
+fn a_replication_controller_takes_over_what_it_selects() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let manifest = |name: &str, replicas: u32, labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
+             selector: {{app: nginx}}, template: {}}}\n",
+            template(labels, "Always", SLEEP)
+        )
+    };
+    // One pod is there already, by hand.
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: own, labels: {app: nginx}}\nspec: {terminationGracePeriodSeconds: 1, \
+         containers: [{name: c, image: 'hello-container:1'}]}\n",
+    );
+    cluster.apply(&manifest("nginx", 3, "app: nginx"));
+    let ready = |name: &str, count: i64| {
+        cluster.wait("its pods", || cluster.get("rc", name)["status"]["readyReplicas"] == count);
+    };
+    ready("nginx", 3);
+    let pods = names(&cluster, "app=nginx");
+    assert!(pods.len() == 3 && pods.contains(&"own".to_owned()), "{pods:?}");
+    let described = cluster.kubectl(&["describe", "replicationcontrollers/nginx"]);
+    assert!(described.contains("Replicas:     3 current / 3 desired"), "{described}");
+    assert!(
+        described.contains("Pods Status:  3 Running / 0 Waiting / 0 Succeeded / 0 Failed"),
+        "{described}"
+    );
+    events_have(&cluster, "nginx", "SuccessfulCreate");
+    let table = cluster.kubectl(&["get", "rc"]);
+    let header: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(header, ["NAME", "DESIRED", "CURRENT", "READY", "AGE"]);
+    let wrong = cluster.kubectl_fails(&["scale", "rc", "nginx", "--current-replicas=2", "--replicas=1"]);
+    assert!(wrong.contains("Expected replicas to be 2, was 3"), "{wrong}");
+    cluster.kubectl(&["scale", "rc", "nginx", "--current-replicas=3", "--replicas=2"]);
+    cluster.wait("one to go", || cluster.get("rc", "nginx")["status"]["replicas"] == 2);
+    events_have(&cluster, "nginx", "SuccessfulDelete");
+
+    // The controller goes, its pods stay, and the next one takes them as they are; its own
+    // template is for those that it makes itself.
+    cluster.kubectl(&["delete", "rc", "nginx", "--cascade=orphan"]);
+    let before = names(&cluster, "app=nginx");
+    cluster.wait("the pods to be nobody's", || {
+        cluster.list("pod", "app=nginx").iter().all(|p| p["metadata"]["ownerReferences"].is_null())
+    });
+    cluster.apply(&manifest("next", 2, "app: nginx, release: next"));
+    ready("next", 2);
+    assert_eq!(names(&cluster, "app=nginx"), before);
+    cluster.kubectl(&["scale", "rc", "next", "--replicas=3"]);
+    ready("next", 3);
+    assert_eq!(names(&cluster, "release=next").len(), 1);
+    let refused = cluster.kubectl_stdin(&["create", "-f", "-"], &manifest("bad", 1, "app: other"));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("`selector` does not match template `labels`"), "{error}");
+    cluster.kubectl(&["delete", "rc", "next"]);
+    cluster.wait("its pods to go", || cluster.list("pod", "app=nginx").is_empty());
 }

@@ -6,6 +6,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod pod;
+pub mod workload;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
