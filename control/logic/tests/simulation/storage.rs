@@ -25,9 +25,17 @@ pub struct Ledger {
     read: usize,
 }
 
-fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
+/// The claims that a pod names, and those that it brings along.
+fn claims_of(pod: &Value) -> impl Iterator<Item = String> {
     let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    volumes.map(|v| text(v, "/persistentVolumeClaim/claimName")).filter(|name| !name.is_empty())
+    volumes.filter_map(|volume| {
+        let named = text(volume, "/persistentVolumeClaim/claimName");
+        if volume["ephemeral"].is_object() {
+            Some(format!("{}-{}", text(pod, "/metadata/name"), text(volume, "/name")))
+        } else {
+            Some(named.to_owned()).filter(|name| !name.is_empty())
+        }
+    })
 }
 
 /// The template and the policy of the sets that have one: what is kept, and what goes along.
@@ -116,7 +124,7 @@ impl World {
     pub fn has_claims(&self, pod: &Value) -> bool {
         self.storage.mounted.contains_key(text(pod, "/metadata/uid"))
             || claims_of(pod).all(|name| {
-                self.api.get("v1 PersistentVolumeClaim", "default", name).is_some_and(|claim| {
+                self.api.get("v1 PersistentVolumeClaim", "default", &name).is_some_and(|claim| {
                     claim["status"]["phase"] == "Bound" && claim["metadata"]["deletionTimestamp"].is_null()
                 })
             })
@@ -128,8 +136,8 @@ impl World {
         if self.storage.mounted.contains_key(&uid) {
             return;
         }
-        let volume = |name| {
-            let claim = self.api.get("v1 PersistentVolumeClaim", "default", name);
+        let volume = |name: String| {
+            let claim = self.api.get("v1 PersistentVolumeClaim", "default", &name);
             claim.map(|claim| text(claim, "/spec/volumeName").to_owned())
         };
         let volumes: Vec<String> = claims_of(pod).filter_map(volume).collect();

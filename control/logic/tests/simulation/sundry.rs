@@ -1,6 +1,6 @@
 //! The rest of what a cluster holds: ReplicationControllers, ClusterRoles that gather others,
-//! Endpoints made by hand, bootstrap tokens, requests for certificates, and a namespace that comes
-//! and goes with all that is in it.
+//! Endpoints made by hand, bootstrap tokens, requests for certificates, pods that bring claims
+//! along, and a namespace that comes and goes with all that is in it.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +28,7 @@ impl World {
             4..6 => self.change_endpoints(),
             6 => self.add_token(),
             7 => self.ask_for_certificate(),
+            8 => self.change_bringer(),
             _ => self.change_namespace(),
         }
     }
@@ -173,6 +174,25 @@ impl World {
         });
         let body = json!({"metadata": {"name": name}, "spec": spec});
         self.api.create("certificates.k8s.io/v1", "CertificateSigningRequest", "", body).unwrap();
+    }
+
+    /// A pod that brings its claim along comes, or goes.
+    fn change_bringer(&mut self) {
+        if let Some(pod) = self.api.get("v1 Pod", "default", "bringer").cloned() {
+            self.api.delete(&reference(&pod), None, None);
+            return;
+        }
+        let template = json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "local-path",
+            "resources": {"requests": {"storage": "1Gi"}},
+        }});
+        let spec = json!({
+            "containers": [{"name": "c", "image": "v0"}],
+            "volumes": [{"name": "own", "ephemeral": {"volumeClaimTemplate": template}}],
+        });
+        // A quota may be in the way.
+        let body = json!({"metadata": {"name": "bringer"}, "spec": spec});
+        let _pod = self.api.create("v1", "Pod", "default", body);
     }
 
     /// The other namespace is made, filled, or told to go in the middle of everything.

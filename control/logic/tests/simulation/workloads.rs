@@ -347,6 +347,17 @@ impl World {
             });
             let active = active.count() as i64;
             assert!(active <= now.parallelism, "{name} has {active} pods:\n{}", self.api.tail(60));
+            // Pods that have succeeded are held until they are counted, unless it is by index.
+            let by_index = job["spec"]["completionMode"] == "Indexed";
+            let uncounted = self.api.list("v1 Pod").filter(|p| {
+                text(p, "/metadata/ownerReferences/0/uid") == uid
+                    && p["status"]["phase"] == "Succeeded"
+                    && p["metadata"]["finalizers"].is_array()
+                    && !by_index
+            });
+            let all = now.succeeded + active + uncounted.count() as i64;
+            let wanted = job["spec"]["completions"].as_i64().unwrap();
+            assert!(all <= wanted, "{name} will have {all} pods for {wanted}:\n{}", self.api.tail(60));
         }
     }
 
