@@ -49,6 +49,8 @@ struct World {
     /// Nodes that do nothing.
     silent: BTreeSet<&'static str>,
     addresses: u32,
+    /// Nodes that an operator has tainted.
+    tainted: BTreeSet<String>,
     /// Per Deployment, the most pods that any of its specs since it was at rest allows, and the
     /// fewest available ones.
     bounds: BTreeMap<String, (i64, i64)>,
@@ -167,6 +169,7 @@ impl World {
             random,
             silent: BTreeSet::new(),
             addresses: 0,
+            tainted: BTreeSet::new(),
             bounds: BTreeMap::new(),
             calm,
             users,
@@ -217,6 +220,7 @@ impl World {
         self.check_quotas();
         self.check_storage();
         self.check_sundry();
+        self.check_taints();
     }
 
     fn step(&mut self) {

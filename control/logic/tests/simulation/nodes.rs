@@ -31,6 +31,7 @@ impl World {
     }
 
     pub fn register(&mut self, node: &str) {
+        self.tainted.remove(node);
         let allocatable = json!({"cpu": "4", "memory": "4Gi", "pods": "30"});
         let zone = if node == NODES[0] { "z1" } else { "z2" };
         let labels = json!({"kubernetes.io/hostname": node, "topology.kubernetes.io/zone": zone});

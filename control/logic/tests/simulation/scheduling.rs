@@ -108,9 +108,12 @@ impl World {
         } else {
             let own = |t: &Value| t["key"] == "example.com/kept";
             let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+            let name = text(&node, "/metadata/name").to_owned();
             if taints.iter().any(own) {
+                self.tainted.remove(&name);
                 taints.retain(|t| !own(t));
             } else {
+                self.tainted.insert(name);
                 taints.push(json!({"key": "example.com/kept", "effect": "NoSchedule"}));
             }
             new["spec"]["taints"] = json!(taints);
@@ -118,8 +121,19 @@ impl World {
         self.api.update(&reference(&node), Part::Main, new).unwrap();
     }
 
+    /// What an operator taints stays so until an operator takes it back.
+    pub fn check_taints(&self) {
+        for node in self.api.list("v1 Node") {
+            let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
+            let name = text(node, "/metadata/name");
+            let is_tainted = taints.any(|t| t["key"] == "example.com/kept");
+            assert_eq!(is_tainted, self.tainted.contains(name), "{name}:\n{}", self.api.tail(20));
+        }
+    }
+
     /// There is room for all, and nothing is held back.
     pub fn stop_scheduling(&mut self) {
+        self.tainted.clear();
         for ((name, ..), last) in SORTS.into_iter().zip(LAST) {
             // Others have taken the room of the larger ones.
             let is_small = name == "apart" || name == "even";

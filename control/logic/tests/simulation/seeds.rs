@@ -13,4 +13,10 @@ pub struct Kept {
     pub story: &'static str,
 }
 
-pub const KEPT: &[Kept] = &[];
+pub const KEPT: &[Kept] = &[Kept {
+    users: Users::Scheduling,
+    calm: true,
+    seed: 1007,
+    steps: 1500,
+    story: "the node controller wrote its list of taints over one that an operator had just changed",
+}];
