@@ -1,5 +1,6 @@
 //! The scheduler and the controllers with thousands of simulated nodes and pods.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -132,17 +133,8 @@ async fn one_large(access: &Access, fleet: &mut Fleet) -> Result<[Duration; 3]> 
 /// Milliseconds from each change of a replica count until the Deployment reports all replicas
 /// available.
 async fn one_of_many(access: &Access) -> Result<Vec<f64>> {
-    namespaced(access, "many").await?;
     let collection = "/apis/apps/v1/namespaces/many/deployments";
-    let mut deployments = watched(access, collection).await?;
-    create_all(access, collection.to_owned(), DEPLOYMENTS, |n| deployment(&format!("d{n}"), 5)).await?;
-    let mut settled = std::collections::BTreeSet::new();
-    while settled.len() < DEPLOYMENTS {
-        let event = next_event(&mut deployments).await?;
-        if is_settled(&event["object"], 5, 1) {
-            settled.extend(event["object"]["metadata"]["name"].as_str().map(str::to_owned));
-        }
-    }
+    let mut deployments = deployments(access, "many", DEPLOYMENTS, 5).await?;
     let mut connection = access.connect().await?;
     let mut samples = Vec::new();
     for number in 0..CHANGES {
@@ -156,16 +148,27 @@ async fn one_of_many(access: &Access) -> Result<Vec<f64>> {
     Ok(samples)
 }
 
+/// Makes so many Deployments of so many replicas and waits until all are available. Gives the watch
+/// that told.
+async fn deployments(access: &Access, namespace: &str, count: usize, replicas: usize) -> Result<Lines> {
+    namespaced(access, namespace).await?;
+    let collection = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
+    let mut lines = watched(access, &collection).await?;
+    create_all(access, collection, count, move |n| deployment(&format!("d{n}"), replicas)).await?;
+    let mut settled = BTreeSet::new();
+    while settled.len() < count {
+        let event = next_event(&mut lines).await?;
+        if is_settled(&event["object"], replicas, 1) {
+            settled.extend(event["object"]["metadata"]["name"].as_str().map(str::to_owned));
+        }
+    }
+    Ok(lines)
+}
+
 /// What a control plane uses that has many pods and nothing to do but to take heartbeats.
 pub async fn idle(places: &Places, report: &mut Report) -> Result<()> {
-    let (cluster, mut fleet) = start(places, IDLE_NODES).await?;
-    let access = &cluster.access;
-    namespaced(access, "idle").await?;
-    let collection = "/apis/apps/v1/namespaces/idle/deployments".to_owned();
-    let of = |n| deployment(&format!("d{n}"), IDLE_REPLICAS);
-    create_all(access, collection, IDLE_DEPLOYMENTS, of).await?;
-    let pods = IDLE_DEPLOYMENTS * IDLE_REPLICAS;
-    fleet.until("idle", LIMIT, |tally| tally.present >= pods).await?;
+    let (cluster, _fleet) = start(places, IDLE_NODES).await?;
+    deployments(&cluster.access, "idle", IDLE_DEPLOYMENTS, IDLE_REPLICAS).await?;
     tokio::time::sleep(SETTLE).await;
     let (from, before) = (Instant::now(), process::used(cluster.pid())?);
     tokio::time::sleep(WINDOW).await;
