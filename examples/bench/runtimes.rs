@@ -270,6 +270,8 @@ impl Sandbox {
                 read_only: false,
             }],
             resources: Resources::default(),
+            stdin: false,
+            stdin_once: false,
             tty: false,
             payload: Payload::Oci {
                 layers: vec![path(bench.dir.join("layer"))],
