@@ -28,6 +28,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster for the first time in a new directory.
     pub async fn start(places: &Places) -> Result<Cluster> {
+        Cluster::start_with(places, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn start_with(places: &Places, flags: &[&str]) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("proa-bench-").tempdir_in(&places.dir)?;
         let log = File::create(dir.path().join("log"))?;
         let start = Instant::now();
@@ -35,6 +40,7 @@ impl Cluster {
             .arg("up")
             .args(["--data-dir".as_ref(), data(dir.path()).as_os_str()])
             .args(["--node-name", &format!("bench-{}", std::process::id()), "--log", "warn"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

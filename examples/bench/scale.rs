@@ -182,7 +182,7 @@ pub async fn idle(places: &Places, report: &mut Report) -> Result<()> {
 
 /// A cluster whose own node takes no pods, with simulated nodes beside it.
 async fn start(places: &Places, nodes: usize) -> Result<(Cluster, Fleet)> {
-    let cluster = Cluster::start(places).await?;
+    let cluster = Cluster::start_with(places, &["--cluster-cidr", "10.128.0.0/9"]).await?;
     node_is_ready(&cluster).await?;
     let mut connection = cluster.access.connect().await?;
     let own = connection.get("/api/v1/nodes").await?;

@@ -35,10 +35,6 @@ impl Range {
         u32::try_from(u64::from(self.first) + size - 1).unwrap_or(u32::MAX)
     }
 
-    fn overlaps(self, other: Range) -> bool {
-        self.first <= other.last() && other.first <= self.last()
-    }
-
     /// The ranges of nodes in this one, in order.
     fn of_nodes(self) -> impl Iterator<Item = Range> {
         let prefix = NODE_PREFIX.max(self.prefix);
@@ -59,11 +55,15 @@ impl Range {
 pub fn reconcile(seen: &Observed) -> Plan {
     let mut plan = Plan::default();
     let Some(cluster) = Range::parse(&seen.settings.cluster_cidr) else { return plan };
-    let mut taken: Vec<Range> = seen.nodes.values().filter_map(|n| Range::parse(&n.pod_cidr)).collect();
-    let without = seen.nodes.values().filter(|n| n.pod_cidr.is_empty() && n.meta.deleted.is_none());
+    let mut without =
+        seen.nodes.values().filter(|n| n.pod_cidr.is_empty() && n.meta.deleted.is_none()).peekable();
+    if without.peek().is_none() {
+        return plan;
+    }
+    let taken = seen.nodes.values().filter_map(|n| Range::parse(&n.pod_cidr)).collect();
+    let mut free = free(cluster, taken);
     for node in without {
-        let free = cluster.of_nodes().find(|range| !taken.iter().any(|t| t.overlaps(*range)));
-        let Some(range) = free else {
+        let Some(range) = free.next() else {
             plan.problems.push(Problem {
                 about: node.meta.reference(),
                 warning: false,
@@ -72,7 +72,6 @@ pub fn reconcile(seen: &Observed) -> Plan {
             });
             continue;
         };
-        taken.push(range);
         plan.act(Verb::Patch {
             target: node.meta.reference(),
             part: Part::Main,
@@ -81,6 +80,20 @@ pub fn reconcile(seen: &Observed) -> Plan {
         });
     }
     plan
+}
+
+/// The ranges of nodes that nobody has, in order. `taken` is walked beside them, once.
+fn free(cluster: Range, mut taken: Vec<Range>) -> impl Iterator<Item = Range> {
+    taken.sort_by_key(|range| range.first);
+    let mut taken = taken.into_iter().peekable();
+    // The end of all that begins before the end of the range looked at.
+    let mut covered = None;
+    cluster.of_nodes().filter(move |range| {
+        while let Some(next) = taken.next_if(|t| t.first <= range.last()) {
+            covered = covered.max(Some(next.last()));
+        }
+        covered.is_none_or(|end| end < range.first)
+    })
 }
 
 #[cfg(test)]

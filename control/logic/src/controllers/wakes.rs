@@ -164,10 +164,12 @@ impl Wakes {
                 self.name(Controller::ServiceAccount, &key.name);
                 self.name(Controller::RootCa, &key.name);
             }
-            Fact::Node(_) => {
+            Fact::Node(node) => {
                 self.name(Controller::Node, &key.name);
                 self.name(Controller::PodGarbage, &key.name);
-                self.key(Controller::NodeIpam, &Key::new("", ""));
+                if node.pod_cidr.is_empty() || !seen.nodes.contains_key(&key.name) {
+                    self.key(Controller::NodeIpam, &Key::new("", ""));
+                }
                 // Requests may wait for the Node, or for its addresses.
                 for (key, _) in seen.certificate_signing_requests.iter() {
                     self.key(Controller::CertificateApproving, key);
