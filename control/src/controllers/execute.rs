@@ -111,6 +111,7 @@ impl Executor {
         outcome
     }
 
+    #[allow(clippy::ptr_arg, reason = "a note takes it as it is; a name that is known costs no copy")]
     async fn act<'a>(&self, component: &Cow<'static, str>, action: &'a Action) -> (&'a Action, Done) {
         let done = if self.term.lasts() {
             self.perform(&action.verb).await

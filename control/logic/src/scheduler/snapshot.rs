@@ -5,7 +5,7 @@
 //! there. [`Snapshot::nodes`] gives them in the order in which they are looked at: a node of each
 //! zone in turn, so that those who look at the first few see all zones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proa_api::selector::Labels;
@@ -76,6 +76,8 @@ pub struct Snapshot {
     terms: BTreeMap<TermGroup, Members>,
     /// How many nodes have each image.
     images: BTreeMap<Box<str>, i64>,
+    /// Nodes that have found images without anything for their architecture.
+    foreign: BTreeSet<NodeIndex>,
     domains: DomainCache,
 }
 
@@ -208,6 +210,11 @@ impl Snapshot {
         self.images.get(name).copied().unwrap_or(0)
     }
 
+    /// The nodes that have found images without anything for their architecture.
+    pub fn nodes_with_foreign_images(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.foreign.iter().map(|index| self.node(*index))
+    }
+
     /// The pod of this name, if it is on a node.
     pub fn pod(&self, key: &Key) -> Option<&Arc<Pod>> {
         self.placed.get(key).map(|(pod, _)| pod)
@@ -215,8 +222,9 @@ impl Snapshot {
 
     /// Puts a node in, or what it has become. The caller places the pods of a new node.
     pub(super) fn set_node(&mut self, node: Arc<Node>) {
-        if let Some(index) = self.by_name.get(&node.meta.key.name) {
-            let info = self.slots[*index].as_mut().expect("a name leads to a node");
+        if let Some(index) = self.by_name.get(&node.meta.key.name).copied() {
+            self.note_foreign(index, &node);
+            let info = self.slots[index].as_mut().expect("a name leads to a node");
             self.disordered |= zone_of(&info.node) != zone_of(&node);
             if info.node.labels != node.labels {
                 self.domains.clear();
@@ -234,9 +242,18 @@ impl Snapshot {
         }
         self.by_name.insert(node.meta.key.name.clone(), index);
         self.count_images(&node, 1);
+        self.note_foreign(index, &node);
         self.domains.clear();
         self.slots[index] = Some(NodeInfo::new(index, node));
         self.disordered = true;
+    }
+
+    fn note_foreign(&mut self, index: NodeIndex, node: &Node) {
+        if node.foreign_images.is_empty() {
+            self.foreign.remove(&index);
+        } else {
+            self.foreign.insert(index);
+        }
     }
 
     fn count_images(&mut self, node: &Node, amount: i64) {
@@ -259,6 +276,7 @@ impl Snapshot {
         self.count_images(&node, -1);
         self.domains.clear();
         self.by_name.remove(name);
+        self.foreign.remove(&index);
         self.slots[index] = None;
         self.free.push(index);
         self.disordered = true;

@@ -16,7 +16,7 @@ pub type State = Vec<(String, Box<str>)>;
 /// Looks for the pod's images in what nodes have found.
 pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     let mut foreign = State::new();
-    for info in cycle.snapshot.nodes().filter(|n| !n.node.foreign_images.is_empty()) {
+    for info in cycle.snapshot.nodes_with_foreign_images() {
         let Some(architecture) = info.node.labels.get(LABEL_ARCH) else { continue };
         if foreign.iter().any(|(known, _)| known == architecture) {
             continue;
