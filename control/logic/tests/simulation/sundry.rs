@@ -22,7 +22,7 @@ const OTHER: &str = "other";
 impl World {
     /// A user or an operator changes something.
     pub fn disturb_sundry(&mut self) {
-        match self.random.below(10) {
+        match self.random.below(12) {
             0..3 => self.change_replication_controller(),
             3 => self.change_role(),
             4..6 => self.change_endpoints(),
@@ -204,7 +204,7 @@ impl World {
         if namespace["metadata"]["deletionTimestamp"].is_string() {
             return;
         }
-        if self.random.one_in(5) {
+        if self.random.one_in(3) {
             self.api.meet("a namespace goes");
             self.api.delete(&reference(&namespace), None, None);
             return;
