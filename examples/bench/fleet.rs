@@ -50,7 +50,9 @@ impl Fleet {
             tasks.spawn(report(access.connect().await?, queue));
         }
         let (publish, tallies) = watch::channel(BTreeMap::new());
-        let pods = access.connect().await?.watch("/api/v1/pods?watch=true").await?;
+        // A node hears of no pod that is not bound.
+        let bound = "/api/v1/pods?watch=true&fieldSelector=spec.nodeName%21%3D";
+        let pods = access.connect().await?.watch(bound).await?;
         tasks.spawn(follow(pods, reports, publish));
         Ok(Fleet { tallies, tasks })
     }
