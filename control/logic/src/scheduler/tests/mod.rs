@@ -1,7 +1,6 @@
 //! Tables of reasons and choices, and properties of whole queues.
 
 mod preemption;
-mod speed;
 mod waiting;
 
 use proptest::prelude::*;
