@@ -8,6 +8,8 @@ mod replica_sets;
 mod rollout;
 mod scale;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
