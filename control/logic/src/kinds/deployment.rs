@@ -85,7 +85,6 @@ impl Rules for Deployments {
 
     fn validate_status_update(_old: &Deployment, new: &Deployment, errors: &mut FieldErrors) {
         let Some(status) = &new.status else { return };
-        let path = Path::root("status");
         let counts = [
             ("replicas", status.replicas),
             ("updatedReplicas", status.updated_replicas),
@@ -96,14 +95,7 @@ impl Rules for Deployments {
         ];
         let all = status.replicas.unwrap_or_default();
         template::counts(&counts, all, errors);
-        if status.available_replicas > status.ready_replicas {
-            let available = status.available_replicas.unwrap_or_default();
-            errors.invalid(
-                &path.field("availableReplicas"),
-                available,
-                "cannot be greater than readyReplicas",
-            );
-        }
+        template::available(status.available_replicas, status.ready_replicas, errors);
     }
 }
 

@@ -91,15 +91,7 @@ impl Rules for ReplicaSets {
             ("availableReplicas", status.available_replicas),
         ];
         template::counts(&counts, status.replicas, errors);
-        if status.available_replicas > status.ready_replicas {
-            let path = Path::root("status");
-            let available = status.available_replicas.unwrap_or_default();
-            errors.invalid(
-                &path.field("availableReplicas"),
-                available,
-                "cannot be greater than readyReplicas",
-            );
-        }
+        template::available(status.available_replicas, status.ready_replicas, errors);
     }
 }
 

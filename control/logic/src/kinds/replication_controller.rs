@@ -108,12 +108,7 @@ impl Rules for ReplicationControllers {
             ("availableReplicas", status.available_replicas),
         ];
         template::counts(&counts, status.replicas, errors);
-        if status.available_replicas > status.ready_replicas {
-            let available = status.available_replicas.unwrap_or_default();
-            let path = Path::root("status");
-            let text = "cannot be greater than readyReplicas";
-            errors.invalid(&path.field("availableReplicas"), available, text);
-        }
+        template::available(status.available_replicas, status.ready_replicas, errors);
     }
 }
 

@@ -115,6 +115,15 @@ pub fn amount(value: &IntOrString) -> Option<i64> {
     }
 }
 
+/// `cannot be greater than readyReplicas` for a status that counts more pods available than ready.
+pub fn available(available: Option<i32>, ready: Option<i32>, errors: &mut FieldErrors) {
+    if available > ready {
+        let path = Path::root("status");
+        let count = available.unwrap_or_default();
+        errors.invalid(&path.field("availableReplicas"), count, "cannot be greater than readyReplicas");
+    }
+}
+
 /// Counts of a status: none below zero, none above all replicas.
 pub fn counts(counts: &[(&str, Option<i32>)], all: i32, errors: &mut FieldErrors) {
     let path = Path::root("status");

@@ -13,7 +13,7 @@ use crate::scheduler::profile::Profile;
 const FIXED: [&str; 3] = ["PrioritySort", "SchedulingGates", "DefaultBinder"];
 const PREEMPTION: &str = "DefaultPreemption";
 /// Stock plugins that Proa does without. They may be turned off, which they are.
-const ABSENT: [&str; 4] = ["NodeVolumeLimits", "VolumeZone", "DynamicResources", "NodeDeclaredFeatures"];
+const ABSENT: [&str; 2] = ["DynamicResources", "NodeDeclaredFeatures"];
 /// Points that a profile of Proa's cannot change.
 const FIXED_POINTS: [&str; 7] =
     ["preEnqueue", "queueSort", "reserve", "permit", "preBind", "bind", "postBind"];
