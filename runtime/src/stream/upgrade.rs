@@ -44,9 +44,13 @@ const BASE64: Coding = Coding { base64: true, ends: false };
 const FORWARD_SPDY: &str = "portforward.k8s.io";
 /// The same, tunnelled through a WebSocket.
 const FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-/// `port-forward` with two channels for each port.
-const FORWARD_WEBSOCKET: &[(&str, Coding)] =
-    &[("v4.channel.k8s.io", BINARY), ("v4.base64.channel.k8s.io", BASE64)];
+/// `port-forward` over WebSocket: with two channels for each port, or tunnelled, where nothing is
+/// coded.
+const FORWARD_WEBSOCKET: &[(&str, Option<Coding>)] = &[
+    (FORWARD_TUNNEL, None),
+    ("v4.channel.k8s.io", Some(BINARY)),
+    ("v4.base64.channel.k8s.io", Some(BASE64)),
+];
 
 /// Channels of a WebSocket, and where each is in `Streams`.
 const STDIN: u8 = 0;
@@ -95,9 +99,8 @@ where
             }
         }));
     }
-    let socket = web_socket(request).await?;
-    let (socket, (_, version, coding)) =
-        choose(socket, REMOTE_WEBSOCKET, |(name, _, _)| name, ("", 1, BINARY))?;
+    let (name, version, coding) = choose(&request, REMOTE_WEBSOCKET, |(name, _, _)| name, ("", 1, BINARY))?;
+    let socket = web_socket(request, name).await?;
     Ok(socket.on_upgrade(move |socket| async move {
         let hello = if wanted.stdout {
             STDOUT
@@ -106,7 +109,8 @@ where
         } else {
             ERROR
         };
-        let channels = websocket::serve(socket, coding, &[STDIN, RESIZE], &[STDOUT, STDERR, ERROR], hello);
+        let outputs = [STDOUT, STDERR, ERROR];
+        let channels = websocket::serve(socket, coding, &[STDIN, RESIZE], &outputs, Some(hello));
         if let Some(streams) = arrange(channels, wanted) {
             talk(streams, version).await;
         }
@@ -120,21 +124,21 @@ pub async fn ports(request: Request, pod: Arc<Pod>, ports: Vec<u16>) -> Result<R
         let (name,) = agree(&request, &[(FORWARD_SPDY,)], |(name,)| name)?;
         return Ok(take_over(request, name, move |session| forward::spdy(pod, session)));
     }
-    let mut socket = web_socket(request).await?;
-    if socket.requested_protocols().any(|name| name == FORWARD_TUNNEL) {
-        socket.set_selected_protocol(HeaderValue::from_static(FORWARD_TUNNEL));
+    let (name, coding) = choose(&request, FORWARD_WEBSOCKET, |(name, _)| name, ("", Some(BINARY)))?;
+    let Some(coding) = coding else {
+        let socket = web_socket(request, name).await?;
         return Ok(socket.on_upgrade(move |socket: WebSocket| async move {
             forward::spdy(pod, spdy::serve(tunnel::bytes(socket))).await;
         }));
-    }
-    let (socket, (_, coding)) = choose(socket, FORWARD_WEBSOCKET, |(name, _)| name, ("", BINARY))?;
+    };
     if ports.is_empty() || ports.len() > 100 {
         return Err((StatusCode::BAD_REQUEST, "query parameter \"port\" is required".to_owned()));
     }
+    let socket = web_socket(request, name).await?;
     Ok(socket.on_upgrade(move |socket| async move {
         let numbers: Vec<u8> = (0..2 * ports.len() as u8).collect();
         let data: Vec<u8> = numbers.iter().copied().step_by(2).collect();
-        let channels = websocket::serve(socket, coding, &data, &numbers, 0);
+        let channels = websocket::serve(socket, coding, &data, &numbers, None);
         forward::websocket(pod, ports, channels).await;
     }))
 }
@@ -144,10 +148,9 @@ fn asks_for(request: &Request, protocol: &str) -> bool {
     asked.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
 }
 
-/// The first version that both sides speak.
+/// The client's first offer that is known here.
 fn agree<T: Copy>(request: &Request, known: &[T], name: impl Fn(T) -> &'static str) -> Result<T, Refusal> {
-    let values = request.headers().get_all(PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let asked: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let asked = offers(request, &PROTOCOL);
     if asked.is_empty() {
         return Err((StatusCode::BAD_REQUEST, format!("unable to upgrade: {SPDY_HEADER} is required")));
     }
@@ -161,6 +164,12 @@ fn agree<T: Copy>(request: &Request, known: &[T], name: impl Fn(T) -> &'static s
         );
         (StatusCode::FORBIDDEN, text)
     })
+}
+
+/// What a client names in a header, in its order, which is that of its preference.
+fn offers<'a>(request: &'a Request, header: &HeaderName) -> Vec<&'a str> {
+    let values = request.headers().get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|offer| !offer.is_empty()).collect()
 }
 
 /// [`PROTOCOL`] as it is written in messages.
@@ -242,31 +251,68 @@ fn arrange(mut channels: Channels, wanted: Wanted) -> Option<Streams> {
     Some(Streams { stdin, stdout, stderr, error, resize, closed: channels.closed })
 }
 
-async fn web_socket(request: Request) -> Result<WebSocketUpgrade, Refusal> {
+/// Answers a WebSocket's handshake with a subprotocol; with none if that is empty.
+async fn web_socket(request: Request, protocol: &'static str) -> Result<WebSocketUpgrade, Refusal> {
     if !asks_for(&request, "websocket") {
         return Err((StatusCode::BAD_REQUEST, "Upgrade request required".to_owned()));
     }
     let (mut parts, _) = request.into_parts();
     let taken = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    taken.map_err(|why| (why.into_response().status(), "the WebSocket handshake is not valid".to_owned()))
+    let mut socket = taken
+        .map_err(|why| (why.into_response().status(), "the WebSocket handshake is not valid".to_owned()))?;
+    if !protocol.is_empty() {
+        socket.set_selected_protocol(HeaderValue::from_static(protocol));
+    }
+    Ok(socket)
 }
 
-/// The first subprotocol that both sides speak; `none` for a client that names none.
+/// The client's first offer of a subprotocol that is known here; `none` for a client that offers
+/// nothing.
 fn choose<T: Copy>(
-    mut socket: WebSocketUpgrade,
+    request: &Request,
     known: &[T],
     name: impl Fn(T) -> &'static str,
     none: T,
-) -> Result<(WebSocketUpgrade, T), Refusal> {
-    if socket.requested_protocols().next().is_none() {
-        return Ok((socket, none));
+) -> Result<T, Refusal> {
+    let asked = offers(request, &header::SEC_WEBSOCKET_PROTOCOL);
+    if asked.is_empty() {
+        return Ok(none);
     }
-    let found = socket
-        .requested_protocols()
-        .find_map(|asked| known.iter().copied().find(|known| asked == name(*known)));
-    let Some(found) = found else {
-        return Err((StatusCode::BAD_REQUEST, "none of the WebSocket subprotocols is supported".to_owned()));
-    };
-    socket.set_selected_protocol(HeaderValue::from_static(name(found)));
-    Ok((socket, found))
+    let found = asked.iter().find_map(|asked| known.iter().find(|known| name(**known) == *asked));
+    found.copied().ok_or_else(|| {
+        let ours: Vec<&str> = known.iter().map(|known| name(*known)).collect();
+        let text = format!(
+            "requested protocol(s) are not supported: [{}]; the server supports [{}]",
+            asked.join(" "),
+            ours.join(" ")
+        );
+        (StatusCode::FORBIDDEN, text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(offers: &[&str], expected: Result<&str, StatusCode>) {
+        let mut request = Request::new(Body::empty());
+        for offer in offers {
+            let value = HeaderValue::from_str(offer).unwrap();
+            request.headers_mut().append(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        let found = choose(&request, REMOTE_WEBSOCKET, |(name, _, _)| name, ("", 1, BINARY));
+        assert_eq!(found.map(|found| found.0).map_err(|(code, _)| code), expected, "{offers:?}");
+    }
+
+    #[test]
+    fn the_first_offer_that_is_known_wins() {
+        check(&["v5.channel.k8s.io, v4.channel.k8s.io, channel.k8s.io"], Ok("v5.channel.k8s.io"));
+        check(&["v4.channel.k8s.io,v5.channel.k8s.io"], Ok("v4.channel.k8s.io"));
+        check(&["v6.channel.k8s.io", "v5.channel.k8s.io", "v4.channel.k8s.io"], Ok("v5.channel.k8s.io"));
+        check(&["channel.k8s.io, base64.channel.k8s.io"], Ok("channel.k8s.io"));
+        check(&["v3.channel.k8s.io"], Err(StatusCode::FORBIDDEN));
+        check(&[], Ok(""));
+        check(&[" , "], Ok(""));
+    }
 }

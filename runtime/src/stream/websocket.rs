@@ -45,8 +45,14 @@ pub struct Channels {
 }
 
 /// Serves a client. `hello` is the channel on which it is sent an empty message, by which it knows
-/// that somebody is there.
-pub fn serve(socket: WebSocket, coding: Coding, inputs: &[u8], outputs: &[u8], hello: u8) -> Channels {
+/// that somebody is there; none where the first message of each channel means something else.
+pub fn serve(
+    socket: WebSocket,
+    coding: Coding,
+    inputs: &[u8],
+    outputs: &[u8],
+    hello: Option<u8>,
+) -> Channels {
     let closed = CancellationToken::new();
     let (queue, outgoing) = mpsc::channel(PIECES);
     let (mut senders, mut channels) = (BTreeMap::new(), BTreeMap::new());
@@ -106,9 +112,11 @@ async fn write(
     mut sink: SplitSink<WebSocket, Message>,
     coding: Coding,
     mut outgoing: mpsc::Receiver<Outgoing>,
-    hello: u8,
+    hello: Option<u8>,
 ) -> Result<(), axum::Error> {
-    sink.send(encode(coding, hello, &Bytes::new())).await?;
+    if let Some(hello) = hello {
+        sink.send(encode(coding, hello, &Bytes::new())).await?;
+    }
     loop {
         let next = tokio::select! {
             next = outgoing.recv() => next,
