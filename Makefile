@@ -10,21 +10,23 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/proa/target
 
 MUSL := x86_64-unknown-linux-musl
 WASM := wasm32-wasip2
-PACKAGES := busybox-static docker-registry gcc iproute2 libc6-dev libseccomp-dev make musl-tools pkg-config util-linux
+PACKAGES := busybox-static docker-registry gcc iproute2 libc6-dev libseccomp-dev make musl-tools pkg-config python3-venv util-linux
 KUBECTL_1_20 := $(CARGO_TARGET_DIR)/tools/kubectl-1.20
+CLIENTS := $(CARGO_TARGET_DIR)/tools/clients
 TOOLS := $(CARGO_TARGET_DIR)/tools/installed
 export PROA_TEST_KUBECTL_1_20 := $(KUBECTL_1_20)/usr/bin/kubectl
 
 .PHONY: demo test check check-arm bench sim examples release setup
 
 # Debian packages and Rust targets. kubectl 1.20 is unpacked, not installed, so that it stands
-# beside the machine's own.
+# beside the machine's own. Client libraries whose streams are tried have a directory of their own.
 setup: $(TOOLS)
 $(TOOLS): Makefile
 	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES); }
 	rustup target add $(WASM) $(MUSL) aarch64-unknown-linux-musl
 	mkdir -p $(KUBECTL_1_20)
 	test -x $(PROA_TEST_KUBECTL_1_20) || { apt-get update -q && cd $(KUBECTL_1_20) && apt-get download -q kubernetes-client && dpkg -x kubernetes-client_*.deb . && rm kubernetes-client_*.deb; }
+	test -x $(CLIENTS)/bin/python || { python3 -m venv $(CLIENTS) && $(CLIENTS)/bin/pip install -q 'kubernetes>=33' 'kr8s>=0.20'; }
 	touch $@
 
 # The example components, from source.

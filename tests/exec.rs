@@ -1,6 +1,7 @@
 //! Talking to what runs: `kubectl exec`, `attach`, `cp`, `port-forward` and `run -it`, by every
 //! kubectl that the machine has, because each generation speaks another protocol: SPDY for all up
-//! to 1.29, WebSocket for exec since 1.30 and for forwarded ports since 1.31.
+//! to 1.29, WebSocket for exec since 1.30 and for forwarded ports since 1.31. Client libraries
+//! speak WebSocket in ways of their own; two of them are driven by `clients/streams.py`.
 
 mod cluster;
 
@@ -93,6 +94,64 @@ fn every_kubectl_talks_to_what_runs() {
         refusals(&cluster);
         cluster.wait("everything to be closed again", || open_things(&cluster) <= began);
     }
+}
+
+#[test]
+fn client_libraries_talk_to_what_runs() {
+    let cluster = start();
+    let began = open_things(&cluster);
+    cluster.python("streams.py");
+    cluster.wait("everything to be closed again", || open_things(&cluster) <= began);
+}
+
+/// A program that says one thing and ends has ended before kubectl is attached, or is ending; one
+/// that stays has said it. Heard it must be, once, however busy the machine is.
+#[test]
+fn who_attaches_first_hears_what_was_said_before() {
+    let cluster = start();
+    let pod = |name: &str, script: &str| {
+        let container =
+            json!({"name": "c", "image": "box:1", "command": ["sh", "-c", script], "stdin": true});
+        let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 0});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
+    };
+    cluster.apply(&pod("early", "echo early; printf 'a prompt> '; exec cat"));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/early", "--timeout=60s"]);
+    let hear = |typed: &str| {
+        let mut command = cluster.kubectl_command();
+        command.args(["attach", "-q", "-i", "early"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guard(command.spawn().expect("kubectl starts"));
+        let mut stdin = child.0.stdin.take().expect("piped");
+        let mut stdout = BufReader::new(child.0.stdout.take().expect("piped"));
+        let mut heard = String::new();
+        writeln!(stdin, "{typed}").expect("kubectl reads");
+        while !heard.ends_with(&format!("{typed}\n")) {
+            assert_ne!(stdout.read_line(&mut heard).expect("text"), 0, "{heard}");
+        }
+        heard
+    };
+    assert_eq!(hear("first"), "early\na prompt> first\n");
+    assert_eq!(hear("second"), "second\n", "who comes later hears it from then on");
+
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| while !over.load(std::sync::atomic::Ordering::Relaxed) {});
+        }
+        for round in 0..8 {
+            let (name, word) = (format!("round-{round}"), format!("word-{round}"));
+            let arguments =
+                ["run", &name, "--rm", "-i", "--restart=Never", "--image=box:1", "--", "echo", &word];
+            let output = cluster.kubectl_output(&arguments);
+            assert_eq!(text(&output.stdout).matches(&word).count(), 1, "{output:?}");
+        }
+        let arguments =
+            ["run", "much", "--rm", "-i", "--restart=Never", "--image=box:1", "--", "seq", "90000"];
+        let output = text(&cluster.kubectl_output(&arguments).stdout);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let lines = output.lines().filter(|line| line.parse::<u32>().is_ok()).count();
+        assert_eq!(lines, 90_000, "{}", output.get(..200).unwrap_or(&output));
+    });
 }
 
 fn commands(cluster: &Cluster) {

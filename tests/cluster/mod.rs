@@ -260,6 +260,17 @@ impl Cluster {
         }
     }
 
+    /// Runs a program of `tests/clients/` with the client libraries from `make setup`; it must
+    /// succeed.
+    pub fn python(&self, program: &str) -> String {
+        let python = target_dir().join("tools/clients/bin/python");
+        assert!(python.exists(), "{} is missing: run `make setup`", python.display());
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(program);
+        let mut command = self.command(python);
+        command.arg(&file).env("KUBECONFIG", self.data_dir().join("kubeconfig")).env("HOME", self.scratch());
+        succeed("python", &[program], &command.output().expect("python starts"))
+    }
+
     /// One HTTP/1.1 request from inside the cluster's network namespace: status and body.
     pub fn http(&self, address: &str, host: &str, path: &str) -> Result<(u16, String), String> {
         let namespace =

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use nix::sys::wait::WaitStatus;
 use crate::cgroup::Cgroup;
 use crate::log::{Log, Partial, Stream};
 use crate::protocol::{Container, ContainerState, Exit};
+use crate::replay;
 use crate::taps::Taps;
 use crate::wasm_config::Report;
 
@@ -36,6 +37,8 @@ pub struct Entry {
     pub stdin: Option<OwnedFd>,
     /// Who is attached.
     pub taps: Taps,
+    /// Somebody has been attached to this run.
+    pub heard: bool,
     terminal: Option<OwnedFd>,
     log: Option<Log>,
     streams: Vec<Pipe>,
@@ -62,6 +65,7 @@ impl Entry {
             starting: None,
             stdin: None,
             taps: Taps::default(),
+            heard: false,
             terminal: None,
             log: Some(log),
             streams: Vec::new(),
@@ -114,6 +118,20 @@ impl Entry {
     /// Another descriptor of its terminal.
     pub fn terminal(&self) -> Option<OwnedFd> {
         self.terminal.as_ref()?.try_clone().ok()
+    }
+
+    /// What a stream has said so far, if it is for who attaches now: the first, in the run's first
+    /// minute.
+    pub fn replay(&self, stream: Stream, now: Timestamp) -> Vec<u8> {
+        let age_ms = now.as_millisecond().saturating_sub(self.state.started_at_ms);
+        if self.heard || age_ms > replay::YOUNG_MS {
+            return Vec::new();
+        }
+        // Without its log the container is heard from now on, which is better than not at all.
+        let mut said = replay::written(Path::new(&self.container.log_path), stream).unwrap_or_default();
+        let open = self.streams.iter().filter(|pipe| pipe.stream == stream);
+        open.for_each(|pipe| said.extend_from_slice(pipe.partial.bytes()));
+        said
     }
 
     /// It has ended: gives who is attached and waits for that.

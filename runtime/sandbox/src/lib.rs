@@ -21,6 +21,7 @@ mod executor;
 mod helper;
 mod log;
 mod oci;
+mod replay;
 mod requests;
 mod rootfs;
 mod seccomp;

@@ -24,9 +24,26 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// As it stands in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
 /// What of a stream's last line has been read.
 #[derive(Default)]
 pub struct Partial(Vec<u8>);
+
+impl Partial {
+    /// What the log does not have yet.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// An open log file.
 pub struct Log {
@@ -136,11 +153,7 @@ struct Lines {
 
 impl Lines {
     fn new(stream: Stream, now: Timestamp) -> Self {
-        let stream = match stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        };
-        Self { now, prefix: format!("{now:.9} {stream} "), bytes: Vec::new(), count: 0 }
+        Self { now, prefix: format!("{now:.9} {} ", stream.name()), bytes: Vec::new(), count: 0 }
     }
 
     /// Adds text to a line that has not ended, writing out whatever is over the limit.

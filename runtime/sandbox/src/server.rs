@@ -27,6 +27,8 @@ use crate::task::{Exec, Task};
 
 /// How long killed containers may take to be gone before the sandbox ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long those who are attached may take to read what their container has written.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Everything that can wake the sandbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,7 +62,17 @@ pub struct Server {
     children: SignalFd,
     connections: BTreeMap<u64, Connection>,
     counter: u64,
-    stopping: Option<(u64, Instant)>,
+    stopping: Option<Stopping>,
+}
+
+/// The sandbox was told to stop.
+struct Stopping {
+    /// Who is told when it has.
+    connection: u64,
+    /// Until when the killed are waited for.
+    killed_until: Instant,
+    /// Until when the listeners are.
+    heard_until: Instant,
 }
 
 impl Server {
@@ -148,7 +160,11 @@ impl Server {
         let tasks = self.tasks.values().map(|task| task.helper.deadline);
         let execs = self.execs.values().filter_map(|exec| exec.deadline);
         let starting = self.containers.iter().filter_map(|entry| entry.starting.map(|(_, at)| at));
-        let stopping = self.stopping.map(|(_, at)| at);
+        let stopping = self.stopping.as_ref().map(|stopping| {
+            // Past the first of the two only the other can be waited for.
+            let now = Instant::now();
+            if stopping.heard_until > now { stopping.heard_until } else { stopping.killed_until }
+        });
         let nearest = tasks.chain(execs).chain(starting).chain(stopping).min();
         nearest.map_or(-1, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -307,7 +323,9 @@ impl Server {
     }
 
     fn stop(&mut self, connection: u64) {
-        self.stopping = Some((connection, Instant::now() + STOP_LIMIT));
+        let now = Instant::now();
+        self.stopping =
+            Some(Stopping { connection, killed_until: now + STOP_LIMIT, heard_until: now + LISTEN_LIMIT });
         for task in self.tasks.values() {
             task.helper.kill();
         }
@@ -319,11 +337,14 @@ impl Server {
     /// Whether the sandbox was told to stop and has nothing left to wait for. Then everything is
     /// removed and the agent told.
     fn stopped(&mut self) -> bool {
-        let Some((connection, deadline)) = self.stopping else { return false };
+        let Some(&Stopping { connection, killed_until, heard_until }) = self.stopping.as_ref() else {
+            return false;
+        };
         let alive =
             self.containers.iter().any(Entry::running) || !self.tasks.is_empty() || !self.execs.is_empty();
-        let late = Instant::now() >= deadline;
-        if alive && !late {
+        let listened_to = self.containers.iter().any(|entry| entry.taps.pending());
+        let now = Instant::now();
+        if (alive && now < killed_until) || (listened_to && now < heard_until) {
             return false;
         }
         let mut result = Ok(0);

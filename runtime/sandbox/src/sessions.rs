@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -109,10 +110,11 @@ impl Server {
         }
     }
 
-    /// Joins the streams of a container.
+    /// Joins the streams of a container. Of one that has ended, what it has written is left.
     pub(crate) fn attach(&mut self, connection: u64, id: &str, wanted: Wanted) {
         let Some(index) = self.find(connection, id) else { return };
-        if !self.containers[index].running() {
+        let ended = self.containers[index].state.exit.is_some();
+        if !self.containers[index].running() && !ended {
             let message = format!("container {id} is not running");
             return self.reply(connection, &failed("ContainerNotRunning", message));
         }
@@ -124,6 +126,11 @@ impl Server {
             Ok(found) => {
                 let (streams, descriptors): (Vec<_>, Vec<_>) = found.into_iter().unzip();
                 self.reply_with(connection, &Reply::Streams { streams }, &descriptors);
+                if ended {
+                    for connection in self.containers[index].release() {
+                        self.reply(connection, &Reply::Done);
+                    }
+                }
             }
         }
     }
@@ -150,12 +157,15 @@ impl Server {
             (wanted.stdout, Stream::Stdout, log::Stream::Stdout),
             (wanted.stderr && !tty, Stream::Stderr, log::Stream::Stderr),
         ];
+        let now = Timestamp::now();
         for (_, stream, source) in outputs.into_iter().filter(|(wanted, _, _)| *wanted) {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)
                 .map_err(|e| Failure::new("AttachError", format!("make a pipe: {e}")))?;
-            entry.taps.add(connection, source, write);
+            let said = entry.replay(source, now);
+            entry.taps.add(connection, source, write, said);
             found.push((stream, read));
         }
+        entry.heard |= wanted.stdout;
         entry.taps.join(connection);
         Ok(found)
     }

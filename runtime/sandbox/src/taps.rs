@@ -1,7 +1,7 @@
 //! Those who are attached to a container: each gets a copy of what it writes.
 //!
 //! Part of a container's entry (`containers`). Nothing is lost and little is kept: while a copy
-//! has not been taken, no more is read from the container.
+//! has not been taken, no more is read from the container. What it wrote before is `replay`'s.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -31,10 +31,13 @@ impl Taps {
         self.connections.push(connection);
     }
 
-    /// Copies a stream into a pipe from now on.
-    pub fn add(&mut self, connection: u64, stream: Stream, pipe: OwnedFd) {
+    /// Copies a stream into a pipe from now on, after what it has said already.
+    pub fn add(&mut self, connection: u64, stream: Stream, pipe: OwnedFd, said: Vec<u8>) {
         let _ = fcntl(pipe.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-        self.taps.push(Tap { connection, stream, pipe: pipe.into(), pending: Vec::new() });
+        let mut tap = Tap { connection, stream, pipe: pipe.into(), pending: said };
+        if tap.flush() {
+            self.taps.push(tap);
+        }
     }
 
     /// Somebody has gone.
@@ -53,6 +56,11 @@ impl Taps {
     /// Whether a stream must wait for somebody.
     pub fn full(&self, stream: Stream) -> bool {
         self.taps.iter().any(|tap| tap.stream == stream && !tap.pending.is_empty())
+    }
+
+    /// Whether somebody has not taken all that there is for them.
+    pub fn pending(&self) -> bool {
+        self.taps.iter().any(|tap| !tap.pending.is_empty())
     }
 
     /// What to poll for writing.
@@ -106,7 +114,7 @@ mod tests {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut taps = Taps::default();
         taps.join(7);
-        taps.add(7, Stream::Stdout, write);
+        taps.add(7, Stream::Stdout, write, Vec::new());
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         taps.copy(Stream::Stderr, b"not for this one");
         assert!(!taps.full(Stream::Stdout));
@@ -127,11 +135,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_before_comes_first_also_after_the_end() {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let mut taps = Taps::default();
+        taps.join(7);
+        taps.add(7, Stream::Stdout, write, b"before ".to_vec());
+        taps.copy(Stream::Stdout, b"after");
+        assert_eq!(taps.end(), [7]);
+        let mut found = String::new();
+        File::from(read).read_to_string(&mut found).expect("text");
+        assert_eq!(found, "before after");
+    }
+
+    #[test]
     fn who_has_gone_holds_nobody_up() {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut taps = Taps::default();
         taps.join(7);
-        taps.add(7, Stream::Stdout, write);
+        taps.add(7, Stream::Stdout, write, Vec::new());
         taps.copy(Stream::Stdout, &[0; 100_000]);
         assert!(taps.full(Stream::Stdout));
         drop(read);

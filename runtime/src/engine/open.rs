@@ -29,9 +29,24 @@ pub enum OpenError {
         /// As in `Reply::Failed`.
         message: String,
     },
+    /// The pod's last container had ended, and its sandbox with it, before it could answer.
+    #[error("the pod's containers have ended")]
+    Ended,
     /// What came cannot be used.
     #[error("sandbox: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    /// A sandbox that ends with a request unread resets the connection; one that has just ended
+    /// closes it or takes no more.
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            ConnectionReset | BrokenPipe | UnexpectedEof => OpenError::Ended,
+            _ => OpenError::Io(error),
+        }
+    }
 }
 
 /// What was handed over. A command ends when this is dropped.
@@ -44,19 +59,19 @@ pub struct Running {
 
 impl Running {
     /// Waits for the end, and gives what the sandbox says of it.
-    pub async fn ended(&mut self) -> Result<Reply, io::Error> {
+    pub async fn ended(&mut self) -> Result<Reply, OpenError> {
         let mut line = Vec::new();
         if self.connection.read_until(b'\n', &mut line).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(OpenError::Ended);
         }
-        Ok(serde_json::from_slice(&line)?)
+        Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
     }
 }
 
 impl Sandbox {
     /// Asks for something that is handed over.
     pub async fn open(&self, request: Request) -> Result<Running, OpenError> {
-        let connection = self.send(&request).await?;
+        let connection = self.send(&request).await.map_err(gone)?;
         let (line, descriptors) = first_answer(&connection).await?;
         match serde_json::from_slice(&line).map_err(io::Error::from)? {
             Reply::Streams { streams } if streams.len() == descriptors.len() => {
@@ -66,6 +81,14 @@ impl Sandbox {
             Reply::Failed { reason, message } => Err(OpenError::Refused { reason, message }),
             other => Err(io::Error::other(format!("unexpected answer: {other:?}")).into()),
         }
+    }
+}
+
+/// A sandbox that is not there any more has ended.
+fn gone(error: EngineError) -> OpenError {
+    match error {
+        EngineError::Gone { .. } => OpenError::Ended,
+        other => OpenError::Engine(other),
     }
 }
 

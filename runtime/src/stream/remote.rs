@@ -156,7 +156,9 @@ async fn join(mut running: Running, talk: &Talk, ends: Ends) -> End {
         }
         (Ok(Reply::Failed { reason, message }), _) => refusal(talk, OpenError::Refused { reason, message }),
         (Ok(other), _) => End::Failed(format!("unexpected answer of the sandbox: {other:?}")),
-        (Err(error), _) => End::Failed(error.to_string()),
+        // The sandbox goes when its last container has ended: what that wrote has come.
+        (Err(OpenError::Ended), Talk::Attach) => End::Success,
+        (Err(error), _) => refusal(talk, error),
     }
 }
 

@@ -17,7 +17,7 @@ use super::forward;
 use super::remote::{self, Talk};
 use super::upgrade::{self, Wanted};
 use crate::directory::{Directory, Shown};
-use crate::engine::Sandbox;
+use crate::engine::{EngineError, OpenError, Sandbox};
 use crate::observed::all_containers;
 use crate::paths::Paths;
 
@@ -147,6 +147,12 @@ fn running(shown: &Shown, container: &str) -> Result<String, Refusal> {
 
 async fn sandbox(server: &Server, shown: &Shown) -> Result<Sandbox, Refusal> {
     let uid = shown.pod.metadata.uid.as_deref().unwrap_or_default();
-    let found = Sandbox::adopt(&server.paths.sandbox(uid)).await;
-    found.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    Sandbox::adopt(&server.paths.sandbox(uid)).await.map_err(|error| {
+        let text = match error {
+            // Between the end of a pod's containers and the status that says so.
+            EngineError::Gone { .. } => OpenError::Ended.to_string(),
+            other => other.to_string(),
+        };
+        (StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
 }
