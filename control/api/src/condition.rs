@@ -14,6 +14,8 @@ pub trait Condition: Clone {
     fn type_(&self) -> &str;
     /// `True`, `False` or `Unknown`.
     fn status(&self) -> &str;
+    /// Why, in one word.
+    fn reason(&self) -> Option<&str>;
     /// When `status` last changed.
     fn last_transition_time(&mut self) -> &mut Option<Time>;
 }
@@ -23,6 +25,7 @@ macro_rules! conditions {
         impl Condition for $ty {
             fn type_(&self) -> &str { &self.type_ }
             fn status(&self) -> &str { &self.status }
+            fn reason(&self) -> Option<&str> { self.reason.as_deref() }
             fn last_transition_time(&mut self) -> &mut Option<Time> { &mut self.last_transition_time }
         }
     )*};
@@ -59,5 +62,41 @@ pub fn set<C: Condition>(conditions: &mut Option<Vec<C>>, mut new: C) {
             *old = new;
         }
         None => list.push(new),
+    }
+}
+
+/// The same, but leaves the condition as it is while status and reason stay. Its text may name
+/// something that is new each time, and would make every look at the object a change of it.
+pub fn set_if_turned<C: Condition>(conditions: &mut Option<Vec<C>>, new: C) {
+    let turned = find(conditions.as_ref(), new.type_())
+        .is_none_or(|old| old.status() != new.status() || old.reason() != new.reason());
+    if turned {
+        set(conditions, new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_text_alone_is_no_turn() {
+        let condition = |status: &str, reason: &str, message: &str| ReplicaSetCondition {
+            type_: "ReplicaFailure".to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_transition_time: None,
+        };
+        let mut list = None;
+        for (status, reason, message, kept) in [
+            ("True", "FailedCreate", "a", "a"),
+            ("True", "FailedCreate", "b", "a"),
+            ("True", "FailedDelete", "c", "c"),
+            ("False", "FailedDelete", "d", "d"),
+        ] {
+            set_if_turned(&mut list, condition(status, reason, message));
+            assert_eq!(list, Some(vec![condition(status, reason, kept)]));
+        }
     }
 }

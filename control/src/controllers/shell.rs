@@ -238,6 +238,10 @@ impl Shell {
                 self.queue.set_timer(&id, plan.again_at);
                 if plan.is_empty() {
                     self.queue.succeeded(&id);
+                    // Nothing is wanted any more that could be refused.
+                    if self.seen.refused.remove(&id).is_some() {
+                        self.queue.wake(id);
+                    }
                     return;
                 }
                 tracing::debug!(

@@ -400,3 +400,80 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     both.await.unwrap();
     assert_eq!(holder(), Value::Null, "it was given back");
 }
+
+/// Tries that are refused come ever more slowly, whoever makes them, and what is refused is no news.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_are_refused_are_tried_ever_more_slowly() {
+    const TRIES: i64 = 8;
+    // The sum of the pauses between so many tries, but for the one try that the condition wakes.
+    const PAUSES: Duration = Duration::from_millis(5 * ((1 << (TRIES - 2)) - 1));
+    let world = World::start().await;
+    world.add_node().await;
+    let spec = |restart: &str| {
+        json!({
+            "serviceAccountName": "nobody", "restartPolicy": restart,
+            "containers": [{"name": "c", "image": "i"}],
+        })
+    };
+    let template = |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": spec("Always")});
+    let labels = |app: &str| json!({"matchLabels": {"app": app}});
+    let kinds = [
+        ("apps/v1", "Deployment", json!({"replicas": 2, "selector": labels("d"), "template": template("d")})),
+        ("apps/v1", "ReplicaSet", json!({"replicas": 2, "selector": labels("r"), "template": template("r")})),
+        (
+            "v1",
+            "ReplicationController",
+            json!({"replicas": 2, "selector": {"app": "c"}, "template": template("c")}),
+        ),
+        (
+            "apps/v1",
+            "StatefulSet",
+            json!({"replicas": 2, "selector": labels("s"), "template": template("s")}),
+        ),
+        ("apps/v1", "DaemonSet", json!({"selector": labels("a"), "template": template("a")})),
+        ("batch/v1", "Job", json!({"template": {"spec": spec("Never")}})),
+    ];
+    let tries = |kind: &str| -> i64 {
+        let events = world.list("v1", "Event", "default");
+        let name = kind.to_lowercase();
+        let of_its_own = format!("{name}-");
+        let failed = events.iter().filter(|event| {
+            let about = event["involvedObject"]["name"].as_str().unwrap_or_default();
+            event["reason"] == "FailedCreate" && (about == name || about.starts_with(&of_its_own))
+        });
+        failed.map(|event| event["count"].as_i64().unwrap_or(0)).sum()
+    };
+    for (api_version, kind, spec) in kinds {
+        let name = kind.to_lowercase();
+        let body = json!({"metadata": {"name": name}, "spec": spec});
+        let begun = Instant::now();
+        let made = world.create(api_version, kind, "default", body).await;
+        let revision =
+            || world.get(api_version, kind, "default", &name).unwrap()["metadata"]["resourceVersion"].clone();
+        world.until("the first tries", || tries(kind) >= 3).await;
+        let settled = revision();
+        world.until("more tries", || tries(kind) >= TRIES).await;
+        assert!(begun.elapsed() >= PAUSES, "{kind}: {TRIES} tries in {:?}", begun.elapsed());
+        assert_eq!(revision(), settled, "{kind} was written again");
+        let conditions = &world.get(api_version, kind, "default", &name).unwrap()["status"]["conditions"];
+        let failure =
+            conditions.as_array().and_then(|all| all.iter().find(|c| c["type"] == "ReplicaFailure"));
+        if kind.starts_with("Repl") || kind == "Deployment" {
+            assert_eq!(failure.map(|c| &c["reason"]), Some(&json!("FailedCreate")), "{kind}: {conditions}");
+        }
+        let options =
+            DeleteOptions { propagation_policy: Some("Background".to_owned()), ..DeleteOptions::default() };
+        world.delete(api_version, kind, "default", &name, options).await;
+        if kind == "Deployment" {
+            let uid = &made["metadata"]["uid"];
+            world
+                .until("its ReplicaSet to go", || {
+                    !world
+                        .list("apps/v1", "ReplicaSet", "default")
+                        .iter()
+                        .any(|set| &set["metadata"]["ownerReferences"][0]["uid"] == uid)
+                })
+                .await;
+        }
+    }
+}

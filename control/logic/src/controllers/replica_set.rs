@@ -188,7 +188,7 @@ fn status(set: &Replicas<'_>, active: &[&Arc<Pod>], now: Timestamp, plan: &mut P
     let old = set.status.clone();
     let mut conditions = old.conditions;
     match set.refused {
-        Some(text) => condition::set(
+        Some(text) => condition::set_if_turned(
             &mut conditions,
             ReplicaSetCondition {
                 type_: "ReplicaFailure".to_owned(),

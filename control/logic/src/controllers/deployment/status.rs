@@ -242,10 +242,10 @@ fn condition_of(
 /// Sets a condition unless it says nothing new. A step of progress is news though its words are
 /// the same: the deadline counts from it.
 fn set(conditions: &mut Option<Vec<DeploymentCondition>>, new: DeploymentCondition) {
-    let same = condition::find(conditions.as_ref(), &new.type_)
-        .is_some_and(|old| old.status == new.status && old.reason == new.reason);
-    if !same || new.reason.as_deref() == Some("ReplicaSetUpdated") {
+    if new.reason.as_deref() == Some("ReplicaSetUpdated") {
         condition::set(conditions, new);
+    } else {
+        condition::set_if_turned(conditions, new);
     }
 }
 
