@@ -11,8 +11,9 @@ pub mod patch;
 pub mod pki;
 pub mod policy;
 pub mod registry;
-pub mod schema;
 pub mod server;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod watch;
 pub mod wire;

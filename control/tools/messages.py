@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Derives control/src/schema/messages.tbl, the table of the built-in Kubernetes messages.
+"""Derives control/logic/src/schema/messages.tbl, the table of the built-in Kubernetes messages.
 
 Run by hand when the Kubernetes version moves; the build does not need it:
 
-    control/tools/messages.py K8S_PB_SRC K8S_OPENAPI_VERSION_SRC > control/src/schema/messages.tbl
+    control/tools/messages.py K8S_PB_SRC K8S_OPENAPI_VERSION_SRC KUBECTL > control/logic/src/schema/messages.tbl
 
 K8S_PB_SRC is the `src` folder of the crate k8s-pb (protobuf numbers, and the markers that the Go
 types carry as comments), K8S_OPENAPI_VERSION_SRC the folder of one version in the crate k8s-openapi
-(the JSON names, and which fields are required). Only facts are taken: numbers, names, types and
+(the JSON names, and which fields are required), KUBECTL the program for Linux (what Go leaves out of
+JSON, and what is a pointer there; see gotypes.py). Only facts are taken: numbers, names, types and
 markers.
 
 Format of the table, one item per line:
@@ -16,15 +17,17 @@ Format of the table, one item per line:
     6 ports []io.k8s...ContainerPort p=merge k=containerPort l=map:containerPort,protocol
 
 A field is: number, JSON name, type, then marks. Types: s string, b bool, i integer, f float, y bytes,
-otherwise a message; `[]` before it is a list, `{}` a map with string keys. Marks: `?` the Go type has
-no pointer and leaves the zero value out of JSON; `o` optional; `~` an embedded struct, whose fields
-stand in the JSON of the message around it; `p=` patch strategy, `k=` patch merge key, `l=` list type
-with its keys.
+otherwise a message; `[]` before it is a list, `{}` a map with string keys. Marks: `v` the Go type has
+no pointer, so that the zero value is the same as none; `?` it leaves that out of JSON besides; `o`
+optional; `~` an embedded struct, whose fields stand in the JSON of the message around it; `p=` patch
+strategy, `k=` patch merge key, `l=` list type with its keys.
 """
 
 import pathlib
 import re
 import sys
+
+import gotypes
 
 # The roots: every kind that a client may send, and what else the server reads in protobuf.
 ROOTS = """
@@ -52,66 +55,21 @@ apiextensions_apiserver.pkg.apis.apiextensions.v1: CustomResourceDefinition
 apimachinery.pkg.apis.meta.v1: DeleteOptions
 """
 
-# Optional fields that are pointers in Go: a zero or an empty text on the wire was set on purpose.
-POINTERS = set(
+# kubectl does not know the types of custom resource definitions. These of their optional fields are
+# pointers in Go.
+DEFINITION_POINTERS = set(
     """
-replicas minReplicas revisionHistoryLimit progressDeadlineSeconds
-terminationGracePeriodSeconds activeDeadlineSeconds runAsUser runAsGroup runAsNonRoot
-readOnlyRootFilesystem allowPrivilegeEscalation privileged fsGroup tolerationSeconds
-automountServiceAccountToken shareProcessNamespace enableServiceLinks setHostnameAsFQDN hostUsers
-optional defaultMode mode immutable controller blockOwnerDeletion gracePeriodSeconds
-orphanDependents deletionGracePeriodSeconds parallelism completions backoffLimit backoffLimitPerIndex
-maxFailedIndexes ttlSecondsAfterFinished suspend manualSelector startingDeadlineSeconds
-successfulJobsHistoryLimit failedJobsHistoryLimit ready terminating uncountedTerminatedPods
-allowVolumeExpansion attachRequired podInfoOnMount storageCapacity requiresRepublish
-seLinuxMount expirationSeconds leaseDurationSeconds leaseTransitions holderIdentity
-ingressClassName storageClassName loadBalancerClass
-priority preemptionPolicy runtimeClassName serving
-allocateLoadBalancerNodePorts internalTrafficPolicy ipFamilyPolicy trafficDistribution
-appProtocol volumeMode volumeAttributesClassName currentVolumeAttributesClassName hostnameOverride
-port:io.k8s.api.discovery.v1.EndpointPort name:io.k8s.api.discovery.v1.EndpointPort
-protocol:io.k8s.api.discovery.v1.EndpointPort timeoutSeconds:io.k8s.api.core.v1.ClientIPConfig
-targetCPUUtilizationPercentage averageUtilization currentCPUUtilizationPercentage
-stabilizationWindowSeconds selectPolicy observedGeneration:io.k8s.api.autoscaling
-minDomains nodeAffinityPolicy nodeTaintsPolicy endPort
-value:io.k8s.api.core.v1.PodDNSConfigOption partition:io.k8s.api.apps
-namespace:io.k8s.api.core.v1.TypedObjectReference apiGroup:io.k8s.api.core apiGroup:io.k8s.api.networking
-nodeName:io.k8s.api.discovery
-zone:io.k8s.api.discovery hostname:io.k8s.api.discovery.v1.Endpoint nodeName:io.k8s.api.core.v1.EndpointAddress
-service:io.k8s.api.core.v1.GRPCAction failedIndexes managedBy podReplacementPolicy
-completionMode timeZone started path:io.k8s.apiextensions url unhealthyPodEvictionPolicy
-maxLength minLength maxItems minItems maxProperties minProperties maximum minimum multipleOf
-x-kubernetes-preserve-unknown-fields x-kubernetes-list-type x-kubernetes-map-type
-procMount recursiveReadOnly mountPropagation localhostProfile seLinuxChangePolicy
-fsGroupChangePolicy supplementalGroupsPolicy scope:io.k8s.api.networking namespace:io.k8s.api.networking
-resourceVersion:io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions
-uid:io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions propagationPolicy
-ignoreStoreReadErrorWithClusterBreakingPotential type:io.k8s.api.core.v1.HostPathVolumeSource
-readOnly:io.k8s.api.core.v1.CSIVolumeSource fsType:io.k8s.api.core.v1.CSIVolumeSource
-fsType:io.k8s.api.core.v1.LocalVolumeSource
-fsType:io.k8s.api.core.v1.AzureDisk readOnly:io.k8s.api.core.v1.AzureDisk
-cachingMode:io.k8s.api.core.v1.AzureDisk kind:io.k8s.api.core.v1.AzureDisk
-reinvocationPolicy failurePolicy matchPolicy sideEffects
-nodeAllocatableUpdatePeriodSeconds
-restartPolicy:io.k8s.api.core.v1.Container restartPolicy:io.k8s.api.core.v1.EphemeralContainer
-lun ipMode stopSignal errorCode
-terminatingReplicas collisionCount hostProcess gmsaCredentialSpecName gmsaCredentialSpec runAsUserName
-succeededIndexes succeededCount optionalOldSelf resourceClaimName resourceClaimTemplateName
-reclaimPolicy volumeBindingMode fsGroupPolicy recursiveReadOnlyMounts userNamespaces
-timeoutSeconds:io.k8s.api.admissionregistration port:io.k8s.api.admissionregistration
-path:io.k8s.api.admissionregistration capacity:io.k8s.api.core.v1.NodeSwapStatus
-count:io.k8s.api.storage port:io.k8s.apiextensions maxExpirationSeconds
-strategy:io.k8s.api.coordination preferredHolder
+priority url maximum minimum maxLength minLength maxItems minItems multipleOf maxProperties
+minProperties x-kubernetes-preserve-unknown-fields x-kubernetes-list-type x-kubernetes-map-type path
+port optionalOldSelf
 """.split()
 )
 
 
-def is_pointer(definition, field):
-    if field in POINTERS:
-        return True
-    return any(
-        p.startswith(field + ":") and definition.startswith(p.split(":", 1)[1]) for p in POINTERS
-    )
+def package_of(definition):
+    """The Go package and name: io.k8s.api.core.v1.Pod → k8s.io/api/core/v1, Pod."""
+    path, name = definition.removeprefix("io.k8s.").rsplit(".", 1)
+    return "k8s.io/" + path.replace(".", "/"), name
 
 
 def definition_of(path, name):
@@ -209,6 +167,7 @@ def markers(comments):
 def main():
     messages = read_messages(sys.argv[1])
     properties = read_properties(sys.argv[2])
+    go = gotypes.json_fields(sys.argv[3])
     by_bare = {bare(name): name for name in properties}
 
     def definition(key):
@@ -226,7 +185,6 @@ def main():
                 continue
             queue.append(key)
     done = {}
-    zeroes = []
     while queue:
         key = queue.pop(0)
         if key in done:
@@ -236,6 +194,9 @@ def main():
         if own.endswith(".DeleteOptions") and not names:
             names = []
         json_names = {bare(n): n for n in names}
+        go_fields = go.get(package_of(own))
+        if go_fields is None and "apiextensions" not in own:
+            print(f"not in Go: {own}", file=sys.stderr)
         lines = []
         for field in messages[key]:
             m = re.match(r"#\[prost\((.*)\)\]", field.attribute)
@@ -267,15 +228,23 @@ def main():
                 if inline:
                     properties.setdefault(definition(target), (names, required))
             json = json or camel(field.name)
+            if go_fields is not None and not inline and json not in go_fields:
+                print(f"not in Go: {own}.{json}", file=sys.stderr)
             is_optional = optional or json not in required
+            is_struct = target is not None and not prefix
+            if go_fields is None:
+                leaves_out = by_value = (
+                    is_optional and target is None and not prefix and json not in DEFINITION_POINTERS
+                )
+            else:
+                leaves_out, by_value = go_fields.get(json, (False, False))
             if inline:
                 marks.insert(0, "~")
-            elif is_optional:
-                marks.insert(0, "o")
-                if not prefix and kind in ("s", "b", "i", "f", "y"):
-                    if not is_pointer(own, json):
-                        marks.insert(0, "?")
-                        zeroes.append(f"{own}.{json}:{kind}")
+            else:
+                if is_optional:
+                    marks.insert(0, "o")
+                if by_value:
+                    marks.insert(0, "?" if leaves_out and not is_struct else "v")
             if names and bare(field.name) not in json_names and not inline:
                 print(f"not in OpenAPI: {own}.{field.name} as {json}", file=sys.stderr)
             lines.append(" ".join([number, json, prefix + kind] + marks))
@@ -283,8 +252,6 @@ def main():
     for own, lines in sorted(done.values()):
         print("@" + own)
         print("\n".join(lines))
-    if "--zeroes" in sys.argv:
-        print("\n".join(zeroes), file=sys.stderr)
 
 
 main()

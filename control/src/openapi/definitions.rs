@@ -2,7 +2,7 @@
 //! that Kubernetes clients look for.
 //!
 //! Types and field docs come from the Rust types; what merges how comes from the table of
-//! [`crate::schema`].
+//! [`proa_logic::schema`].
 
 use proa_logic::kinds::Kind;
 use schemars::SchemaGenerator;
@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
-use crate::schema::{Field, MessageId, definition_name, messages};
+use proa_logic::schema::{Field, MessageId, definition_name, messages};
 
 /// The definition name of a kind's own type.
 pub(super) fn name_of(kind: &Kind) -> String {

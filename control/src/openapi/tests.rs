@@ -4,7 +4,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use serde_json::Value;
 
 use super::*;
-use crate::schema::testing;
+use crate::testing;
 
 fn table() -> Table {
     Table::new(vec![testing::pods(), testing::nodes(), testing::deployments()])

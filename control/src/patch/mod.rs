@@ -11,8 +11,8 @@ use proa_api::Refusal;
 use proa_logic::kinds::Kind;
 use serde_json::{Map, Value};
 
-use crate::schema;
 use crate::wire;
+use proa_logic::schema;
 
 /// Operations in one JSON patch, as the stock server limits them.
 const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;

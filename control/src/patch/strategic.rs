@@ -3,14 +3,14 @@
 //! cannot.
 //!
 //! The rules are those of the public description of the format; how a list merges comes from the
-//! table of [`crate::schema`].
+//! table of [`proa_logic::schema`].
 
 use proa_api::Refusal;
 use serde_json::{Map, Value};
 
 use super::list::{self, Order};
 use super::without_nulls;
-use crate::schema::{Field, MessageId, Shape, Type, messages};
+use proa_logic::schema::{Field, MessageId, Shape, Type, messages};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";

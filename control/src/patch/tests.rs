@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::schema::testing;
+use crate::testing;
 
 fn patched(type_: Type, current: &Value, patch: &Value) -> Result<Value, Refusal> {
     apply(&testing::pods(), type_, current, patch.to_string().as_bytes())

@@ -1,6 +1,6 @@
 //! Fields that a kind does not have, and what the writer may have meant.
 //!
-//! Walks a value beside the table of [`crate::schema`]. A kind that the table does not hold is
+//! Walks a value beside the table of [`proa_logic::schema`]. A kind that the table does not hold is
 //! walked beside its JSON schema instead.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use proa_api::field::Path;
 
-use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
+use proa_logic::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
 
 /// Unknown fields that are named at most; the rest of a wholly wrong object adds nothing.
 const LIMIT: usize = 100;
@@ -180,7 +180,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::definition_name;
+    use proa_logic::schema::definition_name;
     use serde_json::json;
 
     #[track_caller]

@@ -2,7 +2,7 @@
 //! know about them.
 //!
 //! Fed by the HTTP layer, which has checked the body's size and read it whole. Its results go to
-//! the registry. It knows the shape of the built-in types ([`crate::schema`]) but no rule of any
+//! the registry. It knows the shape of the built-in types ([`proa_logic::schema`]) but no rule of any
 //! kind: defaults and validation come later. It never panics, whatever the bytes.
 
 mod build;
@@ -15,7 +15,7 @@ use proa_logic::kinds::Kind;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use crate::schema;
+use proa_logic::schema;
 
 use build::{Budget, Builder};
 pub use fields::{UnknownField, unknown_fields};
@@ -96,18 +96,11 @@ pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<(
         ))),
     };
     let (found_version, found_kind) = (text(object, "apiVersion")?, text(object, "kind")?);
-    if !found_kind.is_empty() && found_kind != kind {
-        return Err(Refusal::bad_request(format!(
-            "{found_kind} in version \"{}\" cannot be handled as a {kind}: the kind in the data ({found_kind}) \
-             does not match the expected kind ({kind})",
-            if found_version.is_empty() { api_version } else { &found_version },
-        )));
-    }
+    let said_version = if found_version.is_empty() { api_version } else { &found_version };
+    let said_kind = if found_kind.is_empty() { kind } else { &found_kind };
     // DeleteOptions belong to every group version.
-    if !found_version.is_empty() && found_version != api_version && kind != "DeleteOptions" {
-        return Err(Refusal::bad_request(format!(
-            "the API version in the data ({found_version}) does not match the expected API version ({api_version})"
-        )));
+    if said_kind != kind || said_version != api_version && kind != "DeleteOptions" {
+        return Err(another_kind((api_version, kind), (said_version, said_kind)));
     }
     if found_kind.is_empty() {
         object.insert("kind".to_owned(), kind.into());
@@ -116,6 +109,30 @@ pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<(
         object.insert("apiVersion".to_owned(), api_version.into());
     }
     Ok(())
+}
+
+/// 400 for an object of another kind or version, in the words of the stock server.
+fn another_kind(expected: (&str, &str), said: (&str, &str)) -> Refusal {
+    let ((api_version, kind), (said_version, said_kind)) = (expected, said);
+    let version = said_version.rsplit('/').next().unwrap_or(said_version);
+    let is_known = schema::message_of(said_version, said_kind).is_some();
+    let why = if !is_known {
+        format!(
+            "no kind \"{said_kind}\" is registered for version \"{said_version}\" in scheme \
+             \"pkg/api/legacyscheme/scheme.go:30\""
+        )
+    } else if said_kind == kind {
+        return Refusal::bad_request(format!(
+            "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
+        ));
+    } else {
+        let package = match api_version.split_once('/') {
+            Some((group, _)) => group.split('.').next().unwrap_or(group),
+            None => "core",
+        };
+        format!("converting ({version}.{said_kind}) to ({package}.{kind}): unknown conversion")
+    };
+    Refusal::bad_request(format!("{said_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
 }
 
 /// Reads JSON that need not be an object: a body, a patch.
@@ -256,13 +273,21 @@ mod tests {
         expect_kind("apps/v1", "Deployment", &mut value).expect("fills");
         assert_eq!(value["apiVersion"], "apps/v1");
         let refusal = expect_kind("v1", "Pod", &mut value).expect_err("another kind");
-        assert!(
-            refusal.to_string().starts_with("Deployment in version \"apps/v1\" cannot be handled as a Pod")
+        assert_eq!(
+            refusal.to_string(),
+            "Deployment in version \"v1\" cannot be handled as a Pod: converting (v1.Deployment) to (core.Pod): \
+             unknown conversion"
         );
         let refusal = expect_kind("apps/v2", "Deployment", &mut value).expect_err("another version");
         assert_eq!(
             refusal.to_string(),
             "the API version in the data (apps/v1) does not match the expected API version (apps/v2)"
+        );
+        let mut unknown = json!({"apiVersion": "v2", "kind": "Pot"});
+        assert_eq!(
+            expect_kind("v1", "Pod", &mut unknown).expect_err("nobody's kind").to_string(),
+            "Pot in version \"v2\" cannot be handled as a Pod: no kind \"Pot\" is registered for version \"v2\" \
+             in scheme \"pkg/api/legacyscheme/scheme.go:30\""
         );
         assert!(expect_kind("v1", "Pod", &mut json!({"kind": 1})).is_err());
         let mut options = json!({"apiVersion": "apps/v1", "kind": "DeleteOptions"});

@@ -1,7 +1,7 @@
 //! The Kubernetes protobuf encoding to JSON.
 //!
 //! A body is the magic `k8s\0`, then a `runtime.Unknown` message: apiVersion and kind, and the
-//! object's own message as bytes. The decoder is driven by the table of [`crate::schema`]. Fields
+//! object's own message as bytes. The decoder is driven by the table of [`proa_logic::schema`]. Fields
 //! that the table does not know are skipped, as protobuf asks.
 //!
 //! Go clients always write fields whose Go type is no pointer, zero or not; the table says which of
@@ -14,7 +14,7 @@ use proa_api::Refusal;
 use serde_json::{Map, Value};
 
 use super::{Decoded, MAX_DEPTH};
-use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
+use proa_logic::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
 
 const MAGIC: &[u8] = b"k8s\0";
 

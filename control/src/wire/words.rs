@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::schema::{Field, MessageId, Nature, Shape, Type, messages};
+use proa_logic::schema::{Field, MessageId, Nature, Shape, Type, messages};
 
 const TRUE: [&str; 8] = ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON"];
 const FALSE: [&str; 8] = ["n", "N", "no", "No", "NO", "off", "Off", "OFF"];
@@ -59,7 +59,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::schema;
+    use proa_logic::schema;
 
     #[track_caller]
     fn check(kind: &str, mut value: Value, expected: Value) {

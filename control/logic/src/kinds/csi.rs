@@ -36,6 +36,7 @@ pub struct VolumeAttributesClasses;
 /// The row of CSIDrivers.
 pub fn driver() -> Kind {
     Kind {
+        unconditional_update: false,
         columns: vec![
             name(),
             column("AttachRequired", "boolean", "Whether volumes must be attached", |o, _| {
@@ -67,6 +68,7 @@ pub fn driver() -> Kind {
 /// The row of CSINodes.
 pub fn node() -> Kind {
     Kind {
+        unconditional_update: false,
         columns: vec![
             name(),
             column("Drivers", "integer", "How many drivers are on the node", |o, _| {
@@ -81,6 +83,7 @@ pub fn node() -> Kind {
 /// The row of VolumeAttachments.
 pub fn attachment() -> Kind {
     Kind {
+        unconditional_update: false,
         columns: vec![
             name(),
             column("Attacher", "string", "Who attaches", |o, _| text(o, "/spec/attacher").into()),

@@ -11,10 +11,16 @@ use serde_json::Value;
 
 /// Decodes `value`; a refusal names the field that does not fit.
 pub fn decode<T: Resource + DeserializeOwned + JsonSchema>(value: Value) -> Result<T, Refusal> {
-    T::deserialize(&value).map_err(|error| match mismatch::<T>(&value) {
-        Some(why) => refusal::<T>(&why),
-        None => refusal::<T>(&error.to_string()),
-    })
+    T::deserialize(&value).map_err(|error| refusal::<T>(&why::<T>(&value, &error)))
+}
+
+/// What does not fit, if anything does not.
+pub fn misfit<T: DeserializeOwned + JsonSchema>(value: &Value) -> Option<String> {
+    T::deserialize(value).err().map(|error| why::<T>(value, &error))
+}
+
+fn why<T: JsonSchema>(value: &Value, error: &serde_json::Error) -> String {
+    mismatch::<T>(value).unwrap_or_else(|| error.to_string())
 }
 
 /// 400, with the kind and version that could not be read.

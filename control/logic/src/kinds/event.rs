@@ -161,16 +161,18 @@ mod tests {
         created(
             BASE,
             expect![[r#"
-            apiVersion: v1
-            kind: Event
-            involvedObject:
-              kind: Pod
-              name: p
-              namespace: default
-            metadata:
-              name: x
-              namespace: default
-        "#]],
+                apiVersion: v1
+                kind: Event
+                involvedObject:
+                  kind: Pod
+                  name: p
+                  namespace: default
+                metadata:
+                  name: x
+                  namespace: default
+                reportingComponent: ''
+                reportingInstance: ''
+            "#]],
         );
         refusals(
             BASE,

@@ -14,6 +14,7 @@ pub struct Leases;
 /// The row of Leases.
 pub fn kind() -> Kind {
     Kind {
+        unconditional_update: false,
         durability: Durability::Lazy,
         columns: vec![
             name(),

@@ -4,6 +4,7 @@
 //! A new built-in kind is one file beside this one and one line in [`built_in`].
 //! CustomResourceDefinitions add rows at run time, which is why rows own their strings.
 
+mod canonical;
 #[cfg(test)]
 mod check;
 pub mod columns;
@@ -11,7 +12,6 @@ mod decode;
 pub mod meta;
 pub mod rules;
 pub mod syntax;
-mod tidy;
 
 pub mod certificate_signing_request;
 mod config_map;
@@ -85,6 +85,8 @@ pub struct Kind {
     pub scale: Option<ScalePaths>,
     /// Subresources other than status and scale.
     pub subresources: Vec<Subresource>,
+    /// True if a write need not say which version it is to replace.
+    pub unconditional_update: bool,
     /// How soon a write must be on disk.
     pub durability: Durability,
     /// Columns of `kubectl get`, without `Name` and `Age` left out: all of them, in order.
@@ -186,6 +188,8 @@ pub struct Hooks {
     pub create: fn(object: Value) -> Result<Value, Refusal>,
     /// The same for a change of `old`, with the rules of what may change.
     pub update: fn(old: &Value, new: Value, part: Part) -> Result<Value, Refusal>,
+    /// Why an object cannot be read as one of this kind, if it cannot: a field has the wrong type.
+    pub misfit: fn(object: &Value) -> Option<String>,
     /// The JSON schema, with field docs, of the kind's type: a reference to its definition, which
     /// the generator then holds under the type's name (`io.k8s.api.core.v1.Pod`).
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,

@@ -20,6 +20,7 @@ pub struct PodDisruptionBudgets;
 /// The row of PodDisruptionBudgets.
 pub fn kind() -> Kind {
     Kind {
+        unconditional_update: false,
         short_names: vec!["pdb"],
         has_generation: true,
         columns: vec![

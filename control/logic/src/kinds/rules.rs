@@ -14,7 +14,8 @@ use serde::de::{Deserialize, DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::meta::{self, NameFormat};
-use super::{Durability, Hooks, Kind, Part, decode, tidy};
+use super::{Durability, Hooks, Kind, Part, canonical, decode};
+use crate::schema::{self, MessageId};
 
 /// The rules of one kind.
 ///
@@ -67,7 +68,7 @@ pub trait Rules {
 
 /// The rules of `R` with its type erased.
 pub fn hooks<R: Rules>() -> Hooks {
-    Hooks { create: create::<R>, update: update::<R>, schema: schema::<R> }
+    Hooks { create: create::<R>, update: update::<R>, misfit: misfit::<R>, schema: schema::<R> }
 }
 
 /// A row with what the kind's Rust type says of it; the kind's file fills in the rest.
@@ -85,6 +86,7 @@ pub fn row<R: Rules>() -> Kind {
         has_status: R::HAS_STATUS,
         scale: None,
         subresources: Vec::new(),
+        unconditional_update: true,
         durability: Durability::Immediate,
         columns: Vec::new(),
         selectable_fields: Vec::new(),
@@ -95,6 +97,10 @@ pub fn row<R: Rules>() -> Kind {
 
 fn schema<R: Rules>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<R::Object>()
+}
+
+fn misfit<R: Rules>(object: &Value) -> Option<String> {
+    decode::misfit::<R::Object>(object)
 }
 
 fn create<R: Rules>(object: Value) -> Result<Value, Refusal> {
@@ -189,7 +195,11 @@ fn read<R: Rules>(mut object: Map<String, Value>) -> Result<R::Object, Refusal> 
 }
 
 fn tidied<R: Rules>(object: &mut Map<String, Value>) -> Result<(), Refusal> {
-    tidy::tidy(object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))
+    canonical::said(message::<R>(), object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))
+}
+
+fn message<R: Rules>() -> MessageId {
+    schema::message_of(R::Object::API_VERSION, R::Object::KIND).expect("the table holds every built-in kind")
 }
 
 /// Decodes what the store holds, which went through these rules when it was written.
@@ -236,5 +246,9 @@ fn finish<R: Rules>(object: &R::Object, errors: &FieldErrors) -> Result<Value, R
         let name = object.metadata().name.as_deref().unwrap_or_default();
         return Err(Refusal::invalid(R::Object::GROUP, R::Object::KIND, name, errors));
     }
-    serde_json::to_value(object).map_err(Refusal::internal)
+    let mut value = serde_json::to_value(object).map_err(Refusal::internal)?;
+    if let Some(object) = value.as_object_mut() {
+        canonical::stored(message::<R>(), object);
+    }
+    Ok(value)
 }

@@ -19,6 +19,7 @@ pub struct RuntimeClasses;
 /// The row of RuntimeClasses.
 pub fn kind() -> Kind {
     Kind {
+        unconditional_update: false,
         columns: vec![
             name(),
             column("Handler", "string", "The runtime that containers ask for.", |o, _| {

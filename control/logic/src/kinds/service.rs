@@ -154,6 +154,7 @@ fn default_spec(spec: &mut ServiceSpec) {
 fn keep_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
     let type_of = |spec: &ServiceSpec| spec.type_.clone().unwrap_or_default();
     let absent = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    drop_type_dependent(old, new);
     if type_of(new) == "ExternalName" {
         if type_of(old) != "ExternalName" && new.cluster_ip == old.cluster_ip {
             // What the other types had is given back.
@@ -183,8 +184,6 @@ fn keep_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
     }
     if matches!(type_of(new).as_str(), "NodePort" | "LoadBalancer") {
         keep_node_ports(old, new);
-    } else {
-        release_node_ports(old, new);
     }
 }
 
@@ -201,23 +200,38 @@ fn keep_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
     }
 }
 
-/// A Service that is no longer exposed on the nodes gives its ports there back, and drops what
-/// only made sense with them, unless the writer changed it.
-fn release_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
-    let was_outside = matches!(old.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
-    if !was_outside {
-        return;
-    }
-    for port in new.ports.iter_mut().flatten() {
-        if old.ports.iter().flatten().any(|o| o.node_port == port.node_port) {
-            port.node_port = None;
+/// What only made sense with the type that a Service had goes with it, unless the writer changed it.
+fn drop_type_dependent(old: &ServiceSpec, new: &mut ServiceSpec) {
+    let type_of = |spec: &ServiceSpec| spec.type_.clone().unwrap_or_default();
+    let on_nodes = |spec: &ServiceSpec| matches!(type_of(spec).as_str(), "NodePort" | "LoadBalancer");
+    let balanced = |spec: &ServiceSpec| type_of(spec) == "LoadBalancer";
+    let outside = |spec: &ServiceSpec| {
+        let has_external = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+        on_nodes(spec) || type_of(spec) == "ClusterIP" && has_external
+    };
+    let checked =
+        |spec: &ServiceSpec| balanced(spec) && spec.external_traffic_policy.as_deref() == Some("Local");
+    if on_nodes(old) && !on_nodes(new) {
+        for port in new.ports.iter_mut().flatten() {
+            if old.ports.iter().flatten().any(|o| o.node_port == port.node_port) {
+                port.node_port = None;
+            }
         }
     }
-    if new.external_ips.as_deref().unwrap_or_default().is_empty() {
+    if outside(old) && !outside(new) && new.external_traffic_policy == old.external_traffic_policy {
         new.external_traffic_policy = None;
     }
-    new.allocate_load_balancer_node_ports = None;
-    new.health_check_node_port = None;
+    if checked(old) && !checked(new) && new.health_check_node_port == old.health_check_node_port {
+        new.health_check_node_port = None;
+    }
+    if balanced(old) && !balanced(new) {
+        if new.allocate_load_balancer_node_ports == old.allocate_load_balancer_node_ports {
+            new.allocate_load_balancer_node_ports = None;
+        }
+        if new.load_balancer_class == old.load_balancer_class {
+            new.load_balancer_class = None;
+        }
+    }
 }
 
 #[cfg(test)]

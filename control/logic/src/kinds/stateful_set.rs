@@ -211,46 +211,47 @@ mod tests {
         created(
             BASE,
             expect![[r#"
-            apiVersion: apps/v1
-            kind: StatefulSet
-            metadata:
-              name: x
-              namespace: default
-            spec:
-              persistentVolumeClaimRetentionPolicy:
-                whenDeleted: Retain
-                whenScaled: Retain
-              podManagementPolicy: OrderedReady
-              replicas: 1
-              revisionHistoryLimit: 10
-              selector:
-                matchLabels:
-                  a: b
-              serviceName: s
-              template:
+                apiVersion: apps/v1
+                kind: StatefulSet
                 metadata:
-                  labels:
-                    a: b
+                  name: x
+                  namespace: default
                 spec:
-                  containers:
-                  - image: i:1
-                    imagePullPolicy: IfNotPresent
-                    name: c
-                    resources: {}
-                    terminationMessagePath: /dev/termination-log
-                    terminationMessagePolicy: File
-                  dnsPolicy: ClusterFirst
-                  restartPolicy: Always
-                  schedulerName: default-scheduler
-                  securityContext: {}
-                  terminationGracePeriodSeconds: 30
-              updateStrategy:
-                rollingUpdate:
-                  partition: 0
-                type: RollingUpdate
-            status:
-              replicas: 0
-        "#]],
+                  persistentVolumeClaimRetentionPolicy:
+                    whenDeleted: Retain
+                    whenScaled: Retain
+                  podManagementPolicy: OrderedReady
+                  replicas: 1
+                  revisionHistoryLimit: 10
+                  selector:
+                    matchLabels:
+                      a: b
+                  serviceName: s
+                  template:
+                    metadata:
+                      labels:
+                        a: b
+                    spec:
+                      containers:
+                      - image: i:1
+                        imagePullPolicy: IfNotPresent
+                        name: c
+                        resources: {}
+                        terminationMessagePath: /dev/termination-log
+                        terminationMessagePolicy: File
+                      dnsPolicy: ClusterFirst
+                      restartPolicy: Always
+                      schedulerName: default-scheduler
+                      securityContext: {}
+                      terminationGracePeriodSeconds: 30
+                  updateStrategy:
+                    rollingUpdate:
+                      partition: 0
+                    type: RollingUpdate
+                status:
+                  replicas: 0
+                  availableReplicas: 0
+            "#]],
         );
         refusals(
             BASE,

@@ -63,13 +63,13 @@ fn defaults() {
                     value: 1
                   selectPolicy: Max
                   stabilizationWindowSeconds: 0
-                  tolerance: '0.05'
+                  tolerance: 50m
               maxReplicas: 5
               metrics:
               - resource:
                   name: memory
                   target:
-                    averageValue: 1024Ki
+                    averageValue: 1Mi
                     type: AverageValue
                 type: Resource
               minReplicas: 2

@@ -35,10 +35,6 @@ pub fn spec(spec: &mut PodSpec) {
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         self::container(container);
     }
-    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
-        constraint.node_affinity_policy.get_or_insert_with(|| "Honor".to_owned());
-        constraint.node_taints_policy.get_or_insert_with(|| "Ignore".to_owned());
-    }
     for volume in spec.volumes.iter_mut().flatten() {
         self::volume(volume);
     }

@@ -100,10 +100,10 @@ impl Rules for Pods {
 
     fn prepare_status_update(old: &Pod, new: &mut Pod) {
         // A status writer does not see to the pod's class: it is fixed at creation.
-        if let (Some(old), Some(new)) = (&old.status, &mut new.status)
-            && new.qos_class.is_none()
-        {
-            new.qos_class.clone_from(&old.qos_class);
+        let status = new.status.get_or_insert_default();
+        status.phase.get_or_insert_with(|| "Pending".to_owned());
+        if let (Some(old), None) = (&old.status, &status.qos_class) {
+            status.qos_class.clone_from(&old.qos_class);
         }
     }
 

@@ -541,8 +541,6 @@ spec:
                 matchLabelKeys:
                 - b
                 maxSkew: 1
-                nodeAffinityPolicy: Honor
-                nodeTaintsPolicy: Ignore
                 topologyKey: z
                 whenUnsatisfiable: DoNotSchedule
             status:

@@ -19,10 +19,11 @@ pub(crate) fn kind(group: &str, kind: &str, schema: fn(&mut SchemaGenerator) -> 
         has_status: true,
         scale: None,
         subresources: vec![],
+        unconditional_update: true,
         durability: Durability::Immediate,
         columns: vec![],
         selectable_fields: vec![],
-        hooks: Hooks { create: Ok, update: |_, new, _| Ok(new), schema },
+        hooks: Hooks { create: Ok, update: |_, new, _| Ok(new), misfit: |_| None, schema },
         view: None,
     }
 }

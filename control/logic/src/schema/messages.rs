@@ -54,7 +54,9 @@ pub struct Field {
     pub shape: Shape,
     /// Type of one value.
     pub type_: Type,
-    /// True if stock clients leave the zero value out of JSON.
+    /// True if the zero value is the same as none: the Go type has no pointer.
+    pub by_value: bool,
+    /// True if Go leaves that value out of JSON besides.
     pub drop_zero: bool,
     /// True if an object may lack it.
     pub optional: bool,
@@ -189,6 +191,7 @@ impl Field {
             name,
             shape,
             type_,
+            by_value: false,
             drop_zero: false,
             optional: false,
             embedded: false,
@@ -204,7 +207,8 @@ impl Field {
                 Some(("l", list)) => {
                     (field.list_type, field.list_map_keys) = list.split_once(':').unwrap_or((list, ""))
                 }
-                _ if mark == "?" => field.drop_zero = true,
+                _ if mark == "?" => (field.by_value, field.drop_zero) = (true, true),
+                _ if mark == "v" => field.by_value = true,
                 _ if mark == "o" => field.optional = true,
                 _ if mark == "~" => field.embedded = true,
                 _ => panic!("unknown mark {mark}: {line}"),

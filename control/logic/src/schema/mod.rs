@@ -2,12 +2,10 @@
 //! protobuf encoding, JSON names, how lists merge.
 //!
 //! Fed by `messages.tbl`, which `control/tools/messages.py` derives from public definitions. Read
-//! by [`crate::wire`] (protobuf, unknown fields), [`crate::patch`] (merge keys) and
-//! [`crate::openapi`] (extensions). It never sees an object.
+//! by [`crate::kinds`] (the canonical form), and by the API server: protobuf, unknown fields, merge
+//! keys, OpenAPI's extensions. It never sees an object.
 
 mod messages;
-#[cfg(test)]
-pub(crate) mod testing;
 
 pub use messages::{Field, Message, MessageId, Messages, Nature, Shape, Type, messages};
 
