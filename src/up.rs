@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use proa_control::http::api::Build;
 use proa_control::registry::Caller;
 use proa_control::server::{self, Server};
 use proa_dns::{DnsConfig, Upstream};
@@ -133,6 +134,7 @@ async fn serve(config: Config) -> Result<()> {
             node_monitor_grace_period: config.node_monitor_grace_period,
         },
         extra_names: config.tls_san.clone(),
+        build: build(),
         scheduler: config.scheduler.clone(),
     })
     .await?;
@@ -171,6 +173,18 @@ async fn serve(config: Config) -> Result<()> {
 }
 
 /// The address of this node: what is set, or where the API listens if others can reach that.
+/// What `build.rs` found out.
+fn build() -> Build {
+    let seconds = env!("PROA_BUILD_SECONDS").parse().ok();
+    let date = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    Build {
+        git_commit: env!("PROA_GIT_COMMIT").to_owned(),
+        git_tree_state: env!("PROA_GIT_TREE_STATE").to_owned(),
+        date: date.map(|date| date.to_string()).unwrap_or_default(),
+        compiler: env!("PROA_COMPILER").to_owned(),
+    }
+}
+
 fn node_ip(config: &Config, addresses: &Addresses) -> IpAddr {
     let listen = config.api_listen.ip();
     let is_shared = !listen.is_loopback() && !listen.is_unspecified();

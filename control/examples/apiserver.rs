@@ -19,6 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         node_name: "local".to_owned(),
         settings: Default::default(),
         extra_names: Vec::new(),
+        build: Default::default(),
         scheduler: Default::default(),
     };
     let server = Server::start(config).await?;

@@ -29,6 +29,7 @@ use crate::admission::AdmissionConfig;
 use crate::admission::service::AddressRange;
 use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
+use crate::http::api::Build;
 use crate::http::authenticate::Authenticator;
 use crate::http::authorize::{Chain, Masters};
 use crate::http::authorize_node::{Bootstrappers, Nodes};
@@ -62,6 +63,8 @@ pub struct Config {
     pub extra_names: Vec<String>,
     /// How pods are placed.
     pub scheduler: Settings,
+    /// What this program was built from.
+    pub build: Build,
 }
 
 /// Why a server did not start. Each is one sentence for the user.
@@ -170,6 +173,7 @@ impl Server {
             schemas: Schemas::default(),
             server_address: server_address.clone(),
             shutdown: shutdown.clone(),
+            build: config.build.clone(),
         });
         let kubeconfig = data_dir.join("kubeconfig");
         pki.write_kubeconfig(&kubeconfig, &format!("https://{server_address}"))?;

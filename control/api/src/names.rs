@@ -14,6 +14,9 @@ pub const NAMESPACE_NODE_LEASE: &str = "kube-node-lease";
 pub const SYSTEM_NAMESPACES: [&str; 4] =
     [NAMESPACE_DEFAULT, NAMESPACE_SYSTEM, NAMESPACE_PUBLIC, NAMESPACE_NODE_LEASE];
 
+/// Those of them that nobody may delete.
+pub const PROTECTED_NAMESPACES: [&str; 3] = [NAMESPACE_DEFAULT, NAMESPACE_SYSTEM, NAMESPACE_PUBLIC];
+
 /// Label: a node's CPU architecture, in Go's spelling (`amd64`, `arm64`).
 pub const LABEL_ARCH: &str = "kubernetes.io/arch";
 /// Label: a node's operating system.

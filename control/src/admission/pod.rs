@@ -58,9 +58,15 @@ pub fn default_service_account(
     Ok(())
 }
 
-/// Adds the projected volume, and mounts it in every container that has nothing at its path.
+const VOLUME_PREFIX: &str = "kube-api-access-";
+
+/// Adds the projected volume, and mounts it in every container that has nothing at its path. A pod
+/// that is a copy of another brings the volume along.
 fn mount_token(spec: &mut Value) {
-    let mut volume = None;
+    let names = spec["volumes"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str());
+    let brought = names.into_iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned);
+    let mut volume = brought.clone();
+    let mut mounts_it = false;
     for list in ["containers", "initContainers"] {
         let Some(containers) = spec[list].as_array_mut() else { continue };
         for container in containers.iter_mut().filter(|container| container.is_object()) {
@@ -70,6 +76,7 @@ fn mount_token(spec: &mut Value) {
             if mounted {
                 continue;
             }
+            mounts_it = true;
             let name = volume.get_or_insert_with(volume_name);
             let mount = json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH});
             match container["volumeMounts"].as_array_mut() {
@@ -78,7 +85,7 @@ fn mount_token(spec: &mut Value) {
             }
         }
     }
-    let Some(name) = volume else { return };
+    let Some(name) = volume.filter(|_| mounts_it && brought.is_none()) else { return };
     let volume = json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
         {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
         {"configMap": {"name": CONFIG_MAP_ROOT_CA, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
@@ -96,7 +103,7 @@ fn volume_name() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
     let suffix: String = (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect();
-    format!("kube-api-access-{suffix}")
+    format!("{VOLUME_PREFIX}{suffix}")
 }
 
 #[cfg(test)]
@@ -118,5 +125,14 @@ mod tests {
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], *name);
         assert_eq!(spec["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
         assert_eq!(spec["initContainers"][0]["volumeMounts"][1]["mountPath"], MOUNT_PATH);
+
+        // A copy of it with one more container.
+        let copied = spec.clone();
+        mount_token(&mut spec);
+        assert_eq!(spec, copied);
+        spec["containers"].as_array_mut().unwrap().push(json!({"name": "d"}));
+        mount_token(&mut spec);
+        assert_eq!(spec["volumes"], copied["volumes"]);
+        assert_eq!(spec["containers"][2]["volumeMounts"][0]["name"], *name);
     }
 }

@@ -9,8 +9,9 @@ use proa_api::field::{FieldErrors, Path};
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
 
-use super::api::{Api, Call};
+use super::api::{Api, Call, accept};
 use super::body;
+use super::negotiate;
 use super::respond;
 use crate::admission::node;
 use crate::pki::token::{Bound, Claims, Reference};
@@ -21,7 +22,7 @@ const MOST_SECONDS: i64 = 1 << 32;
 
 /// Answers a TokenRequest.
 pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
-    let (encoding, _) = call.form()?;
+    let encoding = negotiate::unshaped(accept(&call.headers))?;
     let mut request = body::unstored("authentication.k8s.io/v1", "TokenRequest", call)?;
     call.query.dry_run("CreateOptions")?;
     let account = api.registry.get(kind, call.namespace(), call.name())?;

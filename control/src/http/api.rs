@@ -53,8 +53,23 @@ pub struct Api {
     pub schemas: Schemas,
     /// `HOST:PORT` for clients that ask where the server is.
     pub server_address: String,
+    /// What this program was built from.
+    pub build: Build,
     /// Ends watches, and turns readiness off.
     pub shutdown: CancellationToken,
+}
+
+/// What a program was built from, for `/version`. Empty where nobody knows.
+#[derive(Clone, Debug, Default)]
+pub struct Build {
+    /// The commit.
+    pub git_commit: String,
+    /// `clean`, or `dirty` if files differed from it.
+    pub git_tree_state: String,
+    /// When, as RFC 3339 text.
+    pub date: String,
+    /// The compiler with its version: `rustc 1.90.0`.
+    pub compiler: String,
 }
 
 /// One request about objects that its caller may make.

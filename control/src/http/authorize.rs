@@ -4,6 +4,8 @@
 //! allows decides. [`Masters`] lets administrators do everything; the others stand in files of
 //! their own.
 
+use std::collections::HashSet;
+
 use proa_api::Refusal;
 use proa_api::status::Resource;
 use serde_json::{Value, json};
@@ -98,6 +100,10 @@ impl Chain {
         let mut rules = Rules::default();
         for authorizer in &self.0 {
             authorizer.rules(caller, namespace, &mut rules);
+        }
+        for list in [&mut rules.resource, &mut rules.non_resource] {
+            let mut told = HashSet::new();
+            list.retain(|rule| told.insert(rule.to_string()));
         }
         let mut status = json!({
             "resourceRules": rules.resource,

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::{Api, Build};
 use super::query::Query;
 use super::respond;
 
@@ -12,7 +12,7 @@ use super::respond;
 const MINOR: &str = "35";
 
 /// `/version`.
-pub fn version() -> Value {
+pub fn version(build: &Build) -> Value {
     let platform_arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -22,10 +22,11 @@ pub fn version() -> Value {
         "major": "1",
         "minor": MINOR,
         "gitVersion": format!("v1.{MINOR}.0+proa{}", env!("CARGO_PKG_VERSION")),
-        "gitCommit": "",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "",
+        "gitCommit": build.git_commit,
+        "gitTreeState": build.git_tree_state,
+        "buildDate": build.date,
+        // The field is where clients look for the compiler's version, whichever it is.
+        "goVersion": build.compiler,
         "compiler": "rustc",
         "platform": format!("{}/{platform_arch}", std::env::consts::OS),
     })

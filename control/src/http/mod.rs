@@ -24,6 +24,7 @@ mod objects;
 mod parts;
 pub mod path;
 mod present;
+mod pretty;
 pub mod query;
 pub mod rbac;
 mod respond;
@@ -57,12 +58,14 @@ use crate::registry::Caller;
 
 /// Answers one request. A panic while it is answered is its own 500 and nobody else's trouble.
 pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
+    let pretty = pretty::is_wanted(request.uri(), request.headers());
     let outcome = AssertUnwindSafe(dispatch(&api, request)).catch_unwind().await;
-    match outcome {
+    let response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(refusal)) => respond::refusal(&refusal),
         Err(_) => respond::refusal(&Refusal::internal("the server failed while it answered this request")),
-    }
+    };
+    if pretty { pretty::print(response).await } else { response }
 }
 
 async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, Refusal> {
@@ -157,8 +160,25 @@ async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
     match unstored {
         Some(unstored) if unstored.kind.ends_with("Metrics") => metrics::serve(api, unstored, call).await,
         Some(unstored) => reviews::serve(api, unstored, call).await,
-        None => Err(Refusal::no_such_path()),
+        None => no_definitions(api, call),
     }
+}
+
+/// The list of the kinds that users have defined, which is empty: none can be. kubectl reads it
+/// when it meets a kind that discovery does not name, and goes no further without it.
+fn no_definitions(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
+    let path = &call.path;
+    let is_list = call.verb == Verb::List && path.namespace.is_none() && path.subresource.is_empty();
+    let named = (path.group.as_str(), path.version.as_str(), path.plural.as_str());
+    if !is_list || named != ("apiextensions.k8s.io", "v1", "customresourcedefinitions") {
+        return Err(Refusal::no_such_path());
+    }
+    let list = json!({
+        "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": { "resourceVersion": api.registry.revision().to_string() }, "items": [],
+    });
+    let encoding = negotiate::unshaped(accept(&call.headers))?;
+    Ok(respond::encoded(StatusCode::OK, encoding, list.to_string()))
 }
 
 /// Paths that are read and are not about objects.
@@ -204,7 +224,7 @@ fn other(api: &Api, parts: &Parts) -> Result<Response<Body>, Refusal> {
             let table = api.registry.kinds();
             return api.schemas.serve(&table, path, accept(&parts.headers), &parts.headers);
         }
-        (_, "/version" | "/version/") => health::version(),
+        (_, "/version" | "/version/") => health::version(&api.build),
         (_, "/.well-known/openid-configuration") => health::openid_configuration(api),
         (_, "/openid/v1/jwks") => api.pki.signer().key_set(),
         (_, "/") => json!({ "paths": [

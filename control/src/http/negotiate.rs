@@ -83,7 +83,17 @@ fn ranges(accept: &str) -> Vec<Range<'_>> {
 
 /// The form and encoding of an answer about objects.
 pub fn objects(accept: &str) -> Result<(Encoding, Form), Refusal> {
-    for range in ranges(accept) {
+    form_of(ranges(accept))
+}
+
+/// The encoding of an answer that has no other form than its own, such as a review.
+pub fn unshaped(accept: &str) -> Result<Encoding, Refusal> {
+    let whole = ranges(accept).into_iter().filter(|range| range.parameter("as").is_none());
+    form_of(whole.collect()).map(|(encoding, _)| encoding)
+}
+
+fn form_of(ranges: Vec<Range<'_>>) -> Result<(Encoding, Form), Refusal> {
+    for range in ranges {
         let encoding = match range.media {
             _ if range.is_json() => Encoding::Json,
             "application/yaml" => Encoding::Yaml,
@@ -166,6 +176,15 @@ mod tests {
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
             Some((Encoding::Json, Form::Metadata("v1"))),
         );
+    }
+
+    #[test]
+    fn reviews_have_no_rows() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(unshaped(table).unwrap_err().code(), 406);
+        assert_eq!(unshaped(&format!("{table},application/json")).unwrap(), Encoding::Json);
+        assert_eq!(unshaped("application/yaml").unwrap(), Encoding::Yaml);
+        assert_eq!(unshaped("").unwrap(), Encoding::Json);
     }
 
     #[test]

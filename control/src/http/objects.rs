@@ -147,28 +147,40 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Re
     let options = call.write_options("PatchOptions")?;
     let validation = call.query.field_validation("PatchOptions")?;
     let type_ = patch::Type::from_content_type(&call.media_type())?;
-    // The change may run more than once; the warnings of its last run count.
-    let warnings = Mutex::new(Vec::new());
+    // The change may run more than once; the last run counts.
+    let last = Mutex::new((Vec::new(), Value::Null));
     let change = |current: &Value| {
         let changed = patch::apply(kind, type_, current, &call.body)?;
+        let mut found = Vec::new();
         if validation != FieldValidation::Ignore {
-            let found: Vec<String> =
-                wire::unknown_fields(kind, &changed).iter().map(ToString::to_string).collect();
+            found = wire::unknown_fields(kind, &changed).iter().map(ToString::to_string).collect();
             if validation == FieldValidation::Strict && !found.is_empty() {
                 return Err(strict_patch_refusal(kind, call, &found));
             }
-            *warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
         }
+        *last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (found, changed.clone());
         if escalation::concerns(kind) {
             escalation::check(api, kind, call, Some(current), &changed)?;
         }
         Ok(changed)
     };
     let (namespace, name) = (call.namespace(), call.name());
-    let object = api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await?;
+    let patched = api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await;
+    let (warnings, changed) = last.into_inner().unwrap_or_default();
+    let object = patched.map_err(|refusal| match (kind.hooks.misfit)(&changed) {
+        Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
+        _ => refusal,
+    })?;
     let mut response = form.one(StatusCode::OK, kind, &object);
-    respond::warn(&mut response, &warnings.into_inner().unwrap_or_default());
+    respond::warn(&mut response, &warnings);
     Ok(response)
+}
+
+/// 422 for a patch whose result has a field of the wrong type: the patch itself is well-formed.
+fn misfit_refusal(call: &Call, why: String) -> Refusal {
+    let mut errors = FieldErrors::new();
+    errors.invalid(&Path::root("patch"), String::from_utf8_lossy(&call.body).into_owned(), why);
+    Refusal::invalid("", "", "", &errors)
 }
 
 fn strict_patch_refusal(kind: &Kind, call: &Call, problems: &[String]) -> Refusal {

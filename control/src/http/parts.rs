@@ -4,6 +4,7 @@
 
 use axum::body::Body;
 use http::{Response, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
@@ -35,6 +36,9 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         _ => {}
     }
     let part = kind.subresources.iter().find(|part| part.name == call.path.subresource);
+    if kind.kind == "Pod" && call.path.subresource == "ephemeralcontainers" {
+        return Err(no_ephemeral_containers());
+    }
     let part = part.ok_or_else(Refusal::no_such_path)?;
     if !part.verbs.contains(&call.verb.as_str()) {
         return Err(Refusal::method_not_allowed());
@@ -52,6 +56,14 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         ("", "serviceaccounts", "token", Verb::Create) => accounts::create_token(api, kind, call),
         _ => Err(Refusal::no_such_path()),
     }
+}
+
+/// A Status whose details name nothing: by that kubectl tells that a cluster has no ephemeral
+/// containers from a pod that is not there.
+fn no_ephemeral_containers() -> Refusal {
+    let mut refusal = Refusal::no_such_path();
+    refusal.0.details = Some(StatusDetails::default());
+    refusal
 }
 
 /// Binds a pod to the node that the Binding names. The path names the pod, or, at

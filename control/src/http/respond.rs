@@ -52,8 +52,12 @@ pub fn text(code: StatusCode, body: impl Into<String>) -> Response<Body> {
     bytes(code, "text/plain; charset=utf-8", body.into())
 }
 
-/// The `Status` of a refusal.
+/// The `Status` of a refusal. A path that nobody serves has none, as with the stock server: clients
+/// take a Status without details for an object that is not there, and look for its name.
 pub fn refusal(refusal: &Refusal) -> Response<Body> {
+    if refusal.code() == 404 && refusal.0.details.is_none() {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
     let code = StatusCode::from_u16(refusal.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // A Status always serialises: its keys are strings and it holds no maps of other kinds.
     let body = serde_json::to_vec(&refusal.0).unwrap_or_default();
@@ -92,6 +96,15 @@ mod tests {
         let mut response = text(StatusCode::OK, "");
         warn(&mut response, &["unknown field \"spec.a\\b\"\n".to_owned()]);
         assert_eq!(response.headers()["warning"], r#"299 - "unknown field \"spec.a\\b\" ""#);
+    }
+
+    #[test]
+    fn a_path_that_nobody_serves_has_no_status() {
+        let response = refusal(&Refusal::no_such_path());
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        let missing = Refusal::not_found(proa_api::status::Resource { group: "", plural: "pods" }, "p");
+        assert_eq!(refusal(&missing).headers()[CONTENT_TYPE], "application/json");
     }
 
     #[test]

@@ -6,9 +6,10 @@ use http::{Response, StatusCode};
 use proa_api::Refusal;
 use serde_json::{Value, json};
 
-use super::api::{Api, Call};
+use super::api::{Api, Call, accept};
 use super::authorize::Attributes;
 use super::body;
+use super::negotiate;
 use super::parts;
 use super::path::Verb;
 use super::respond;
@@ -88,7 +89,7 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
     if resource.kind == "Binding" {
         return parts::bind(api, call).await;
     }
-    let (encoding, _) = call.form()?;
+    let encoding = negotiate::unshaped(accept(&call.headers))?;
     let api_version = format!("{}/{}", resource.group, resource.version);
     let mut review = body::unstored(&api_version, resource.kind, call)?;
     let status = match resource.kind {

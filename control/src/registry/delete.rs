@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use proa_api::Refusal;
-use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN, SYSTEM_NAMESPACES};
+use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN, PROTECTED_NAMESPACES};
 use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ impl Registry {
     ) -> Result<Deleted, Refusal> {
         tracing::debug!(user = caller.user, kind = kind.kind, namespace, name, "delete");
         options.check()?;
-        if is_core(kind, "Namespace") && SYSTEM_NAMESPACES.contains(&name) {
+        if is_core(kind, "Namespace") && PROTECTED_NAMESPACES.contains(&name) {
             return Err(Refusal::forbidden(kind.resource(), name, "this namespace may not be deleted"));
         }
         for _ in 0..ATTEMPTS {

@@ -30,7 +30,7 @@ impl Registry {
             body.pointer("/spec/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
         for _ in 0..ATTEMPTS {
             let current = self.get_stored(&kind, "", name)?;
-            if !version.is_empty() && version != current.revision.to_string() {
+            if !matches!(version, "" | "0") && version != current.revision.to_string() {
                 break;
             }
             let old = current.value();

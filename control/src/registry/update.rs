@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proa_api::Refusal;
+use proa_api::field::{FieldErrors, Path};
 use proa_logic::kinds::{Kind, Part};
 use serde_json::{Map, Value};
 
@@ -31,7 +32,8 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let current = self.get_stored(kind, namespace, name)?;
             let new = body.clone();
-            let unconditional = new["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty();
+            let version = new["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            let unconditional = is_any_version(version);
             match self.replace(caller, kind, &current, target, new, options).await {
                 Ok(made) => return Ok(made),
                 Err(Unwritten::Raced) if unconditional => {}
@@ -85,7 +87,12 @@ impl Registry {
         let mut new = metadata::shape(kind, new)?;
         metadata::check_identity(kind, namespace, name, &mut new)?;
         let version = metadata::text(&new, "resourceVersion");
-        if !version.is_empty() && version != current.revision.to_string() {
+        if is_any_version(version) {
+            // A Scale is no object of its own that could be overwritten.
+            if !kind.unconditional_update && target != Target::Scale {
+                return Err(unversioned(kind, name).into());
+            }
+        } else if version != current.revision.to_string() {
             return Err(Refusal::stale(kind.resource(), name).into());
         }
         let old = current.value();
@@ -187,6 +194,18 @@ fn with_status_of(old: &Value, new: Value) -> Value {
         };
     }
     result
+}
+
+/// True for a version that says: whatever is there.
+fn is_any_version(version: &str) -> bool {
+    matches!(version, "" | "0")
+}
+
+fn unversioned(kind: &Kind, name: &str) -> Refusal {
+    let mut errors = FieldErrors::new();
+    let path = Path::root("metadata");
+    errors.invalid(&path.field("resourceVersion"), 0, "must be specified for an update");
+    Refusal::invalid(&kind.group, &kind.plural, name, &errors)
 }
 
 fn copy(from: &Value, to: &mut Value, member: &str) {

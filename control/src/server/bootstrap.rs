@@ -25,20 +25,25 @@ const USER: &str = "system:apiserver";
 struct OwnService {
     namespace: &'static str,
     name: &'static str,
-    labels: [(&'static str, &'static str); 2],
+    labels: &'static [(&'static str, &'static str)],
 }
 
 /// The Service by which pods reach the API.
 const API_SERVICE: OwnService = OwnService {
     namespace: NAMESPACE_DEFAULT,
     name: "kubernetes",
-    labels: [("component", "apiserver"), ("provider", "kubernetes")],
+    labels: &[("component", "apiserver"), ("provider", "kubernetes")],
 };
 /// The Service of the cluster's DNS, under the name that tools look for.
 const DNS_SERVICE: OwnService = OwnService {
     namespace: NAMESPACE_SYSTEM,
     name: "kube-dns",
-    labels: [("k8s-app", "kube-dns"), ("kubernetes.io/name", "Proa")],
+    // `kubectl cluster-info` lists what has the second label, under the name in the third.
+    labels: &[
+        ("k8s-app", "kube-dns"),
+        ("kubernetes.io/cluster-service", "true"),
+        ("kubernetes.io/name", "ProaDNS"),
+    ],
 };
 
 /// How often they are looked after: what somebody deletes comes back within this time.
