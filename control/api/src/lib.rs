@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod field;
+pub mod local_path;
 pub mod names;
 pub mod owner;
 pub mod quantity;

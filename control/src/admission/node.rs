@@ -7,12 +7,9 @@
 use std::collections::BTreeSet;
 
 use proa_api::Refusal;
-use proa_api::names::{
-    ANNOTATION_PROVISIONED_BY, GROUP_NODES, LABEL_HOSTNAME, LOCAL_PATH_PROVISIONER, NAMESPACE_NODE_LEASE,
-    NODE_USER_PREFIX,
-};
+use proa_api::names::{GROUP_NODES, LABEL_HOSTNAME, NAMESPACE_NODE_LEASE, NODE_USER_PREFIX};
 use proa_logic::kinds::Kind;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::registry::{Caller, Target};
 
@@ -31,7 +28,6 @@ const OWN_LABELS: [&str; 12] = [
     "topology.kubernetes.io/zone",
     "node.kubernetes.io/windows-build",
 ];
-const NOT_ITS_VOLUME: &str = "a node may only write volumes that its local-path provisioner makes";
 /// Prefixes with which it may set any.
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
@@ -60,19 +56,8 @@ pub fn check_create(caller: &Caller, kind: &Kind, object: &Value) -> Result<(), 
         ("storage.k8s.io", "CSINode") if name != node => {
             refuse("can only access CSINode with the same name as the requesting node".to_owned())
         }
-        ("", "PersistentVolume") if !is_local_path_of(node, object) => refuse(NOT_ITS_VOLUME.to_owned()),
         _ => Ok(()),
     }
-}
-
-/// True for a volume that the local-path provisioner of this node makes: a path of the node, for
-/// pods on the node.
-fn is_local_path_of(node: &str, volume: &Value) -> bool {
-    let here =
-        json!([{ "matchExpressions": [{ "key": LABEL_HOSTNAME, "operator": "In", "values": [node] }] }]);
-    volume["metadata"]["annotations"][ANNOTATION_PROVISIONED_BY] == LOCAL_PATH_PROVISIONER
-        && volume["spec"]["local"].is_object()
-        && volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"] == here
 }
 
 /// Refuses what a node may not change.
@@ -104,10 +89,6 @@ pub fn check_update(
         }
         ("", "Pod") if old["metadata"]["labels"] != new["metadata"]["labels"] => {
             refuse(format!("node {node:?} cannot update labels through pod status"))
-        }
-        ("", "PersistentVolume") if !is_local_path_of(node, old) => refuse(NOT_ITS_VOLUME.to_owned()),
-        ("", "PersistentVolume") if old["spec"] != new["spec"] => {
-            refuse(format!("node {node:?} is not allowed to modify a volume that is made"))
         }
         _ => Ok(()),
     }
@@ -148,7 +129,10 @@ fn check_labels(
     let keys = |labels: &Value| labels.as_object().map(|l| l.keys().cloned().collect()).unwrap_or_default();
     let (before, after): (BTreeSet<String>, BTreeSet<String>) = (keys(old), keys(new));
     let changed = before.union(&after).filter(|key| old.get(key.as_str()) != new.get(key.as_str()));
-    let not_its_own: Vec<&str> = changed.map(String::as_str).filter(|key| !may_set(key)).collect();
+    // Volumes of a node are known by this label: with another node's a node would draw its pods.
+    let is_foreign_name = |key: &str| key == LABEL_HOSTNAME && new.get(key).is_some_and(|name| *name != node);
+    let not_its_own: Vec<&str> =
+        changed.map(String::as_str).filter(|key| !may_set(key) || is_foreign_name(key)).collect();
     if not_its_own.is_empty() {
         return Ok(());
     }
@@ -170,6 +154,7 @@ fn may_set(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proa_logic::kinds::built_in;
+    use serde_json::json;
 
     use super::*;
 
@@ -197,6 +182,10 @@ mod tests {
             "nodes \"a\" is forbidden: node \"a\" is not allowed to set the following labels: \
              node-role.kubernetes.io/control-plane"
         );
+        let hostname = |name: &str| node("a", json!({ "kubernetes.io/hostname": name }), Value::Null);
+        assert_eq!(text(check_create(&node_a(), kind, &hostname("a"))), "");
+        assert!(check_create(&node_a(), kind, &hostname("b")).is_err());
+        assert!(check_update(&node_a(), kind, Target::Main, &plain, &hostname("b")).is_err());
         let restricted = node("a", json!({ "x.node-restriction.kubernetes.io/y": "" }), Value::Null);
         assert!(check_update(&node_a(), kind, Target::Main, &plain, &restricted).is_err());
         assert!(check_update(&node_a(), kind, Target::Main, &restricted, &plain).is_err(), "nor take off");
@@ -206,30 +195,6 @@ mod tests {
         assert!(check_update(&node_a(), kind, Target::Main, &tainted, &clean).is_err());
         assert_eq!(text(check_update(&node_a(), kind, Target::Status, &clean, &clean)), "");
         assert_eq!(text(check_update(&Caller::system("x"), kind, Target::Main, &tainted, &clean)), "");
-    }
-
-    #[test]
-    fn a_node_makes_only_its_own_local_paths() {
-        let table = built_in();
-        let kind = table.by_kind("v1", "PersistentVolume").unwrap();
-        let volume = |node: &str, source: &str| {
-            let here = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] });
-            let mut volume = json!({
-                "metadata": { "name": "v", "annotations": { "pv.kubernetes.io/provisioned-by": "proa.dev/local-path" } },
-                "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [here] }] } } },
-            });
-            volume["spec"][source] = json!({ "path": "/x" });
-            volume
-        };
-        let own = volume("a", "local");
-        assert_eq!(text(check_create(&node_a(), kind, &own)), "");
-        assert!(check_create(&node_a(), kind, &volume("b", "local")).is_err());
-        assert!(check_create(&node_a(), kind, &volume("a", "hostPath")).is_err());
-        let mut released = own.clone();
-        released["metadata"]["finalizers"] = json!([]);
-        assert_eq!(text(check_update(&node_a(), kind, Target::Main, &own, &released)), "");
-        released["spec"]["claimRef"] = json!({ "name": "other" });
-        assert!(check_update(&node_a(), kind, Target::Main, &own, &released).is_err());
     }
 
     #[test]

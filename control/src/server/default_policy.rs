@@ -5,7 +5,7 @@
 use futures::future::try_join_all;
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
-use proa_logic::rbac::bootstrap::{bindings, brought_up, is_own, roles};
+use proa_logic::rbac::bootstrap::{RETIRED, bindings, brought_up, is_own, roles};
 use serde_json::Value;
 
 use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
@@ -14,7 +14,8 @@ use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
 const USER: &str = "system:apiserver";
 const API_VERSION: &str = "rbac.authorization.k8s.io/v1";
 
-/// Makes the default objects that are missing and completes the others.
+/// Makes the default objects that are missing, completes the others, and removes what is none any
+/// more.
 pub async fn ensure(registry: &Registry) -> Result<(), Refusal> {
     let table = registry.kinds();
     // All at once, so that they share a commit.
@@ -22,6 +23,9 @@ pub async fn ensure(registry: &Registry) -> Result<(), Refusal> {
         let row = table
             .by_kind(API_VERSION, kind)
             .ok_or_else(|| Refusal::internal(format!("{kind} is not in the table of kinds")))?;
+        for name in RETIRED {
+            retire(registry, row, name).await?;
+        }
         try_join_all(objects.into_iter().map(|wanted| ensure_one(registry, row, wanted))).await?;
     }
     Ok(())
@@ -48,6 +52,13 @@ async fn ensure_one(registry: &Registry, kind: &Kind, wanted: Value) -> Result<(
     }
     let change = |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
     registry.patch(&caller, kind, "", &name, Target::Main, &change, &options).await.map(|_| ())
+}
+
+async fn retire(registry: &Registry, kind: &Kind, name: &str) -> Result<(), Refusal> {
+    match registry.delete(&Caller::system(USER), kind, "", name, &DeleteOptions::default()).await {
+        Err(refusal) if refusal.code() != 404 => Err(refusal),
+        _ => Ok(()),
+    }
 }
 
 async fn create(

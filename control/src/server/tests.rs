@@ -1,6 +1,7 @@
 //! Requests against a whole server on a temporary directory.
 
 mod compat;
+mod nodes;
 mod rbac;
 
 use std::time::Duration;

@@ -31,6 +31,7 @@ pub mod ephemeral_volume;
 pub mod garbage_collector;
 pub mod horizontal_pod_autoscaler;
 pub mod job;
+pub mod local_path;
 pub mod namespace;
 pub mod node;
 pub mod node_ipam;
@@ -87,6 +88,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::VolumeProtection => persistent_volume::reconcile_volume_protection(seen, key),
         Controller::VolumeExpansion => persistent_volume::reconcile_expansion(seen, key),
         Controller::EphemeralVolume => ephemeral_volume::reconcile(seen, key),
+        Controller::LocalPath => local_path::reconcile(seen, key),
     }
 }
 
@@ -124,6 +126,7 @@ impl Controller {
             Controller::VolumeProtection => "persistentvolume-protection-controller",
             Controller::VolumeExpansion => "volume_expand",
             Controller::EphemeralVolume => "ephemeral_volume",
+            Controller::LocalPath => proa_api::names::LOCAL_PATH_PROVISIONER,
         }
     }
 }

@@ -17,6 +17,7 @@ use proa_api::selector::Selector;
 
 use super::disruption::covers;
 use super::facts::{Fact, Key, Meta, Node, Object, Pod};
+use super::local_path;
 use super::observed::{Change, Observed, is_default_account};
 use super::persistent_volume::concerns;
 use super::stateful_set::volume_claims::may_own;
@@ -78,6 +79,8 @@ pub enum Controller {
     VolumeExpansion,
     /// By pod that brings claims along.
     EphemeralVolume,
+    /// By node.
+    LocalPath,
     /// By ClusterRole.
     ClusterRoleAggregation,
     /// One key for all nodes.
@@ -167,6 +170,7 @@ impl Wakes {
             Fact::Node(node) => {
                 self.name(Controller::Node, &key.name);
                 self.name(Controller::PodGarbage, &key.name);
+                self.name(Controller::LocalPath, &key.name);
                 if node.pod_cidr.is_empty() || !seen.nodes.contains_key(&key.name) {
                     self.key(Controller::NodeIpam, &Key::new("", ""));
                 }
@@ -206,6 +210,7 @@ impl Wakes {
             Fact::PersistentVolume(volume) => {
                 self.key(Controller::VolumeBinder, key);
                 self.key(Controller::VolumeProtection, key);
+                self.local_path(local_path::node_of_volume(volume));
                 for claim in concerns::claims_of(seen, volume) {
                     self.key(Controller::ClaimBinder, &claim);
                     self.key(Controller::VolumeExpansion, &claim);
@@ -215,6 +220,8 @@ impl Wakes {
                 for claim in concerns::claims_of_class(seen, &key.name) {
                     self.key(Controller::ClaimBinder, &claim);
                     self.key(Controller::VolumeExpansion, &claim);
+                    let claim = seen.persistent_volume_claims.get(&claim);
+                    self.local_path(claim.and_then(|claim| local_path::node_of_claim(claim)));
                 }
             }
             Fact::ClusterRole(_) => self.aggregating_roles(seen),
@@ -228,7 +235,14 @@ impl Wakes {
         }
     }
 
+    fn local_path(&mut self, node: Option<&str>) {
+        if let Some(node) = node {
+            self.name(Controller::LocalPath, &node.into());
+        }
+    }
+
     fn claim(&mut self, seen: &Observed, key: &Key, claim: &PersistentVolumeClaim) {
+        self.local_path(local_path::node_of_claim(claim));
         for controller in [Controller::ClaimBinder, Controller::ClaimProtection, Controller::VolumeExpansion]
         {
             self.key(controller, key);

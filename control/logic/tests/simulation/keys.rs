@@ -53,6 +53,7 @@ keys! { seen =>
     CertificateApproving: of(&seen.certificate_signing_requests),
     CertificateSigning: of(&seen.certificate_signing_requests),
     CertificateCleaner: of(&seen.certificate_signing_requests),
+    LocalPath: named(seen.nodes.keys().chain(seen.heartbeats.keys())),
     TokenCleaner: seen.bootstrap_tokens.keys().cloned().collect(),
 }
 

@@ -150,7 +150,7 @@ fn the_scheduler_keeps_its_promises_at_every_decision() {
 
 #[test]
 fn everything_together_converges_after_any_faults() {
-    let meets = ["an autoscaler scales", "a namespace goes", "a pod makes room", "a quota refuses"];
+    let meets = ["an autoscaler scales", "a namespace goes", "a pod makes room", "a budget refuses"];
     run(Users::Everything, false, &meets);
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proa_api::local_path::{self, Orders, Outcomes};
 use proa_api::names;
 use proa_api::selector::Labels;
 
@@ -36,6 +37,10 @@ pub struct Node {
     pub images: BTreeMap<Box<str>, i64>,
     /// The images that it found to have no manifest for its architecture, named likewise.
     pub foreign_images: Box<[Box<str>]>,
+    /// What it is to do with directories of local paths.
+    pub local_path_orders: Orders,
+    /// What has become of that, by its own word.
+    pub local_path_outcomes: Outcomes,
 }
 
 impl Node {
@@ -51,6 +56,11 @@ impl Node {
         Node {
             meta,
             foreign_images: foreign_images(&node.metadata),
+            local_path_orders: local_path::read(annotation(&node.metadata, local_path::ANNOTATION_ORDERS)),
+            local_path_outcomes: local_path::read(annotation(
+                &node.metadata,
+                local_path::ANNOTATION_OUTCOMES,
+            )),
             labels: node.metadata.labels.unwrap_or_default(),
             taints: spec.taints.unwrap_or_default(),
             unschedulable: spec.unschedulable.unwrap_or(false),
@@ -69,9 +79,13 @@ fn images(images: &[core::ContainerImage]) -> BTreeMap<Box<str>, i64> {
 }
 
 fn foreign_images(meta: &ObjectMeta) -> Box<[Box<str>]> {
-    let listed = meta.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_FOREIGN_IMAGES));
+    let listed = annotation(meta, names::ANNOTATION_FOREIGN_IMAGES);
     let names = listed.into_iter().flat_map(|list| list.split(','));
     names.filter(|name| !name.is_empty()).map(image_name).collect()
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 /// The full name of an image, by which a pod's and a node's are compared: with the tag that is
