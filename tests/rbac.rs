@@ -37,6 +37,11 @@ fn roles_and_bindings_decide() {
         refused(&cluster, &["get", "deploy", "x", "--as=jane"]),
         "deployments.apps \"x\" is forbidden: User \"jane\" cannot get resource \"deployments\" in API group \"apps\" in the namespace \"default\""
     );
+    // A name is what was sent, in whatever script.
+    assert_eq!(
+        refused(&cluster, &["get", "secrets", "--as=jürgen"]),
+        "secrets is forbidden: User \"jürgen\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\""
+    );
     assert_eq!(can(&["get", "pods", "--subresource=log", "--as=jane"]), "yes");
     assert_eq!(can(&["get", "pods", "--subresource=exec", "--as=jane"]), "no");
     assert_eq!(can(&["*", "*"]), "yes");

@@ -124,7 +124,12 @@ impl Refusal {
 
     /// 413: the body is over the limit.
     pub fn too_large(limit_bytes: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit_bytes}"))
+        Self::entity_too_large(format_args!("limit is {limit_bytes}"))
+    }
+
+    /// 413: what is sent, or what comes of it, is too large. `why` is the text after the colon.
+    pub fn entity_too_large(why: impl fmt::Display) -> Self {
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}"))
     }
 
     /// 415: the body's media type is not one the server reads here.

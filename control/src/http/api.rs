@@ -1,12 +1,9 @@
 //! What all requests share, and one request taken apart.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use proa_api::Refusal;
 use tokio_util::sync::CancellationToken;
@@ -22,16 +19,6 @@ use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::policy::Policy;
 use crate::registry::{Caller, Registry, WriteOptions};
-
-/// No body may be larger: the stock server's limit.
-pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
-
-/// A body must have come by then.
-const BODY_TIME: Duration = Duration::from_secs(60);
-/// Of a body that is too large, this much more is read and thrown away.
-const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
-/// For at most this long.
-const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 pub struct Api {
@@ -106,9 +93,10 @@ impl Call {
         negotiate::objects(accept(&self.headers))
     }
 
-    /// The media type of the body, without its parameters; JSON if none is given.
+    /// The media type of the body, without its parameters; JSON if none is given. One that cannot be
+    /// read is none that is known.
     pub fn media_type(&self) -> String {
-        let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let value = self.headers.get(header::CONTENT_TYPE).map_or("", |v| v.to_str().unwrap_or("?"));
         let bare = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if bare.is_empty() { "application/json".to_owned() } else { bare }
     }
@@ -126,35 +114,4 @@ impl Call {
 /// The `Accept` header; empty if there is none that can be read.
 pub fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default()
-}
-
-/// Reads a body as a whole, if it is not too large and comes in time.
-pub async fn read_body(mut body: Body) -> Result<Bytes, Refusal> {
-    let read = tokio::time::timeout(BODY_TIME, Limited::new(&mut body, MAX_BODY_BYTES).collect()).await;
-    match read {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            discard(body).await;
-            Err(Refusal::too_large(MAX_BODY_BYTES))
-        }
-        Ok(Err(error)) => Err(Refusal::bad_request(format!("the body could not be read: {error}"))),
-        Err(_) => {
-            Err(Refusal::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"))
-        }
-    }
-}
-
-/// Reads on for a while: clients that are cut off while they send do not look at the answer.
-async fn discard(mut body: Body) {
-    let rest = async {
-        let mut left = MAX_DISCARDED_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    // Whether it comes to its end or not, the answer is the same.
-    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }

@@ -13,24 +13,20 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::rbac::{Attributes, SERVICE_ACCOUNT_PREFIX};
+use proa_logic::rbac::{self, SERVICE_ACCOUNT_PREFIX};
 
 use super::bootstrap_token;
-use super::path;
 use crate::pki::token::{Claims, Reference, TokenError};
 use crate::pki::{Facts, Pki};
 use crate::registry::{Caller, Registry};
 use crate::store::Object;
 
-/// The API group of what is known of users.
-const GROUP: &str = "authentication.k8s.io";
 /// The group of everyone who is known.
 pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The user who shows nothing, and that user's group.
-const ANONYMOUS: &str = "system:anonymous";
-const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
-/// Of headers that carry what else is known of an impersonated user.
-const EXTRA_PREFIX: &str = "impersonate-extra-";
+pub const ANONYMOUS: &str = "system:anonymous";
+/// The group of everyone who is not known.
+pub const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// Tells callers by what they show.
 pub struct Authenticator {
@@ -59,7 +55,7 @@ impl Authenticator {
         if let Some(caller) = request.extensions.get::<Caller>() {
             return Ok(caller.clone());
         }
-        let Some(token) = bearer_token(&request.headers) else { return Ok(anonymous()) };
+        let Some(token) = bearer_token(&request.headers)? else { return Ok(anonymous()) };
         if let Some((id, secret)) = bootstrap_token::parse(token) {
             let caller = bootstrap_token::caller(&self.registry, id, secret, Timestamp::now());
             return caller.map_err(|why| {
@@ -121,7 +117,7 @@ impl Authenticator {
             return Err("the token's Secret is gone or holds another one".to_owned());
         }
         let user = format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", claims.namespace, claims.account);
-        let mut groups = account_groups(&user);
+        let mut groups = rbac::account_groups(&user);
         groups.push(GROUP_AUTHENTICATED.to_owned());
         Ok(Believed { caller: Caller { user, uid: account.uid, groups, ..Caller::default() }, audiences })
     }
@@ -156,82 +152,10 @@ fn anonymous() -> Caller {
     Caller { user: ANONYMOUS.to_owned(), groups, ..Caller::default() }
 }
 
-/// The caller that another one, who may do so, wants to be seen as
-/// (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation>).
-/// `None` if the request does not ask for it.
-pub fn impersonated(headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
-    let texts = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-    };
-    let mut groups = texts("impersonate-group");
-    let uid = texts("impersonate-uid").pop().unwrap_or_default();
-    let extra = extras(headers);
-    let Some(user) = texts("impersonate-user").pop().filter(|u| !u.is_empty()) else {
-        let asked = !groups.is_empty() || !uid.is_empty() || !extra.is_empty();
-        return if asked {
-            Err(Refusal::bad_request("requested impersonation without impersonating a user"))
-        } else {
-            Ok(None)
-        };
-    };
-    if groups.is_empty() {
-        groups = account_groups(&user);
-    }
-    if !groups.iter().any(|g| g == GROUP_AUTHENTICATED || g == GROUP_UNAUTHENTICATED) {
-        let all = if user == ANONYMOUS { GROUP_UNAUTHENTICATED } else { GROUP_AUTHENTICATED };
-        groups.push(all.to_owned());
-    }
-    Ok(Some(Caller { user, uid, groups, extra }))
-}
-
-/// What else is to be known of the impersonated user, by key in lower case.
-fn extras(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
-    let mut extras: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in headers {
-        let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) else { continue };
-        // A key that is not escaped as it should be is taken as it is.
-        let key = path::decode(key).unwrap_or_else(|| key.to_owned());
-        if let Ok(value) = value.to_str() {
-            extras.entry(key).or_default().push(value.to_owned());
-        }
-    }
-    extras
-}
-
-/// What somebody must be allowed to `impersonate` who wants to be seen as `other`.
-pub fn impersonations(other: &Caller) -> Vec<Attributes<'_>> {
-    let one = |group, plural, subresource, namespace, name| Attributes::Resource {
-        verb: "impersonate",
-        group,
-        plural,
-        subresource,
-        namespace,
-        name,
-    };
-    let account = other.user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
-    let mut wanted = vec![match account {
-        Some((namespace, name)) => one("", "serviceaccounts", "", Some(namespace), name),
-        None => one("", "users", "", None, other.user.as_str()),
-    }];
-    // The groups that everyone and every account is in anyway come with the name.
-    let implied = account_groups(&other.user);
-    let is_asked = |group: &&String| {
-        !implied.contains(group) && *group != GROUP_AUTHENTICATED && *group != GROUP_UNAUTHENTICATED
-    };
-    wanted.extend(other.groups.iter().filter(is_asked).map(|group| one("", "groups", "", None, group)));
-    for (key, values) in &other.extra {
-        wanted.extend(values.iter().map(|value| one(GROUP, "userextras", key, None, value)));
-    }
-    if !other.uid.is_empty() {
-        wanted.push(one(GROUP, "uids", "", None, &other.uid));
-    }
-    wanted
-}
-
 fn service_account(claims: &Claims) -> Caller {
     let user =
         format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", claims.bound.namespace, claims.bound.serviceaccount.name);
-    let mut groups = account_groups(&user);
+    let mut groups = rbac::account_groups(&user);
     groups.push(GROUP_AUTHENTICATED.to_owned());
     let mut extra = BTreeMap::new();
     let mut tell = |key: &str, value: &str| {
@@ -247,71 +171,63 @@ fn service_account(claims: &Claims) -> Caller {
     Caller { user, uid: claims.bound.serviceaccount.uid.clone(), groups, extra }
 }
 
-/// The groups that a service account is in by its name; none for other users.
-fn account_groups(user: &str) -> Vec<String> {
-    match user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':')) {
-        Some((namespace, _)) => {
-            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
-        }
-        None => Vec::new(),
+/// The token that a request shows.
+///
+/// As on a stock server the first `Authorization` counts, and what is there is either a bearer token
+/// or nobody's word: another scheme, or none, leaves its sender who they are without it. A bearer
+/// token that is no text is one that nobody has given out.
+///
+/// # Errors
+/// 401.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let bytes = value.as_bytes().trim_ascii();
+    let (scheme, rest) = match bytes.iter().position(|b| *b == b' ') {
+        Some(at) => (&bytes[..at], bytes[at..].trim_ascii_start()),
+        None => (bytes, &[][..]),
+    };
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(None);
     }
-}
-
-fn bearer_token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|t| !t.is_empty())
+    let token = std::str::from_utf8(rest).map_err(|_| Refusal::unauthorized())?;
+    match token.split(' ').next() {
+        Some(token) if !token.is_empty() => Ok(Some(token)),
+        // Whoever means to show a token is told, not served as somebody else.
+        _ => Err(Refusal::unauthorized()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
-    fn impersonation_headers() {
-        let mut headers = HeaderMap::new();
-        assert!(impersonated(&headers).unwrap().is_none());
-        headers.insert("impersonate-group", "g".parse().unwrap());
-        assert_eq!(impersonated(&headers).unwrap_err().code(), 400);
-        headers.insert("impersonate-user", "jane".parse().unwrap());
-        let jane = impersonated(&headers).unwrap().unwrap();
-        assert_eq!((jane.user.as_str(), jane.groups.len()), ("jane", 2));
-
-        headers.remove("impersonate-group");
-        headers.insert("impersonate-user", "system:serviceaccount:a:b".parse().unwrap());
-        let account = impersonated(&headers).unwrap().unwrap();
-        let plurals = |caller: &Caller| -> Vec<String> {
-            impersonations(caller).iter().map(ToString::to_string).collect()
-        };
-        assert_eq!(
-            plurals(&account),
-            ["impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"a\""]
-        );
-        let mut jane = jane;
-        jane.uid = "u".to_owned();
-        headers.insert("impersonate-extra-acme.com%2Fproject", "p".parse().unwrap());
-        jane.extra = extras(&headers);
-        assert_eq!(
-            plurals(&jane),
-            [
-                "impersonate resource \"users\" in API group \"\" at the cluster scope",
-                "impersonate resource \"groups\" in API group \"\" at the cluster scope",
-                "impersonate resource \"userextras/acme.com/project\" in API group \"authentication.k8s.io\" at the cluster scope",
-                "impersonate resource \"uids\" in API group \"authentication.k8s.io\" at the cluster scope",
-            ]
-        );
-        assert_eq!(
-            account.groups,
-            ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]
-        );
-    }
-
-    #[test]
     fn bearer_tokens() {
-        let headers = |v: &str| HeaderMap::from_iter([(header::AUTHORIZATION, v.parse().unwrap())]);
-        assert_eq!(bearer_token(&headers("Bearer abc")), Some("abc"));
-        assert_eq!(bearer_token(&headers("bearer  abc")), Some("abc"));
-        assert_eq!(bearer_token(&headers("Basic abc")), None);
-        assert_eq!(bearer_token(&headers("Bearer ")), None);
+        for (sent, expected) in [
+            (&b"Bearer abc"[..], Ok(Some("abc"))),
+            (b"bearer  abc", Ok(Some("abc"))),
+            (b" BEARER abc ", Ok(Some("abc"))),
+            (b"Bearer abc def", Ok(Some("abc"))),
+            // Not a token of anybody, and not the same as none.
+            ("Bearer töken".as_bytes(), Ok(Some("töken"))),
+            (b"Bearer t\xf6ken", Err(401)),
+            (b"Bearer", Err(401)),
+            (b"Bearer ", Err(401)),
+            (b"Basic abc", Ok(None)),
+            (b"Basic t\xf6ken", Ok(None)),
+            (b"t\xf6ken", Ok(None)),
+            (b"", Ok(None)),
+        ] {
+            let value = HeaderValue::from_bytes(sent.trim_ascii()).unwrap();
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            let found = bearer_token(&headers).map_err(|refusal| refusal.code());
+            assert_eq!(found, expected, "{}", sent.escape_ascii());
+        }
+        let mut two = HeaderMap::new();
+        two.append(header::AUTHORIZATION, HeaderValue::from_static("Bearer first"));
+        two.append(header::AUTHORIZATION, HeaderValue::from_static("Bearer second"));
+        assert_eq!(bearer_token(&two).unwrap(), Some("first"));
     }
 }

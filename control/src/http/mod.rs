@@ -17,6 +17,8 @@ mod connect;
 mod discovery;
 mod escalation;
 mod health;
+mod impersonate;
+mod incoming;
 mod log;
 mod metrics;
 pub mod negotiate;
@@ -41,14 +43,16 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use proa_api::Refusal;
 use proa_api::selector::FieldSelector;
 use serde_json::{Value, json};
 
 pub use api::Api;
-use api::{Call, accept, read_body};
+use api::{Call, accept};
 use authorize::Attributes;
+use impersonate::Impersonation;
+use incoming::Incoming;
 use negotiate::Discovery;
 use path::{ResourcePath, Route, Verb};
 use query::Query;
@@ -58,18 +62,27 @@ use crate::registry::Caller;
 
 /// Answers one request. A panic while it is answered is its own 500 and nobody else's trouble.
 pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
-    let pretty = pretty::is_wanted(request.uri(), request.headers());
-    let outcome = AssertUnwindSafe(dispatch(&api, request)).catch_unwind().await;
-    let response = match outcome {
+    let (parts, body) = request.into_parts();
+    let mut body = Incoming::new(&parts, body);
+    let (is_head, is_http1) = (parts.method == Method::HEAD, parts.version < Version::HTTP_2);
+    let pretty = pretty::is_wanted(&parts.uri, &parts.headers);
+    let outcome = AssertUnwindSafe(dispatch(&api, parts, &mut body)).catch_unwind().await;
+    let mut response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(refusal)) => respond::refusal(&refusal),
         Err(_) => respond::refusal(&Refusal::internal("the server failed while it answered this request")),
     };
-    if pretty { pretty::print(response).await } else { response }
+    // Over HTTP/2 other requests go on.
+    if !body.finish().await && is_http1 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        respond::close(&mut response);
+    }
+    if pretty {
+        response = pretty::print(response).await;
+    }
+    if is_head { respond::without_body(response) } else { response }
 }
 
-async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    let (parts, body) = request.into_parts();
+async fn dispatch(api: &Api, parts: Parts, body: &mut Incoming) -> Result<Response<Body>, Refusal> {
     let caller = caller(api, &parts)?;
     let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
     match route {
@@ -92,11 +105,11 @@ async fn dispatch(api: &Api, request: Request<Body>) -> Result<Response<Body>, R
 /// Who asks, or whom they ask to be seen as.
 fn caller(api: &Api, parts: &Parts) -> Result<Caller, Refusal> {
     let caller = api.authenticator.caller(parts)?;
-    let Some(other) = authenticate::impersonated(&parts.headers)? else { return Ok(caller) };
-    for what in authenticate::impersonations(&other) {
+    let Some(other) = Impersonation::of(&parts.headers)? else { return Ok(caller) };
+    for what in other.wanted() {
         api.authorizer.check(&caller, &what)?;
     }
-    Ok(other)
+    Ok(other.caller)
 }
 
 /// Takes a request about objects apart, once its caller may make it. The body is read only then.
@@ -105,7 +118,7 @@ async fn call(
     caller: Caller,
     path: ResourcePath,
     parts: Parts,
-    body: Body,
+    body: &mut Incoming,
 ) -> Result<Call, Refusal> {
     let query = Query::of(&parts.uri);
     let verb = Verb::of(&parts.method, &path, query.flag("watch")).ok_or_else(Refusal::method_not_allowed)?;
@@ -129,7 +142,7 @@ async fn call(
     authorize_node::check_selector(&caller, &what, &query)?;
     let body = match verb {
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
-        _ => read_body(body).await?,
+        _ => body.read().await?,
     };
     let upgrade = parts.extensions.get().cloned();
     Ok(Call { caller, path, verb, query, headers: parts.headers, body, upgrade })

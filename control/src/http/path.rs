@@ -142,9 +142,12 @@ impl Verb {
 
 /// Decodes `%41` and the like. A `+` is itself in a path.
 pub fn decode(text: &str) -> Option<String> {
-    if !text.contains('%') {
-        return Some(text.to_owned());
-    }
+    String::from_utf8(decode_bytes(text)?).ok()
+}
+
+/// [`decode`] of what need not be UTF-8.
+pub fn decode_bytes(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());
     let mut left = text.as_bytes();
     while let Some((&byte, after)) = left.split_first() {
@@ -153,11 +156,11 @@ pub fn decode(text: &str) -> Option<String> {
             bytes.push(byte);
             continue;
         }
-        let hex = std::str::from_utf8(left.get(..2)?).ok()?;
-        bytes.push(u8::from_str_radix(hex, 16).ok()?);
+        let (high, low) = (digit(*left.first()?)?, digit(*left.get(1)?)?);
+        bytes.push(high << 4 | low);
         left = &left[2..];
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -203,6 +206,7 @@ mod tests {
         assert_eq!(parse("/"), Some(Route::Other));
         assert_eq!(parse("/api/v1/pods/%f"), None);
         assert_eq!(parse("/api/v1/pods/%ff"), None);
+        assert_eq!(parse("/api/v1/pods/%+f"), None);
     }
 
     #[test]

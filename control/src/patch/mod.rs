@@ -95,18 +95,14 @@ pub fn apply(kind: &Kind, type_: Type, current: &Value, body: &[u8]) -> Result<V
 }
 
 fn json(current: &Value, operations: Value) -> Result<Value, Refusal> {
+    let count = operations.as_array().map_or(0, Vec::len);
+    if count > MAX_JSON_PATCH_OPERATIONS {
+        return Err(Refusal::entity_too_large(format_args!(
+            "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {count}"
+        )));
+    }
     let patch: json_patch::Patch = serde_json::from_value(operations)
         .map_err(|e| Refusal::bad_request(format!("error decoding patch: {e}")))?;
-    if patch.len() > MAX_JSON_PATCH_OPERATIONS {
-        return Err(Refusal::new(
-            413,
-            "RequestEntityTooLarge",
-            format!(
-                "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}",
-                patch.len()
-            ),
-        ));
-    }
     let mut patched = current.clone();
     let mut copied = 0;
     for operation in patch.iter() {

@@ -70,7 +70,7 @@ impl Registry {
         let mut object = (kind.hooks.create)(body)?;
         metadata::finish_create(kind, &mut object, now());
         let reservation = admission.after_create(&self.0.store, kind, &mut object)?;
-        let draft = self.draft(kind, key.clone(), &object);
+        let draft = self.bounded_draft(kind, key.clone(), &object, 0)?;
         let settle = self.settlement(kind, namespace, None, Some(object));
         if options.dry_run {
             if let Some(settle) = settle {

@@ -43,6 +43,9 @@ use crate::store::{
 /// How often a write that lost a race is decided anew before its client is told.
 const ATTEMPTS: usize = 16;
 
+/// No object is stored that is larger: what the stock server's store takes by default.
+pub const MAX_OBJECT_BYTES: usize = 1_572_864;
+
 /// As long as the stock server keeps events after their last change.
 const EVENT_TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
@@ -251,6 +254,19 @@ impl Registry {
 
     fn draft(&self, kind: &Kind, key: Key, value: &Value) -> Draft {
         Draft::encode(key, value, selectable_fields(kind, value))
+    }
+
+    /// [`Registry::draft`] of what may not be too large to be stored, unless it was so before: an
+    /// object that is there can be made smaller step by step, and get its status.
+    fn bounded_draft(&self, kind: &Kind, key: Key, value: &Value, before: usize) -> Result<Draft, Refusal> {
+        let draft = self.draft(kind, key, value);
+        let size = draft.size();
+        if size > MAX_OBJECT_BYTES && size > before {
+            return Err(Refusal::entity_too_large(format_args!(
+                "the object would have {size} bytes when it is stored, limit is {MAX_OBJECT_BYTES}"
+            )));
+        }
+        Ok(draft)
     }
 }
 

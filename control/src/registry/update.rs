@@ -144,7 +144,7 @@ impl Registry {
         if !released && &new == old {
             return Ok(current.clone());
         }
-        let draft = self.draft(kind, current.key.clone(), &new);
+        let draft = self.bounded_draft(kind, current.key.clone(), &new, current.bytes.len())?;
         let stays = (!released).then_some(new);
         let settle = self.settlement(kind, &current.key.namespace, Some(current.clone()), stays);
         if dry_run {

@@ -537,8 +537,10 @@ async fn the_in_process_client() {
     f.server.shutdown().await;
 }
 
-/// A GET over TLS; `pair` is the client's certificate and key, PEM.
-async fn get_over_tls(f: &Fixture, path: &str, pair: Option<(String, String)>, alpn: &[u8]) -> (u16, String) {
+type Tls = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// A connection over TLS; `pair` is the client's certificate and key, PEM.
+async fn connect(f: &Fixture, pair: Option<(String, String)>, alpn: &[u8]) -> TokioIo<Tls> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(f.server.ca_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -560,22 +562,37 @@ async fn get_over_tls(f: &Fixture, path: &str, pair: Option<(String, String)>, a
     let name = ServerName::try_from("kubernetes.default.svc").unwrap();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn));
-    let request = Request::get(format!("https://kubernetes.default.svc{path}")).body(Body::empty()).unwrap();
+    TokioIo::new(stream)
+}
+
+/// A request without a body over a connection of its own.
+async fn over_tls(
+    f: &Fixture,
+    method: &str,
+    path: &str,
+    pair: Option<(String, String)>,
+    alpn: &[u8],
+) -> Answer {
+    let stream = connect(f, pair, alpn).await;
+    let uri = format!("https://kubernetes.default.svc{path}");
+    let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
     let response = if alpn == b"h2" {
         let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
         tokio::spawn(connection);
         sender.send_request(request).await.unwrap()
     } else {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         sender.send_request(request).await.unwrap()
     };
-    let code = response.status().as_u16();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (code, String::from_utf8(body.to_vec()).unwrap())
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        code: parts.status.as_u16(),
+        headers: parts.headers,
+        text: String::from_utf8(body.to_vec()).unwrap(),
+    }
 }
 
 #[tokio::test]
@@ -584,11 +601,140 @@ async fn connections_over_tls() {
     let pair = f.server.api.pki.authority().issue_client("jane", "system:masters", Timestamp::now()).unwrap();
     for alpn in [b"h2".as_slice(), b"http/1.1"] {
         let known = Some((pair.cert_pem.clone(), pair.key_pem.clone()));
-        assert_eq!(get_over_tls(&f, CONFIG_MAPS, known, alpn).await.0, 200);
-        let (code, text) = get_over_tls(&f, CONFIG_MAPS, None, alpn).await;
-        assert_eq!(code, 403);
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "Forbidden");
+        let whole = over_tls(&f, "GET", CONFIG_MAPS, known.clone(), alpn).await;
+        assert_eq!(whole.code, 200);
+        let whole = over_tls(&f, "GET", "/api/v1", known.clone(), alpn).await;
+        let head = over_tls(&f, "HEAD", "/api/v1", known.clone(), alpn).await;
+        assert_eq!((head.code, head.text.as_str()), (200, ""));
+        assert_eq!(head.headers["content-length"], whole.text.len().to_string());
+        assert_eq!(head.headers["content-type"], "application/json");
+        assert_eq!(over_tls(&f, "HEAD", CONFIG_MAPS, known, alpn).await.code, 200);
+        let refused = over_tls(&f, "GET", CONFIG_MAPS, None, alpn).await;
+        assert_eq!((refused.code, &refused.json()["reason"]), (403, &json!("Forbidden")));
+        assert_eq!(over_tls(&f, "HEAD", CONFIG_MAPS, None, alpn).await.code, 403);
     }
+    f.server.shutdown().await;
+}
+
+/// What is answered to a POST of so many bytes by nobody in particular, and whether the connection
+/// serves another request after it.
+async fn refused_post(f: &Fixture, size: usize, headers: &[(&str, &str)]) -> (u16, bool, bool) {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(connect(f, None, b"http/1.1").await).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::post(CONFIG_MAPS);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender.send_request(request.body(Body::from(vec![b' '; size])).unwrap()).await.unwrap();
+    let (code, closes) = (response.status().as_u16(), response.headers().contains_key("connection"));
+    response.into_body().collect().await.unwrap();
+    let next = Request::get("/readyz").body(Body::empty()).unwrap();
+    let goes_on = sender.ready().await.is_ok()
+        && sender.send_request(next).await.is_ok_and(|response| response.status() == 200);
+    (code, closes, goes_on)
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_refusal_or_says_that_it_ends() {
+    let f = Fixture::start().await;
+    assert_eq!(refused_post(&f, 300_000, &[]).await, (403, false, true));
+    assert_eq!(refused_post(&f, 300_000, &[("authorization", "Bearer x")]).await, (401, false, true));
+    assert_eq!(refused_post(&f, 4 << 20, &[]).await, (403, true, false));
+    // Who asks first is not told to send.
+    assert_eq!(refused_post(&f, 300_000, &[("expect", "100-continue")]).await, (403, true, false));
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn headers_that_say_who_someone_is_are_read_or_refused() {
+    let f = Fixture::start().await;
+    let ask = async |caller: Option<Caller>, headers: &[(&str, &[u8])]| {
+        let mut request = Request::get(CONFIG_MAPS);
+        for (name, value) in headers {
+            request = request.header(*name, http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let response = f.send(caller, request.body(Body::empty()).unwrap()).await;
+        let code = response.status().as_u16();
+        (code, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let admin = || Some(Caller::system("admin"));
+    assert_eq!(ask(admin(), &[]).await.0, 200);
+    let (code, text) = ask(admin(), &[("impersonate-user", "jürgen".as_bytes())]).await;
+    assert!(code == 403 && text.contains("User \\\"jürgen\\\" cannot list"), "{code} {text}");
+    let (code, text) = ask(admin(), &[("impersonate-user", b"jane"), ("impersonate-user", b"admin")]).await;
+    assert!(code == 403 && text.contains("jane"), "{code} {text}");
+    assert_eq!(ask(admin(), &[("impersonate-user", b"j\xfcrgen")]).await.0, 400);
+    assert_eq!(ask(admin(), &[("impersonate-group", b"system:masters")]).await.0, 400);
+    assert_eq!(ask(None, &[("authorization", "Bearer töken".as_bytes())]).await.0, 401);
+    assert_eq!(ask(None, &[("authorization", b"Bearer t\xf6ken")]).await.0, 401);
+    // Who may impersonate an account of a namespace may not for that be any user.
+    let namer = Caller::part("namer");
+    let rules = json!([{ "verbs": ["impersonate"], "apiGroups": [""], "resources": ["serviceaccounts"] }]);
+    let group = "/apis/rbac.authorization.k8s.io/v1";
+    f.post(&format!("{group}/clusterroles"), json!({ "metadata": { "name": "namer" }, "rules": rules }))
+        .await;
+    let binding = json!({
+        "metadata": { "name": "namer" }, "roleRef": { "kind": "ClusterRole", "name": "namer" },
+        "subjects": [{ "kind": "User", "name": "namer" }],
+    });
+    f.post(&format!("{group}/clusterrolebindings"), binding).await;
+    let as_user =
+        async |user: &str| ask(Some(namer.clone()), &[("impersonate-user", user.as_bytes())]).await.1;
+    assert!(as_user("system:serviceaccount:a:b").await.contains("cannot list resource"));
+    assert!(
+        as_user("system:serviceaccount:a:b:c").await.contains("cannot impersonate resource \\\"users\\\"")
+    );
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_stored_is_bounded() {
+    let f = Fixture::start().await;
+    let data = |size: usize| json!({ "metadata": { "name": "big" }, "data": { "k": "x".repeat(size) } });
+    let pod = |size: usize| {
+        let spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
+        json!({ "metadata": { "name": "big", "annotations": {} }, "spec": spec, "x": "y".repeat(size) })
+    };
+    f.post(CONFIG_MAPS, data(4 << 20)).await.refused(413, "Request entity too large: limit is 3145728");
+    assert_eq!(f.post(CONFIG_MAPS, data(1000)).await.code, 201);
+    assert_eq!(f.post(PODS, pod(1000)).await.code, 201);
+    // Patch by patch a list grows, until it would be too large.
+    let path = format!("{PODS}/big");
+    let tolerations: Vec<Value> = (0..1000)
+        .map(|i| json!({ "op": "add", "path": "/spec/tolerations/-", "value": { "key": format!("k{i}.{}", "x".repeat(50)), "operator": "Exists", "effect": "NoSchedule" } }))
+        .collect();
+    let patch = async |of: usize| {
+        let body: Vec<&Value> = tolerations.iter().cycle().take(of).collect();
+        let headers = [("content-type", "application/json-patch+json")];
+        f.ask("PATCH", &path, &headers, serde_json::to_string(&body).unwrap()).await
+    };
+    patch(10_001).await.refused(
+        413,
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
+    );
+    let mut codes = Vec::new();
+    let text = loop {
+        let answer = patch(10_000).await;
+        codes.push(answer.code);
+        if answer.code != 200 || codes.len() > 9 {
+            break answer.json()["message"].as_str().unwrap_or_default().to_owned();
+        }
+    };
+    assert_eq!(codes.last(), Some(&413), "{codes:?} {text}");
+    assert!(
+        text.starts_with("Request entity too large: the object would have ")
+            && text.ends_with("limit is 1572864"),
+        "{text}"
+    );
+    let stored = f.get(&path).await.text.len();
+    assert!((1_000_000..1_572_864).contains(&stored), "{stored}");
+    // It can still be made smaller, and deleted.
+    let headers = [("content-type", "application/merge-patch+json")];
+    let smaller =
+        f.ask("PATCH", &path, &headers, json!({ "metadata": { "labels": { "a": "b" } } }).to_string()).await;
+    assert_eq!(smaller.code, 200, "{}", &smaller.text[..200.min(smaller.text.len())]);
+    assert_eq!(f.ask("DELETE", &path, &[], "").await.code, 200);
     f.server.shutdown().await;
 }
 

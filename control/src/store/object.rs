@@ -185,6 +185,11 @@ impl Draft {
         Draft { key, bytes, splice_at, labels, fields, uid, deleting }
     }
 
+    /// How many bytes are stored, but for the revision.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The object with its revision in its bytes.
     pub fn at_revision(self, revision: Revision) -> Object {
         let digits = revision.to_string();

@@ -6,12 +6,14 @@
 //!
 //! <https://kubernetes.io/docs/reference/access-authn-authz/rbac/>
 //!
+//! - [`account`]: the user names of service accounts
 //! - [`attributes`]: what somebody wants to do
 //! - [`rule`]: whether one rule is about it
 //! - [`index`]: whether any rule that reaches somebody is
 //! - [`escalation`]: whether rules cover other rules
 //! - [`bootstrap`]: the roles and bindings that every cluster has
 
+pub mod account;
 pub mod attributes;
 pub mod bootstrap;
 pub mod escalation;
@@ -20,10 +22,9 @@ pub mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use account::{SERVICE_ACCOUNT_PREFIX, account_groups, account_of};
 pub use attributes::Attributes;
 pub use index::{Index, User};
 
 /// The group of all kinds of RBAC.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
-/// What the user names of service accounts begin with.
-pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
