@@ -1,5 +1,5 @@
-//! What limits users and operators, with a real kubectl: priorities, disruption budgets, quotas
-//! and limits as the pages of the Kubernetes documentation show them, and a
+//! What limits users and operators, with a real kubectl: priorities, disruption budgets, quotas,
+//! limits and Pod Security as the pages of the Kubernetes documentation show them, and a
 //! ReplicationController.
 
 mod cluster;
@@ -165,4 +165,36 @@ fn priorities_and_replication_controllers() {
     cluster.kubectl(&["delete", "rc", "old"]);
     cluster.wait("the pods to go", || cluster.list("pod", "app=old").is_empty());
     assert!(cluster.get("pod", &pod).is_object());
+}
+
+/// <https://kubernetes.io/docs/tutorials/security/ns-level-pss/>.
+#[test]
+fn namespaces_refuse_insecure_pods() {
+    let cluster = Cluster::start();
+    cluster.kubectl(&["create", "ns", "example"]);
+    cluster.kubectl(&["-n", "example", "run", "root", "--image=hello-container:1", "--restart=Never"]);
+    let says = |arguments: &[&str]| {
+        let output = cluster.kubectl_output(arguments);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let label = |label: &str| says(&["label", "--overwrite", "ns", "example", label]);
+    let text = label("pod-security.kubernetes.io/enforce=restricted");
+    assert!(
+        text.contains("Warning: existing pods in namespace \"example\" violate the new PodSecurity enforce level \"restricted:latest\"")
+            && text.contains(
+                "Warning: root: allowPrivilegeEscalation != false, unrestricted capabilities, runAsNonRoot != true, seccompProfile"
+            ),
+        "{text}"
+    );
+    let text = says(&["-n", "example", "run", "other", "--image=hello-container:1", "--restart=Never"]);
+    assert!(
+        text.contains("pods \"other\" is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false (container \"other\" must set"),
+        "{text}"
+    );
+    let text = says(&["-n", "example", "create", "deployment", "web", "--image=hello-container:1"]);
+    assert!(text.contains("Warning: would violate PodSecurity \"restricted:latest\""), "{text}");
+    let text = label("pod-security.kubernetes.io/enforce-version=1.30");
+    assert!(text.contains("must be \"latest\" or \"v1.x\""), "{text}");
+    assert_eq!(label("pod-security.kubernetes.io/enforce=baseline"), "");
+    cluster.kubectl(&["-n", "example", "run", "other", "--image=hello-container:1", "--restart=Never"]);
 }

@@ -7,6 +7,7 @@
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
 //! - [`node`]: what nodes may write
 //! - [`pod`]: the service account of a pod
+//! - [`pod_security`]: what pods may ask for in their namespace
 //! - [`limit_range`]: what pods and claims may ask for, and what they get
 //! - [`priority`]: the priority of a pod
 //! - [`runtime_class`]: what a RuntimeClass adds to a pod
@@ -19,6 +20,7 @@ pub mod limit_range;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod pod_security;
 pub mod priority;
 pub mod runtime_class;
 pub mod service;

@@ -7,10 +7,11 @@ use proa_api::Refusal;
 use proa_logic::kinds;
 use serde_json::{Value, json};
 
-use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, Warnings, WriteOptions};
 use crate::store::Object;
 
-const PLAIN: WriteOptions = WriteOptions { dry_run: false, field_manager: String::new() };
+const PLAIN: WriteOptions =
+    WriteOptions { dry_run: false, field_manager: String::new(), warnings: Warnings::NONE };
 
 struct World {
     registry: Registry,
@@ -188,7 +189,7 @@ async fn evictions_ask_the_budget() {
     world.change(budget, Target::Status, status.clone()).await.unwrap();
     let stale = evict("a", json!({"preconditions": {"uid": "other"}}), &PLAIN).await.unwrap_err();
     assert_eq!(stale.code(), 409, "{stale}");
-    let dry = WriteOptions { dry_run: true, field_manager: String::new() };
+    let dry = WriteOptions { dry_run: true, field_manager: String::new(), warnings: Warnings::NONE };
     evict("a", json!({}), &dry).await.unwrap();
     let same = world.change(budget, Target::Main, json!({})).await.unwrap();
     assert_eq!(same["status"], status["status"]);
@@ -227,7 +228,7 @@ async fn quotas_are_never_exceeded() {
         names.iter().zip(&made).filter(|(_, made)| made.is_ok()).map(|(n, _)| n).collect();
     assert_eq!(taken.len(), 5);
     world.refused("v1 Pod x", pod(json!({})), expect![[r#"403 pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"#]]).await;
-    let dry = WriteOptions { dry_run: true, field_manager: String::new() };
+    let dry = WriteOptions { dry_run: true, field_manager: String::new(), warnings: Warnings::NONE };
     assert_eq!(world.create("v1 Pod x", pod(json!({})), &dry).await.unwrap_err().code(), 403);
     let used = async || world.change(quota, Target::Main, json!({})).await.unwrap()["status"]["used"].clone();
     // One ends, one is deleted: there is room for two.

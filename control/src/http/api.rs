@@ -18,7 +18,7 @@ use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::policy::Policy;
-use crate::registry::{Caller, Registry, WriteOptions};
+use crate::registry::{Caller, Registry, Warnings, WriteOptions};
 
 /// What all requests share.
 pub struct Api {
@@ -107,6 +107,7 @@ impl Call {
         Ok(WriteOptions {
             dry_run: self.query.dry_run(options)?,
             field_manager: self.query.get("fieldManager").unwrap_or_default().to_owned(),
+            warnings: Warnings::kept(),
         })
     }
 }

@@ -119,7 +119,7 @@ async fn create(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, R
     }
     let object = api.registry.create(&call.caller, kind, call.namespace(), sent.value, &options).await?;
     let mut response = form.one(StatusCode::CREATED, kind, &object);
-    respond::warn(&mut response, &sent.warnings);
+    respond::warn(&mut response, &[sent.warnings, options.warnings.take()].concat());
     Ok(response)
 }
 
@@ -138,7 +138,7 @@ async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<R
         api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?
     };
     let mut response = form.one(StatusCode::OK, kind, &object);
-    respond::warn(&mut response, &sent.warnings);
+    respond::warn(&mut response, &[sent.warnings, options.warnings.take()].concat());
     Ok(response)
 }
 
@@ -172,7 +172,7 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Re
         _ => refusal,
     })?;
     let mut response = form.one(StatusCode::OK, kind, &object);
-    respond::warn(&mut response, &warnings);
+    respond::warn(&mut response, &[warnings, options.warnings.take()].concat());
     Ok(response)
 }
 

@@ -7,7 +7,7 @@ use proa_logic::kinds::Kind;
 use serde_json::Value;
 
 use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, certificates, metadata, now};
-use crate::admission::node;
+use crate::admission::{node, pod_security};
 use crate::store::{Change, Expect, Object, Write, WriteError};
 
 impl Registry {
@@ -69,6 +69,7 @@ impl Registry {
         metadata::set_uid(&mut body);
         let mut object = (kind.hooks.create)(body)?;
         metadata::finish_create(kind, &mut object, now());
+        pod_security::check_create(&self.0.store, kind, &object, &options.warnings)?;
         let reservation = admission.after_create(&self.0.store, kind, &mut object)?;
         let draft = self.bounded_draft(kind, key.clone(), &object, 0)?;
         let settle = self.settlement(kind, namespace, None, Some(object));

@@ -33,7 +33,9 @@ use proa_api::Refusal;
 use proa_logic::kinds::{Durability, Kind, Table};
 use serde_json::Value;
 
-pub use options::{Caller, DeleteOptions, Deleted, List, ListOptions, Target, WatchOptions, WriteOptions};
+pub use options::{
+    Caller, DeleteOptions, Deleted, List, ListOptions, Target, Warnings, WatchOptions, WriteOptions,
+};
 
 use crate::admission::{Admission, AdmissionConfig};
 use crate::store::{

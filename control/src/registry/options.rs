@@ -1,7 +1,7 @@
 //! What the verbs of the registry are asked with and what they give back.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proa_api::field::{FieldErrors, Path};
@@ -51,6 +51,37 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Who manages the fields; accepted and not kept.
     pub field_manager: String,
+    /// Where the client is told what does not end its request.
+    pub warnings: Warnings,
+}
+
+/// Takes what a client is to be warned of, if somebody wants to know; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Option<Arc<Mutex<Vec<String>>>>);
+
+impl Warnings {
+    /// Nobody wants to know.
+    pub const NONE: Warnings = Warnings(None);
+
+    /// Keeps them for [`Warnings::take`].
+    pub fn kept() -> Warnings {
+        Warnings(Some(Arc::default()))
+    }
+
+    /// Takes one; what was decided more than once is told once.
+    pub fn add(&self, text: String) {
+        let Some(kept) = &self.0 else { return };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.contains(&text) {
+            kept.push(text);
+        }
+    }
+
+    /// What has been taken since.
+    pub fn take(&self) -> Vec<String> {
+        let kept = self.0.as_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
+    }
 }
 
 /// What a list is to hold.

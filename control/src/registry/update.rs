@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     ATTEMPTS, Caller, Registry, Target, Unwritten, WriteOptions, certificates, is_core, metadata, now, scale,
 };
-use crate::admission::node;
+use crate::admission::{node, pod_security};
 use crate::store::{Change, Expect, Object, Write};
 
 /// Metadata that a writer of the status may change, as stock controllers do.
@@ -117,6 +117,9 @@ impl Registry {
         let mut new = (kind.hooks.update)(&old, new, part)?;
         metadata::keep(&old, &mut new);
         certificates::stamp(kind, &old, &mut new, now());
+        if target == Target::Main {
+            pod_security::check_update(&self.0.store, kind, &old, &new, &options.warnings)?;
+        }
         let reservation = admission.after_update(&self.0.store, kind, &old, &mut new)?;
         if part == Part::Main {
             metadata::bump_generation(kind, &old, &mut new);

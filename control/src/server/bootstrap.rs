@@ -172,7 +172,7 @@ impl Maker<'_> {
             }
             Ok(changed)
         };
-        let options = WriteOptions { dry_run: false, field_manager: USER.to_owned() };
+        let options = WriteOptions { field_manager: USER.to_owned(), ..WriteOptions::default() };
         self.registry
             .patch(&self.caller, row, &namespace, &name, Target::Main, &change, &options)
             .await
@@ -180,7 +180,7 @@ impl Maker<'_> {
     }
 
     async fn create(&self, kind: &Kind, namespace: &str, object: Value) -> Result<(), Refusal> {
-        let options = WriteOptions { dry_run: false, field_manager: USER.to_owned() };
+        let options = WriteOptions { field_manager: USER.to_owned(), ..WriteOptions::default() };
         match self.registry.create(&self.caller, kind, namespace, object, &options).await {
             Err(refusal) if refusal.reason() != "AlreadyExists" => Err(refusal),
             _ => Ok(()),

@@ -2,6 +2,7 @@
 
 mod compat;
 mod nodes;
+mod pod_security;
 mod rbac;
 
 use std::time::Duration;

@@ -7,4 +7,5 @@
 pub mod amounts;
 pub mod eviction;
 pub mod limit_range;
+pub mod pod_security;
 pub mod quota;

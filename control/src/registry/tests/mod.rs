@@ -15,8 +15,10 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
-const PLAIN: WriteOptions = WriteOptions { dry_run: false, field_manager: String::new() };
-const DRY: WriteOptions = WriteOptions { dry_run: true, field_manager: String::new() };
+const PLAIN: WriteOptions =
+    WriteOptions { dry_run: false, field_manager: String::new(), warnings: Warnings::NONE };
+const DRY: WriteOptions =
+    WriteOptions { dry_run: true, field_manager: String::new(), warnings: Warnings::NONE };
 
 impl World {
     async fn new() -> World {
