@@ -127,6 +127,7 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         cluster_cidr: range(&cluster.cluster_cidr)?,
         service_cidr,
         dns_address: service_cidr.nth(DNS_OFFSET).context("the cluster's range of services is too small")?,
+        reserved: up::reserved(&[address]),
     };
     let node = NodeConfig {
         node_name: node_name.clone(),
@@ -165,7 +166,8 @@ async fn start_parts(
         upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
     };
     let network = Network::start(network).await?;
-    parts.spawn(proa_runtime::net::proxy::run(client.clone(), network.clone(), shutdown.clone()));
+    let (proxy, node_name) = (client.clone(), node.node_name.clone());
+    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), node_name, shutdown.clone()));
     let (dns_client, dns_shutdown) = (client.clone(), shutdown.clone());
     parts.spawn(async move {
         if let Err(error) = proa_dns::run(dns, dns_client, dns_shutdown).await {

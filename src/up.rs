@@ -2,8 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "where the API and the kubeconfig are is the command's result")]
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -138,19 +138,21 @@ async fn serve(config: Config) -> Result<()> {
         scheduler: config.scheduler.clone(),
     })
     .await?;
+    let (ingress_http, ingress_https) = ingress.addresses()?;
+    let listening = [config.api_listen, in_cluster, ingress_http, ingress_https];
     let network = Network::start(NetworkConfig {
         bridge: BRIDGE.to_owned(),
         node_cidr: addresses.node,
         cluster_cidr: addresses.cluster,
         service_cidr: addresses.service,
         dns_address: addresses.dns,
+        reserved: reserved(&listening),
     })
     .await?;
     if config.api_listen.ip().is_loopback() {
         server.listen(in_cluster).await?;
     }
 
-    let (ingress_http, ingress_https) = ingress.addresses()?;
     println!("API         https://{}", server.addresses()[0]);
     println!("kubeconfig  {}", server.kubeconfig_path().display());
     println!("ingress     http://{ingress_http} https://{ingress_https}");
@@ -170,6 +172,20 @@ async fn serve(config: Config) -> Result<()> {
     parts.wait().await;
     server.shutdown().await;
     Ok(())
+}
+
+/// Where other programs' ports of this host do not lead elsewhere. Pods and their ports are IPv4.
+pub fn reserved(listening: &[SocketAddr]) -> Vec<SocketAddrV4> {
+    let reserved = listening.iter().filter_map(|address| match address {
+        SocketAddr::V4(address) => Some(*address),
+        // A socket on all addresses of IPv6 takes those of IPv4 too.
+        SocketAddr::V6(address) if address.ip().is_unspecified() => {
+            Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        SocketAddr::V6(_) => None,
+    });
+    let distinct: BTreeSet<SocketAddrV4> = reserved.collect();
+    distinct.into_iter().collect()
 }
 
 /// The address of this node: what is set, or where the API listens if others can reach that.
@@ -205,7 +221,8 @@ fn start_parts(
     parts.spawn(ingress.run(client("system:proa-ingress"), shutdown.clone()));
 
     let proxy = client("system:kube-proxy");
-    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), shutdown.clone()));
+    let node_name = config.node_name.clone();
+    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), node_name, shutdown.clone()));
 
     let dns = DnsConfig {
         listen: vec![SocketAddr::from((addresses.dns, DNS_PORT))],

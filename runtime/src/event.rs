@@ -85,6 +85,11 @@ impl Recorder {
         self.enqueue(about, report);
     }
 
+    /// Reports about what is referred to.
+    pub fn report_about(&self, about: ObjectReference, report: Report) {
+        self.enqueue(about, report);
+    }
+
     fn enqueue(&self, about: ObjectReference, report: Report) {
         if self.queue.try_send((about, report, Timestamp::now())).is_err() {
             tracing::debug!("an Event is dropped: too many are waiting");

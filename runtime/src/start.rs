@@ -2,7 +2,7 @@
 //!
 //! Called by a pod's worker in tasks of their own; each tells the worker how it ended.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -274,15 +274,21 @@ fn wanted_host_ports(pod: &Pod) -> Result<Vec<HostPort>, String> {
                 "UDP" => Protocol::Udp,
                 other => return Err(format!("hostPort of protocol {other} is not supported by this node")),
             };
-            if port.host_ip.as_deref().is_some_and(|ip| !ip.is_empty() && ip != "0.0.0.0") {
-                return Err("ports[].hostIP is not supported by this node".to_owned());
-            }
+            let host_address = host_address(port.host_ip.as_deref().unwrap_or_default())?;
             let number = |n: i32| u16::try_from(n).map_err(|_| format!("invalid port number: {n}"));
             let (host_port, container_port) = (number(host_port)?, number(port.container_port)?);
-            found.push(HostPort { protocol, host_port, container_port });
+            found.push(HostPort { protocol, host_address, host_port, container_port });
         }
     }
     Ok(found)
+}
+
+/// Without a hostIP all addresses of the host are meant.
+fn host_address(host_ip: &str) -> Result<Ipv4Addr, String> {
+    match host_ip {
+        "" => Ok(Ipv4Addr::UNSPECIFIED),
+        ip => ip.parse().map_err(|_| format!("hostIP {ip} is not an IPv4 address, and pods have no other")),
+    }
 }
 
 #[cfg(test)]

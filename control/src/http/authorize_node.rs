@@ -89,6 +89,8 @@ impl Nodes {
     fn check(&self, caller: &Caller, node: &str, asked: &Asked<'_>) -> Result<bool, String> {
         let is_own = asked.name == node;
         match (asked.group, asked.plural, asked.subresource) {
+            // Its service proxy must know the addresses of all, which no Service may take over.
+            ("", "nodes", "") if asked.is(&["list", "watch"]) => Ok(true),
             ("", "nodes", "") => own(is_own || asked.is(&["create"]), asked, &[CHANGE, &["create"]].concat()),
             ("", "nodes", "status") => own(is_own, asked, &["get", "update", "patch"]),
             ("coordination.k8s.io", "leases", "") => {

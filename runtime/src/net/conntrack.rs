@@ -118,7 +118,12 @@ mod tests {
 
     fn udp(host: u8) -> (Frontend, Endpoint) {
         (
-            Frontend { address: Ipv4Addr::new(10, 43, 0, 7), protocol: Protocol::Udp, port: 53 },
+            Frontend {
+                on_host: false,
+                address: Ipv4Addr::new(10, 43, 0, 7),
+                protocol: Protocol::Udp,
+                port: 53,
+            },
             Endpoint { address: Ipv4Addr::new(10, 42, 0, host), port: 5353 },
         )
     }

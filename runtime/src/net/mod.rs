@@ -2,7 +2,7 @@
 //!
 //! The node agent attaches pods, `proxy` keeps the service rules, the binary starts and removes the
 //! whole. Everything is done over netlink; no program is run. Reading order: `cidr`, `address`,
-//! `rules`, `index` are pure; `nft` and `table` encode; `link`, `conntrack` and this file do the IO.
+//! `rules`, `scope`, `entry`, `index` are pure; `nft` and `table` encode; `link`, `conntrack` and this file do the IO.
 //!
 //! Every pod hangs on a veth pair with a /32 route; one device per node holds the gateway's and the
 //! DNS server's address and is where packets go that belong to nobody, to be refused there. State is
@@ -11,11 +11,13 @@
 mod address;
 mod cidr;
 mod conntrack;
+mod entry;
 mod index;
 mod link;
 mod nft;
 pub mod proxy;
 mod rules;
+mod scope;
 mod table;
 
 #[cfg(test)]
@@ -26,7 +28,7 @@ pub use rules::Protocol;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,6 +58,8 @@ pub struct NetworkConfig {
     pub service_cidr: Ipv4Net,
     /// The address of the cluster's DNS server; it is put on the node's device, so that it can be bound.
     pub dns_address: Ipv4Addr,
+    /// Where the cluster itself listens on this host, over TCP: no node or host port leads elsewhere.
+    pub reserved: Vec<SocketAddrV4>,
 }
 
 /// A port of the host that leads to a pod.
@@ -63,7 +67,9 @@ pub struct NetworkConfig {
 pub struct HostPort {
     /// Protocol.
     pub protocol: Protocol,
-    /// Port on all addresses of the host but loopback.
+    /// The host's address; 0.0.0.0 is all, of loopback 127.0.0.1 only.
+    pub host_address: Ipv4Addr,
+    /// Port there.
     pub host_port: u16,
     /// Port in the pod.
     pub container_port: u16,
@@ -75,6 +81,9 @@ pub enum NetError {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
+    /// A host port that a pod asks for and cannot have.
+    #[error("{0}")]
+    HostPort(String),
     /// Every address of the node's range is taken.
     #[error("no free pod address is left in {0}")]
     Exhausted(Ipv4Net),
@@ -145,6 +154,7 @@ impl Network {
             node: config.node_cidr,
             services: config.service_cidr,
             gateway,
+            reserved: config.reserved.clone(),
         };
         let table =
             Table { layout, services: None, host_ports: BTreeMap::new(), installed: Some(Rules::new()) };
@@ -195,9 +205,17 @@ impl Network {
     }
 
     /// Leads ports of the host to a pod's ports; an empty list takes them away. To be repeated after a
-    /// restart. A port that a Service of type NodePort has stays with the Service.
+    /// restart. A port that a Service of type NodePort has stays with the Service, and so does an
+    /// address at which the cluster itself listens with the cluster.
     pub async fn set_host_ports(&self, pod_uid: &str, ports: &[HostPort]) -> Result<(), NetError> {
         let name = self.link_name(pod_uid);
+        if !ports.is_empty() {
+            let addresses = self.0.links.addresses().await.map_err(kernel("list the host's addresses"))?;
+            let addresses: Vec<Ipv4Addr> = addresses.into_iter().map(|(_, address)| address).collect();
+            for port in ports {
+                check_host_port(&self.0.config, &addresses, port).map_err(NetError::HostPort)?;
+            }
+        }
         let address = self.pool().held_by(&name);
         let rules: Rules =
             address.into_iter().flat_map(|a| ports.iter().map(move |p| host_port(a, p))).collect();
@@ -270,7 +288,8 @@ impl Network {
         };
         connect.await.map_err(about)?;
         // A pod may only send from its own address.
-        write_setting(&format!("conf/{name}/rp_filter"), "1")
+        write_setting(&format!("conf/{name}/rp_filter"), "1")?;
+        allow_loopback(name)
     }
 
     fn pool(&self) -> std::sync::MutexGuard<'_, AddressPool> {
@@ -310,10 +329,7 @@ impl Table {
         if self.installed.is_none() && self.services.is_none() {
             return Ok(());
         }
-        let mut wanted = self.services.clone().unwrap_or_default();
-        for (frontend, backends) in self.host_ports.values().flatten() {
-            wanted.entry(*frontend).or_insert_with(|| backends.clone());
-        }
+        let wanted = self.wanted();
         let Some(installed) = &self.installed else { return self.write(&wanted) };
         let changes = rules::plan(installed, &wanted);
         if changes.is_empty() {
@@ -328,6 +344,20 @@ impl Table {
         self.installed = Some(wanted);
         conntrack::forget_removed(&changes);
         Ok(())
+    }
+
+    /// The rules of Services, and of host ports what Services leave.
+    fn wanted(&self) -> Rules {
+        let services = self.services.clone().unwrap_or_default();
+        let mut wanted = services.clone();
+        for (frontend, backends) in self.host_ports.values().flatten() {
+            let of_service = |on_host, address| Frontend { on_host, address, ..*frontend };
+            let taken = [of_service(true, Ipv4Addr::UNSPECIFIED), of_service(false, frontend.address)];
+            if !taken.iter().any(|frontend| services.contains_key(frontend)) {
+                wanted.entry(*frontend).or_insert_with(|| backends.clone());
+            }
+        }
+        wanted
     }
 
     fn write(&mut self, wanted: &Rules) -> Result<(), NetError> {
@@ -400,6 +430,7 @@ async fn adopt_pods(config: &NetworkConfig, links: &Links) -> Result<AddressPool
     for link in pods.iter().filter(|link| is_pod_link(&config.bridge, &link.name)) {
         if let Some(address) = routes.get(&link.index) {
             pool.adopt(&link.name, *address);
+            allow_loopback(&link.name)?;
         }
     }
     Ok(pool)
@@ -436,10 +467,33 @@ fn is_pod_link(bridge: &str, name: &str) -> bool {
     name.strip_prefix(bridge).is_some_and(|rest| rest.starts_with('-'))
 }
 
+/// Why a pod cannot have a port of the host.
+fn check_host_port(config: &NetworkConfig, own: &[Ipv4Addr], port: &HostPort) -> Result<(), String> {
+    let HostPort { host_address, host_port, protocol, .. } = *port;
+    let any = host_address.is_unspecified();
+    if !any && (!own.contains(&host_address) || config.service_cidr.contains(host_address)) {
+        return Err(format!("hostIP {host_address} is not an address of this node"));
+    }
+    let is_reserved = config.reserved.iter().any(|reserved| {
+        reserved.port() == host_port && (reserved.ip().is_unspecified() || *reserved.ip() == host_address)
+    });
+    match is_reserved && protocol == Protocol::Tcp {
+        true => Err(format!("hostPort {host_port} is where the cluster itself listens on this node")),
+        false => Ok(()),
+    }
+}
+
 fn host_port(pod: Ipv4Addr, port: &HostPort) -> (Frontend, Backends) {
-    let frontend = Frontend { address: Ipv4Addr::UNSPECIFIED, protocol: port.protocol, port: port.host_port };
-    let endpoints = vec![Endpoint { address: pod, port: port.container_port }];
+    let HostPort { host_address, host_port, protocol, container_port } = *port;
+    let frontend = Frontend { on_host: true, address: host_address, protocol, port: host_port };
+    let endpoints = vec![Endpoint { address: pod, port: container_port }];
     (frontend, Backends { pick: Pick::Random, endpoints })
+}
+
+/// Lets the host's own loopback address reach the pod behind a link through node and host ports. What
+/// comes from the pod to a loopback address is dropped by the table.
+fn allow_loopback(link: &str) -> Result<(), NetError> {
+    write_setting(&format!("conf/{link}/route_localnet"), "1")
 }
 
 /// Writes an IPv4 setting of the current network namespace.

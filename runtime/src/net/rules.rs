@@ -41,7 +41,10 @@ impl Protocol {
 /// Where clients connect to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Frontend {
-    /// A service's address. 0.0.0.0 is every address of this host except loopback: node and host ports.
+    /// Whether it is a port of this host, a node or host port, rather than a Service's own address.
+    /// Only packets to the host's own addresses are looked up among these, and no others among those.
+    pub on_host: bool,
+    /// A service's address, or one of the host's; 0.0.0.0 is every address of this host.
     pub address: Ipv4Addr,
     /// Protocol.
     pub protocol: Protocol,
@@ -63,9 +66,12 @@ pub struct Endpoint {
 pub enum Pick {
     /// Each connection anew.
     Random,
-    /// By a hash of the client's address: `sessionAffinity: ClientIP`. There is no time limit; a
-    /// client moves when the number of endpoints changes.
-    Client,
+    /// The one that the client was given last, unless it has been away for longer than this or the
+    /// endpoint is gone: `sessionAffinity: ClientIP`.
+    Client {
+        /// How long a client is remembered after its last connection.
+        timeout_seconds: u32,
+    },
 }
 
 /// The endpoints behind one frontend: at least one, sorted, each once.
@@ -95,9 +101,7 @@ impl Chooser {
     /// The chooser that `frontend` needs.
     pub fn of(frontend: &Frontend, backends: &Backends) -> Self {
         let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
-        // With a single endpoint there is nothing to choose, and one chain does for both.
-        let pick = if count == 1 { Pick::Random } else { backends.pick };
-        Self { any_address: frontend.address.is_unspecified(), pick, count }
+        Self { any_address: frontend.address.is_unspecified(), pick: backends.pick, count }
     }
 }
 
@@ -114,6 +118,10 @@ pub enum Change {
     AddFrontend(Frontend, Chooser),
     /// Sends packets for a frontend nowhere.
     RemoveFrontend(Frontend, Chooser),
+    /// An endpoint that a client of the frontend may be remembered for.
+    AddMember(Frontend, Endpoint),
+    /// Whoever is remembered for this endpoint is given another.
+    RemoveMember(Frontend, Endpoint),
     /// An address whose connections to itself through a service need another source.
     AddHairpin(Ipv4Addr),
     /// An address that is no endpoint any more.
@@ -138,6 +146,9 @@ pub fn plan(current: &Rules, wanted: &Rules) -> Vec<Change> {
             plan_frontend(frontend, before, Some(backends), &mut steps);
         }
     }
+    let (old, new) = (members(current), members(wanted));
+    steps.extend(old.difference(&new).map(|(frontend, to)| Change::RemoveMember(*frontend, *to)));
+    steps.extend(new.difference(&old).map(|(frontend, to)| Change::AddMember(*frontend, *to)));
     let (old, new) = (hairpins(current), hairpins(wanted));
     steps.extend(old.difference(&new).map(|address| Change::RemoveHairpin(*address)));
     steps.extend(new.difference(&old).map(|address| Change::AddHairpin(*address)));
@@ -174,6 +185,12 @@ fn choosers(rules: &Rules) -> BTreeSet<Chooser> {
     rules.iter().map(|(frontend, backends)| Chooser::of(frontend, backends)).collect()
 }
 
+/// The endpoints of frontends that remember their clients.
+fn members(rules: &Rules) -> BTreeSet<(Frontend, Endpoint)> {
+    let sticky = rules.iter().filter(|(_, backends)| backends.pick != Pick::Random);
+    sticky.flat_map(|(frontend, b)| b.endpoints.iter().map(|to| (*frontend, *to))).collect()
+}
+
 fn hairpins(rules: &Rules) -> BTreeSet<Ipv4Addr> {
     rules.values().flat_map(|backends| &backends.endpoints).map(|endpoint| endpoint.address).collect()
 }
@@ -190,6 +207,7 @@ mod tests {
         choosers: BTreeSet<Chooser>,
         frontends: BTreeMap<Frontend, Chooser>,
         endpoints: BTreeMap<(Frontend, u32), Endpoint>,
+        members: BTreeSet<(Frontend, Endpoint)>,
         hairpins: BTreeSet<Ipv4Addr>,
     }
 
@@ -214,6 +232,8 @@ mod tests {
                 Change::RemoveFrontend(frontend, chooser) => {
                     assert_eq!(self.frontends.remove(&frontend), Some(chooser));
                 }
+                Change::AddMember(frontend, to) => assert!(self.members.insert((frontend, to))),
+                Change::RemoveMember(frontend, to) => assert!(self.members.remove(&(frontend, to))),
                 Change::AddHairpin(address) => assert!(self.hairpins.insert(address)),
                 Change::RemoveHairpin(address) => assert!(self.hairpins.remove(&address)),
             }
@@ -228,6 +248,9 @@ mod tests {
                 for (index, endpoint) in (0..).zip(&backends.endpoints) {
                     installed.endpoints.insert((*frontend, index), *endpoint);
                     installed.hairpins.insert(endpoint.address);
+                    if backends.pick != Pick::Random {
+                        installed.members.insert((*frontend, *endpoint));
+                    }
                 }
             }
             installed
@@ -238,14 +261,14 @@ mod tests {
         let frontend = (0..3u8, prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)], 80..83u16).prop_map(
             |(host, protocol, port)| {
                 let address = if host == 0 { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::new(10, 43, 0, host) };
-                Frontend { address, protocol, port }
+                Frontend { on_host: host == 0, address, protocol, port }
             },
         );
         let endpoint = (2..6u8, 8080..8082u16)
             .prop_map(|(host, port)| Endpoint { address: Ipv4Addr::new(10, 42, 0, host), port });
         let backends =
             (any::<bool>(), prop::collection::btree_set(endpoint, 1..5)).prop_map(|(client, set)| {
-                let pick = if client { Pick::Client } else { Pick::Random };
+                let pick = if client { Pick::Client { timeout_seconds: 60 } } else { Pick::Random };
                 Backends { pick, endpoints: set.into_iter().collect() }
             });
         prop::collection::btree_map(frontend, backends, 0..8)
@@ -269,7 +292,12 @@ mod tests {
 
     #[test]
     fn one_more_endpoint_is_a_few_elements() {
-        let frontend = Frontend { address: Ipv4Addr::new(10, 43, 0, 1), protocol: Protocol::Tcp, port: 80 };
+        let frontend = Frontend {
+            on_host: false,
+            address: Ipv4Addr::new(10, 43, 0, 1),
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
         let endpoint = |host| Endpoint { address: Ipv4Addr::new(10, 42, 0, host), port: 8080 };
         let rules = |hosts: &[u8]| {
             let endpoints = hosts.iter().map(|host| endpoint(*host)).collect();

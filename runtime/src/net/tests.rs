@@ -102,6 +102,7 @@ fn config() -> NetworkConfig {
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         service_cidr: "10.43.0.0/16".parse().unwrap(),
         dns_address: Ipv4Addr::new(10, 43, 0, 10),
+        reserved: vec![SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 1), 6443)],
     }
 }
 
@@ -130,7 +131,8 @@ fn assert_refused(to: (Ipv4Addr, u16)) {
 fn service(address: Ipv4Addr, protocol: Protocol, port: u16, pick: Pick, to: &[Ipv4Addr]) -> Rules {
     let mut endpoints: Vec<_> = to.iter().map(|address| Endpoint { address: *address, port: 8080 }).collect();
     endpoints.sort();
-    Rules::from([(Frontend { address, protocol, port }, Backends { pick, endpoints })])
+    let on_host = address.is_unspecified();
+    Rules::from([(Frontend { on_host, address, protocol, port }, Backends { pick, endpoints })])
 }
 
 fn set(names: &[&str]) -> BTreeSet<String> {
@@ -193,16 +195,45 @@ fn a_pod_is_reached_as_soon_as_it_is_attached() {
 }
 
 #[test]
-fn a_client_that_must_stick_sticks() {
+fn a_client_sticks_until_its_time_is_over_or_its_endpoint_is_gone() {
     in_own_network(async || {
         let network = Network::start(config()).await.unwrap();
-        let (a, b) = (Pod::new("a"), Pod::new("b"));
-        let at_a = network.attach("a", a.thread).await.unwrap();
-        let at_b = network.attach("b", b.thread).await.unwrap();
-        a.serve(8080);
-        b.serve(8080);
-        network.set_services(service(SERVICE, Protocol::Tcp, 80, Pick::Client, &[at_a, at_b])).await.unwrap();
-        assert_eq!(names((SERVICE, 80), 20).len(), 1);
+        let pods: Vec<Pod> = (0..8).map(|n| Pod::new(&format!("pod-{n}"))).collect();
+        let mut at = Vec::new();
+        for pod in &pods {
+            at.push(network.attach(&pod.uid, pod.thread).await.unwrap());
+            pod.serve(8080);
+        }
+        let rules = |timeout_seconds, to: &[Ipv4Addr]| {
+            service(SERVICE, Protocol::Tcp, 80, Pick::Client { timeout_seconds }, to)
+        };
+        network.set_services(rules(3600, &at)).await.unwrap();
+        let first = names((SERVICE, 80), 20);
+        assert_eq!(first.len(), 1);
+        // Others may come and go.
+        let mine = pods.iter().position(|pod| first.contains(&pod.uid)).unwrap();
+        network.set_services(rules(3600, &at[mine..=mine])).await.unwrap();
+        assert_eq!(names((SERVICE, 80), 5), first);
+        network.set_services(rules(3600, &at)).await.unwrap();
+        assert_eq!(names((SERVICE, 80), 20), first);
+        // A client whose endpoint is gone gets another at once, and then sticks to that.
+        let others: Vec<Ipv4Addr> = at.iter().filter(|a| **a != at[mine]).copied().collect();
+        network.set_services(rules(3600, &others)).await.unwrap();
+        let second = names((SERVICE, 80), 20);
+        assert!(second.len() == 1 && second != first, "{first:?} {second:?}");
+        network.set_services(rules(3600, &at)).await.unwrap();
+        assert_eq!(names((SERVICE, 80), 20), second);
+
+        // A client that stays away for longer than its time is forgotten: eight endpoints, so that
+        // eight times the same is one in two million.
+        network.set_services(rules(1, &at)).await.unwrap();
+        let mut seen = BTreeSet::new();
+        for _ in 0..8 {
+            assert_eq!(names((SERVICE, 80), 3).len(), 1);
+            seen.extend(names((SERVICE, 80), 1));
+            std::thread::sleep(Duration::from_millis(1300));
+        }
+        assert!(seen.len() > 1, "always {seen:?}");
     });
 }
 
@@ -216,16 +247,106 @@ fn node_ports_and_host_ports_lead_to_pods() {
         a.serve(8080);
         b.serve(8080);
         let gateway = network.gateway();
-        let any = Ipv4Addr::UNSPECIFIED;
-        network.set_services(service(any, Protocol::Tcp, 30080, Pick::Random, &[at_a])).await.unwrap();
-        let port = HostPort { protocol: Protocol::Tcp, host_port: 9000, container_port: 8080 };
+        let (any, loopback) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST);
+        let mut rules = service(any, Protocol::Tcp, 30080, Pick::Random, &[at_a]);
+        rules.extend(service(any, Protocol::Tcp, 30081, Pick::Client { timeout_seconds: 60 }, &[at_a]));
+        network.set_services(rules).await.unwrap();
+        let port =
+            HostPort { protocol: Protocol::Tcp, host_address: any, host_port: 9000, container_port: 8080 };
         let taken = HostPort { host_port: 30080, ..port };
-        network.set_host_ports("b", &[port, taken]).await.unwrap();
-        assert_eq!(names((gateway, 30080), 5), set(&["a"]));
+        let only_here = HostPort { host_address: loopback, host_port: 9001, ..port };
+        network.set_host_ports("b", &[port, taken, only_here]).await.unwrap();
+        for address in [gateway, loopback] {
+            for (port, name) in [(30080, "a"), (30081, "a"), (9000, "b")] {
+                assert_eq!(names((address, port), 5), set(&[name]), "{address}:{port}");
+            }
+        }
         assert_eq!(b.run(move || names((gateway, 30080), 5)), set(&["a"]));
-        assert_eq!(names((gateway, 9000), 5), set(&["b"]));
+        assert_eq!(names((loopback, 9001), 5), set(&["b"]));
+        assert_refused((gateway, 9001));
+        // What listens on another loopback address of the host stays there.
+        assert_refused((Ipv4Addr::new(127, 0, 0, 53), 9000));
         network.set_host_ports("b", &[]).await.unwrap();
         assert_refused((gateway, 9000));
+    });
+}
+
+#[test]
+fn what_the_host_has_itself_is_not_taken_over() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let pod = Pod::new("pod");
+        let address = network.attach("pod", pod.thread).await.unwrap();
+        pod.serve(8080);
+        let (gateway, dns) = (network.gateway(), config().dns_address);
+        let listener = TcpListener::bind((gateway, 6443)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                stream.unwrap().write_all(b"host").unwrap();
+            }
+        });
+        let any = Ipv4Addr::UNSPECIFIED;
+        let port =
+            HostPort { protocol: Protocol::Tcp, host_address: any, host_port: 6443, container_port: 8080 };
+        // A Service that claims the host's address for its own, and a host port on all of them.
+        let mut rules = service(gateway, Protocol::Tcp, 6443, Pick::Random, &[address]);
+        rules.extend(service(dns, Protocol::Tcp, 53, Pick::Random, &[address]));
+        network.set_services(rules).await.unwrap();
+        network.set_host_ports("pod", &[port, HostPort { host_port: 53, ..port }]).await.unwrap();
+        for from_pod in [false, true] {
+            let reach = move || {
+                assert_eq!(ask((gateway, 6443)).unwrap(), "host");
+                assert_refused((dns, 53));
+            };
+            if from_pod { pod.run(reach) } else { reach() }
+        }
+        assert_eq!(ask((Ipv4Addr::LOCALHOST, 6443)).unwrap().split(' ').next(), Some("pod"));
+
+        let refusal =
+            async |port: HostPort| network.set_host_ports("pod", &[port]).await.unwrap_err().to_string();
+        let at = |address: [u8; 4]| HostPort { host_address: address.into(), ..port };
+        assert_eq!(
+            refusal(at(gateway.octets())).await,
+            "hostPort 6443 is where the cluster itself listens on this node"
+        );
+        for elsewhere in [[10, 43, 0, 10], [192, 0, 2, 1]] {
+            let shown = Ipv4Addr::from(elsewhere);
+            assert_eq!(
+                refusal(at(elsewhere)).await,
+                format!("hostIP {shown} is not an address of this node")
+            );
+        }
+    });
+}
+
+/// A pod that may make packets of its own does not get to what listens on the host's loopback.
+#[test]
+fn loopback_stays_the_hosts_own() {
+    in_own_network(async || {
+        let network = Network::start(config()).await.unwrap();
+        let pod = Pod::new("pod");
+        network.attach("pod", pod.thread).await.unwrap();
+        let loopback = Ipv4Addr::LOCALHOST;
+        let heard = UdpSocket::bind((loopback, 4000)).unwrap();
+        heard.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        pod.run(move || {
+            // 127/8 leaves the pod like any other address.
+            for command in [
+                "ip route del local 127.0.0.0/8 dev lo table local",
+                "ip route del local 127.0.0.1 dev lo table local",
+                "ip route add 127.0.0.1/32 via 10.42.0.1 dev eth0 onlink",
+            ] {
+                Command::new("sh").args(["-c", command]).status().unwrap();
+            }
+            std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let _ = socket.send_to(b"from a pod", (loopback, 4000));
+        });
+        let error = heard.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let own = UdpSocket::bind((loopback, 0)).unwrap();
+        own.send_to(b"from the host", (loopback, 4000)).unwrap();
+        assert_eq!(heard.recv(&mut [0; 16]).unwrap(), 13);
     });
 }
 
@@ -333,12 +454,14 @@ fn a_new_process_finds_the_pods_and_the_rules_again() {
 
 /// An API that lists what it is given and then reports `later`, for ever.
 fn played_api(services: Value, slices: Value, later: Value) -> kube::Client {
+    let nodes = json!([]);
     let answer = move |request: http::Request<kube::client::Body>| {
         let path = request.uri().path();
         let watch = request.uri().query().unwrap_or_default().contains("watch=true");
         let (kind, items) = match path {
             "/api/v1/services" => ("ServiceList", &services),
             "/apis/discovery.k8s.io/v1/endpointslices" => ("EndpointSliceList", &slices),
+            "/api/v1/nodes" => ("NodeList", &nodes),
             other => panic!("unexpected request for {other}"),
         };
         let first = match (watch, kind) {
@@ -379,7 +502,7 @@ fn the_proxy_follows_the_api() {
         later["kind"] = json!("EndpointSlice");
         let client = played_api(json!([service]), json!([slice("web-1", at_a)]), later);
         let stop = tokio_util::sync::CancellationToken::new();
-        let running = tokio::spawn(proxy::run(client, network.clone(), stop.clone()));
+        let running = tokio::spawn(proxy::run(client, network.clone(), "n1".into(), stop.clone()));
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             let seen = tokio::task::spawn_blocking(|| ask((SERVICE, 80))).await.unwrap();

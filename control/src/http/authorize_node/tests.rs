@@ -83,6 +83,8 @@ async fn a_node_sees_what_its_pods_need() {
         ("create /serviceaccounts/token default/sa-b", false),
         ("get /nodes /a", true),
         ("get /nodes /b", false),
+        ("list /nodes /", true),
+        ("watch /nodes /", true),
         ("create /nodes /", true),
         ("patch /nodes/status /a", true),
         ("patch /nodes/status /b", false),

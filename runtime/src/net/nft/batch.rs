@@ -54,6 +54,8 @@ pub enum SetSpec<'a> {
     Map(&'a [Type]),
     /// Verdicts.
     VerdictMap,
+    /// Values that rules put in themselves, for a time, and no more of them than this.
+    DynamicMap(&'a [Type], u32),
 }
 
 /// What one element maps its key to.
@@ -89,6 +91,8 @@ const FAMILY: u8 = 2;
 /// An attribute cannot be longer than 64 KiB, so long lists of elements go in several messages.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 const SET_FLAG_MAP: u32 = 8;
+const SET_FLAG_TIMEOUT: u32 = 16;
+const SET_FLAG_DYNAMIC: u32 = 32;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 const DATA_LENGTH_VERDICT: u32 = 16;
 
@@ -165,17 +169,26 @@ impl Batch {
         self.sets += 1;
         let (table, id) = (self.table, self.sets);
         self.message(NEW_SET, CREATE, format!("set {set}"), |a| {
-            let flags = if spec == SetSpec::Set { 0 } else { SET_FLAG_MAP };
+            let flags = match spec {
+                SetSpec::Set => 0,
+                SetSpec::Map(_) | SetSpec::VerdictMap => SET_FLAG_MAP,
+                SetSpec::DynamicMap(..) => SET_FLAG_MAP | SET_FLAG_TIMEOUT | SET_FLAG_DYNAMIC,
+            };
             a.text(1, table).text(2, set).number(3, flags);
             a.number(4, Type::concatenated(key)).number(5, Type::length(key));
             match spec {
                 SetSpec::Set => {}
-                SetSpec::Map(value) => {
+                SetSpec::Map(value) | SetSpec::DynamicMap(value, _) => {
                     a.number(6, Type::concatenated(value)).number(7, Type::length(value));
                 }
                 SetSpec::VerdictMap => {
                     a.number(6, DATA_TYPE_VERDICT).number(7, DATA_LENGTH_VERDICT);
                 }
+            }
+            if let SetSpec::DynamicMap(_, size) = spec {
+                a.nested(9, |description| {
+                    description.number(1, size);
+                });
             }
             a.number(10, id);
         });

@@ -26,6 +26,10 @@ pub enum Verdict {
     Jump(String),
     /// Continue in a chain and not come back.
     Goto(String),
+    /// Leave the chain.
+    Return,
+    /// End the packet.
+    Drop,
 }
 
 /// A field of the packet's headers.
@@ -42,6 +46,8 @@ pub enum Field {
 /// What the kernel knows about a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Meta {
+    /// Name of the interface it came in by, 16 bytes.
+    InputName,
     /// Name of the interface it goes out by, 16 bytes.
     OutputName,
     /// Number of the protocol above IP.
@@ -84,8 +90,11 @@ pub enum Expr {
     VerdictMap(&'static str, Register),
     /// Load a random number below the modulus.
     Random(u32, Register),
-    /// Load a hash of a four-byte value, below the modulus, which must be at least two.
-    Hash { of: Register, modulus: u32, into: Register },
+    /// Put the key with its data into a dynamic map for so long, or let what is there stay so much
+    /// longer. Does not match when the map is full.
+    Remember { map: &'static str, key: Register, data: Register, timeout_seconds: u32 },
+    /// Take the key out of a dynamic map, if it is there. The kernel wants a register of data here too.
+    Forget { map: &'static str, key: Register, data: Register },
     /// Rewrite the destination of the connection.
     DestinationNat { address: Register, port: Register },
     /// Rewrite the source address of the connection.
@@ -114,11 +123,16 @@ impl Verdict {
     /// Appends the verdict as the data of an element or of an immediate expression.
     pub fn encode(&self, data: &mut Attributes) {
         let (code, chain): (i32, _) = match self {
-            Verdict::Jump(chain) => (-3, chain),
-            Verdict::Goto(chain) => (-4, chain),
+            Verdict::Drop => (0, None),
+            Verdict::Jump(chain) => (-3, Some(chain)),
+            Verdict::Goto(chain) => (-4, Some(chain)),
+            Verdict::Return => (-5, None),
         };
         data.nested(DATA_VERDICT, |verdict| {
-            verdict.number(VERDICT_CODE, code.cast_unsigned()).text(VERDICT_CHAIN, chain);
+            verdict.number(VERDICT_CODE, code.cast_unsigned());
+            if let Some(chain) = chain {
+                verdict.text(VERDICT_CHAIN, chain);
+            }
         });
     }
 }
@@ -142,7 +156,7 @@ impl Expr {
             Expr::Equal(..) | Expr::Differs(..) => "cmp",
             Expr::In(..) | Expr::Map(..) | Expr::VerdictMap(..) => "lookup",
             Expr::Random(..) => "numgen",
-            Expr::Hash { .. } => "hash",
+            Expr::Remember { .. } | Expr::Forget { .. } => "dynset",
             Expr::DestinationNat { .. } | Expr::SourceNat(_) => "nat",
             Expr::Masquerade => "masq",
             Expr::Reject(_) => "reject",
@@ -162,6 +176,7 @@ impl Expr {
             }
             Expr::LoadMeta(meta, into) => {
                 let key = match meta {
+                    Meta::InputName => 6,
                     Meta::OutputName => 7,
                     Meta::Protocol => 16,
                 };
@@ -206,10 +221,14 @@ impl Expr {
                 const RANDOM: u32 = 1;
                 data.number(1, into.number()).number(2, *modulus).number(3, RANDOM).number(4, 0);
             }
-            Expr::Hash { of, modulus, into } => {
-                data.number(1, of.number()).number(2, into.number()).number(3, 4).number(4, *modulus);
-                // A fixed seed: the same client keeps its endpoint when the table is written anew.
-                data.number(5, 0).number(6, 0);
+            Expr::Remember { map, key, data: value, timeout_seconds } => {
+                const UPDATE: u32 = 1;
+                data.text(1, map).number(3, UPDATE).number(4, key.number()).number(5, value.number());
+                data.bytes(6, &(u64::from(*timeout_seconds) * 1000).to_be_bytes());
+            }
+            Expr::Forget { map, key, data: value } => {
+                const DELETE: u32 = 2;
+                data.text(1, map).number(3, DELETE).number(4, key.number()).number(5, value.number());
             }
             Expr::DestinationNat { address, port } => {
                 const DESTINATION: u32 = 1;
