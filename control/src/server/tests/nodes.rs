@@ -166,6 +166,8 @@ async fn a_nodes_certificate_is_good_for_what_is_its_own() {
         watch endpoints by name other
         create events own
         create events other
+        list nodes own
+        watch nodes own
         list nodes by name own
         watch nodes by name own
         create nodes own
@@ -174,6 +176,8 @@ async fn a_nodes_certificate_is_good_for_what_is_its_own() {
         get nodes/status own
         update nodes/status own
         patch nodes/status own
+        list nodes by name other
+        watch nodes by name other
         list persistentvolumeclaims by name own
         watch persistentvolumeclaims by name own
         get persistentvolumeclaims own
