@@ -190,7 +190,7 @@ fn ready_on(cluster: &Cluster, selector: &str) -> Vec<String> {
 fn workload(kind: &str, name: &str, spec: Value) -> String {
     let container = json!({
         "name": "c", "image": "hello-container:1", "command": ["/bin/busybox", "sh", "-c"],
-        "args": ["/bin/busybox echo I am $NODE; exec /bin/busybox sleep 100000"],
+        "args": ["/bin/busybox echo I am $NODE; exec /bin/busybox httpd -f -p 8080 -h /etc"],
         "env": [{ "name": "NODE", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } }],
     });
     let mut object = json!({
@@ -258,7 +258,8 @@ fn refusals(cluster: &Cluster, agent: &Agent) {
     assert!(text(&output).contains("Unauthorized"), "a deleted token: {}", text(&output));
 }
 
-/// Pods run on both nodes; their logs are read and commands run in them wherever they are.
+/// Pods run on both nodes; wherever they are, their logs are read, commands run in them and
+/// requests are carried to them.
 fn work(cluster: &Cluster, first: &str, second: &str) {
     cluster.apply(&workload("DaemonSet", "everywhere", json!({})));
     let spread = json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
@@ -284,6 +285,8 @@ fn work(cluster: &Cluster, first: &str, second: &str) {
         });
         let said = cluster.kubectl(&["exec", name, "--", "/bin/busybox", "sh", "-c", "echo $NODE"]);
         assert_eq!(said, format!("{node}\n"));
+        let page = format!("/api/v1/namespaces/default/pods/{name}:8080/proxy/hostname");
+        assert_eq!(cluster.kubectl(&["get", "--raw", &page]), format!("{name}\n"));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The node's HTTP server, with the paths of the kubelet's: `/healthz`, `/pods`,
-//! `/containerLogs/{namespace}/{pod}/{container}`, and what `metrics` and `stream::serve` serve.
+//! `/containerLogs/{namespace}/{pod}/{container}`, and what `metrics`, `pod_proxy` and
+//! `stream::serve` serve.
 //!
 //! Called by the API server, over a router in the same process or over TLS.
 //! It does not authenticate: who serves it does.
@@ -41,7 +42,8 @@ pub fn router(pods: Directory, paths: Paths) -> Router {
         .route("/pods", get(pods_list))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(Server { pods: pods.clone(), paths })
-        .merge(metrics::router(pods))
+        .merge(metrics::router(pods.clone()))
+        .merge(crate::pod_proxy::router(pods))
         .merge(streams)
 }
 

@@ -30,6 +30,7 @@ pub mod observed;
 pub mod paths;
 pub mod plan;
 pub mod pod;
+mod pod_proxy;
 pub mod probe;
 pub mod resources;
 pub mod security;

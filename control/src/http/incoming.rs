@@ -63,6 +63,11 @@ impl Incoming {
         }
     }
 
+    /// Hands it over to who reads it as it comes.
+    pub fn take(&mut self) -> Body {
+        std::mem::take(&mut self.body)
+    }
+
     /// Nothing more is expected of it.
     fn give_up(&mut self, refusal: Refusal) -> Refusal {
         self.waits = true;

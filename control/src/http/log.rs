@@ -9,6 +9,7 @@ use proa_logic::kinds::Kind;
 use serde_json::Value;
 
 use super::api::{Api, Call};
+use super::frames;
 use super::query::Query;
 
 /// The parameters that the node understands; the same names as in the API.
@@ -38,7 +39,10 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
     );
     let request = Request::get(uri).body(Body::empty()).map_err(Refusal::internal)?;
     let response = api.kubelets.request(node, request).await?;
-    if response.status().is_success() { Ok(response) } else { Err(node_refusal(response).await) }
+    if !response.status().is_success() {
+        return Err(node_refusal(response).await);
+    }
+    if frames::asked(call) { frames::log(call, response).await } else { Ok(response) }
 }
 
 /// What a node said against it, as the refusal that the stock server makes of it.

@@ -16,6 +16,7 @@ mod certificates;
 mod connect;
 mod discovery;
 mod escalation;
+mod frames;
 mod health;
 mod impersonate;
 mod incoming;
@@ -27,6 +28,7 @@ mod parts;
 pub mod path;
 mod present;
 mod pretty;
+mod proxy;
 pub mod query;
 pub mod rbac;
 mod respond;
@@ -86,6 +88,9 @@ async fn dispatch(api: &Api, parts: Parts, body: &mut Incoming) -> Result<Respon
     let caller = caller(api, &parts)?;
     let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
     match route {
+        Route::Resource(path) if proxy::is_asked(&path) => {
+            proxy::serve(api, &caller, &path, parts, body).await
+        }
         Route::Resource(path) => {
             let call = call(api, caller, path, parts, body).await?;
             resource(api, &call).await

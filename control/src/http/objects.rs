@@ -36,7 +36,7 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
     let across = kind.namespaced && call.path.namespace.is_none();
     match call.verb {
         Verb::List => list(api, kind, call),
-        Verb::Watch => watch::serve(api, kind, call),
+        Verb::Watch => watch::serve(api, kind, call).await,
         // A namespaced object has no place without a namespace, and what is done to many is
         // done in one namespace at a time.
         _ if across => Err(Refusal::method_not_allowed()),

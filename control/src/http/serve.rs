@@ -4,6 +4,7 @@
 //! Each connection is a task of its own, so that whatever happens in one stays there.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -24,7 +26,7 @@ use super::authenticate::certificate_caller;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A client that has not sent its headers by then is dropped.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
-/// Between signs of life on quiet HTTP/2 connections, so that dead ones are noticed.
+/// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
 const MAX_STREAMS: u32 = 1000;
@@ -32,6 +34,10 @@ const MAX_STREAMS: u32 = 1000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are under way when the server stops get this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The address of a request's client.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
 
 /// Serves connections of one listener until the server stops, then waits for those under way.
 pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
@@ -42,8 +48,9 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
             () = api.shutdown.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(stream, tls.clone(), api.clone(), graceful.watcher()));
+            Ok((stream, peer)) => {
+                let peer = Peer(peer.ip().to_canonical());
+                tokio::spawn(connection(stream, peer, tls.clone(), api.clone(), graceful.watcher()));
             }
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
@@ -57,10 +64,15 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
     }
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, api: Arc<Api>, watcher: Watcher) {
+async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, api: Arc<Api>, watcher: Watcher) {
     // Answers are small and wanted at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
+    }
+    // A stream that has been taken over may be quiet for hours, or its client's machine gone.
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_INTERVAL).with_interval(KEEP_ALIVE_INTERVAL);
+    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
+        tracing::debug!(%error, "TCP keep-alive not set");
     }
     let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -73,6 +85,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, api: Arc<Api>, watcher:
         let (api, caller) = (api.clone(), caller.clone());
         async move {
             let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }

@@ -14,6 +14,7 @@ use proa_logic::kinds::Kind;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call};
+use super::frames;
 use super::negotiate::{Encoding, Form};
 use super::present::Presentation;
 use super::respond;
@@ -21,7 +22,7 @@ use crate::store::EventKind;
 use crate::watch::{WatchItem, WatchStream, bookmark};
 
 /// Answers a watch.
-pub fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
     let form = Presentation::of(call)?;
     if form.encoding != Encoding::Json {
         return Err(Refusal::not_acceptable(&["application/json", "application/json;stream=watch"]));
@@ -43,7 +44,7 @@ pub fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refu
     let lines = lines.take_until(api.shutdown.clone().cancelled_owned());
     let mut response = respond::bytes(StatusCode::OK, "application/json", Bytes::new());
     *response.body_mut() = Body::from_stream(lines);
-    Ok(response)
+    if frames::asked(call) { frames::watch(call, response).await } else { Ok(response) }
 }
 
 /// A watch, also one that starts too far back: of that the stock server tells in an event, where

@@ -4,7 +4,7 @@
 //! Clients look for the patch operation of a kind to learn whether the server knows `dryRun` and
 //! `fieldValidation`; generators read the rest.
 
-use proa_logic::kinds::Kind;
+use proa_logic::kinds::{Kind, Subresource};
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
@@ -44,6 +44,11 @@ pub(super) fn paths(kinds: &[&Kind], dialect: Dialect) -> Map<String, Value> {
         place(format!("{root}{scope}/{plural}/{{name}}"), &ITEM, kind.namespaced);
         if kind.has_status {
             place(format!("{root}{scope}/{plural}/{{name}}/status"), &STATUS, kind.namespaced);
+        }
+        for part in kind.subresources.iter().filter(|part| part.name == "proxy") {
+            let path = format!("{root}{scope}/{plural}/{{name}}/{}", part.name);
+            paths.insert(path.clone(), proxied(kind, part, false, dialect));
+            paths.insert(format!("{path}/{{path}}"), proxied(kind, part, true, dialect));
         }
     }
     paths
@@ -147,6 +152,36 @@ fn operation(kind: &Kind, verb: &Verb, dialect: Dialect) -> Value {
     operation.insert("x-kubernetes-action".to_owned(), verb.action.into());
     operation.insert("x-kubernetes-group-version-kind".to_owned(), group_version_kind(kind));
     Value::Object(operation)
+}
+
+/// A path whose requests are carried on, whatever they and their answers hold.
+fn proxied(kind: &Kind, part: &Subresource, with_path: bool, dialect: Dialect) -> Value {
+    let (group, version, name) = part.kind;
+    let scope = if kind.namespaced { "Namespaced" } else { "" };
+    let end = if with_path { "WithPath" } else { "" };
+    let mut item = Map::new();
+    for method in ["get", "put", "post", "delete", "patch"] {
+        let id = format!("connectCoreV1{}{scope}{}Proxy{end}", capitalised(method), kind.kind);
+        let answer = match dialect {
+            Dialect::V2 => json!({"description": "OK", "schema": {"type": "string"}}),
+            Dialect::V3 => json!({"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}}),
+        };
+        let mut operation = json!({
+            "operationId": id, "responses": {"200": answer}, "x-kubernetes-action": "connect",
+            "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": name},
+        });
+        if dialect == Dialect::V2 {
+            operation["consumes"] = json!(["*/*"]);
+            operation["produces"] = json!(["*/*"]);
+        }
+        item.insert(method.to_owned(), operation);
+    }
+    let names = [("name", true), ("namespace", kind.namespaced), ("path", with_path)];
+    let parameters = names.iter().filter(|(_, present)| *present);
+    let mut parameters: Vec<Value> = parameters.map(|(name, _)| path_parameter(name, dialect)).collect();
+    parameters.push(query_parameter("path", dialect));
+    item.insert("parameters".to_owned(), parameters.into());
+    Value::Object(item)
 }
 
 fn query_parameter(name: &str, dialect: Dialect) -> Value {

@@ -5,7 +5,7 @@
 //! <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>.
 
 pub mod check;
-mod tls;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -123,6 +123,9 @@ pub struct ScalePaths {
     pub selector: &'static str,
 }
 
+/// The verbs of `proxy`, one for each method that is carried.
+pub const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// A subresource other than status and scale.
 #[derive(Clone, Copy, Debug)]
 pub struct Subresource {

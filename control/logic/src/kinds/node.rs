@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::columns::{age, column, items, name, or_none, text, wide};
 use super::rules::{Rules, row};
 use super::syntax::{self, report};
-use super::{Kind, SelectableField};
+use super::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
 /// The effects of taints.
 pub const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -23,6 +23,11 @@ pub struct Nodes;
 pub fn kind() -> Kind {
     Kind {
         short_names: vec!["no"],
+        subresources: vec![Subresource {
+            name: "proxy",
+            kind: ("", "v1", "NodeProxyOptions"),
+            verbs: PROXY_VERBS,
+        }],
         columns: vec![
             name(),
             column("Status", "string", "The status of the node", |o, _| status(o).into()),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::columns::{age, column, items, join, name, number, or_none, pairs, text, wide};
 use super::meta::NameFormat;
 use super::rules::{Rules, row};
-use super::{Kind, SelectableField, service_validation};
+use super::{Kind, PROXY_VERBS, SelectableField, Subresource, service_validation};
 
 /// How long `ClientIP` affinity lasts unless told: three hours.
 const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
@@ -23,6 +23,11 @@ pub fn kind() -> Kind {
     Kind {
         short_names: vec!["svc"],
         categories: vec!["all"],
+        subresources: vec![Subresource {
+            name: "proxy",
+            kind: ("", "v1", "ServiceProxyOptions"),
+            verbs: PROXY_VERBS,
+        }],
         columns: vec![
             name(),
             column("Type", "string", "How the Service is exposed.", |o, _| text(o, "/spec/type").into()),

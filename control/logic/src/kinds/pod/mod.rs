@@ -23,7 +23,7 @@ pub use scheduling::tolerations;
 
 use super::columns::text;
 use super::rules::{Rules, row};
-use super::{Kind, SelectableField, Subresource};
+use super::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
 /// The rules of Pods.
 pub struct Pods;
@@ -42,6 +42,7 @@ pub fn kind() -> Kind {
                 kind: ("", "v1", "PodPortForwardOptions"),
                 verbs: &["create", "get"],
             },
+            Subresource { name: "proxy", kind: ("", "v1", "PodProxyOptions"), verbs: PROXY_VERBS },
             Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
             Subresource { name: "binding", kind: ("", "v1", "Binding"), verbs: &["create"] },
             Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
