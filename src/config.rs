@@ -35,6 +35,12 @@ pub struct Options {
     /// Address of the ingress for HTTPS [default: 127.0.0.1:443]
     #[arg(long, env = "PROA_INGRESS_HTTPS")]
     pub ingress_https: Option<SocketAddr>,
+    /// TLS Secret, NAMESPACE/NAME, whose certificate the ingress shows for names without one
+    #[arg(long, env = "PROA_INGRESS_DEFAULT_SSL_CERTIFICATE")]
+    pub ingress_default_ssl_certificate: Option<String>,
+    /// Admission plugins beside those that are always on: DenyServiceExternalIPs
+    #[arg(long, env = "PROA_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
     /// Addresses of the pods [default: 10.42.0.0/16]
     #[arg(long, env = "PROA_CLUSTER_CIDR")]
     pub cluster_cidr: Option<String>,
@@ -86,6 +92,9 @@ pub struct Config {
     pub api_listen: SocketAddr,
     pub ingress_http: SocketAddr,
     pub ingress_https: SocketAddr,
+    /// Namespace and name.
+    pub ingress_default_certificate: Option<(String, String)>,
+    pub deny_external_ips: bool,
     pub cluster_cidr: String,
     pub service_cidr: String,
     pub cluster_domain: String,
@@ -126,6 +135,13 @@ impl Options {
             api_listen: address(self.api_listen, file.api_listen, 6443),
             ingress_http: address(self.ingress_http, file.ingress_http, 80),
             ingress_https: address(self.ingress_https, file.ingress_https, 443),
+            ingress_default_certificate: secret_name(
+                self.ingress_default_ssl_certificate.or(file.ingress_default_ssl_certificate),
+            )?,
+            deny_external_ips: deny_external_ips(match self.enable_admission_plugins.is_empty() {
+                true => &file.enable_admission_plugins,
+                false => &self.enable_admission_plugins,
+            })?,
             cluster_cidr: text(self.cluster_cidr, file.cluster_cidr, "10.42.0.0/16"),
             service_cidr: text(self.service_cidr, file.service_cidr, "10.43.0.0/16"),
             cluster_domain: text(self.cluster_domain, file.cluster_domain, "cluster.local"),
@@ -143,6 +159,27 @@ impl Options {
             log: text(self.log, file.log, "info"),
         })
     }
+}
+
+fn secret_name(text: Option<String>) -> Result<Option<(String, String)>> {
+    let Some(text) = text else { return Ok(None) };
+    match text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty()) {
+        Some((namespace, name)) => Ok(Some((namespace.to_owned(), name.to_owned()))),
+        None => anyhow::bail!("--ingress-default-ssl-certificate {text:?} is not NAMESPACE/NAME of a Secret"),
+    }
+}
+
+/// The one plugin of the stock server that can be switched here.
+const DENY_EXTERNAL_IPS: &str = "DenyServiceExternalIPs";
+
+fn deny_external_ips(plugins: &[String]) -> Result<bool> {
+    let unknown = plugins.iter().find(|plugin| *plugin != DENY_EXTERNAL_IPS);
+    if let Some(plugin) = unknown {
+        anyhow::bail!(
+            "--enable-admission-plugins {plugin:?}: only {DENY_EXTERNAL_IPS} can be switched on, others are on or not there"
+        );
+    }
+    Ok(!plugins.is_empty())
 }
 
 /// A node renews its Lease every ten seconds; less than that would have all of them silent.
@@ -248,6 +285,17 @@ mod tests {
             ),
             "{error}"
         );
+        let plugin = |name: &str| Options {
+            node_name: Some("n".to_owned()),
+            enable_admission_plugins: vec![name.to_owned()],
+            ingress_default_ssl_certificate: Some("web/cert".to_owned()),
+            ..Options::default()
+        };
+        let config = plugin("DenyServiceExternalIPs").resolve().unwrap();
+        assert!(config.deny_external_ips && !text("15s").resolve().unwrap().deny_external_ips);
+        assert_eq!(config.ingress_default_certificate, Some(("web".to_owned(), "cert".to_owned())));
+        let error = plugin("AlwaysAdmit").resolve().unwrap_err().to_string();
+        assert!(error.contains("only DenyServiceExternalIPs can be switched on"), "{error}");
         std::fs::write(&dir, "nodename: x\n").unwrap();
         let options = Options { config: Some(dir.clone()), ..Options::default() };
         let error = format!("{:#}", options.resolve().unwrap_err());

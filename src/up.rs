@@ -107,6 +107,16 @@ impl Addresses {
         let gateway = node.nth(1).with_context(|| format!("--cluster-cidr {cluster} is too small"))?;
         Ok(Addresses { cluster, node, gateway, service, dns })
     }
+
+    /// The same in the ingress's words.
+    fn ingress_ranges(&self) -> Result<proa_ingress::Ranges> {
+        let range = |net: Ipv4Net| -> Result<proa_ingress::IpNet> { Ok(net.to_string().parse()?) };
+        Ok(proa_ingress::Ranges {
+            pods: range(self.cluster)?,
+            node: range(self.node)?,
+            services: range(self.service)?,
+        })
+    }
 }
 
 async fn serve(config: Config) -> Result<()> {
@@ -115,7 +125,12 @@ async fn serve(config: Config) -> Result<()> {
     make_data_dir(&config.data_dir)?;
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.
-    let ingress = proa_ingress::Config { http: config.ingress_http, https: config.ingress_https };
+    let ingress = proa_ingress::Config {
+        http: config.ingress_http,
+        https: config.ingress_https,
+        ranges: Some(addresses.ingress_ranges()?),
+        default_certificate: config.ingress_default_certificate.clone(),
+    };
     let ingress = Ingress::bind(&ingress).await?;
     // Pods reach the API at the gateway's address, which exists once the network does, unless other
     // machines reach it too: then at the address that all share.
@@ -135,6 +150,7 @@ async fn serve(config: Config) -> Result<()> {
         },
         extra_names: config.tls_san.clone(),
         build: build(),
+        deny_external_ips: config.deny_external_ips,
         scheduler: config.scheduler.clone(),
     })
     .await?;

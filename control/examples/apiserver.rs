@@ -20,6 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         settings: Default::default(),
         extra_names: Vec::new(),
         build: Default::default(),
+        deny_external_ips: false,
         scheduler: Default::default(),
     };
     let server = Server::start(config).await?;

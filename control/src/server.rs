@@ -65,6 +65,8 @@ pub struct Config {
     pub scheduler: Settings,
     /// What this program was built from.
     pub build: Build,
+    /// Refuses external addresses of Services.
+    pub deny_external_ips: bool,
 }
 
 /// Why a server did not start. Each is one sentence for the user.
@@ -138,7 +140,11 @@ impl Server {
         let pki = Arc::new(Pki::open(&data_dir.join("pki"), &names, &issuer, Timestamp::now())?);
         let tls = TlsAcceptor::from(Arc::new(pki.tls()?));
 
-        let admission = AdmissionConfig { service_range: config.service_cidr, ..AdmissionConfig::default() };
+        let admission = AdmissionConfig {
+            service_range: config.service_cidr,
+            deny_external_ips: config.deny_external_ips,
+            ..AdmissionConfig::default()
+        };
         let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
         let registry = Registry::open(&data_dir.join("store.redb"), built_in(), registry_config)?;
         let port = addresses.first().map_or(443, SocketAddr::port);

@@ -3,10 +3,11 @@
 //! Fed by `watch`, read by `route`. Pure and synchronous.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -29,7 +30,31 @@ pub struct Port {
     pub name: String,
     /// Its number.
     pub number: i32,
+    /// Its endpoints speak HTTP/2 in the clear.
+    pub http2: bool,
 }
+
+/// A Service as routes see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceEntry {
+    pub ports: Vec<Port>,
+    /// The name elsewhere that it stands for.
+    pub external_name: Option<String>,
+}
+
+/// The cluster's ranges of addresses.
+#[derive(Clone, Debug)]
+pub struct Ranges {
+    /// All pods.
+    pub pods: IpNet,
+    /// The pods of this node, which alone can be reached from it.
+    pub node: IpNet,
+    /// All Services.
+    pub services: IpNet,
+}
+
+/// The data of a Secret that holds passwords.
+pub type PasswordData = Arc<BTreeMap<String, Vec<u8>>>;
 
 /// The ready endpoints of one slice.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,8 +72,17 @@ pub struct Index {
     pub ingresses: BTreeMap<Key, Ingress>,
     /// For each IngressClass of ours, whether it is the default one.
     pub classes: BTreeMap<String, bool>,
-    /// Ports of the Services.
-    pub services: BTreeMap<Key, Vec<Port>>,
+    /// The Services.
+    pub services: BTreeMap<Key, ServiceEntry>,
+    /// The addresses of the Nodes.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// The Secrets with passwords that Ingresses name: `None` for one that is not there, and no entry
+    /// while that is not known.
+    pub passwords: BTreeMap<Key, Option<PasswordData>>,
+    /// Where pods and Services are.
+    pub ranges: Option<Ranges>,
+    /// The Secret with the certificate for names that have none.
+    pub default_certificate: Option<Key>,
     /// Slices by their own name.
     pub slices: BTreeMap<Key, Slice>,
     /// Certificates of TLS Secrets; `Err` says why a Secret holds none.
@@ -106,10 +140,16 @@ impl Indexed for IngressClass {
 
 impl Indexed for Service {
     fn apply(self, index: &mut Index) {
-        let ports = self.spec.and_then(|s| s.ports).unwrap_or_default();
-        let ports =
-            ports.into_iter().map(|p| Port { name: p.name.unwrap_or_default(), number: p.port }).collect();
-        index.services.insert(key(&self.metadata), ports);
+        let spec = self.spec.unwrap_or_default();
+        let external = spec.type_.as_deref() == Some("ExternalName");
+        let ports = spec.ports.unwrap_or_default().into_iter().map(|p| Port {
+            name: p.name.unwrap_or_default(),
+            number: p.port,
+            http2: matches!(p.app_protocol.as_deref(), Some("kubernetes.io/h2c" | "grpc")),
+        });
+        let external_name = spec.external_name.filter(|_| external);
+        let entry = ServiceEntry { ports: ports.collect(), external_name };
+        index.services.insert(key(&self.metadata), entry);
     }
     fn delete(self, index: &mut Index) {
         index.services.remove(&key(&self.metadata));
@@ -147,6 +187,20 @@ impl Indexed for EndpointSlice {
     }
 }
 
+impl Indexed for Node {
+    fn apply(self, index: &mut Index) {
+        let addresses = self.status.and_then(|s| s.addresses).unwrap_or_default();
+        let addresses = addresses.iter().filter_map(|a| a.address.parse().ok()).collect();
+        index.nodes.insert(self.metadata.name.unwrap_or_default(), addresses);
+    }
+    fn delete(self, index: &mut Index) {
+        index.nodes.remove(self.metadata.name.as_deref().unwrap_or_default());
+    }
+    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+        index.nodes.retain(|name, _| keep(&(String::new(), name.clone())));
+    }
+}
+
 impl Indexed for Secret {
     fn apply(self, index: &mut Index) {
         let key = key(&self.metadata);
@@ -177,18 +231,24 @@ impl Index {
 
     /// The port of a Service that a backend names, by number or by name.
     pub fn port(&self, service: &Key, wanted: &IntOrString) -> Option<&Port> {
-        self.services.get(service)?.iter().find(|p| match wanted {
+        self.services.get(service)?.ports.iter().find(|p| match wanted {
             IntOrString::Int(number) => p.number == *number,
             IntOrString::String(name) => p.name == *name,
         })
     }
 
-    /// The ready endpoints of a Service's port.
-    pub fn endpoints(&self, service: &Key, port: &Port) -> Vec<SocketAddr> {
+    /// The ready endpoints of a Service's port that can be reached from here, and whether there are
+    /// others, pods of other nodes.
+    pub fn endpoints(&self, service: &Key, port: &Port) -> (Vec<SocketAddr>, bool) {
         let slices = self.slices.values().filter(|s| s.service == *service);
         let mut found: Vec<_> = slices.flat_map(|s| s.endpoints.get(&port.name)).flatten().copied().collect();
         found.sort_unstable();
         found.dedup();
-        found
+        let all = found.len();
+        if let Some(ranges) = &self.ranges {
+            found.retain(|e| !ranges.pods.contains(&e.ip()) || ranges.node.contains(&e.ip()));
+        }
+        let left_out = found.len() < all;
+        (found, left_out)
     }
 }

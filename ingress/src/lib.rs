@@ -1,14 +1,25 @@
 //! The layer-7 ingress: an HTTP proxy whose routes are compiled from Ingress objects.
 //!
-//! Fed by a `kube::Client` that watches Ingresses, IngressClasses, Services, EndpointSlices and
-//! TLS Secrets. Requests read an immutable route table that is replaced whole, so a change of
-//! routes touches no connection. It writes the Ingresses' status and nothing else.
+//! Fed by a `kube::Client` that watches Ingresses, IngressClasses, Services, EndpointSlices, Nodes,
+//! TLS Secrets and the Secrets with passwords that Ingresses name. Requests read an immutable route
+//! table that is replaced whole, so a change of routes touches no connection. It writes the Ingresses'
+//! status and Events about them, and nothing else.
 //! <https://kubernetes.io/docs/concepts/services-networking/ingress/>
 
+mod access;
+mod annotations;
+mod answer;
+mod body;
+mod endpoints;
+mod events;
+mod htpasswd;
 mod index;
+mod names;
+mod path;
 mod proxy;
 mod route;
 mod serve;
+mod sign_in;
 mod status;
 mod tls;
 mod watch;
@@ -19,12 +30,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kube::Client;
+use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::index::Index;
 use crate::proxy::Proxy;
 use crate::route::Table;
 
+pub use index::Ranges;
+pub use ipnet::IpNet;
 pub use serve::Limits;
 
 /// Where the ingress listens.
@@ -34,6 +49,11 @@ pub struct Config {
     pub http: SocketAddr,
     /// For HTTPS.
     pub https: SocketAddr,
+    /// Where pods and Services are, so that none is asked that cannot be reached from here.
+    pub ranges: Option<Ranges>,
+    /// Namespace and name of the TLS Secret for names without one; without it a certificate is made
+    /// that nobody trusts.
+    pub default_certificate: Option<(String, String)>,
 }
 
 /// Why the ingress cannot start.
@@ -49,6 +69,9 @@ pub enum IngressError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// No certificate could be made.
+    #[error("cannot make the ingress's own certificate: {0}")]
+    Certificate(String),
 }
 
 /// The ingress with its sockets bound and nothing served yet.
@@ -57,6 +80,8 @@ pub struct Ingress {
     https: TcpListener,
     address: IpAddr,
     limits: Limits,
+    config: Config,
+    certificate: Arc<CertifiedKey>,
 }
 
 impl Ingress {
@@ -64,7 +89,9 @@ impl Ingress {
     pub async fn bind(config: &Config) -> Result<Self, IngressError> {
         let http = listen(config.http, "--ingress-http").await?;
         let https = listen(config.https, "--ingress-https").await?;
-        Ok(Ingress { http, https, address: reachable(config.http.ip()), limits: Limits::default() })
+        let certificate = tls::self_made().map_err(IngressError::Certificate)?;
+        let (address, limits) = (reachable(config.http.ip()), Limits::default());
+        Ok(Ingress { http, https, address, limits, config: config.clone(), certificate })
     }
 
     /// The same ingress with other limits.
@@ -80,11 +107,18 @@ impl Ingress {
     /// Serves until `shutdown`; then requests under way may end. Afterwards no connection is left.
     pub async fn run(self, client: Client, shutdown: CancellationToken) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-        let watching = watch::run(client, self.address, Arc::clone(&table), shutdown.clone());
+        let index = Index {
+            ranges: self.config.ranges,
+            default_certificate: self.config.default_certificate,
+            ..Index::default()
+        };
+        let watching = watch::run(client, self.address, index, Arc::clone(&table), shutdown.clone());
         let ended = CancellationToken::new();
-        let proxy = Arc::new(Proxy::new(Arc::clone(&table), ended.clone()));
+        let https_port = self.https.local_addr().map_or(self.config.https.port(), |address| address.port());
+        let proxy = Arc::new(Proxy::new(Arc::clone(&table), https_port, ended.clone()));
         let http = serve::http(self.http, Arc::clone(&proxy), self.limits, shutdown.clone());
-        let https = serve::https(self.https, proxy, table, self.limits, shutdown);
+        let certificates = tls::ByServerName::new(table, self.certificate);
+        let https = serve::https(self.https, proxy, certificates, self.limits, shutdown);
         let _guard = ended.drop_guard();
         tokio::join!(watching, http, https);
     }

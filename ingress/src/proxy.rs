@@ -3,40 +3,33 @@
 //! Bodies are streamed in both directions. Hop-by-hop headers (RFC 9110, section 7.6.1) stay
 //! behind, `X-Forwarded-*` is set, and upgrades (WebSocket) become a pipe.
 
-use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, LOCATION, TE, UPGRADE,
+};
+use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use crate::route::{Backend, Table};
+use crate::answer::{refuse, refuse_with};
+use crate::body::{Body, Lent};
+use crate::endpoints::{Endpoints, Fault};
+use crate::names::Names;
+use crate::path;
+use crate::route::{Backend, OwnAddresses, Route, Table};
+use crate::sign_in::SignIn;
 
-/// The body of an answer.
-pub type Body = BoxBody<Bytes, hyper::Error>;
-
-/// An endpoint that does not take the connection in this time is passed over.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections to endpoints are kept this long.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// And so many for each endpoint.
-const IDLE_CONNECTIONS: usize = 64;
-/// An endpoint that is silent this long on a connection is asked by the kernel whether it lives.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Headers that a request may have. Many servers take no more, and close the connection on those that
+/// come with more.
+const REQUEST_HEADERS: usize = 100;
 
 /// How the request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +43,22 @@ pub enum Scheme {
 /// The table of the moment and the connections to endpoints.
 pub struct Proxy {
     table: Arc<ArcSwap<Table>>,
-    client: Client<HttpConnector, Lent>,
+    endpoints: Endpoints,
+    names: Names,
+    sign_in: SignIn,
+    /// Where HTTPS is served.
+    https_port: u16,
     /// Cancelled when everything is to end, upgraded connections too.
     ended: CancellationToken,
+}
+
+/// What a request asks for.
+struct Asked<'a> {
+    authority: Option<&'a Authority>,
+    peer: SocketAddr,
+    scheme: Scheme,
+    /// Path and query, as they are sent on.
+    target: Uri,
 }
 
 /// An upgrade a client has asked for.
@@ -62,17 +68,9 @@ struct Upgrade {
 }
 
 impl Proxy {
-    pub fn new(table: Arc<ArcSwap<Table>>, ended: CancellationToken) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_keepalive(Some(KEEPALIVE));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
-        Proxy { table, client, ended }
+    pub fn new(table: Arc<ArcSwap<Table>>, https_port: u16, ended: CancellationToken) -> Self {
+        let endpoints = Endpoints::new(ended.clone());
+        Proxy { table, endpoints, names: Names::default(), sign_in: SignIn::new(), https_port, ended }
     }
 
     /// Cancelled when every connection is to end, whatever it is doing.
@@ -102,73 +100,158 @@ impl Proxy {
             Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
         };
         // A name that ends in a dot is the same name.
-        let host = authority.as_ref().map_or("", |a| a.host().trim_end_matches('.')).to_ascii_lowercase();
+        let host = authority.as_ref().map_or("", |a| a.host());
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let target = match path::target(request.uri().path()) {
+            Ok(target) => target,
+            Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
+        };
         let table = self.table.load();
         if !table.is_compiled() {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "the ingress does not know its routes yet");
         }
-        let Some(backend) = table.find(&host, request.uri().path()) else {
+        let Some(route) = table.find(&host, &target.matched) else {
             let text = format!("no Ingress has a rule for {host}{}", request.uri().path());
             return refuse(StatusCode::NOT_FOUND, &text);
         };
-        let backend = Arc::clone(backend);
+        let (route, own) = (Arc::clone(route), Arc::clone(table.own_addresses()));
         drop(table);
-        self.forward(request, &backend, authority.as_ref(), peer, scheme).await
+        if let Err(answer) = self.admit(&route, &request, &host, &target.sent, peer, scheme).await {
+            return *answer;
+        }
+        let sent = match route.rewritten(&target.matched) {
+            Some(Ok(path)) => path.into(),
+            Some(Err(why)) => return refuse(StatusCode::BAD_REQUEST, why),
+            None => target.sent,
+        };
+        let Some(target) = with_query(&sent, request.uri().query()) else {
+            return refuse(StatusCode::BAD_REQUEST, "the request's target is no path");
+        };
+        let asked = Asked { authority: authority.as_ref(), peer, scheme, target };
+        self.forward(request, &route, &asked, &own).await
+    }
+
+    /// The answer to a request that does not get further than this.
+    async fn admit(
+        &self,
+        route: &Route,
+        request: &Request<Incoming>,
+        host: &str,
+        path: &str,
+        peer: SocketAddr,
+        scheme: Scheme,
+    ) -> Result<(), Box<Response<Body>>> {
+        let refused = |status, why: &str| Err(Box::new(refuse(status, why)));
+        match route.access.closed.as_deref() {
+            None => {}
+            Some("") => return refused(StatusCode::SERVICE_UNAVAILABLE, "who may use it is not known yet"),
+            Some(why) => return refused(StatusCode::SERVICE_UNAVAILABLE, why),
+        }
+        if !route.access.admits(peer.ip()) {
+            return refused(StatusCode::FORBIDDEN, "the client's address is not among those that may use it");
+        }
+        if route.to_https && scheme == Scheme::Http && !host.is_empty() {
+            let port = if self.https_port == 443 { String::new() } else { format!(":{}", self.https_port) };
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            let location = format!("https://{host}{port}{path}{query}");
+            let answer = refuse_with(StatusCode::PERMANENT_REDIRECT, &location, LOCATION, &location);
+            return Err(Box::new(answer));
+        }
+        match &route.access.auth {
+            Some(auth) => self.sign_in.check(auth, request.headers()).await.map_err(Box::new),
+            None => Ok(()),
+        }
     }
 
     async fn forward(
         &self,
         mut request: Request<Incoming>,
-        backend: &Backend,
-        authority: Option<&Authority>,
-        peer: SocketAddr,
-        scheme: Scheme,
+        route: &Route,
+        asked: &Asked<'_>,
+        own: &OwnAddresses,
     ) -> Response<Body> {
-        let upgrade = upgrade_of(&mut request);
+        let backend = &*route.backend;
+        let looked_up = match &backend.external {
+            Some((name, port)) => match self.names.endpoints(name, *port, own).await {
+                Ok(endpoints) => Some(endpoints),
+                Err(why) => {
+                    return refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{}: {why}", backend.name));
+                }
+            },
+            None => None,
+        };
+        let endpoints = looked_up.as_deref().unwrap_or(&backend.endpoints);
+        // HTTP/2 has no upgrades of this kind: there it is a request like others.
+        let upgrade = upgrade_of(&mut request).filter(|_| !backend.http2);
         let (mut head, body) = request.into_parts();
         remove_hop_by_hop(&mut head.headers);
-        set_forwarded(&mut head.headers, authority, peer, scheme);
+        set_forwarded(&mut head.headers, asked.authority, asked.peer, asked.scheme);
+        if route.access.auth.is_some() {
+            // The password is for the ingress.
+            head.headers.remove(AUTHORIZATION);
+        }
+        if head.headers.len() > REQUEST_HEADERS {
+            let why =
+                format!("the request has more than {REQUEST_HEADERS} headers, with those the ingress adds");
+            return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why);
+        }
         if let Some(upgrade) = &upgrade {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, upgrade.protocol.clone());
         }
         let body = Lent::new(body);
         let mut may_repeat = head.method.is_idempotent() && hyper::body::Body::is_end_stream(&body);
-        let mut turn = backend.in_turn();
+        let mut turn = backend.in_turn(endpoints);
         let mut next = turn.next();
         while let Some(endpoint) = next {
-            let Some(uri) = towards(endpoint, &head.uri) else {
-                return refuse(StatusCode::BAD_REQUEST, "the request's target is no path");
-            };
-            let mut outgoing = Request::new(body.clone());
-            *outgoing.method_mut() = head.method.clone();
-            *outgoing.uri_mut() = uri;
-            *outgoing.headers_mut() = head.headers.clone();
-            match self.client.request(outgoing).await {
+            match self.send(backend, endpoint, asked, &head, body.clone()).await {
                 Ok(answer) => return self.pass_on(answer, upgrade),
-                // No connection, so nothing has been sent: another endpoint may be asked.
-                Err(error) if error.is_connect() => {
-                    tracing::debug!(backend = %backend.name, %endpoint, %error, "endpoint does not answer");
+                // Another endpoint may be asked.
+                Err(Fault::Connect(error)) => {
+                    tracing::debug!(backend = %backend.name, %endpoint, error, "endpoint does not answer");
                     next = turn.next();
                 }
                 // Most likely a kept connection that the endpoint closed while the request was on
                 // its way. Asking once more is allowed (RFC 9110, section 9.2.2).
-                Err(error) if may_repeat && closed_early(&error) => {
+                Err(Fault::Closed(_)) if may_repeat => {
                     may_repeat = false;
                     next = turn.next().or(Some(endpoint));
                 }
-                Err(error) => {
-                    tracing::debug!(backend = %backend.name, %endpoint, %error, "endpoint failed");
-                    let why = match closed_early(&error) {
-                        true => "the endpoint closed the connection",
-                        false => "the endpoint's answer is not valid HTTP",
+                Err(fault) => {
+                    let (why, error) = match fault {
+                        Fault::Invalid(error) => ("the endpoint's answer is not valid HTTP", error),
+                        Fault::Closed(error) | Fault::Connect(error) => {
+                            ("the endpoint closed the connection", error)
+                        }
                     };
+                    tracing::debug!(backend = %backend.name, %endpoint, error, "endpoint failed");
                     return refuse(StatusCode::BAD_GATEWAY, &format!("{}: {why}", backend.name));
                 }
             }
         }
-        let why = if backend.endpoints.is_empty() { backend.unavailable } else { "no endpoint answers" };
+        let why = if endpoints.is_empty() { backend.unavailable } else { "no endpoint answers" };
         refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{}: {why}", backend.name))
+    }
+
+    async fn send(
+        &self,
+        backend: &Backend,
+        endpoint: SocketAddr,
+        asked: &Asked<'_>,
+        head: &Parts,
+        body: Lent,
+    ) -> Result<Response<Incoming>, Fault> {
+        let mut outgoing = Request::new(body);
+        *outgoing.method_mut() = head.method.clone();
+        *outgoing.uri_mut() = asked.target.clone();
+        *outgoing.headers_mut() = head.headers.clone();
+        if !backend.http2 {
+            return self.endpoints.http1(endpoint, outgoing).await;
+        }
+        // There the name is in the target.
+        outgoing.headers_mut().remove(HOST);
+        let authority = asked.authority.map_or_else(|| endpoint.to_string(), ToString::to_string);
+        self.endpoints.http2(endpoint, &authority, outgoing).await
     }
 
     /// The answer without what concerns only the connection it came over; an upgrade becomes a
@@ -215,9 +298,29 @@ fn authority_of<B>(request: &Request<B>) -> Result<Option<Authority>, &'static s
             host.ok_or("the request's host is not valid")?
         }
     };
-    match authority.as_str().contains('@') {
-        true => Err("the request's host is not valid"),
-        false => Ok(Some(authority)),
+    match is_plain(&authority) {
+        true => Ok(Some(authority)),
+        false => Err("the request's host is not valid"),
+    }
+}
+
+/// A name or address with at most a port: no user, and nothing that is read in two ways.
+fn is_plain(authority: &Authority) -> bool {
+    let (host, all) = (authority.host(), authority.as_str());
+    let rest = all.strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+    let is_port = rest.is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    is_port && is_host && !host.starts_with('.') && !host.contains("..")
+}
+
+fn with_query(path: &str, query: Option<&str>) -> Option<Uri> {
+    match query {
+        Some(query) => format!("{path}?{query}").parse().ok(),
+        None => path.parse().ok(),
     }
 }
 
@@ -229,20 +332,6 @@ fn upgrade_of(request: &mut Request<Incoming>) -> Option<Upgrade> {
     let protocol = request.headers().get(UPGRADE).filter(|_| asked)?.clone();
     let names_h2c = protocol.to_str().is_ok_and(|p| p.to_ascii_lowercase().contains("h2c"));
     (!names_h2c).then(|| Upgrade { protocol, client_side: hyper::upgrade::on(request) })
-}
-
-/// True if the endpoint closed the connection before it answered.
-fn closed_early(error: &(dyn Error + 'static)) -> bool {
-    if error.is::<std::io::Error>() {
-        return true;
-    }
-    let closed = |e: &hyper::Error| e.is_incomplete_message() || e.is_canceled() || e.is_closed();
-    error.downcast_ref().is_some_and(closed) || error.source().is_some_and(closed_early)
-}
-
-fn towards(endpoint: SocketAddr, target: &Uri) -> Option<Uri> {
-    let path = target.path_and_query()?.clone();
-    Uri::builder().scheme("http").authority(endpoint.to_string()).path_and_query(path).build().ok()
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -286,56 +375,5 @@ fn set_forwarded(headers: &mut HeaderMap, authority: Option<&Authority>, peer: S
     if let Some(authority) = authority {
         set("host", authority.as_str());
         set("x-forwarded-host", authority.as_str());
-    }
-}
-
-fn refuse(status: StatusCode, why: &str) -> Response<Body> {
-    let text = format!("{} {}: {why}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-    let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    answer.headers_mut().insert("content-type", HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
-}
-
-/// A request's body that may be offered to one endpoint after another: whoever polls it first
-/// has it.
-#[derive(Clone)]
-struct Lent {
-    offered: Arc<Mutex<Option<Incoming>>>,
-    hint: (bool, SizeHint),
-    taken: Option<Arc<Mutex<Incoming>>>,
-}
-
-impl Lent {
-    fn new(body: Incoming) -> Self {
-        let hint = (hyper::body::Body::is_end_stream(&body), hyper::body::Body::size_hint(&body));
-        Lent { offered: Arc::new(Mutex::new(Some(body))), hint, taken: None }
-    }
-}
-
-impl hyper::body::Body for Lent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.taken.is_none() {
-            let body = self.offered.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.taken = body.map(|b| Arc::new(Mutex::new(b)));
-        }
-        let Some(body) = &self.taken else { return Poll::Ready(None) };
-        let mut body = body.lock().unwrap_or_else(PoisonError::into_inner);
-        Pin::new(&mut *body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.hint.0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.hint.1
     }
 }

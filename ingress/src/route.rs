@@ -3,15 +3,20 @@
 //! Compiled from the index, read by every request. Pure: equal indexes give equal tables.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use regex::bytes::Regex;
 use rustls::sign::CertifiedKey;
 
-use crate::index::{Index, Key, key};
+use crate::access::Access;
+use crate::annotations::{self, Settings};
+use crate::index::{Index, Key, Port, Ranges, ServiceEntry, key};
+use crate::path;
 
 /// All routes and certificates at one moment.
 #[derive(Default)]
@@ -21,22 +26,68 @@ pub struct Table {
     /// Paths by the suffix of a wildcard host: `.example.com` for `*.example.com`.
     wildcards: HashMap<String, Vec<Path>>,
     /// For requests that no rule matches.
-    default: Option<Arc<Backend>>,
+    default: Option<Arc<Route>>,
     /// Certificates by host; `*.example.com` under `.example.com`, and under `""` the one for all
     /// other names.
     certificates: HashMap<String, Arc<CertifiedKey>>,
-    /// What is wrong with the objects, in sentences for the log.
-    problems: BTreeSet<String>,
+    /// What is wrong with the objects.
+    problems: BTreeSet<Problem>,
+    /// The Secrets with passwords that Ingresses name.
+    secrets: BTreeSet<Key>,
+    /// Addresses that a name of elsewhere must not lead to.
+    own: Arc<OwnAddresses>,
     /// False only for the table before the first one that was compiled.
     compiled: bool,
 }
 
+/// Addresses of the cluster and its nodes.
+#[derive(Default, PartialEq)]
+pub struct OwnAddresses {
+    nodes: BTreeSet<IpAddr>,
+    ranges: Vec<ipnet::IpNet>,
+}
+
+/// Something that is wrong with an object, or that it asks for and does not get.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The Ingress, and its uid; none if it is a setting.
+    pub about: Option<(Key, String)>,
+    /// Constant.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
 struct Path {
-    path: String,
-    exact: bool,
+    matcher: Matcher,
+    /// Of what is matched, in bytes: the longer goes first.
+    length: usize,
     /// Stands for an Ingress's `defaultBackend`: any rule of the same host goes before it.
     fallback: bool,
-    backend: Arc<Backend>,
+    route: Arc<Route>,
+}
+
+/// What a path says of requests' paths, decoded.
+enum Matcher {
+    Exact(Vec<u8>),
+    /// Whole elements; without a slash at the end.
+    Prefix(Vec<u8>),
+    Pattern(Regex),
+}
+
+/// What becomes of a request that a rule matches.
+pub struct Route {
+    pub backend: Arc<Backend>,
+    /// Who may use it.
+    pub access: Arc<Access>,
+    /// Plain HTTP is sent to HTTPS.
+    pub to_https: bool,
+    rewrite: Option<Rewrite>,
+}
+
+struct Rewrite {
+    pattern: Option<Regex>,
+    target: String,
 }
 
 /// Where the requests of a route go.
@@ -46,6 +97,10 @@ pub struct Backend {
     pub name: String,
     /// Its ready endpoints.
     pub endpoints: Vec<SocketAddr>,
+    /// The name and port elsewhere whose addresses are its endpoints.
+    pub external: Option<(String, u16)>,
+    /// Its endpoints speak HTTP/2 in the clear.
+    pub http2: bool,
     /// Why there are none, if there are none.
     pub unavailable: &'static str,
     next: AtomicUsize,
@@ -57,22 +112,90 @@ pub const NO_SERVICE: &str = "the service does not exist";
 pub const NO_PORT: &str = "the service has no such port";
 /// The Service has no pod that is ready.
 pub const NO_ENDPOINTS: &str = "the service has no ready endpoints";
+/// The Service's pods are all on other nodes.
+pub const NOT_REACHED: &str = "the service's pods are on other nodes, which cannot be reached yet";
 /// The route leads to something other than a Service.
 pub const RESOURCE_BACKEND: &str = "resource backends are not supported";
 
+/// An annotation that is not understood and of which nothing hangs.
+pub const REASON_IGNORED: &str = "AnnotationIgnored";
+/// The Ingress is not served, lest it be open to whom it should not.
+pub const REASON_CLOSED: &str = "IngressClosed";
+/// A user whose password cannot be checked, and who is let in by none.
+pub const REASON_PASSWORD: &str = "PasswordNotSupported";
+/// A path that cannot match anything.
+pub const REASON_PATH: &str = "InvalidPath";
+/// A certificate that is missing or broken.
+pub const REASON_CERTIFICATE: &str = "CertificateMissing";
+/// Pods of other nodes are left out.
+pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
+
+/// What makes a path a pattern.
+const SPECIAL: [char; 14] = ['\\', '^', '$', '.', '|', '?', '*', '+', '(', ')', '[', ']', '{', '}'];
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(((namespace, name), _)) = &self.about {
+            write!(f, "Ingress {namespace}/{name}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl OwnAddresses {
+    fn of(index: &Index) -> Self {
+        let ranges = |r: &Ranges| vec![r.pods, r.services];
+        OwnAddresses {
+            nodes: index.nodes.values().flatten().copied().collect(),
+            ranges: index.ranges.as_ref().map(ranges).unwrap_or_default(),
+        }
+    }
+
+    /// Whether the address is a node's, a pod's or a Service's.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.nodes.contains(&address) || self.ranges.iter().any(|range| range.contains(&address))
+    }
+}
+
 impl Backend {
+    fn none(name: String, unavailable: &'static str) -> Self {
+        let (endpoints, next) = (Vec::new(), AtomicUsize::new(0));
+        Backend { name, endpoints, external: None, http2: false, unavailable, next }
+    }
+
     /// The endpoints to try, each once, starting with another one each time.
-    pub fn in_turn(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        let count = self.endpoints.len();
+    pub fn in_turn<'a>(&self, endpoints: &'a [SocketAddr]) -> impl Iterator<Item = SocketAddr> + use<'a> {
+        let count = endpoints.len();
         let start = if count == 0 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count };
-        self.endpoints.iter().cycle().skip(start).take(count).copied()
+        endpoints.iter().cycle().skip(start).take(count).copied()
+    }
+}
+
+impl Route {
+    /// The path that replaces a request's, encoded, or why it cannot be sent; `None` if it stays.
+    pub fn rewritten(&self, matched: &[u8]) -> Option<Result<String, &'static str>> {
+        let rewrite = self.rewrite.as_ref()?;
+        let captures = rewrite.pattern.as_ref().and_then(|pattern| pattern.captures(matched));
+        let mut made = Vec::new();
+        let mut chars = rewrite.target.chars().peekable();
+        while let Some(char) = chars.next() {
+            let digit = chars.peek().filter(|_| char == '$').and_then(|c| c.to_digit(10));
+            if let Some(digit) = digit {
+                chars.next();
+                let group = captures.as_ref().and_then(|c| c.get(digit as usize));
+                made.extend_from_slice(group.map_or(&b""[..], |m| m.as_bytes()));
+            } else {
+                made.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+        Some(path::encode(&made))
     }
 }
 
 impl Table {
     /// Compiles all routes. Where two rules say the same, that of the older Ingress counts.
     pub fn compile(index: &Index) -> Table {
-        let mut table = Table { compiled: true, ..Table::default() };
+        let mut table = Table { compiled: true, own: Arc::new(OwnAddresses::of(index)), ..Table::default() };
         let mut ours: Vec<&Ingress> = index.ingresses.values().filter(|i| index.is_ours(i)).collect();
         ours.sort_by(|a, b| {
             let age = |i: &Ingress| i.metadata.creation_timestamp.as_ref().map(|t| t.0);
@@ -85,6 +208,7 @@ impl Table {
             // The sort is stable, so age decides last.
             paths.sort_by_key(|path| std::cmp::Reverse(path.precedence()));
         }
+        table.add_default_certificate(index);
         table
     }
 
@@ -93,48 +217,87 @@ impl Table {
         self.compiled
     }
 
-    /// What is wrong with the objects the table was compiled from, in sentences for the log.
-    pub fn problems(&self) -> &BTreeSet<String> {
+    /// What is wrong with the objects the table was compiled from.
+    pub fn problems(&self) -> &BTreeSet<Problem> {
         &self.problems
+    }
+
+    /// The Secrets with passwords that must be read.
+    pub fn secrets(&self) -> &BTreeSet<Key> {
+        &self.secrets
+    }
+
+    /// Addresses that a name of elsewhere must not lead to.
+    pub fn own_addresses(&self) -> &Arc<OwnAddresses> {
+        &self.own
     }
 
     fn add(&mut self, index: &Index, ingress: &Ingress) {
         let Some(spec) = &ingress.spec else { return };
         let namespace = ingress.metadata.namespace.as_deref().unwrap_or_default();
-        let default = spec.default_backend.as_ref().map(|b| backend(index, namespace, b));
+        let settings = annotations::settings(namespace, ingress.metadata.annotations.as_ref());
+        self.secrets.extend(settings.auth.iter().map(|auth| auth.secret.clone()));
+        for message in &settings.ignored {
+            self.report(ingress, REASON_IGNORED, message.clone());
+        }
+        let (access, problems) = Access::of(&settings, &index.passwords);
+        for why in access.closed.iter().filter(|why| !why.is_empty()) {
+            self.report(ingress, REASON_CLOSED, why.clone());
+        }
+        for message in problems {
+            self.report(ingress, REASON_PASSWORD, message);
+        }
+        let mut compiler = Compiler {
+            index,
+            namespace,
+            settings: &settings,
+            access: Arc::new(access),
+            problems: Vec::new(),
+        };
+        let tls = spec.tls.as_deref().unwrap_or_default();
+        let default = spec.default_backend.as_ref().map(|b| compiler.backend(b));
+        let to_https = |host: &str| {
+            settings.force_ssl_redirect || (settings.ssl_redirect && tls.iter().any(|tls| covers(tls, host)))
+        };
         if self.default.is_none() {
-            self.default.clone_from(&default);
+            self.default = default.as_ref().map(|backend| compiler.route(backend, to_https("")));
         }
         for rule in spec.rules.iter().flatten() {
             let host = rule.host.as_deref().unwrap_or_default().to_ascii_lowercase();
-            let paths = match host.strip_prefix('*') {
-                Some(suffix) => self.wildcards.entry(suffix.to_owned()).or_default(),
-                None => self.hosts.entry(host).or_default(),
-            };
-            let compiled = rule.http.iter().flat_map(|h| &h.paths);
-            paths.extend(compiled.map(|path| compile_path(index, namespace, path)));
+            let to_https = to_https(&host);
+            let mut paths = Vec::new();
+            for path in rule.http.iter().flat_map(|h| &h.paths) {
+                paths.extend(compiler.path(path, to_https));
+            }
             // What this Ingress's rules leave of the host is its own default backend's, not that of
             // an Ingress which happens to be older.
-            paths.extend(default.iter().map(Path::fallback));
+            paths.extend(default.iter().map(|b| Path::fallback(compiler.route(b, to_https))));
+            match host.strip_prefix('*') {
+                Some(suffix) => self.wildcards.entry(suffix.to_owned()).or_default().extend(paths),
+                None => self.hosts.entry(host).or_default().extend(paths),
+            }
         }
-        for tls in spec.tls.iter().flatten() {
+        for (reason, message) in compiler.problems {
+            self.report(ingress, reason, message);
+        }
+        for tls in tls {
             self.add_certificate(index, ingress, tls);
         }
     }
 
+    fn report(&mut self, ingress: &Ingress, reason: &'static str, message: String) {
+        let uid = ingress.metadata.uid.clone().unwrap_or_default();
+        self.problems.insert(Problem { about: Some((key(&ingress.metadata), uid)), reason, message });
+    }
+
     fn add_certificate(&mut self, index: &Index, ingress: &Ingress, tls: &IngressTLS) {
-        let (namespace, name) = key(&ingress.metadata);
+        let (namespace, _) = key(&ingress.metadata);
         let Some(secret_name) = &tls.secret_name else { return };
         let secret: Key = (namespace, secret_name.clone());
-        let certificate = match index.certificates.get(&secret) {
-            Some(Ok(certificate)) => certificate,
-            missing => {
-                let why = match missing {
-                    Some(Err(why)) => why.as_str(),
-                    _ => "there is no such Secret of type kubernetes.io/tls",
-                };
-                let namespace = &secret.0;
-                self.problems.insert(format!("Ingress {namespace}/{name}: Secret {secret_name}: {why}"));
+        let certificate = match certificate(index, &secret) {
+            Ok(certificate) => certificate,
+            Err(why) => {
+                self.report(ingress, REASON_CERTIFICATE, format!("Secret {secret_name}: {why}"));
                 return;
             }
         };
@@ -147,8 +310,23 @@ impl Table {
         }
     }
 
-    /// The backend for a request. `host` is without port.
-    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Backend>> {
+    /// What is set for names without a certificate goes before what an Ingress would show to all.
+    fn add_default_certificate(&mut self, index: &Index) {
+        let Some(secret) = &index.default_certificate else { return };
+        match certificate(index, secret) {
+            Ok(certificate) => {
+                self.certificates.insert(String::new(), Arc::clone(certificate));
+            }
+            Err(why) => {
+                let (namespace, name) = secret;
+                let message = format!("the default certificate's Secret {namespace}/{name}: {why}");
+                self.problems.insert(Problem { about: None, reason: REASON_CERTIFICATE, message });
+            }
+        }
+    }
+
+    /// The route for a request. `host` is without port, `path` decoded.
+    pub fn find(&self, host: &str, path: &[u8]) -> Option<&Arc<Route>> {
         let host = host.to_ascii_lowercase();
         // A wildcard stands for one label.
         let suffix = host.find('.').map(|dot| &host[dot..]);
@@ -161,7 +339,7 @@ impl Table {
             .into_iter()
             .flatten()
             .find_map(|paths| paths.iter().find(|p| p.matches(path)))
-            .map(|p| &p.backend)
+            .map(|p| &p.route)
             .or(self.default.as_ref())
     }
 
@@ -174,267 +352,168 @@ impl Table {
     }
 }
 
+fn certificate<'a>(index: &'a Index, secret: &Key) -> Result<&'a Arc<CertifiedKey>, &'a str> {
+    match index.certificates.get(secret) {
+        Some(Ok(certificate)) => Ok(certificate),
+        Some(Err(why)) => Err(why),
+        None => Err("there is no such Secret of type kubernetes.io/tls"),
+    }
+}
+
+/// Whether TLS is set up for a rule's host.
+fn covers(tls: &IngressTLS, host: &str) -> bool {
+    let hosts = tls.hosts.as_deref().unwrap_or_default();
+    hosts.is_empty()
+        || hosts.iter().any(|of| {
+            let of = of.to_ascii_lowercase();
+            let suffix = host.find('.').map(|dot| &host[dot..]);
+            of == host || of.strip_prefix('*').is_some_and(|wild| suffix == Some(wild))
+        })
+}
+
 impl Path {
-    fn fallback(backend: &Arc<Backend>) -> Path {
-        Path { path: "/".to_owned(), exact: false, fallback: true, backend: Arc::clone(backend) }
+    fn fallback(route: Arc<Route>) -> Path {
+        Path { matcher: Matcher::Prefix(Vec::new()), length: 0, fallback: true, route }
     }
 
     /// The longest path goes first, and an exact one before a prefix as long. A slash at the end
     /// of a prefix says nothing, so it does not count.
     fn precedence(&self) -> (bool, usize, bool) {
-        let path = if self.exact { &self.path } else { self.path.trim_end_matches('/') };
-        (!self.fallback, path.len(), self.exact)
+        (!self.fallback, self.length, matches!(self.matcher, Matcher::Exact(_)))
     }
 
     /// A prefix matches by whole elements: `/a` covers `/a` and `/a/b`, never `/ab`.
-    fn matches(&self, path: &str) -> bool {
-        if self.exact {
-            return path == self.path;
+    fn matches(&self, path: &[u8]) -> bool {
+        match &self.matcher {
+            Matcher::Exact(wanted) => path == wanted,
+            Matcher::Prefix(prefix) => {
+                path.strip_prefix(&prefix[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            }
+            Matcher::Pattern(pattern) => pattern.is_match(path),
         }
-        let prefix = self.path.trim_end_matches('/');
-        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-fn compile_path(index: &Index, namespace: &str, path: &HTTPIngressPath) -> Path {
-    Path {
-        path: path.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned()),
-        // ImplementationSpecific is a prefix here.
-        exact: path.path_type == "Exact",
-        fallback: false,
-        backend: backend(index, namespace, &path.backend),
-    }
+/// Compiles the rules of one Ingress.
+struct Compiler<'a> {
+    index: &'a Index,
+    namespace: &'a str,
+    settings: &'a Settings,
+    access: Arc<Access>,
+    problems: Vec<(&'static str, String)>,
 }
 
-fn backend(index: &Index, namespace: &str, backend: &IngressBackend) -> Arc<Backend> {
-    let made = |name: String, endpoints: Vec<SocketAddr>, unavailable| {
-        Arc::new(Backend { name, endpoints, unavailable, next: AtomicUsize::new(0) })
-    };
-    let Some(service) = &backend.service else {
-        return made(format!("{namespace}/resource"), Vec::new(), RESOURCE_BACKEND);
-    };
-    let wanted = match service.port.as_ref().map(|p| (p.number, p.name.as_ref())) {
-        Some((Some(number), _)) if number > 0 => IntOrString::Int(number),
-        Some((_, Some(name))) => IntOrString::String(name.clone()),
-        _ => IntOrString::Int(0),
-    };
-    let key = (namespace.to_owned(), service.name.clone());
-    let port_name = match &wanted {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(name) => name.clone(),
-    };
-    let name = format!("{namespace}/{}:{port_name}", service.name);
-    if !index.services.contains_key(&key) {
-        return made(name, Vec::new(), NO_SERVICE);
+impl Compiler<'_> {
+    fn path(&mut self, path: &HTTPIngressPath, to_https: bool) -> Option<Path> {
+        let text = path.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
+        let matcher = match self.matcher(text, path.path_type == "Exact") {
+            Ok(matcher) => matcher,
+            Err(why) => {
+                let why = format!("path {text} is not served: {why}");
+                self.problems.push((REASON_PATH, why.clone()));
+                return self.closed_path(text, why);
+            }
+        };
+        let pattern = match &matcher {
+            Matcher::Pattern(pattern) => Some(pattern.clone()),
+            _ => None,
+        };
+        let length = match &matcher {
+            Matcher::Exact(path) | Matcher::Prefix(path) => path.len(),
+            Matcher::Pattern(_) => text.len(),
+        };
+        let backend = self.backend(&path.backend);
+        // As in ingress-nginx a path that is the target itself stays as it is.
+        let target = self.settings.rewrite.clone().filter(|target| target != text);
+        let rewrite = target.map(|target| Rewrite { pattern, target });
+        let access = Arc::clone(&self.access);
+        let route = Arc::new(Route { backend, access, to_https, rewrite });
+        Some(Path { matcher, length, fallback: false, route })
     }
-    match index.port(&key, &wanted) {
-        Some(port) => made(name, index.endpoints(&key, port), NO_ENDPOINTS),
-        None => made(name, Vec::new(), NO_PORT),
+
+    /// What a path that cannot be read would have matched is nobody else's: what is surely part of it
+    /// is closed, rather than left to a wider rule that may be open to more.
+    fn closed_path(&self, text: &str, why: String) -> Option<Path> {
+        let literal = text.split(SPECIAL).next().unwrap_or_default();
+        let matcher = annotations::pattern(&regex::escape(literal)).map(Matcher::Pattern).ok()?;
+        let backend = Arc::new(Backend::none(literal.to_owned(), ""));
+        let access = Arc::new(Access::closed(why));
+        let route = Arc::new(Route { backend, access, to_https: false, rewrite: None });
+        Some(Path { matcher, length: text.len(), fallback: false, route })
+    }
+
+    /// ImplementationSpecific is a prefix here. A path with a special character is a pattern where the
+    /// Ingress says so, with `use-regex` or by rewriting.
+    fn matcher(&self, text: &str, exact: bool) -> Result<Matcher, String> {
+        let may_be_pattern = !exact && (self.settings.use_regex || self.settings.rewrite.is_some());
+        if may_be_pattern && text.contains(SPECIAL) {
+            return annotations::pattern(text).map(Matcher::Pattern);
+        }
+        let mut path = path::target(text)?.matched;
+        if exact {
+            return Ok(Matcher::Exact(path));
+        }
+        while path.last() == Some(&b'/') {
+            path.pop();
+        }
+        Ok(Matcher::Prefix(path))
+    }
+
+    fn route(&self, backend: &Arc<Backend>, to_https: bool) -> Arc<Route> {
+        let (backend, access) = (Arc::clone(backend), Arc::clone(&self.access));
+        Arc::new(Route { backend, access, to_https, rewrite: None })
+    }
+
+    fn backend(&mut self, backend: &IngressBackend) -> Arc<Backend> {
+        let mut made = Backend::none(format!("{}/resource", self.namespace), RESOURCE_BACKEND);
+        made.http2 = self.settings.grpc;
+        let Some(service) = &backend.service else { return Arc::new(made) };
+        let wanted = match service.port.as_ref().map(|p| (p.number, p.name.as_ref())) {
+            Some((Some(number), _)) if number > 0 => IntOrString::Int(number),
+            Some((_, Some(name))) => IntOrString::String(name.clone()),
+            _ => IntOrString::Int(0),
+        };
+        let port_name = match &wanted {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(name) => name.clone(),
+        };
+        made.name = format!("{}/{}:{port_name}", self.namespace, service.name);
+        let key = (self.namespace.to_owned(), service.name.clone());
+        match self.index.services.get(&key) {
+            None => made.unavailable = NO_SERVICE,
+            Some(ServiceEntry { external_name: Some(name), .. }) => {
+                // Such a Service need not list its ports.
+                let port = self.index.port(&key, &wanted);
+                let number = match (port, &wanted) {
+                    (Some(port), _) => port.number,
+                    (None, IntOrString::Int(number)) => *number,
+                    _ => 0,
+                };
+                made.http2 |= port.is_some_and(|port| port.http2);
+                made.external =
+                    u16::try_from(number).ok().filter(|n| *n > 0).map(|number| (name.clone(), number));
+                made.unavailable = NO_PORT;
+            }
+            Some(_) => match self.index.port(&key, &wanted) {
+                Some(port) => self.reach(&mut made, &key, port),
+                None => made.unavailable = NO_PORT,
+            },
+        }
+        Arc::new(made)
+    }
+
+    fn reach(&mut self, backend: &mut Backend, service: &Key, port: &Port) {
+        let (endpoints, left_out) = self.index.endpoints(service, port);
+        backend.unavailable = if left_out { NOT_REACHED } else { NO_ENDPOINTS };
+        backend.endpoints = endpoints;
+        backend.http2 |= port.http2;
+        if left_out {
+            let message =
+                format!("{}: pods of other nodes cannot be reached yet and are left out", backend.name);
+            self.problems.push((REASON_ENDPOINTS, message));
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::Indexed;
-
-    fn index(objects: &[serde_json::Value]) -> Index {
-        let mut index = Index::default();
-        for object in objects {
-            let text = object.to_string();
-            match object["kind"].as_str() {
-                Some("Ingress") => serde_json::from_str::<Ingress>(&text).unwrap().apply(&mut index),
-                Some("IngressClass") => {
-                    serde_json::from_str::<k8s_openapi::api::networking::v1::IngressClass>(&text)
-                        .unwrap()
-                        .apply(&mut index);
-                }
-                Some("Service") => serde_json::from_str::<k8s_openapi::api::core::v1::Service>(&text)
-                    .unwrap()
-                    .apply(&mut index),
-                Some("EndpointSlice") => {
-                    serde_json::from_str::<k8s_openapi::api::discovery::v1::EndpointSlice>(&text)
-                        .unwrap()
-                        .apply(&mut index);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        index
-    }
-
-    fn class() -> serde_json::Value {
-        serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
-            "metadata": {"name": "proa", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
-            "spec": {"controller": "proa.dev/ingress"}})
-    }
-
-    fn rule(name: &str, host: &str, path: &str, path_type: &str) -> serde_json::Value {
-        let mut rule = serde_json::json!({"http": {"paths": [{"path": path, "pathType": path_type,
-            "backend": {"service": {"name": name, "port": {"number": 80}}}}]}});
-        if !host.is_empty() {
-            rule["host"] = host.into();
-        }
-        serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
-            "metadata": {"namespace": "ns", "name": format!("{name}-{}", path.len())}, "spec": {"rules": [rule]}})
-    }
-
-    fn check(objects: &[serde_json::Value], cases: &[(&str, &str, Option<&str>)]) {
-        let mut all = vec![class()];
-        all.extend_from_slice(objects);
-        let table = Table::compile(&index(&all));
-        for (host, path, expected) in cases {
-            let found = table.find(host, path).map(|b| b.name.as_str());
-            assert_eq!(found, *expected, "{host} {path}");
-        }
-    }
-
-    #[test]
-    fn paths() {
-        check(
-            &[
-                rule("root", "a.example", "/", "Prefix"),
-                rule("foo", "a.example", "/foo", "Prefix"),
-                rule("exact", "a.example", "/foo", "Exact"),
-                rule("bar", "a.example", "/foo/bar/", "Prefix"),
-            ],
-            &[
-                ("a.example", "/", Some("ns/root:80")),
-                ("A.Example", "/x", Some("ns/root:80")),
-                ("a.example", "/foo", Some("ns/exact:80")),
-                ("a.example", "/foo/", Some("ns/foo:80")),
-                ("a.example", "/foobar", Some("ns/root:80")),
-                ("a.example", "/foo/bar", Some("ns/bar:80")),
-                ("a.example", "/foo/bar/x", Some("ns/bar:80")),
-                ("b.example", "/", None),
-            ],
-        );
-    }
-
-    #[test]
-    fn hosts() {
-        check(
-            &[
-                rule("wild", "*.example", "/", "Prefix"),
-                rule("one", "one.example", "/only", "Exact"),
-                rule("any", "", "/any", "Prefix"),
-            ],
-            &[
-                ("two.example", "/", Some("ns/wild:80")),
-                ("one.example", "/only", Some("ns/one:80")),
-                ("one.example", "/else", Some("ns/wild:80")),
-                ("a.b.example", "/", None),
-                ("example", "/", None),
-                ("other", "/any/x", Some("ns/any:80")),
-            ],
-        );
-    }
-
-    /// The table of <https://kubernetes.io/docs/concepts/services-networking/ingress/#examples>.
-    #[test]
-    fn examples_of_the_documentation() {
-        for (path_type, paths, request, expected) in [
-            ("Prefix", &["/"][..], "/any/path", Some("/")),
-            ("Exact", &["/foo"], "/foo", Some("/foo")),
-            ("Exact", &["/foo"], "/bar", None),
-            ("Exact", &["/foo"], "/foo/", None),
-            ("Exact", &["/foo/"], "/foo", None),
-            ("Prefix", &["/foo"], "/foo", Some("/foo")),
-            ("Prefix", &["/foo"], "/foo/", Some("/foo")),
-            ("Prefix", &["/foo/"], "/foo", Some("/foo/")),
-            ("Prefix", &["/foo/"], "/foo/", Some("/foo/")),
-            ("Prefix", &["/aaa/bb"], "/aaa/bbb", None),
-            ("Prefix", &["/aaa/bbb"], "/aaa/bbb", Some("/aaa/bbb")),
-            ("Prefix", &["/aaa/bbb/"], "/aaa/bbb", Some("/aaa/bbb/")),
-            ("Prefix", &["/aaa/bbb"], "/aaa/bbb/ccc", Some("/aaa/bbb")),
-            ("Prefix", &["/aaa/bbb"], "/aaa/bbbxyz", None),
-            ("Prefix", &["/", "/aaa"], "/aaa/ccc", Some("/aaa")),
-            ("Prefix", &["/", "/aaa", "/aaa/bbb"], "/aaa/bbb", Some("/aaa/bbb")),
-            ("Prefix", &["/", "/aaa", "/aaa/bbb"], "/ccc", Some("/")),
-            ("Prefix", &["/aaa"], "/ccc", None),
-            ("ImplementationSpecific", &["/foo"], "/foo/bar", Some("/foo")),
-        ] {
-            let name = |path: &str| format!("p{}", path.replace('/', "-"));
-            let rules: Vec<_> = paths.iter().map(|p| rule(&name(p), "h", p, path_type)).collect();
-            let expected = expected.map(|p| format!("ns/{}:80", name(p)));
-            check(&rules, &[("h", request, expected.as_deref())]);
-        }
-    }
-
-    #[test]
-    fn exact_goes_before_prefix_whatever_its_slash() {
-        let rules = [rule("prefix", "h", "/foo/", "Prefix"), rule("exact", "h", "/foo", "Exact")];
-        check(&rules, &[("h", "/foo", Some("ns/exact:80")), ("h", "/foo/", Some("ns/prefix:80"))]);
-    }
-
-    #[test]
-    fn default_backends() {
-        let with_default = |mut ingress: serde_json::Value, service: &str| {
-            ingress["spec"]["defaultBackend"] =
-                serde_json::json!({"service": {"name": service, "port": {"name": "web"}}});
-            ingress
-        };
-        let older = with_default(rule("a", "a.example", "/a", "Prefix"), "default-a");
-        let newer = with_default(rule("b", "b.example", "/b", "Prefix"), "default-b");
-        let another = rule("c", "a.example", "/", "Prefix");
-        check(
-            &[older.clone(), newer],
-            &[
-                ("a.example", "/a", Some("ns/a:80")),
-                ("a.example", "/x", Some("ns/default-a:web")),
-                ("b.example", "/x", Some("ns/default-b:web")),
-                ("c.example", "/x", Some("ns/default-a:web")),
-            ],
-        );
-        check(&[older, another], &[("a.example", "/x", Some("ns/c:80"))]);
-    }
-
-    #[test]
-    fn classes() {
-        let named = |field: Option<&str>, annotation: Option<&str>| {
-            let mut ingress = rule("s", "h", "/", "Prefix");
-            ingress["spec"]["ingressClassName"] = field.into();
-            ingress["metadata"]["annotations"] =
-                annotation.map(|a| serde_json::json!({"kubernetes.io/ingress.class": a})).into();
-            Table::compile(&index(&[class(), ingress])).find("h", "/").is_some()
-        };
-        assert!(named(None, None), "the default class");
-        assert!(named(Some("proa"), None));
-        assert!(!named(Some("nginx"), None));
-        assert!(named(None, Some("proa")));
-        assert!(!named(Some("proa"), Some("nginx")), "the annotation goes before the field");
-    }
-
-    #[test]
-    fn a_missing_certificate_is_a_problem() {
-        let mut ingress = rule("s", "h", "/", "Prefix");
-        ingress["spec"]["tls"] = serde_json::json!([{"hosts": ["h"], "secretName": "cert"}]);
-        let table = Table::compile(&index(&[class(), ingress]));
-        let problems: Vec<_> = table.problems().iter().map(String::as_str).collect();
-        assert_eq!(
-            problems,
-            ["Ingress ns/s-1: Secret cert: there is no such Secret of type kubernetes.io/tls"]
-        );
-    }
-
-    #[test]
-    fn endpoints_and_reasons() {
-        let service = serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": "s"},
-            "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
-        let slice = serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
-            "ports": [{"name": "web", "port": 8080}],
-            "endpoints": [{"addresses": ["10.0.0.2"], "conditions": {"ready": true}},
-                {"addresses": ["10.0.0.3"], "conditions": {"ready": false}}]});
-        let ingress = rule("s", "h", "/", "Prefix");
-        let table = Table::compile(&index(&[class(), service.clone(), slice, ingress.clone()]));
-        let backend = table.find("h", "/").unwrap();
-        assert_eq!(backend.endpoints, ["10.0.0.2:8080".parse().unwrap()]);
-        let table = Table::compile(&index(&[class(), service, ingress.clone()]));
-        assert_eq!(table.find("h", "/").unwrap().unavailable, NO_ENDPOINTS);
-        let table = Table::compile(&index(&[class(), ingress.clone()]));
-        assert_eq!(table.find("h", "/").unwrap().unavailable, NO_SERVICE);
-        let table = Table::compile(&index(&[ingress]));
-        assert!(table.find("h", "/").is_none(), "no class of ours: not our Ingress");
-    }
-}
+mod tests;

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,8 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{Proxy, Scheme};
-use crate::route::Table;
-use crate::tls;
+use crate::tls::{self, ByServerName};
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +36,8 @@ impl Default for Limits {
     }
 }
 
+/// Headers that are read of a request over HTTP/1.1; the proxy says what is too many.
+const HEADERS: usize = 128;
 /// An HTTP/2 client that is silent is asked this often whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -53,11 +53,11 @@ pub async fn http(listener: TcpListener, proxy: Arc<Proxy>, limits: Limits, shut
 pub async fn https(
     listener: TcpListener,
     proxy: Arc<Proxy>,
-    table: Arc<ArcSwap<Table>>,
+    certificates: ByServerName,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let acceptor = match tls::server_config(table) {
+    let acceptor = match tls::server_config(certificates) {
         Ok(config) => TlsAcceptor::from(config),
         Err(error) => return tracing::error!(%error, "the ingress cannot serve HTTPS"),
     };
@@ -116,7 +116,7 @@ async fn connection(
         })
     };
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head).max_headers(HEADERS);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(PING_INTERVAL);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.

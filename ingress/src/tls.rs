@@ -35,9 +35,28 @@ pub fn certified_key(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
     Ok(Arc::new(certified))
 }
 
+/// A certificate for names that have none, which nobody trusts: it lets a client say why.
+pub fn self_made() -> Result<Arc<CertifiedKey>, String> {
+    let made = rcgen::generate_simple_self_signed(vec!["ingress.invalid".to_owned()]);
+    let made = made.map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+    let key = ring::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
+    Ok(Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], key)))
+}
+
 /// Looks every handshake's name up in the table of the moment.
 #[derive(Clone)]
-struct ByServerName(Arc<ArcSwap<Table>>);
+pub struct ByServerName {
+    table: Arc<ArcSwap<Table>>,
+    /// For names that are not there.
+    otherwise: Arc<CertifiedKey>,
+}
+
+impl ByServerName {
+    pub fn new(table: Arc<ArcSwap<Table>>, otherwise: Arc<CertifiedKey>) -> Self {
+        ByServerName { table, otherwise }
+    }
+}
 
 impl std::fmt::Debug for ByServerName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,17 +66,19 @@ impl std::fmt::Debug for ByServerName {
 
 impl ResolvesServerCert for ByServerName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load().certificate(hello.server_name().unwrap_or_default()).cloned()
+        let table = self.table.load();
+        let found = table.certificate(hello.server_name().unwrap_or_default());
+        Some(Arc::clone(found.unwrap_or(&self.otherwise)))
     }
 }
 
 /// The server side of TLS: HTTP/2 and HTTP/1.1 by ALPN, certificates from the table.
-pub fn server_config(table: Arc<ArcSwap<Table>>) -> Result<Arc<ServerConfig>, rustls::Error> {
+pub fn server_config(certificates: ByServerName) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByServerName(table)));
+        .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures::{Stream, TryStreamExt};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::ObjectMeta;
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::events;
 use crate::index::{Index, Indexed, Key, key};
 use crate::route::Table;
 use crate::status;
@@ -37,12 +38,18 @@ struct Seen {
 }
 
 /// How many kinds are followed.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// Watches until `shutdown`. All changes that have arrived while a table was being compiled go
 /// into the next one together.
-pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, shutdown: CancellationToken) {
-    let seen = Mutex::new(Seen { index: Index::default(), unlisted: KINDS });
+pub async fn run(
+    client: Client,
+    address: IpAddr,
+    index: Index,
+    table: Arc<ArcSwap<Table>>,
+    shutdown: CancellationToken,
+) {
+    let seen = Mutex::new(Seen { index, unlisted: KINDS });
     let shared = Shared { seen, changed: Notify::new() };
     let any = watcher::Config::default;
     let secrets = any().fields("type=kubernetes.io/tls");
@@ -50,12 +57,15 @@ pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, sh
         tokio::join!(
             follow::<Ingress>(Api::all(client.clone()), any(), &shared),
             follow::<IngressClass>(Api::all(client.clone()), any(), &shared),
+            follow::<Node>(Api::all(client.clone()), any(), &shared),
             follow::<Service>(Api::all(client.clone()), any(), &shared),
             follow::<EndpointSlice>(Api::all(client.clone()), any(), &shared),
             follow::<Secret>(Api::all(client.clone()), secrets, &shared),
         );
     };
     let (wanted, receiver) = tokio::sync::watch::channel(Vec::new());
+    let (problems, said) = tokio::sync::watch::channel(BTreeSet::new());
+    let (secrets, named) = tokio::sync::watch::channel(BTreeSet::new());
     let compile = async {
         loop {
             shared.changed.notified().await;
@@ -67,7 +77,9 @@ pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, sh
             for problem in next.problems().difference(table.load().problems()) {
                 tracing::warn!("{problem}");
             }
-            table.store(next);
+            table.store(Arc::clone(&next));
+            problems.send_if_modified(|before| replace(before, next.problems()));
+            secrets.send_if_modified(|before| replace(before, next.secrets()));
             wanted.send_replace(status::wanted(&seen.index, address));
         }
     };
@@ -75,7 +87,76 @@ pub async fn run(client: Client, address: IpAddr, table: Arc<ArcSwap<Table>>, sh
         () = follow => {}
         () = compile => {}
         () = status::run(client.clone(), address, receiver) => {}
+        () = events::run(client.clone(), said) => {}
+        () = follow_passwords(&client, named, &shared) => {}
         () = shutdown.cancelled() => {}
+    }
+}
+
+fn replace<T: Clone + PartialEq>(before: &mut T, now: &T) -> bool {
+    let differs = before != now;
+    if differs {
+        now.clone_into(before);
+    }
+    differs
+}
+
+/// Reads the Secrets with passwords that Ingresses name, one by one: of the others of their namespaces
+/// the ingress needs to know nothing.
+async fn follow_passwords(
+    client: &Client,
+    mut named: tokio::sync::watch::Receiver<BTreeSet<Key>>,
+    shared: &Shared,
+) {
+    loop {
+        let keys = named.borrow_and_update().clone();
+        {
+            let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.index.passwords.retain(|key, _| keys.contains(key));
+        }
+        // The watches begin anew when another is named; what is known is used until then.
+        let follow =
+            futures::future::join_all(keys.into_iter().map(|key| follow_password(client, key, shared)));
+        tokio::select! {
+            _ = follow, if !named.borrow().is_empty() => {}
+            changed = named.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn follow_password(client: &Client, key: Key, shared: &Shared) {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &key.0);
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.1));
+    let mut events = Box::pin(watcher::watcher(api, config).default_backoff());
+    let mut listed = None;
+    loop {
+        let found = match events.try_next().await {
+            Ok(Some(Event::Apply(secret))) => Some(secret),
+            Ok(Some(Event::Delete(_))) => None,
+            Ok(Some(Event::Init)) => {
+                listed = None;
+                continue;
+            }
+            Ok(Some(Event::InitApply(secret))) => {
+                listed = Some(secret);
+                continue;
+            }
+            Ok(Some(Event::InitDone)) => listed.take(),
+            Ok(None) => return,
+            Err(error) => {
+                let (namespace, name) = &key;
+                tracing::debug!(kind = "Secret", namespace, name, %error, "watch interrupted");
+                continue;
+            }
+        };
+        // What is not the one that was asked for says nothing of it.
+        let found = found.filter(|secret| self::key(&secret.metadata) == key);
+        let data = found.map(|secret| secret.data.unwrap_or_default());
+        let data = data.map(|data| Arc::new(data.into_iter().map(|(name, value)| (name, value.0)).collect()));
+        let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.index.passwords.insert(key.clone(), data);
+        drop(seen);
+        shared.changed.notify_one();
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`node`]: what nodes may write
 //! - [`pod`]: the service account of a pod
 //! - [`pod_security`]: what pods may ask for in their namespace
+//! - [`external_ips`]: whether Services may have external addresses
 //! - [`limit_range`]: what pods and claims may ask for, and what they get
 //! - [`priority`]: the priority of a pod
 //! - [`runtime_class`]: what a RuntimeClass adds to a pod
@@ -15,6 +16,7 @@
 //! - [`storage`]: the default class of a claim, its protection, its growth
 //! - [`service`]: the addresses and node ports of Services
 
+pub mod external_ips;
 pub mod ingress;
 pub mod limit_range;
 pub mod namespace;
@@ -44,6 +46,8 @@ pub struct AdmissionConfig {
     pub token_volumes: bool,
     /// Refuses objects in namespaces that are not there.
     pub check_namespaces: bool,
+    /// Refuses external addresses of Services.
+    pub deny_external_ips: bool,
 }
 
 impl Default for AdmissionConfig {
@@ -53,6 +57,7 @@ impl Default for AdmissionConfig {
             node_ports: PortRange::default(),
             token_volumes: true,
             check_namespaces: true,
+            deny_external_ips: false,
         }
     }
 }
@@ -139,7 +144,10 @@ impl Admission {
                 namespace::begin(object);
                 Ok(Reservation::nothing())
             }
-            ("", "Service") => self.services.allocate(None, object),
+            ("", "Service") => {
+                self.check_external_ips(kind, None, object)?;
+                self.services.allocate(None, object)
+            }
             ("", "Pod" | "PersistentVolumeClaim") => {
                 limit_range::check(store, kind, object)?;
                 Ok(Reservation::nothing())
@@ -174,6 +182,7 @@ impl Admission {
         new: &mut Value,
     ) -> Result<Reservation<'_>, Refusal> {
         if kind.group.is_empty() && kind.kind == "Service" {
+            self.check_external_ips(kind, Some(old), new)?;
             return self.services.allocate(Some(old), new);
         }
         if kind.group.is_empty() && kind.kind == "PersistentVolumeClaim" {
@@ -184,6 +193,13 @@ impl Admission {
             }
         }
         Ok(Reservation::nothing())
+    }
+
+    fn check_external_ips(&self, kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+        match self.config.deny_external_ips {
+            true => external_ips::deny(kind, old, new),
+            false => Ok(()),
+        }
     }
 
     /// Takes back what a deleted object was given.

@@ -54,6 +54,7 @@ fn config(dir: &Path) -> Config {
         settings: ClusterSettings::default(),
         extra_names: Vec::new(),
         build: Default::default(),
+        deny_external_ips: false,
         scheduler: Default::default(),
     }
 }

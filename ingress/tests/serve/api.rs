@@ -1,5 +1,5 @@
-//! As much of a Kubernetes API as the ingress uses, in memory: list, watch and the merge patch of
-//! an Ingress's status.
+//! As much of a Kubernetes API as the ingress uses, in memory: list and watch, by field too, the merge
+//! patch of an Ingress's status and Events.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,6 +31,8 @@ struct State {
     log: Vec<(String, Value)>,
     /// Bodies of the patches received.
     patches: Vec<Value>,
+    /// Events received.
+    events: Vec<Value>,
     /// Another controller takes back every status at once.
     rival: bool,
     /// Status writes are answered with this.
@@ -72,6 +74,15 @@ impl Api {
         self.state.lock().unwrap().patches.clone()
     }
 
+    /// Reason and text of the Events received, in the order of their text.
+    pub fn events(&self) -> Vec<(String, String)> {
+        let text = |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
+        let state = self.state.lock().unwrap();
+        let mut events: Vec<_> = state.events.iter().map(|e| (text(e, "reason"), text(e, "note"))).collect();
+        events.sort();
+        events
+    }
+
     pub fn set_rival(&self) {
         self.state.lock().unwrap().rival = true;
     }
@@ -108,6 +119,13 @@ impl Api {
     async fn answer(&self, request: Request<kube::client::Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
+        if request.method() == Method::POST {
+            assert!(path.starts_with("/apis/events.k8s.io/v1/") && path.ends_with("/events"), "{path}");
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let event: Value = serde_json::from_slice(&body).unwrap();
+            self.state.lock().unwrap().events.push(event.clone());
+            return json_answer(StatusCode::CREATED, &event);
+        }
         if request.method() == Method::PATCH {
             let body = request.into_body().collect().await.unwrap().to_bytes();
             return self.patch(&path, &body);
@@ -123,32 +141,34 @@ impl Api {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
+        let selector = parameter("fieldSelector").unwrap_or_default().replace("%3D", "=").replace("%2F", "/");
         match parameter("watch").as_deref() {
             Some("1" | "true") => {
                 let since = parameter("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
-                self.watch(resource, since)
+                self.watch(resource, selector, since)
             }
-            _ => self.list(&resource),
+            _ => self.list(&resource, &selector),
         }
     }
 
-    fn list(&self, resource: &str) -> Response<Body> {
+    fn list(&self, resource: &str, selector: &str) -> Response<Body> {
         let state = self.state.lock().unwrap();
-        let items: Vec<&Value> =
-            state.objects.iter().filter(|((r, ..), _)| r == resource).map(|(_, object)| object).collect();
+        let of_kind = state.objects.iter().filter(|((r, ..), _)| r == resource).map(|(_, object)| object);
+        let items: Vec<&Value> = of_kind.filter(|object| selects(selector, object)).collect();
         let list = json!({"metadata": {"resourceVersion": state.log.len().to_string()}, "items": items});
         json_answer(StatusCode::OK, &list)
     }
 
-    fn watch(&self, resource: String, since: usize) -> Response<Body> {
+    fn watch(&self, resource: String, selector: String, since: usize) -> Response<Body> {
         let state = Arc::clone(&self.state);
         let lines =
             futures::stream::unfold((since, self.revision.subscribe()), move |(seen, mut revision)| {
-                let (state, resource) = (Arc::clone(&state), resource.clone());
+                let (state, resource, selector) = (Arc::clone(&state), resource.clone(), selector.clone());
                 async move {
                     revision.wait_for(|now| *now > seen).await.ok()?;
                     let state = state.lock().unwrap();
                     let new = state.log[seen..].iter().filter(|(r, _)| *r == resource);
+                    let new = new.filter(|(_, event)| selects(&selector, &event["object"]));
                     let lines: String = new.map(|(_, event)| format!("{event}\n")).collect();
                     Some((lines, (state.log.len(), revision)))
                 }
@@ -184,6 +204,15 @@ impl Api {
             self.put(&before);
         }
         json_answer(StatusCode::OK, &after)
+    }
+}
+
+fn selects(selector: &str, object: &Value) -> bool {
+    match selector.split_once('=') {
+        None => true,
+        Some(("type", wanted)) => object["type"] == wanted,
+        Some(("metadata.name", wanted)) => object["metadata"]["name"] == wanted,
+        Some((field, _)) => panic!("the ingress selects by {field}"),
     }
 }
 

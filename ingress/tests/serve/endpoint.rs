@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -69,6 +69,23 @@ pub async fn echo(name: &'static str) -> SocketAddr {
         text.push('\n');
         text.push_str(&String::from_utf8_lossy(&body));
         Response::new(full(text))
+    })
+    .await
+}
+
+/// An endpoint that speaks HTTP/2 alone, in the clear, and answers with trailers as gRPC does.
+pub async fn grpc() -> SocketAddr {
+    raw(move |stream| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let text = format!("{} {:?}", request.uri(), request.headers().get("host"));
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+            let frames = [Frame::data(Bytes::from(text)), Frame::trailers(trailers)];
+            let body = StreamBody::new(futures::stream::iter(frames.map(Ok::<_, Infallible>)));
+            Ok::<_, Infallible>(Response::new(UnsyncBoxBody::new(body)))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
     })
     .await
 }

@@ -138,10 +138,63 @@ async fn bad_requests() {
         ),
         ("GET / HTTP/1.1\r\nHost: user@a.example\r\n", "400 Bad Request: the request's host is not valid"),
         ("GET / HTTP/1.1\r\nHost: a b\r\n", "400 Bad Request: the request's host is not valid"),
+        ("GET / HTTP/1.1\r\nHost: a%2eexample\r\n", "400 Bad Request: the request's host is not valid"),
+        ("GET / HTTP/1.1\r\nHost: a.example:x\r\n", "400 Bad Request: the request's host is not valid"),
+        ("GET /a\\b HTTP/1.1\r\nHost: a.example\r\n", "the request's path has a backslash"),
+        ("GET /a%2Fb HTTP/1.1\r\nHost: a.example\r\n", "an encoded slash or backslash"),
+        ("GET http://a.example/a%00 HTTP/1.1\r\nHost: a.example\r\n", "a control character"),
         ("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n", "400 Bad Request: the request's target"),
     ] {
         let answer = raw(world.http, &format!("{head}Connection: close\r\n\r\n")).await;
         assert!(answer.contains(expected), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_matches_is_what_the_endpoint_sees() {
+    let mut objects = route("a.example", &[echo("one").await]);
+    objects[0]["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/pub".into();
+    let world = World::routed(&objects).await;
+    let mut http1 = Connection::http1(connect(world.http).await).await;
+    let mut http2 = Connection::http2(connect(world.http).await).await;
+    for (path, seen) in [
+        ("/pub/x", Some("/pub/x")),
+        ("/pub/./x/../y%20z?q=/../", Some("/pub/y%20z?q=/../")),
+        ("//pub//x", Some("//pub//x")),
+        ("/x/%2e%2e/pub", Some("/pub")),
+        ("/pub/../admin", None),
+        ("/pub/%2e%2e/admin", None),
+        ("/pub/.%2E/.%2e/admin", None),
+    ] {
+        let absolute = format!("GET http://a.example{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let absolute = raw(world.http, &absolute).await;
+        let (first, second) =
+            (http1.get("a.example", path).await.text, http2.get("a.example", path).await.text);
+        for text in [first, second, absolute] {
+            match seen {
+                Some(seen) => assert!(text.contains(&format!("one GET {seen}\n")), "{path}: {text}"),
+                None => assert!(text.contains("404 Not Found: no Ingress has a rule"), "{path}: {text}"),
+            }
+        }
+    }
+    assert_eq!(http2.get("a.example", "/pub/..%2fadmin").await.status, 400);
+}
+
+#[tokio::test]
+async fn too_many_headers_are_refused_here() {
+    let world = World::routed(&route("a.example", &[echo("one").await])).await;
+    for mut connection in [
+        Connection::http1(connect(world.http).await).await,
+        Connection::http2(connect(world.http).await).await,
+    ] {
+        for (count, status) in [(90, 200), (101, 431), (127, 431)] {
+            let mut request = connection.request("GET", "a.example", "/");
+            for n in 0..count {
+                request = request.header(format!("x-{n}"), "1");
+            }
+            let answer = connection.ask(request.body(empty()).unwrap()).await;
+            assert_eq!(answer.status, status, "{count}: {}", answer.text);
+        }
     }
 }
 

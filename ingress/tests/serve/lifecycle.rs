@@ -31,7 +31,8 @@ async fn until_everything_is_known_nothing_is_denied() {
 async fn an_address_in_use_is_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (any, taken) = ("127.0.0.1:0".parse().unwrap(), taken.local_addr().unwrap());
-    let Err(error) = Ingress::bind(&Config { http: any, https: taken }).await else { panic!("bound twice") };
+    let config = Config { http: any, https: taken, ranges: None, default_certificate: None };
+    let Err(error) = Ingress::bind(&config).await else { panic!("bound twice") };
     let text = error.to_string();
     assert!(text.starts_with(&format!("cannot listen on {taken} (--ingress-https): ")), "{text}");
 }

@@ -6,6 +6,8 @@ mod client;
 mod endpoint;
 mod world;
 
+mod access;
+mod backends;
 mod http;
 mod lifecycle;
 mod status;

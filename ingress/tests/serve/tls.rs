@@ -73,13 +73,15 @@ async fn a_certificate_for_each_name() {
     assert!(trusts(&world, "one.wild.example", &one).await);
     assert!(!trusts(&world, "one.wild.example", &wild).await, "the exact name goes first");
     assert!(trusts(&world, "two.wild.example", &wild).await);
+    // Others are shown a certificate that nobody trusts, until there is one for them.
+    let (default, default_secret) = certificate("default", "other.test");
     for unknown in ["a.two.wild.example", "wild.example", "other.test", "127.0.0.1"] {
         let refused = client::tls(world.https, unknown, &wild, &[]).await.unwrap_err();
-        assert!(
-            !refused.to_string().contains("certificate"),
-            "no certificate is shown to {unknown}: {refused}"
-        );
+        assert!(refused.to_string().contains("invalid peer certificate"), "{unknown}: {refused}");
     }
+    assert!(!trusts(&world, "other.test", &default).await);
+    world.api.put(&default_secret);
+    until("the default certificate", || trusts(&world, "other.test", &default)).await;
 }
 
 #[tokio::test]
@@ -89,6 +91,29 @@ async fn a_certificate_without_hosts_is_for_all_other_names() {
     objects.push(secret);
     let world = World::routed(&objects).await;
     assert!(trusts(&world, "whatever.test", &any).await);
+    // Only what is set for the whole ingress goes before it.
+    let (set, set_secret) = certificate("default", "whatever.test");
+    world.api.put(&set_secret);
+    until("the certificate that is set", || trusts(&world, "whatever.test", &set)).await;
+}
+
+#[tokio::test]
+async fn plain_http_is_sent_to_https() {
+    let (trusted, secret) = certificate("cert", "a.example");
+    let tls = json!([{"hosts": ["a.example"], "secretName": "cert"}]);
+    let mut objects = secured("a.example", echo("one").await, tls.clone());
+    objects.push(secret);
+    let mut both = secured("both.example", echo("two").await, json!([{"hosts": ["both.example"]}]));
+    both[0]["metadata"]["annotations"] = json!({"nginx.ingress.kubernetes.io/ssl-redirect": "false"});
+    objects.extend(both);
+    let world = World::routed(&objects).await;
+    let answer = client::get(world.http, "a.example:81", "/x/../y?q=1").await;
+    assert_eq!(answer.status, 308);
+    let expected = format!("https://a.example:{}/y?q=1", world.https.port());
+    assert_eq!(answer.headers["location"], expected);
+    let stream = client::tls(world.https, "a.example", &trusted, &[]).await.unwrap();
+    assert_eq!(Connection::http1(stream).await.get("a.example", "/").await.status, 200);
+    assert_eq!(client::get(world.http, "both.example", "/").await.status, 200);
 }
 
 #[tokio::test]
@@ -116,5 +141,5 @@ async fn reloads_while_serving() {
     world.api.delete(&renewed);
     until("no certificate", || async { !trusts(&world, "a.example", &second).await }).await;
     assert_eq!(connection.get("a.example", "/").await.status, 200);
-    assert_eq!(client::get(world.http, "a.example", "/").await.status, 200);
+    assert_eq!(client::get(world.http, "a.example", "/").await.status, 308);
 }

@@ -36,7 +36,9 @@ impl World {
             api.put(object);
         }
         let any = "127.0.0.1:0".parse().unwrap();
-        let ingress = Ingress::bind(&Config { http: any, https: any }).await.unwrap().with_limits(limits);
+        let default_certificate = Some(("ns".to_owned(), "default".to_owned()));
+        let config = Config { http: any, https: any, ranges: None, default_certificate };
+        let ingress = Ingress::bind(&config).await.unwrap().with_limits(limits);
         let (http, https) = ingress.addresses().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(ingress.run(api.client(), shutdown.clone()));

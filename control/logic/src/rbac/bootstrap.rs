@@ -237,7 +237,7 @@ const FOR_PARTS: &[Role] = &[
     role(
         "system:proa-ingress",
         &[
-            rule("list watch", "core", "secrets services"),
+            rule("list watch", "core", "nodes secrets services"),
             rule("list watch", "discovery.k8s.io", "endpointslices"),
             rule(READ, "networking.k8s.io", "ingressclasses ingresses"),
             rule("patch update", "networking.k8s.io", "ingresses/status"),

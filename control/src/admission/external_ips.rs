@@ -1,0 +1,53 @@
+//! External addresses of Services, where they are forbidden: what the stock server's plugin
+//! `DenyServiceExternalIPs` does.
+//! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#denyserviceexternalips>
+
+use proa_api::Refusal;
+use proa_logic::kinds::Kind;
+use serde_json::Value;
+
+/// The stock server's words.
+const WHY: &str = "Use of external IPs is denied by admission control.";
+
+/// Refuses a Service that names an external address which it did not have before. What is there
+/// already may stay and be taken away.
+pub fn deny(kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+    let addresses = |service: &Value| service["spec"]["externalIPs"].as_array().cloned().unwrap_or_default();
+    let had = old.map(addresses).unwrap_or_default();
+    if addresses(new).iter().all(|address| had.contains(address)) {
+        return Ok(());
+    }
+    let name = new["metadata"]["name"].as_str().unwrap_or_default();
+    Err(Refusal::forbidden(kind.resource(), name, WHY))
+}
+
+#[cfg(test)]
+mod tests {
+    use proa_logic::kinds;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn new_addresses_are_denied_and_old_ones_may_stay() {
+        let kinds = kinds::built_in();
+        let kind = kinds.by_kind("v1", "Service").unwrap();
+        let service = |addresses: Option<&[&str]>| {
+            let spec = addresses.map_or(json!({}), |a| json!({ "externalIPs": a }));
+            json!({ "metadata": { "name": "s" }, "spec": spec })
+        };
+        for (old, new, allowed) in [
+            (None, service(None), true),
+            (None, service(Some(&[])), true),
+            (None, service(Some(&["192.0.2.1"])), false),
+            (Some(service(None)), service(Some(&["192.0.2.1"])), false),
+            (Some(service(Some(&["192.0.2.1"]))), service(Some(&["192.0.2.1"])), true),
+            (Some(service(Some(&["192.0.2.1", "192.0.2.2"]))), service(Some(&["192.0.2.2"])), true),
+            (Some(service(Some(&["192.0.2.1"]))), service(Some(&["192.0.2.1", "192.0.2.2"])), false),
+        ] {
+            let refused = deny(kind, old.as_ref(), &new).err().map(|refusal| refusal.to_string());
+            let words = "services \"s\" is forbidden: Use of external IPs is denied by admission control.";
+            assert_eq!(refused.as_deref(), (!allowed).then_some(words), "{old:?} {new}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What an Ingress's annotations `nginx.ingress.kubernetes.io/…` ask for.
+//!
+//! Pure. <https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/>.
+//! What is not understood is said, and where it would protect something the Ingress is closed: its
+//! routes answer 503 rather than be open to those whom the annotation would keep out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::index::Key;
+
+const PREFIX: &str = "nginx.ingress.kubernetes.io/";
+/// Beginnings of names of what keeps somebody out or holds somebody back.
+const PROTECTING_PREFIXES: [&str; 6] =
+    ["auth-", "denylist-", "global-rate-limit", "limit-", "modsecurity-", "proxy-ssl-"];
+/// And whole names. Snippets may hold anything, a `deny` among it.
+const PROTECTING: [&str; 9] = [
+    "allowlist-source-range",
+    "configuration-snippet",
+    "enable-modsecurity",
+    "enable-owasp-core-rules",
+    "satisfy",
+    "server-snippet",
+    "ssl-ciphers",
+    "stream-snippet",
+    "whitelist-source-range",
+];
+const DEFAULT_REALM: &str = "Authentication Required";
+/// A pattern may be as long as this, and as large when compiled, in bytes.
+const PATTERN_LENGTH: usize = 1024;
+const PATTERN_SIZE: usize = 256 * 1024;
+/// Ranges of addresses in one annotation.
+const RANGES: usize = 1000;
+
+/// An Ingress's settings, and what is wrong with them.
+#[derive(Default)]
+pub struct Settings {
+    pub auth: Option<AuthSettings>,
+    /// Only clients with one of these addresses, if there are any.
+    pub allowed: Vec<IpNet>,
+    pub denied: Vec<IpNet>,
+    /// What a request's path is replaced by.
+    pub rewrite: Option<String>,
+    pub use_regex: bool,
+    /// Plain HTTP is sent to HTTPS where the host has TLS.
+    pub ssl_redirect: bool,
+    /// And everywhere.
+    pub force_ssl_redirect: bool,
+    /// Endpoints speak HTTP/2.
+    pub grpc: bool,
+    /// Why the routes must not be served.
+    pub closed: Option<String>,
+    /// What is not understood and only said.
+    pub ignored: Vec<String>,
+}
+
+/// Basic authentication.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthSettings {
+    pub secret: Key,
+    /// Each key of the Secret is a user, rather than the key `auth` a file.
+    pub is_map: bool,
+    pub realm: String,
+}
+
+/// Reads the annotations of an Ingress in `namespace`.
+pub fn settings(namespace: &str, annotations: Option<&BTreeMap<String, String>>) -> Settings {
+    let mut found = Settings { ssl_redirect: true, ..Settings::default() };
+    let named =
+        annotations.into_iter().flatten().filter_map(|(k, v)| Some((k.strip_prefix(PREFIX)?, v.trim())));
+    let named: BTreeMap<&str, &str> = named.collect();
+    let mut closed = Vec::new();
+    for (name, value) in &named {
+        let read = match *name {
+            // Read together below.
+            "auth-type" | "auth-secret" | "auth-secret-type" | "auth-realm" => Ok(()),
+            "whitelist-source-range" | "allowlist-source-range" => {
+                ranges(value).map(|ranges| found.allowed.extend(ranges))
+            }
+            "denylist-source-range" => ranges(value).map(|ranges| found.denied.extend(ranges)),
+            "rewrite-target" => rewrite(value).map(|target| found.rewrite = target),
+            "use-regex" => flag(value).map(|on| found.use_regex = on),
+            "ssl-redirect" => flag(value).map(|on| found.ssl_redirect = on),
+            "force-ssl-redirect" => flag(value).map(|on| found.force_ssl_redirect = on),
+            "backend-protocol" => match *value {
+                "HTTP" => Ok(()),
+                "GRPC" => {
+                    found.grpc = true;
+                    Ok(())
+                }
+                _ => Err("only HTTP and GRPC are supported".to_owned()),
+            },
+            other if is_protecting(other) => Err("it is not supported".to_owned()),
+            other => {
+                found.ignored.push(format!("annotation {PREFIX}{other} is not supported and has no effect"));
+                Ok(())
+            }
+        };
+        if let Err(why) = read {
+            closed.push(format!("annotation {PREFIX}{name}: {why}"));
+        }
+    }
+    match auth(namespace, &named) {
+        Ok(auth) => found.auth = auth,
+        Err(why) => closed.push(why),
+    }
+    found.closed = (!closed.is_empty()).then(|| closed.join("; "));
+    found
+}
+
+fn is_protecting(name: &str) -> bool {
+    PROTECTING.contains(&name) || PROTECTING_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn auth(namespace: &str, named: &BTreeMap<&str, &str>) -> Result<Option<AuthSettings>, String> {
+    let refuse = |name: &str, why: &str| Err(format!("annotation {PREFIX}{name}: {why}"));
+    let Some(kind) = named.get("auth-type") else {
+        let lone =
+            ["auth-secret", "auth-secret-type", "auth-realm"].into_iter().find(|n| named.contains_key(n));
+        return lone.map_or(Ok(None), |name| refuse(name, "it has no effect without auth-type"));
+    };
+    if *kind != "basic" {
+        return refuse("auth-type", "only basic is supported");
+    }
+    let Some(secret) = named.get("auth-secret").filter(|secret| !secret.is_empty()) else {
+        return refuse("auth-type", "auth-secret is missing");
+    };
+    let name = match secret.split_once('/') {
+        Some((other, _)) if other != namespace => {
+            return refuse("auth-secret", "a Secret of another namespace is not read");
+        }
+        Some((_, name)) => name,
+        None => secret,
+    };
+    let is_map = match named.get("auth-secret-type").copied() {
+        None | Some("auth-file") => false,
+        Some("auth-map") => true,
+        Some(_) => return refuse("auth-secret-type", "it is neither auth-file nor auth-map"),
+    };
+    let realm = named.get("auth-realm").filter(|realm| !realm.is_empty()).copied().unwrap_or(DEFAULT_REALM);
+    if realm.chars().any(char::is_control) {
+        return refuse("auth-realm", "it has a control character");
+    }
+    let secret = (namespace.to_owned(), name.to_owned());
+    Ok(Some(AuthSettings { secret, is_map, realm: realm.to_owned() }))
+}
+
+fn flag(value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| format!("{value:?} is neither true nor false"))
+}
+
+fn rewrite(value: &str) -> Result<Option<String>, String> {
+    match value {
+        "" => Ok(None),
+        value if !value.starts_with('/') => Err("only a path can be rewritten to".to_owned()),
+        value if value.contains(['?', '#', '\\']) || value.chars().any(char::is_control) => {
+            Err("only a path can be rewritten to".to_owned())
+        }
+        value => Ok(Some(value.to_owned())),
+    }
+}
+
+fn ranges(value: &str) -> Result<Vec<IpNet>, String> {
+    let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let read = |text: &str| {
+        let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(one).ok_or_else(|| format!("{text:?} is no range of addresses"))
+    };
+    let ranges: Vec<IpNet> = texts.map(read).collect::<Result<_, _>>()?;
+    match ranges.len() {
+        0 => Err("it names no address".to_owned()),
+        n if n > RANGES => Err(format!("it names more than {RANGES} ranges")),
+        _ => Ok(ranges),
+    }
+}
+
+/// A path as a regular expression from its beginning on; case does not count, as in ingress-nginx.
+pub fn pattern(path: &str) -> Result<Regex, String> {
+    if path.len() > PATTERN_LENGTH {
+        return Err(format!("a pattern has at most {PATTERN_LENGTH} characters"));
+    }
+    let built =
+        RegexBuilder::new(&format!("^(?:{path})")).case_insensitive(true).size_limit(PATTERN_SIZE).build();
+    built.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "the pattern is too large".to_owned(),
+        _ => "it is not a regular expression".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Settings {
+        let pairs = pairs.iter().map(|(k, v)| (format!("{PREFIX}{k}"), (*v).to_owned()));
+        settings("ns", Some(&pairs.collect()))
+    }
+
+    #[test]
+    fn what_protects_and_is_not_understood_closes() {
+        for (pairs, why) in [
+            (&[("auth-url", "http://x")][..], "auth-url: it is not supported"),
+            (&[("auth-tls-secret", "ns/ca")], "auth-tls-secret: it is not supported"),
+            (&[("auth-type", "digest"), ("auth-secret", "s")], "auth-type: only basic is supported"),
+            (&[("auth-type", "basic")], "auth-type: auth-secret is missing"),
+            (&[("auth-secret", "s")], "auth-secret: it has no effect without auth-type"),
+            (
+                &[("auth-type", "basic"), ("auth-secret", "other/s")],
+                "auth-secret: a Secret of another namespace",
+            ),
+            (
+                &[("auth-type", "basic"), ("auth-secret", "s"), ("auth-secret-type", "x")],
+                "auth-secret-type: it is neither",
+            ),
+            (
+                &[("auth-type", "basic"), ("auth-secret", "s"), ("auth-realm", "a\nb")],
+                "auth-realm: it has a control",
+            ),
+            (
+                &[("whitelist-source-range", "10.0.0.0/33")],
+                "whitelist-source-range: \"10.0.0.0/33\" is no range",
+            ),
+            (&[("allowlist-source-range", "")], "allowlist-source-range: it names no address"),
+            (&[("limit-rps", "5")], "limit-rps: it is not supported"),
+            (&[("server-snippet", "deny all;")], "server-snippet: it is not supported"),
+            (&[("rewrite-target", "https://elsewhere/")], "rewrite-target: only a path"),
+            (&[("rewrite-target", "/?a=$1")], "rewrite-target: only a path"),
+            (&[("force-ssl-redirect", "yes")], "force-ssl-redirect: \"yes\" is neither true nor false"),
+            (&[("backend-protocol", "HTTPS")], "backend-protocol: only HTTP and GRPC"),
+        ] {
+            let closed = read(pairs).closed.unwrap_or_default();
+            assert!(closed.starts_with(&format!("annotation {PREFIX}{why}")), "{pairs:?}: {closed}");
+        }
+    }
+
+    #[test]
+    fn what_is_understood_or_harmless_leaves_it_open() {
+        let found = read(&[
+            ("auth-type", "basic"),
+            ("auth-secret", "ns/s"),
+            ("auth-secret-type", "auth-map"),
+            ("whitelist-source-range", "0.0.0.0/0, ::/0,192.0.2.1"),
+            ("rewrite-target", "/$2"),
+            ("proxy-body-size", "8m"),
+        ]);
+        assert_eq!(found.closed, None);
+        let auth = found.auth.unwrap();
+        assert_eq!((auth.secret, auth.is_map), (("ns".to_owned(), "s".to_owned()), true));
+        assert_eq!(auth.realm, "Authentication Required");
+        assert_eq!(found.allowed.len(), 3);
+        assert!(found.ssl_redirect && !found.force_ssl_redirect);
+        let ignored = format!("annotation {PREFIX}proxy-body-size is not supported and has no effect");
+        assert_eq!(found.ignored, [ignored]);
+        assert!(settings("ns", None).closed.is_none());
+    }
+
+    #[test]
+    fn patterns_are_bounded() {
+        assert!(pattern("/a(/|$)(.*)").unwrap().is_match(b"/A/x"));
+        assert!(!pattern("/b").unwrap().is_match(b"/a/b"));
+        assert_eq!(pattern("/(").unwrap_err(), "it is not a regular expression");
+        assert_eq!(pattern("/(a{1000}){1000}").unwrap_err(), "the pattern is too large");
+        assert!(pattern(&"a".repeat(2000)).is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! Endpoints that are names elsewhere: Services of type ExternalName.
+//!
+//! A name is looked up as this host looks names up, and what it leads to is looked at: whoever may make
+//! a Service must not reach through the ingress what listens on this host alone, the machine's metadata
+//! service, a node, or other namespaces' pods. The addresses that were looked at are those that are
+//! connected to.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::route::OwnAddresses;
+
+/// What a name leads to is believed this long.
+const TTL: Duration = Duration::from_secs(30);
+/// And looked up no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Names that are remembered.
+const REMEMBERED: usize = 1024;
+/// Where clouds answer for the machine's metadata beside the link-local addresses.
+const METADATA: [&str; 3] = ["fd00:ec2::254", "100.100.100.200", "168.63.129.16"];
+
+/// What names have led to.
+#[derive(Default)]
+pub struct Names(Mutex<HashMap<String, (Instant, Vec<IpAddr>)>>);
+
+impl Names {
+    /// The endpoints behind a name that may be connected to.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn endpoints(
+        &self,
+        name: &str,
+        port: u16,
+        own: &OwnAddresses,
+    ) -> Result<Vec<SocketAddr>, &'static str> {
+        let addresses = self.look_up(name).await?;
+        if addresses.iter().any(|address| is_refused(*address, own)) {
+            return Err("the name leads to an address that is not served through a name");
+        }
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, &'static str> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, addresses)) = known().get(name).filter(|(at, _)| at.elapsed() < TTL) {
+            return Ok(addresses.clone());
+        }
+        let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((name, 0))).await;
+        let Ok(Ok(found)) = found else { return Err("the name cannot be resolved") };
+        let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut known = known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(name.to_owned(), (Instant::now(), addresses.clone()));
+        Ok(addresses)
+    }
+}
+
+fn is_refused(address: IpAddr, own: &OwnAddresses) -> bool {
+    let address = address.to_canonical();
+    let is_special = match address {
+        IpAddr::V4(a) => {
+            // 0/8 is this host; 240/4 is nobody's.
+            a.is_link_local() || a.is_multicast() || a.octets()[0] == 0 || a.octets()[0] >= 240
+        }
+        IpAddr::V6(a) => a.is_unicast_link_local() || a.is_multicast() || a.is_unspecified(),
+    };
+    let is_metadata = METADATA.iter().any(|text| text.parse() == Ok(address));
+    is_special || address.is_loopback() || is_metadata || own.has(address) || is_local(address)
+}
+
+/// Whether this host has the address: only then can a socket be bound to it.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Index, Ranges};
+    use crate::route::Table;
+
+    #[test]
+    fn what_a_name_must_not_lead_to() {
+        let net = |text: &str| text.parse().unwrap();
+        let ranges =
+            Ranges { pods: net("10.42.0.0/16"), node: net("10.42.0.0/24"), services: net("10.43.0.0/16") };
+        let mut index = Index { ranges: Some(ranges), ..Index::default() };
+        index.nodes.insert("n2".to_owned(), vec!["192.0.2.7".parse().unwrap()]);
+        let table = Table::compile(&index);
+        for (address, refused) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("0.0.0.0", true),
+            ("169.254.169.254", true),
+            ("fe80::1", true),
+            ("fd00:ec2::254", true),
+            ("100.100.100.200", true),
+            ("224.0.0.1", true),
+            ("255.255.255.255", true),
+            ("10.42.3.4", true),
+            ("10.43.0.1", true),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_refused(address.parse().unwrap(), table.own_addresses()), refused, "{address}");
+        }
+    }
+}
