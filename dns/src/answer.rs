@@ -16,6 +16,7 @@ use crate::zone::{Endpoint, Service, Zone};
 const SCHEMA_VERSION: &str = "1.1.0";
 /// RFC 2782: all targets are alike.
 const SRV_PRIORITY: u16 = 0;
+/// What the records of one answer share.
 const SRV_WEIGHT: u16 = 100;
 
 /// Which names are the cluster's own.
@@ -140,9 +141,8 @@ impl Own {
                 let (Some(target), Some(port)) = (own(), ports.iter().find(of)) else {
                     return Found::Nothing;
                 };
-                let srv = SRV::new(SRV_PRIORITY, SRV_WEIGHT, port.number, target.clone());
                 let beside = addresses.iter().map(|address| self.record(&target, data(*address))).collect();
-                Found::Data(vec![RData::SRV(srv)], beside)
+                Found::Data(shared(vec![(port.number, target)]).collect(), beside)
             }
             // The name between a Service and its ports exists, without records of its own.
             (Service::Addresses { ports, .. }, [protocol]) => {
@@ -173,6 +173,7 @@ impl Own {
         match rest {
             [] => found.extend(endpoints().map(|endpoint| data(endpoint.address))),
             [protocol, port] if protocol.starts_with('_') => {
+                let mut targets = Vec::new();
                 for slice in slices() {
                     let ports = slice.ports.iter().filter(|p| {
                         Some(p.name.as_str()) == port.strip_prefix('_')
@@ -182,12 +183,12 @@ impl Own {
                         for endpoint in slice.endpoints.iter().filter(counts) {
                             let labels = [&*endpoint.hostname(), name, namespace, "svc"];
                             let Some(target) = self.name(&labels) else { continue };
-                            let srv = SRV::new(SRV_PRIORITY, SRV_WEIGHT, port.number, target.clone());
-                            found.push(RData::SRV(srv));
                             beside.push(self.record(&target, data(endpoint.address)));
+                            targets.push((port.number, target));
                         }
                     }
                 }
+                found.extend(shared(targets));
             }
             [protocol] if protocol.starts_with('_') => {
                 let has = slices().flat_map(|slice| &slice.ports).any(|port| port.protocol == protocol[1..]);
@@ -288,6 +289,14 @@ fn data(address: IpAddr) -> RData {
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
     }
+}
+
+/// One record for each port and target; none is without weight (RFC 2782: one of zero is hardly chosen).
+fn shared(targets: Vec<(u16, Name)>) -> impl Iterator<Item = RData> {
+    let count = u16::try_from(targets.len()).unwrap_or(u16::MAX).max(1);
+    let weight = (SRV_WEIGHT / count).max(1);
+    let record = move |(port, target)| RData::SRV(SRV::new(SRV_PRIORITY, weight, port, target));
+    targets.into_iter().map(record)
 }
 
 /// An IPv4 address written with dashes, `10-42-0-7`.

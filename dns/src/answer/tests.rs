@@ -227,8 +227,8 @@ fn section_2_4_2_ports_of_a_headless_service() {
         ],
         expect![[r#"
             SRV _https._tcp.pets.default.svc.cluster.local
-              _https._tcp.pets.default.svc.cluster.local. 5 IN SRV 0 100 8443 rex.pets.default.svc.cluster.local.
-              _https._tcp.pets.default.svc.cluster.local. 5 IN SRV 0 100 8443 10-42-0-3.pets.default.svc.cluster.local.
+              _https._tcp.pets.default.svc.cluster.local. 5 IN SRV 0 50 8443 rex.pets.default.svc.cluster.local.
+              _https._tcp.pets.default.svc.cluster.local. 5 IN SRV 0 50 8443 10-42-0-3.pets.default.svc.cluster.local.
               + rex.pets.default.svc.cluster.local. 5 IN A 10.42.0.2
               + 10-42-0-3.pets.default.svc.cluster.local. 5 IN A 10.42.0.3
             SRV _http._tcp.pets.default.svc.cluster.local
