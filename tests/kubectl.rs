@@ -35,6 +35,7 @@ fn verbs(cluster: Cluster) {
     deploy_and_roll(&cluster);
     change_in_place(&cluster);
     roll_by_hand(&cluster);
+    apply_lists(&cluster);
     ask_without_doing(&cluster);
     select_and_page(&cluster);
     look_around(&cluster);
@@ -172,6 +173,16 @@ fn roll_by_hand(cluster: &Cluster) {
 }
 
 /// What only shows what would be, and what is refused before it is done.
+/// Lists in a file, of the kind `List` and of their items' own.
+fn apply_lists(cluster: &Cluster) {
+    for (kind, name) in [("List", "of-any"), ("ConfigMapList", "of-one")] {
+        let item =
+            format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}, labels: {{app: demo}}}}}}");
+        cluster.apply(&format!("apiVersion: v1\nkind: {kind}\nmetadata: {{}}\nitems: [{item}]\n"));
+        cluster.kubectl(&["get", "cm", name]);
+    }
+}
+
 fn ask_without_doing(cluster: &Cluster) {
     assert_eq!(
         cluster.kubectl(&["create", "cm", "dry", "--dry-run=server"]),
@@ -241,6 +252,11 @@ fn look_around(cluster: &Cluster) {
     let explained = cluster.kubectl(&["explain", "pod.spec.containers.image"]);
     assert!(explained.contains("Container image name"), "{explained}");
 
+    let info = cluster.kubectl(&["cluster-info"]);
+    assert!(info.contains("/api/v1/namespaces/kube-system/services/kube-dns:dns/proxy"), "{info}");
+    let unknown = cluster.kubectl_fails(&["get", "flurbs"]);
+    assert!(unknown.contains("the server doesn't have a resource type \"flurbs\""), "{unknown}");
+
     let described = cluster.kubectl(&["describe", "deployment", "web"]);
     for text in ["StrategyType:", "RollingUpdate", "NewReplicaSet:", "ScalingReplicaSet"] {
         assert!(described.contains(text), "{text} in {described}");
@@ -250,6 +266,8 @@ fn look_around(cluster: &Cluster) {
     for text in ["Status:", "Running", "Container ID:", "Scheduled", "Started"] {
         assert!(described.contains(text), "{text} in {described}");
     }
+    let refused = cluster.kubectl_fails(&["debug", &pod, "--image=hello-container:1"]);
+    assert!(refused.contains("ephemeral containers are disabled for this cluster"), "{refused}");
     for kind in ["node", "service", "ingress", "configmap", "namespace", "secret"] {
         cluster.kubectl(&["describe", kind]);
     }

@@ -5,6 +5,7 @@
 mod cluster;
 
 use cluster::Cluster;
+use serde_json::Value;
 
 /// A workload of pods that sleep.
 fn workload(kind: &str, version: &str, name: &str, selector: &str, replicas: u32) -> String {
@@ -99,6 +100,18 @@ fn quotas_and_limits_hold() {
     );
     let text = "is forbidden: exceeded quota: pods, requested: pods=1, used: pods=2, limited: pods=2";
     assert!(condition["message"].as_str().is_some_and(|m| m.ends_with(text)), "{condition}");
+    // It goes on trying, without saying again what is known.
+    let version = |set: &Value| set["metadata"]["resourceVersion"].clone();
+    let tries = || {
+        let events =
+            cluster.kubectl(&["get", "events", "--field-selector=reason=FailedCreate", "-o", "json"]);
+        let events: Value = serde_json::from_str(&events).expect("JSON");
+        let items = events["items"].as_array().expect("a list");
+        items.iter().map(|event| event["count"].as_i64().unwrap_or(1)).sum::<i64>()
+    };
+    let (before, tried) = (version(&cluster.list("rs", "app=web")[0]), tries());
+    cluster.wait("two more tries", || tries() >= tried + 2);
+    assert_eq!(version(&cluster.list("rs", "app=web")[0]), before);
     let refused = cluster.kubectl_fails(&["run", "x", "--image=hello-container:1"]);
     assert_eq!(refused.trim(), format!("Error from server (Forbidden): pods \"x\" {text}"));
     let table = cluster.kubectl(&["get", "quota"]);

@@ -57,7 +57,9 @@ fn create(cluster: &Cluster, name: &str, replicas: u32, labels: &str) {
 fn updates_stop_at_a_typo_and_go_back_to_any_revision() {
     let cluster = Cluster::start();
     cluster.pack_examples();
-    create(&cluster, "web", 3, "app: web");
+    // What a Go client leaves out makes no other template of one that kubectl writes back.
+    cluster.apply(&manifest("web", 3, "app: web", ", tty: false, stdin: false"));
+    rolled_out(&cluster, "web");
     let table = cluster.kubectl(&["get", "deployment", "web"]);
     assert!(table.contains("3/3     3            3"), "{table}");
     let cause = |text: &str| {
@@ -107,6 +109,7 @@ fn updates_stop_at_a_typo_and_go_back_to_any_revision() {
     rolled_out(&cluster, "web");
     let container = &cluster.get("deployment", "web")["spec"]["template"]["spec"]["containers"][0];
     assert!(container.get("env").is_none(), "{container}");
+    assert_eq!(sets(&cluster, "web").len(), 3, "the first ReplicaSet serves again");
     let history = cluster.kubectl(&["rollout", "history", "deployment/web"]);
     let revisions: Vec<&str> = history.lines().skip(2).filter_map(|l| l.split_whitespace().next()).collect();
     assert_eq!(revisions, ["3", "4", "5"], "{history}");
