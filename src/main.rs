@@ -6,6 +6,7 @@
 mod agent;
 mod cli;
 mod config;
+mod print;
 mod up;
 
 use std::path::Path;

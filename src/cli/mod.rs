@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{agent, config, up};
+use crate::{agent, config, print, up};
 
 /// A Kubernetes-compatible cluster in one small program, with WebAssembly and containers side by
 /// side in its pods.
@@ -55,7 +55,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("proa: {error:#}");
+            print::complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -3,8 +3,6 @@
 //! Works on the Secrets of the cluster, as its administrator. There is no token until somebody makes
 //! one, and each ends by itself.
 
-#![allow(clippy::print_stdout, reason = "what a command prints is its result")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,7 +19,7 @@ use rand::Rng;
 use serde_json::Value;
 
 use super::DataDir;
-use crate::up;
+use crate::{print, up};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -125,18 +123,18 @@ async fn create(options: &Create) -> Result<()> {
     };
     admin.secrets.create(&PostParams::default(), &object).await?;
     if !options.print_join_command {
-        println!("{id}.{secret}");
+        print::line(&format!("{id}.{secret}"));
         return Ok(());
     }
     let hash = ca_hash(&admin.ca_pem).context("the CA in the kubeconfig cannot be read")?;
-    println!("proa agent --server {} --token {id}.{secret} --ca-hash {hash}", admin.server);
+    print::line(&format!("proa agent --server {} --token {id}.{secret} --ca-hash {hash}", admin.server));
     Ok(())
 }
 
 async fn list(data_dir: &Path) -> Result<()> {
     let admin = Admin::open(data_dir)?;
     let only = ListParams::default().fields(&format!("type={SECRET_TYPE_BOOTSTRAP_TOKEN}"));
-    println!("{:<10}{:<24}DESCRIPTION", "ID", "EXPIRES");
+    print::line(&format!("{:<10}{:<24}DESCRIPTION", "ID", "EXPIRES"));
     for secret in admin.secrets.list(&only).await?.items {
         let text = |key: &str| {
             let value = secret.data.as_ref().and_then(|data| data.get(key));
@@ -144,7 +142,7 @@ async fn list(data_dir: &Path) -> Result<()> {
         };
         let expires = text("expiration").unwrap_or_else(|| "<never>".to_owned());
         let description = text("description").unwrap_or_else(|| "<none>".to_owned());
-        println!("{:<10}{expires:<24}{description}", text("token-id").unwrap_or_default());
+        print::line(&format!("{:<10}{expires:<24}{description}", text("token-id").unwrap_or_default()));
     }
     Ok(())
 }
@@ -153,7 +151,7 @@ async fn delete(token: &str, data_dir: &Path) -> Result<()> {
     let admin = Admin::open(data_dir)?;
     let id = token.split('.').next().unwrap_or_default();
     admin.secrets.delete(&format!("{BOOTSTRAP_TOKEN_PREFIX}{id}"), &DeleteParams::default()).await?;
-    println!("bootstrap token {id:?} deleted");
+    print::line(&format!("bootstrap token {id:?} deleted"));
     Ok(())
 }
 
