@@ -124,13 +124,6 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     })
 }
 
-/// What a run left at its `terminationMessagePath`; at most 4096 bytes, as the API says.
-pub fn termination_message(paths: &Paths, uid: &str, id: &str) -> Option<String> {
-    let bytes = std::fs::read(paths.termination_log(uid, id)).ok()?;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
-    Some(text).filter(|text| !text.is_empty())
-}
-
 /// Fields that would be silently lost otherwise.
 fn refuse_unsupported(container: &Container) -> Result<(), String> {
     let probes = [

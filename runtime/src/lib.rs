@@ -20,6 +20,7 @@ pub mod http;
 pub mod image;
 pub mod image_pull;
 pub mod join;
+pub mod last_words;
 pub mod local_path;
 pub mod log;
 pub mod metrics;

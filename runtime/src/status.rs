@@ -16,6 +16,7 @@ use proa_api::condition;
 use serde_json::{Map, Value};
 
 use crate::backoff::go_duration;
+use crate::last_words;
 use crate::observed::{
     ContainerSeen, Ended, PodObserved, Role, Run, Step, all_containers, full_name, reason,
 };
@@ -151,7 +152,12 @@ fn states(
     now: Timestamp,
 ) -> (ContainerState, Option<ContainerState>) {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let end = |ended: &Ended| terminated(uid, &container.name, ended);
+    let containers = all_containers(pod).count();
+    let end = |ended: &Ended| {
+        let mut ended = ended.clone();
+        last_words::cut(&mut ended.message, containers);
+        terminated(uid, &container.name, &ended)
+    };
     let last = state.last.as_ref().map(end);
     let over = seen.teardown != Step::Undone || seen.verdict.is_some() || phase_is_terminal(pod);
     match &state.run {

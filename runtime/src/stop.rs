@@ -13,9 +13,9 @@ use nix::sys::signal::Signal;
 use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
 use serde_json::Value;
 
-use crate::container::termination_message;
 use crate::engine::{self, Sandbox};
 use crate::host::Host;
+use crate::last_words;
 use crate::log::last_text;
 use crate::observed::{all_containers, field_path, parse_id, report};
 use crate::pod::write_status;
@@ -70,7 +70,7 @@ pub fn add_last_words(host: &Host, pod: &Pod, state: &mut ContainerState) {
     let Some(exit) = state.exit.as_mut().filter(|exit| exit.message.is_empty()) else { return };
     let Some((name, attempt)) = parse_id(&state.id) else { return };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let said = termination_message(&host.paths, uid, &state.id);
+    let said = last_words::read(&host.paths.termination_log(uid, &state.id));
     let container = all_containers(pod).find(|(_, c)| c.name == name).map(|(_, c)| c);
     let policy = container.and_then(|c| c.termination_message_policy.as_deref());
     let from_log = || {
