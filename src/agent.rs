@@ -1,7 +1,5 @@
 //! `proa agent`: this machine as a node of a cluster whose API server is elsewhere.
 
-#![allow(clippy::print_stdout, reason = "that the node has joined is the command's result")]
-
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
@@ -12,7 +10,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Taint;
 use proa_api::names::KUBELET_PORT;
 use proa_dns::{DnsConfig, Upstream};
-use proa_runtime::image::ImageStore;
+use proa_runtime::image::{ImageStore, insecure_registry};
 use proa_runtime::join::serve::{self, Serving};
 use proa_runtime::join::{JoinConfig, Membership, join};
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
@@ -24,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, DEFAULT_DATA_DIR};
+use crate::print;
 use crate::up::{self, BRIDGE, DNS_OFFSET, DNS_PORT, MAX_PODS};
 
 /// What may be set; each also as `PROA_…` in the environment.
@@ -39,7 +38,7 @@ pub struct Options {
     #[arg(long, env = "PROA_CA_HASH")]
     pub ca_hash: Option<String>,
     /// Directory of this node's state
-    #[arg(long, env = "PROA_DATA_DIR", default_value = DEFAULT_DATA_DIR)]
+    #[arg(long, env = "PROA_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_parser = config::absolute)]
     pub data_dir: PathBuf,
     /// Name of this node [default: the host name]
     #[arg(long, env = "PROA_NODE_NAME")]
@@ -53,6 +52,9 @@ pub struct Options {
     /// Taints that this node is registered with: KEY=VALUE:EFFECT, separated by commas
     #[arg(long, env = "PROA_REGISTER_WITH_TAINTS", value_delimiter = ',', value_name = "TAINTS")]
     pub register_with_taints: Vec<String>,
+    /// Registries that are spoken to without TLS, HOST:PORT; separated by commas
+    #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = insecure_registry)]
+    pub insecure_registries: Vec<String>,
     /// What to log, as tracing directives
     #[arg(long, env = "PROA_LOG", default_value = "info")]
     pub log: String,
@@ -142,15 +144,17 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         max_pods: MAX_PODS,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    start_parts(node, network, membership, listener, parts, shutdown).await?;
-    println!("node        {node_name}");
-    println!("address     {address}");
-    println!("cluster     {}", options.server);
+    let images = ImageStore::open(&Paths::new(&node.data_dir), &options.insecure_registries)?;
+    start_parts(node, images, network, membership, listener, parts, shutdown).await?;
+    print::line(&format!("node        {node_name}"));
+    print::line(&format!("address     {address}"));
+    print::line(&format!("cluster     {}", options.server));
     Ok(())
 }
 
 async fn start_parts(
     node: NodeConfig,
+    images: ImageStore,
     network: NetworkConfig,
     membership: Membership,
     listener: TcpListener,
@@ -189,7 +193,6 @@ async fn start_parts(
         membership.keep_certificates(node_ip, serving, certificates_shutdown).await;
     });
 
-    let images = ImageStore::open(&node.data_dir.join("images"))?;
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {
         let agent = proa_runtime::run(node, client, images, network, directory, node_shutdown);

@@ -80,6 +80,9 @@ pub struct Options {
     /// A pod that became unready no later than this after its start was never ready [default: 30s]
     #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_INITIAL_READINESS_DELAY")]
     pub horizontal_pod_autoscaler_initial_readiness_delay: Option<String>,
+    /// Registries that are spoken to without TLS, HOST:PORT; may be repeated
+    #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',')]
+    pub insecure_registries: Vec<String>,
     /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
     #[arg(long, env = "PROA_LOG")]
     pub log: Option<String>,
@@ -104,7 +107,13 @@ pub struct Config {
     pub node_name: String,
     pub scheduler: Settings,
     pub autoscaler: autoscaler::Settings,
+    pub insecure_registries: Vec<String>,
     pub log: String,
+}
+
+/// A path that means the same wherever this program works: it stands in records.
+pub fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
 }
 
 impl Options {
@@ -131,7 +140,9 @@ impl Options {
             None => host_name()?,
         };
         Ok(Config {
-            data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            data_dir: std::path::absolute(
+                self.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            )?,
             api_listen: address(self.api_listen, file.api_listen, 6443),
             ingress_http: address(self.ingress_http, file.ingress_http, 80),
             ingress_https: address(self.ingress_https, file.ingress_https, 443),
@@ -156,6 +167,11 @@ impl Options {
                 None => Settings::default(),
             },
             autoscaler,
+            insecure_registries: insecure_registries(if self.insecure_registries.is_empty() {
+                file.insecure_registries
+            } else {
+                self.insecure_registries
+            })?,
             log: text(self.log, file.log, "info"),
         })
     }
@@ -194,6 +210,14 @@ fn grace_period(text: &Option<String>) -> Result<SignedDuration> {
         "--node-monitor-grace-period {text:?}: nodes report every 10s, so it must be at least 12s"
     );
     Ok(period)
+}
+
+fn insecure_registries(texts: Vec<String>) -> Result<Vec<String>> {
+    let check = |text: &String| {
+        proa_runtime::image::insecure_registry(text)
+            .map_err(|error| anyhow::anyhow!("--insecure-registries {text:?}: {error}"))
+    };
+    texts.iter().map(check).collect()
 }
 
 fn scheduler_settings(path: &Path) -> Result<Settings> {
@@ -271,6 +295,21 @@ mod tests {
         assert_eq!(config.node_name, "from-flag");
         assert_eq!(config.cluster_domain, "file.example");
         assert_eq!(config.service_cidr, "10.43.0.0/16");
+        let relative = Options {
+            data_dir: Some("some/where".into()),
+            node_name: Some("n".to_owned()),
+            insecure_registries: vec!["r.example:5000".to_owned()],
+            ..Options::default()
+        };
+        let resolved = relative.resolve().unwrap();
+        assert_eq!(resolved.data_dir, std::env::current_dir().unwrap().join("some/where"));
+        assert_eq!(resolved.insecure_registries, ["r.example:5000"]);
+        let url = Options {
+            node_name: Some("n".to_owned()),
+            insecure_registries: vec!["http://r".to_owned()],
+            ..Options::default()
+        };
+        assert!(url.resolve().unwrap_err().to_string().contains("HOST:PORT"));
         assert_eq!(config.autoscaler, autoscaler::Settings::default());
         let text = |period: &str| Options {
             node_name: Some("n".to_owned()),

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         ["compile", input, output] => {
             proa_runtime::engine::compile::main(Path::new(input), Path::new(output))
         }
+        [proa_runtime::image::fetch::ROLE] => proa_runtime::image::fetch::main(),
         _ => cli::run(cli::Cli::parse()),
     }
 }

@@ -1,7 +1,5 @@
 //! `proa up` and `proa down`: the parts put together, and taken apart.
 
-#![allow(clippy::print_stdout, reason = "where the API and the kubeconfig are is the command's result")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
@@ -23,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Options};
+use crate::print;
 
 /// The device that the node's pods are reached through.
 pub const BRIDGE: &str = "proa0";
@@ -169,9 +168,9 @@ async fn serve(config: Config) -> Result<()> {
         server.listen(in_cluster).await?;
     }
 
-    println!("API         https://{}", server.addresses()[0]);
-    println!("kubeconfig  {}", server.kubeconfig_path().display());
-    println!("ingress     http://{ingress_http} https://{ingress_https}");
+    print::line(&format!("API         https://{}", server.addresses()[0]));
+    print::line(&format!("kubeconfig  {}", server.kubeconfig_path().display()));
+    print::line(&format!("ingress     http://{ingress_http} https://{ingress_https}"));
 
     let shutdown = CancellationToken::new();
     let parts = TaskTracker::new();
@@ -270,7 +269,7 @@ fn start_parts(
         max_pods: MAX_PODS,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let images = ImageStore::open(&config.data_dir.join("images"))?;
+    let images = ImageStore::open(&Paths::new(&config.data_dir), &config.insecure_registries)?;
     let node_client = server.client(Caller::node(&config.node_name));
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {

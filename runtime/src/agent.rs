@@ -65,6 +65,13 @@ pub async fn run(
         cluster = cluster::identity(&client) => cluster,
     };
     let host = Arc::new(host(config, client, images, network, directory)?);
+    let images = host.images.clone();
+    // A thread that nobody waits for: it may have to wait for somebody who works with the images.
+    std::thread::spawn(move || {
+        if let Err(error) = images.sweep_temporary() {
+            tracing::warn!(%error, "what interrupted pulls left could not be removed");
+        }
+    });
     let failed = |error| NodeError::Io { path: host.paths.cluster().display().to_string(), error };
     for aside in cluster::settle(&host.paths, &cluster).map_err(failed)? {
         tracing::warn!(path = %aside.display(), "set aside what pods of another cluster left");

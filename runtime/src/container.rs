@@ -11,12 +11,15 @@ use proa_sandbox::protocol::{self, Mount, Payload, User, WasmShape};
 use crate::downward::Facts;
 use crate::env::{self, Sources, Variables};
 use crate::image::Image;
+use crate::image::tree::Tree;
 use crate::paths::Paths;
 use crate::plan::grace_period;
 use crate::resources::limits;
 use crate::security::{ImageUsers, security};
 use crate::volume;
 
+/// No account file of an image is larger.
+const ACCOUNTS_MAX_BYTES: u64 = 1 << 20;
 /// A log is rotated when it grows over this, as the kubelet's default has it.
 const LOG_MAX_BYTES: u64 = 10 << 20;
 /// Rotated logs kept beside the current one.
@@ -74,7 +77,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     let mut variables: Variables = image.config.env.iter().cloned().collect();
     let payload = match &parts.program {
         Program::Layers(layers) => {
-            let users = image_users(&image.config.user, layers);
+            let users = image_users(&image.config.user, layers)?;
             let (security, home) = security(pod, container, &users)?;
             variables.set_default("PATH", DEFAULT_PATH);
             if let Some(home) = home {
@@ -211,15 +214,12 @@ fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>
     Ok(Some(Mount { source, target: target.to_owned(), read_only: false }))
 }
 
-/// The image's user and its account files, from the topmost layer that has them.
-fn image_users(user: &str, layers: &[PathBuf]) -> ImageUsers {
-    let read = |name: &str| {
-        let found = layers.iter().rev().find_map(|layer| {
-            let path = layer.join(name);
-            // A link would be resolved on the node, not in the image.
-            path.symlink_metadata().is_ok_and(|m| m.is_file()).then(|| std::fs::read_to_string(path).ok())?
-        });
-        found.unwrap_or_default()
+/// The image's user and its account files.
+fn image_users(user: &str, layers: &[PathBuf]) -> Result<ImageUsers, String> {
+    let tree = Tree::new(layers);
+    let read = |name: &str| match tree.read(name, ACCOUNTS_MAX_BYTES) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => Err(format!("read /{name} of the image: {error}")),
     };
-    ImageUsers { user: user.to_owned(), passwd: read("etc/passwd"), group: read("etc/group") }
+    Ok(ImageUsers { user: user.to_owned(), passwd: read("etc/passwd")?, group: read("etc/group")? })
 }

@@ -15,6 +15,10 @@ use crate::observed::{field_path, reason, report};
 /// How often a long pull tells how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
+/// What to do about an image that was made here and cannot be pulled.
+const LOCAL_HINT: &str = "; an image of this name is on the node: with imagePullPolicy IfNotPresent or Never it is used \
+     without asking a registry";
+
 /// Why there is no image: a waiting reason and a message.
 pub type Refused = (&'static str, String);
 
@@ -28,17 +32,21 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
         return Err((reason::INVALID_IMAGE_NAME, text));
     }
     let local = host.images.get(name);
-    match (policy(container, name), local) {
+    match (policy(container, name), &local) {
         ("Never", None) => {
             let text = format!("Container image \"{name}\" is not present with pull policy of Never");
             return Err((reason::ERR_IMAGE_NEVER_PULL, text));
         }
         ("Never" | "IfNotPresent", Some(image)) => {
             tell(false, "Pulled", format!("Container image \"{name}\" already present on machine"));
-            return Ok(image);
+            return Ok(image.clone());
         }
         _ => {}
     }
+    if let Some(message) = host.images.held_back(name) {
+        return Err((reason::ERR_IMAGE_PULL, format!("failed to pull image \"{name}\": {message}")));
+    }
+    let is_here = local.is_some();
     tell(false, "Pulling", format!("Pulling image \"{name}\""));
     let begun = Instant::now();
     match pull(host, pod, name, &tell).await {
@@ -53,12 +61,20 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
                     "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {size} bytes."
                 ),
             );
+            if image.devices_left_out > 0 {
+                let count = image.devices_left_out;
+                let text = format!(
+                    "Left out {count} device nodes of image \"{name}\": containers have the node's devices only"
+                );
+                tell(true, "DevicesLeftOut", text);
+            }
             Ok(image)
         }
         Err(error) => {
             note_platform(host, name, &error).await;
-            let text = format!("failed to pull image \"{name}\": {error}");
-            tell(true, "Failed", format!("Failed to pull image \"{name}\": {error}"));
+            let hint = if is_here { LOCAL_HINT } else { "" };
+            let text = format!("failed to pull image \"{name}\": {error}{hint}");
+            tell(true, "Failed", format!("Failed to pull image \"{name}\": {error}{hint}"));
             let reason = match error {
                 ImageError::InvalidName(_) => reason::INVALID_IMAGE_NAME,
                 ImageError::Platform(_) => reason::IMAGE_PLATFORM_MISMATCH,

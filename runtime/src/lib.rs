@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod child;
 pub mod cluster;
 pub mod container;
 pub mod directory;

@@ -99,6 +99,11 @@ impl Paths {
         self.data.join("cluster")
     }
 
+    /// Images: `images`. What is below is `image/layout.rs`'s.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
     /// Compiled Wasm.
     pub fn wasm(&self) -> PathBuf {
         self.data.join("wasm")

@@ -305,6 +305,7 @@ mod tests {
             size_bytes: 1,
             config: ImageConfig::default(),
             content: Content::Layers(Vec::new()),
+            devices_left_out: 0,
         };
         for (reference, id) in [
             ("docker.io/library/nginx:1", "docker.io/library/nginx@sha256:d"),

@@ -1,15 +1,17 @@
 //! `proa image …`: works on the store's files, whether a node is running or not.
 
-#![allow(clippy::print_stdout, reason = "what a command prints is its result")]
-
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use proa_runtime::image::{Content, Credentials, Image, ImageStore, PackOptions, Progress};
+use proa_runtime::image::{
+    Content, Credentials, Image, ImageStore, PackOptions, Progress, insecure_registry,
+};
+use proa_runtime::paths::Paths;
 
 use super::DataDir;
+use crate::print;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -62,6 +64,9 @@ pub struct Transfer {
     /// Password at the registry; better given in the environment, where other users do not see it
     #[arg(long, env = "PROA_REGISTRY_PASSWORD", hide_env_values = true, requires = "username")]
     password: Option<String>,
+    /// Registries that are spoken to without TLS, HOST:PORT; separated by commas
+    #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = insecure_registry)]
+    insecure_registries: Vec<String>,
 }
 
 #[derive(Args)]
@@ -90,26 +95,26 @@ pub struct Pack {
     data: DataDir,
 }
 
-fn store(data: &DataDir) -> Result<ImageStore> {
-    let dir = data.data_dir.join("images");
-    ImageStore::open(&dir).with_context(|| format!("cannot open the image store {}", dir.display()))
+fn store(data: &DataDir, insecure_registries: &[String]) -> Result<ImageStore> {
+    ImageStore::open(&Paths::new(&data.data_dir), insecure_registries)
+        .with_context(|| format!("cannot open the image store in {}", data.data_dir.display()))
 }
 
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Ls(data) => list(&store(&data)?.list()),
+        Command::Ls(data) => list(&store(&data, &[])?.list()),
         Command::Inspect(named) => {
-            let image = store(&named.data)?.get(&named.name);
+            let image = store(&named.data, &[])?.get(&named.name);
             let image = image.with_context(|| format!("{}: not found", named.name))?;
-            println!("{}", serde_json::to_string_pretty(&image)?);
+            print::line(&serde_json::to_string_pretty(&image)?);
         }
-        Command::Rm(named) => store(&named.data)?.remove(&named.name)?,
+        Command::Rm(named) => store(&named.data, &[])?.remove(&named.name)?,
         Command::Tag { image, further } => {
-            println!("{}", store(&image.data)?.tag(&image.name, &further)?.reference);
+            print::line(&store(&image.data, &[])?.tag(&image.name, &further)?.reference);
         }
         Command::Import { source, name, data } => {
-            for image in store(&data)?.import(&source, name.as_deref())? {
-                println!("{}", image.reference);
+            for image in store(&data, &[])?.import(&source, name.as_deref())? {
+                print::line(&image.reference);
             }
         }
         Command::Pack(pack) => {
@@ -120,17 +125,17 @@ pub fn run(command: Command) -> Result<()> {
                 working_dir: pack.workdir,
                 user: pack.user,
             };
-            let image = store(&pack.data)?.pack(&pack.source, &pack.name, &options)?;
-            println!("{}", image.reference);
+            let image = store(&pack.data, &[])?.pack(&pack.source, &pack.name, &options)?;
+            print::line(&image.reference);
         }
         Command::Pull(transfer) => {
-            let (store, credentials) = (store(&transfer.image.data)?, transfer.credentials()?);
+            let (store, credentials) = (transfer.store()?, transfer.credentials()?);
             let image =
                 with_bar(async |progress| store.pull(&transfer.image.name, &credentials, progress).await)?;
-            println!("{}", image.reference);
+            print::line(&image.reference);
         }
         Command::Push(transfer) => {
-            let (store, credentials) = (store(&transfer.image.data)?, transfer.credentials()?);
+            let (store, credentials) = (transfer.store()?, transfer.credentials()?);
             with_bar(async |progress| store.push(&transfer.image.name, &credentials, progress).await)?;
         }
     }
@@ -138,6 +143,10 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 impl Transfer {
+    fn store(&self) -> Result<ImageStore> {
+        store(&self.image.data, &self.insecure_registries)
+    }
+
     fn credentials(&self) -> Result<Vec<Credentials>> {
         let (Some(username), Some(password)) = (&self.username, &self.password) else {
             return Ok(Vec::new());
@@ -168,7 +177,7 @@ fn with_bar<T, E>(
 
 fn list(images: &[Image]) {
     let width = images.iter().map(|i| i.reference.len()).max().unwrap_or(0).max(4);
-    println!("{:width$}  {:9}  {:12}  {:>10}", "NAME", "KIND", "IMAGE ID", "SIZE");
+    print::line(&format!("{:width$}  {:9}  {:12}  {:>10}", "NAME", "KIND", "IMAGE ID", "SIZE"));
     for image in images {
         let kind = match image.content {
             Content::Layers(_) => "container",
@@ -176,6 +185,7 @@ fn list(images: &[Image]) {
         };
         let id = image.id.trim_start_matches("sha256:");
         let size = indicatif::HumanBytes(image.size_bytes).to_string();
-        println!("{:width$}  {kind:9}  {:12}  {size:>10}", image.reference, &id[..id.len().min(12)]);
+        let id = &id[..id.len().min(12)];
+        print::line(&format!("{:width$}  {kind:9}  {id:12}  {size:>10}", image.reference));
     }
 }

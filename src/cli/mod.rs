@@ -39,7 +39,7 @@ enum Command {
 #[derive(Args)]
 pub struct DataDir {
     /// Directory of the cluster's state
-    #[arg(long, env = "PROA_DATA_DIR", default_value = config::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "PROA_DATA_DIR", default_value = config::DEFAULT_DATA_DIR, value_parser = config::absolute)]
     pub data_dir: PathBuf,
 }
 

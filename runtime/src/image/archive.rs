@@ -1,13 +1,19 @@
 //! Compressed and plain tar streams.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use super::{ImageError, at};
+
+/// What the headers of one entry may need: those that hold no more than numbers and a short name,
+/// and the special ones for long names and attributes. As Go's reader has it.
+const SPECIAL_HEADERS_LIMIT_BYTES: u64 = (1 << 20) + (64 << 10);
 
 /// Opens a tar that may be compressed with gzip or zstd; its first bytes tell.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Read>, ImageError> {
@@ -23,6 +29,44 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Read>, ImageError> {
         ),
         _ => Box::new(file),
     })
+}
+
+/// Calls `each` for every entry of a tar, and ends with an error where headers are longer than
+/// they may be: the library reads special headers whole. What `each` leaves of an entry is skipped.
+pub(super) fn for_each_entry<R: Read>(
+    stream: R,
+    mut each: impl FnMut(&mut tar::Entry<'_, Guarded<R>>) -> io::Result<()>,
+) -> io::Result<()> {
+    let allowance = Rc::new(Cell::new(None));
+    let mut archive = tar::Archive::new(Guarded { inner: stream, allowance: Rc::clone(&allowance) });
+    let mut entries = archive.entries()?;
+    loop {
+        // All of the entry before has been read: from here to the next there are headers only.
+        allowance.set(Some(SPECIAL_HEADERS_LIMIT_BYTES));
+        let Some(entry) = entries.next() else { return Ok(()) };
+        let mut entry = entry?;
+        allowance.set(None);
+        each(&mut entry)?;
+        io::copy(&mut entry, &mut io::sink())?;
+    }
+}
+
+/// Gives only so many bytes while headers are read.
+pub(super) struct Guarded<R> {
+    inner: R,
+    allowance: Rc<Cell<Option<u64>>>,
+}
+
+impl<R: Read> Read for Guarded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buffer)?;
+        if let Some(left) = self.allowance.get() {
+            let left = left.checked_sub(got as u64);
+            let left = left.ok_or_else(|| io::Error::other("an entry's headers are larger than 1 MiB"))?;
+            self.allowance.set(Some(left));
+        }
+        Ok(got)
+    }
 }
 
 /// Hashes what is read through it, and ends with an error past a limit.
@@ -47,10 +91,8 @@ impl<R: Read> Metered<R> {
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
-        self.left_bytes = self
-            .left_bytes
-            .checked_sub(got as u64)
-            .ok_or_else(|| io::Error::other("the unpacked size is over the limit"))?;
+        self.left_bytes =
+            self.left_bytes.checked_sub(got as u64).ok_or_else(super::unpack::over_the_limit)?;
         self.hash.update(&buffer[..got]);
         Ok(got)
     }

@@ -1,7 +1,7 @@
 //! Takes in images from files: OCI layouts, `docker save` archives, bare Wasm.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,10 @@ use oci_client::manifest::{
 };
 use serde::Deserialize;
 
-use super::layout::Layout;
-use super::{Image, ImageError, PackOptions, archive, at, pack, pull, recognize, reference};
+use super::archive::Metered;
+use super::layout::{Layout, METADATA_LIMIT_BYTES, read_limited};
+use super::unpack::LIMIT_BYTES;
+use super::{Image, ImageError, PackOptions, archive, at, pack, platform, recognize, reference};
 
 /// The annotations in which an OCI layout's index tells an image's name.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
@@ -43,16 +45,16 @@ pub(super) fn import(layout: &Layout, source: &Path, name: Option<&str>) -> Resu
 /// Writes an archive's plain files below `target`. Both archive formats hold nothing else that
 /// matters; links and climbing names are left out.
 fn flatten(source: &Path, target: &Path) -> Result<(), ImageError> {
-    let mut archive = tar::Archive::new(archive::open(source)?);
     let not_tar =
         |e: io::Error| ImageError::malformed(format!("{} is no image archive: {e}", source.display()));
-    for entry in archive.entries().map_err(not_tar)? {
-        let mut entry = entry.map_err(not_tar)?;
+    let stream = Metered::new(archive::open(source)?, LIMIT_BYTES);
+    archive::for_each_entry(stream, |entry| {
         if entry.header().entry_type().is_file() {
-            entry.unpack_in(target).map_err(not_tar)?;
+            entry.unpack_in(target)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
+    .map_err(not_tar)
 }
 
 fn import_dir(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
@@ -69,7 +71,7 @@ fn import_dir(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<Ima
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ImageError> {
-    let bytes = fs::read(path).map_err(at(path))?;
+    let bytes = read_limited(path, METADATA_LIMIT_BYTES).map_err(at(path))?;
     serde_json::from_slice(&bytes).map_err(|e| ImageError::malformed(format!("{}: {e}", path.display())))
 }
 
@@ -118,9 +120,9 @@ fn import_oci(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<Ima
 fn take_manifest(layout: &Layout, dir: &Path, digest: &str) -> Result<String, ImageError> {
     match read_json(&blob_in(dir, digest)?)? {
         OciManifest::ImageIndex(index) => {
-            let chosen = pull::choose(&index.manifests)
+            let chosen = platform::choose(&index.manifests)
                 .ok_or_else(|| ImageError::malformed("no image for this node's platform in the index"))?;
-            take_manifest(layout, dir, &chosen)
+            take_manifest(layout, dir, chosen)
         }
         OciManifest::Image(manifest) => {
             for descriptor in manifest.layers.iter().chain([&manifest.config]) {

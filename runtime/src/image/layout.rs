@@ -12,6 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Image, ImageError, at};
 
+/// No manifest or configuration of an image is larger.
+pub(super) const METADATA_LIMIT_BYTES: u64 = 4 << 20;
+/// No record of an image is larger; most of it is the image's environment and command.
+const RECORD_LIMIT_BYTES: u64 = 1 << 20;
+
 /// The directories of the store.
 #[derive(Clone)]
 pub(super) struct Layout {
@@ -51,19 +56,17 @@ impl Layout {
     }
 
     fn record_path(&self, reference: &str) -> PathBuf {
-        self.dir.join("refs").join(format!("{}.json", reference.replace('%', "%25").replace('/', "%2F")))
+        self.dir.join("refs").join(file_name(reference))
     }
 
     pub(super) fn record(&self, reference: &str) -> Option<Image> {
-        serde_json::from_slice(&fs::read(self.record_path(reference)).ok()?).ok()
+        read_record(&self.record_path(reference))
     }
 
     pub(super) fn records(&self) -> Vec<Image> {
         let Ok(entries) = fs::read_dir(self.dir.join("refs")) else { return Vec::new() };
-        let mut images: Vec<Image> = entries
-            .flatten()
-            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
-            .collect();
+        let mut images: Vec<Image> =
+            entries.flatten().filter_map(|entry| read_record(&entry.path())).collect();
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
         images
     }
@@ -71,14 +74,34 @@ impl Layout {
     /// Names an image whose blobs and layers are all there.
     pub(super) fn record_image(&self, image: &Image) -> Result<(), ImageError> {
         let path = self.record_path(&image.reference);
+        let bytes = serde_json::to_vec_pretty(image).map_err(|e| at(&path)(e.into()))?;
+        if bytes.len() as u64 > RECORD_LIMIT_BYTES {
+            return Err(ImageError::malformed("the image's configuration is larger than 1 MiB"));
+        }
         let mut file = self.temporary_file()?;
-        serde_json::to_writer_pretty(&mut file, image).map_err(|e| at(&path)(e.into()))?;
+        file.write_all(&bytes).map_err(at(&path))?;
         self.publish(file, &path)
     }
 
     pub(super) fn forget(&self, reference: &str) -> Result<(), ImageError> {
         let path = self.record_path(reference);
         fs::remove_file(&path).map_err(at(&path))
+    }
+
+    /// Removes what killed transfers left. Waits until nobody is at work.
+    pub(super) fn sweep_temporary(&self) -> Result<(), ImageError> {
+        let _lock = self.lock_exclusive()?;
+        let dir = self.dir.join("tmp");
+        for entry in fs::read_dir(&dir).map_err(at(&dir))? {
+            let path = entry.map_err(at(&dir))?.path();
+            if path.is_dir() && !path.is_symlink() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            }
+            .map_err(at(&path))?;
+        }
+        Ok(())
     }
 
     /// Removes all blobs and layers but those with these digests.
@@ -104,9 +127,15 @@ impl Layout {
         Ok(self.dir.join("blobs/sha256").join(hex_of(digest)?))
     }
 
-    /// Where the unpacked layer with this digest of its plain tar is or would be.
-    pub(super) fn layer(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
-        Ok(self.dir.join("layers").join(hex_of(diff_id)?))
+    /// Where the unpacked layer that tops this chain is or would be.
+    pub(super) fn layer(&self, chain_id: &str) -> Result<PathBuf, ImageError> {
+        Ok(self.dir.join("layers").join(hex_of(chain_id)?))
+    }
+
+    /// The name of the layer in which this path lies.
+    pub(super) fn layer_of(&self, path: &Path) -> Option<String> {
+        let inside = path.strip_prefix(self.dir.join("layers")).ok()?;
+        Some(inside.components().next()?.as_os_str().to_string_lossy().into_owned())
     }
 
     pub(super) fn temporary_dir(&self) -> Result<tempfile::TempDir, ImageError> {
@@ -161,10 +190,7 @@ impl Layout {
     /// A small blob's bytes.
     pub(super) fn read_blob(&self, digest: &str) -> Result<Vec<u8>, ImageError> {
         let path = self.blob(digest)?;
-        let mut bytes = Vec::new();
-        let file = File::open(&path).map_err(at(&path))?;
-        file.take(super::pull::METADATA_LIMIT_BYTES).read_to_end(&mut bytes).map_err(at(&path))?;
-        Ok(bytes)
+        read_limited(&path, METADATA_LIMIT_BYTES).map_err(at(&path))
     }
 
     pub(super) fn manifest(&self, digest: &str) -> Result<OciImageManifest, ImageError> {
@@ -192,12 +218,32 @@ impl NewBlob {
     }
 }
 
+/// A name as that of a file.
+pub(super) fn file_name(reference: &str) -> String {
+    format!("{}.json", reference.replace('%', "%25").replace('/', "%2F"))
+}
+
+fn read_record(path: &Path) -> Option<Image> {
+    serde_json::from_slice(&read_limited(path, RECORD_LIMIT_BYTES).ok()?).ok()
+}
+
+/// A small file's bytes; a larger one than that is an error.
+pub(super) fn read_limited(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit_bytes {
+        return Err(io::Error::other(format!("larger than {limit_bytes} bytes")));
+    }
+    Ok(bytes)
+}
+
 pub(super) fn digest_text(hash: Sha256) -> String {
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
-fn hex_of(digest: &str) -> Result<&str, ImageError> {
+/// The hexadecimal digits of a digest of the one supported kind.
+pub(super) fn hex_of(digest: &str) -> Result<&str, ImageError> {
     digest
         .strip_prefix("sha256:")
         .filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))

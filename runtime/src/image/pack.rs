@@ -10,11 +10,11 @@ use oci_client::manifest::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::layout::{Layout, digest_text};
+use super::layout::{Layout, NewBlob, digest_text};
 use super::{Image, ImageError, at, recognize};
 
 /// What the configuration of a packed image says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PackOptions {
     /// Program and first arguments.
     pub entrypoint: Vec<String>,
@@ -34,8 +34,13 @@ pub(super) fn pack(
     reference: &str,
     options: &PackOptions,
 ) -> Result<Image, ImageError> {
-    let (config, config_type, layer) =
-        if source.is_dir() { pack_rootfs(layout, source, options)? } else { pack_wasm(layout, source)? };
+    let (config, config_type, layer) = if source.is_dir() {
+        pack_rootfs(layout, source, options)?
+    } else if options == &PackOptions::default() {
+        pack_wasm(layout, source)?
+    } else {
+        pack_wasm_with(layout, source, options)?
+    };
     let (digest, size) = layout.put_json(&config)?;
     let manifest = OciImageManifest {
         media_type: Some(OCI_IMAGE_MEDIA_TYPE.to_owned()),
@@ -59,22 +64,67 @@ fn descriptor(media_type: &str, digest: String, size_bytes: u64) -> OciDescripto
 type Packed = (Value, &'static str, OciDescriptor);
 
 fn pack_rootfs(layout: &Layout, source: &Path, options: &PackOptions) -> Result<Packed, ImageError> {
-    let blob = layout.new_blob()?;
-    let gzip = flate2::write::GzEncoder::new(blob, flate2::Compression::default());
+    // Equal trees make equal images: times are left out, names are sorted.
+    let layer = pack_layer(layout, source, |tar| append_sorted(tar, source, Path::new("")))?;
+    let platform = (super::platform::ARCHITECTURE, "linux");
+    Ok(image_of(platform, layer, &options.entrypoint, options))
+}
+
+/// A `.wasm` file in a root file system of its own, for platform `wasi/wasm`: the Wasm artifact's
+/// configuration has no place for an environment or a command.
+fn pack_wasm_with(layout: &Layout, source: &Path, options: &PackOptions) -> Result<Packed, ImageError> {
+    wasm_head(source)?;
+    if !options.entrypoint.is_empty() {
+        return Err(ImageError::malformed(
+            "the entry point of a .wasm file is the file itself: give its arguments with --cmd",
+        ));
+    }
+    let is_number = |part: &str| part.parse::<u32>().is_ok();
+    if !options.user.is_empty() && !options.user.splitn(2, ':').all(is_number) {
+        return Err(ImageError::malformed(format!(
+            "--user {:?}: a .wasm file brings no /etc/passwd in which a name could be looked up, give numbers",
+            options.user
+        )));
+    }
+    let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+    let name = format!("{stem}.wasm");
+    let layer =
+        pack_layer(layout, source, |tar| tar.append_path_with_name(source, &name).map_err(at(source)))?;
+    Ok(image_of(("wasm", "wasip1"), layer, &[format!("/{name}")], options))
+}
+
+/// A layer as its descriptor, and the digest of its plain tar.
+type PackedLayer = (OciDescriptor, String);
+type Tar = tar::Builder<Hashed<flate2::write::GzEncoder<NewBlob>>>;
+
+fn pack_layer(
+    layout: &Layout,
+    source: &Path,
+    fill: impl FnOnce(&mut Tar) -> Result<(), ImageError>,
+) -> Result<PackedLayer, ImageError> {
+    let gzip = flate2::write::GzEncoder::new(layout.new_blob()?, flate2::Compression::default());
     let mut tar = tar::Builder::new(Hashed { inner: gzip, hash: Sha256::new() });
     tar.follow_symlinks(false);
-    // Equal trees make equal images: times are left out, names are sorted.
     tar.mode(tar::HeaderMode::Deterministic);
-    append_sorted(&mut tar, source, Path::new(""))?;
+    fill(&mut tar)?;
     let hashed = tar.into_inner().map_err(at(source))?;
     let diff_id = digest_text(hashed.hash);
     let blob = hashed.inner.finish().map_err(at(source))?;
     let (digest, size) = layout.finish_blob(blob, None)?;
+    Ok((descriptor(IMAGE_LAYER_GZIP_MEDIA_TYPE, digest, size), diff_id))
+}
+
+fn image_of(
+    (architecture, os): (&str, &str),
+    (layer, diff_id): PackedLayer,
+    entrypoint: &[String],
+    options: &PackOptions,
+) -> Packed {
     let config = json!({
-        "architecture": super::pull::ARCHITECTURE,
-        "os": "linux",
+        "architecture": architecture,
+        "os": os,
         "config": {
-            "Entrypoint": options.entrypoint,
+            "Entrypoint": entrypoint,
             "Cmd": options.cmd,
             "Env": options.env,
             "WorkingDir": options.working_dir,
@@ -82,8 +132,20 @@ fn pack_rootfs(layout: &Layout, source: &Path, options: &PackOptions) -> Result<
         },
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     });
-    let layer = descriptor(IMAGE_LAYER_GZIP_MEDIA_TYPE, digest, size);
-    Ok((config, "application/vnd.oci.image.config.v1+json", layer))
+    (config, "application/vnd.oci.image.config.v1+json", layer)
+}
+
+/// The first bytes of a WebAssembly file.
+fn wasm_head(source: &Path) -> Result<[u8; 8], ImageError> {
+    let mut head = [0; 8];
+    File::open(source).and_then(|mut f| f.read_exact(&mut head)).map_err(at(source))?;
+    if &head[..4] != b"\0asm" {
+        return Err(ImageError::malformed(format!(
+            "{} is neither a directory nor a WebAssembly file",
+            source.display()
+        )));
+    }
+    Ok(head)
 }
 
 fn append_sorted<W: Write>(
@@ -108,14 +170,7 @@ fn append_sorted<W: Write>(
 
 /// The CNCF Wasm artifact: a configuration that names platform and layers, one bare layer.
 fn pack_wasm(layout: &Layout, source: &Path) -> Result<Packed, ImageError> {
-    let mut head = [0; 8];
-    File::open(source).and_then(|mut f| f.read_exact(&mut head)).map_err(at(source))?;
-    if &head[..4] != b"\0asm" {
-        return Err(ImageError::malformed(format!(
-            "{} is neither a directory nor a WebAssembly file",
-            source.display()
-        )));
-    }
+    let head = wasm_head(source)?;
     let is_component = head[6] != 0; // the layer field of the binary format's version
     let mut blob = layout.new_blob()?;
     let mut file = File::open(source).map_err(at(source))?;

@@ -1,23 +1,33 @@
 //! Sends images to registries.
+//!
+//! Only ever at the command line, by the node's administrator.
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use oci_client::RegistryOperation;
+use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference, RegistryOperation};
 
 use super::layout::Layout;
-use super::pull::{authentication, client, explain};
-use super::{Credentials, Image, ImageError, Progress, at, reference};
+use super::{Credentials, Image, ImageError, Progress, at, reference, shown};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) async fn push(
     layout: &Layout,
     image: &Image,
     credentials: &[Credentials],
+    insecure: &[String],
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(), ImageError> {
     let name = &image.reference;
     let target = reference::parse(name)?;
-    let client = client(&target)?;
+    let failed = |error| explain(name, &error);
+    let client = client(&target, insecure).map_err(failed)?;
     let auth = authentication(&target, credentials);
-    let failed = |e| explain(name, &e);
     client.auth(&target, &auth, RegistryOperation::Push).await.map_err(failed)?;
     client.store_auth_if_needed(target.resolve_registry(), &auth).await;
     let manifest = layout.manifest(&image.digest)?;
@@ -36,4 +46,33 @@ pub(super) async fn push(
     let media_type = media_type.parse().map_err(|_| ImageError::malformed("bad manifest media type"))?;
     client.push_manifest_raw(&target, bytes, media_type).await.map_err(failed)?;
     Ok(())
+}
+
+fn client(target: &Reference, insecure: &[String]) -> Result<Client, OciDistributionError> {
+    let is_plain = reference::is_plain(target.resolve_registry(), insecure);
+    Client::try_from(ClientConfig {
+        protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: concat!("proa/", env!("CARGO_PKG_VERSION")),
+        ..ClientConfig::default()
+    })
+}
+
+fn authentication(target: &Reference, credentials: &[Credentials]) -> RegistryAuth {
+    let registries = [target.registry(), target.resolve_registry()];
+    match credentials.iter().find(|c| registries.contains(&c.registry.as_str())) {
+        Some(found) => RegistryAuth::Basic(found.username.clone(), found.password.clone()),
+        None => RegistryAuth::Anonymous,
+    }
+}
+
+fn explain(name: &str, error: &OciDistributionError) -> ImageError {
+    let message = match error {
+        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+            return ImageError::Unauthorized(name.to_owned());
+        }
+        other => super::with_causes(other),
+    };
+    ImageError::Push { reference: name.to_owned(), message: shown(&message) }
 }

@@ -6,16 +6,17 @@
 //! <https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_client::manifest::OciImageManifest;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
 use super::layout::{Layout, digest_text};
+use super::tree::Tree;
+use super::unpack::{Budget, Layer};
 use super::{Content, Image, ImageConfig, ImageError, at, unpack};
 
 /// Media types of a layer that is a bare Wasm file.
@@ -46,8 +47,7 @@ struct Execution {
     working_dir: Option<String>,
     user: Option<String>,
     stop_signal: Option<String>,
-    #[serde(flatten)]
-    _other: BTreeMap<String, serde_json::Value>,
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -66,42 +66,59 @@ fn config_file(layout: &Layout, manifest: &OciImageManifest) -> Result<ConfigFil
         .map_err(|e| ImageError::malformed(format!("image configuration {digest}: {e}")))
 }
 
-/// The digests of an image's plain layer tars; none for a Wasm artifact.
-pub(super) fn diff_ids(layout: &Layout, manifest: &OciImageManifest) -> Result<Vec<String>, ImageError> {
-    if is_wasm_artifact(manifest) {
-        return Ok(Vec::new());
+/// Layers that overlayfs can mount at a time.
+const LIMIT_LAYERS: usize = 500;
+
+/// The bytes of an image as transferred, if they may be: what its descriptors say is the
+/// registry's word.
+pub(super) fn transfer_bytes(manifest: &OciImageManifest) -> Result<u64, ImageError> {
+    if manifest.layers.len() > LIMIT_LAYERS {
+        return Err(ImageError::malformed(format!("the image has more than {LIMIT_LAYERS} layers")));
     }
-    Ok(config_file(layout, manifest)?.rootfs.map(|r| r.diff_ids).unwrap_or_default())
+    let sizes = manifest.layers.iter().chain([&manifest.config]).map(|d| u64::try_from(d.size).ok());
+    let sum = sizes.into_iter().try_fold(0u64, |sum, size| sum.checked_add(size?));
+    sum.filter(|sum| *sum <= unpack::LIMIT_BYTES).ok_or_else(|| {
+        ImageError::malformed(format!("the image is larger than {} GiB", unpack::LIMIT_BYTES >> 30))
+    })
 }
 
 /// Unpacks an image whose blobs are all in the store, and records it under `reference`.
 pub(super) fn install(layout: &Layout, reference: &str, digest: &str) -> Result<Image, ImageError> {
     let manifest = layout.manifest(digest)?;
-    let size_bytes: i64 = manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<i64>();
+    let size_bytes = transfer_bytes(&manifest)?;
+    let mut budget = Budget::new();
     let (config, content) = if is_wasm_artifact(&manifest) {
         (ImageConfig::default(), bare_wasm(layout, &manifest)?)
     } else {
-        root_file_system(layout, &manifest)?
+        root_file_system(layout, &manifest, &mut budget)?
     };
     let image = Image {
         reference: reference.to_owned(),
         id: manifest.config.digest.clone(),
         digest: digest.to_owned(),
-        size_bytes: u64::try_from(size_bytes).unwrap_or(0),
+        size_bytes,
         config,
         content,
+        devices_left_out: budget.devices_left_out,
     };
     layout.record_image(&image)?;
     Ok(image)
 }
 
 fn bare_wasm(layout: &Layout, manifest: &OciImageManifest) -> Result<Content, ImageError> {
-    let wasm: Vec<_> =
-        manifest.layers.iter().filter(|l| WASM_LAYERS.contains(&l.media_type.as_str())).collect();
-    let [layer] = wasm.as_slice() else {
+    let is_wasm = |media_type: &str| WASM_LAYERS.contains(&media_type);
+    // Such as the files of a Spin application: what they are for would be missing without a word.
+    if let Some(other) = manifest.layers.iter().find(|l| !is_wasm(&l.media_type)) {
+        return Err(ImageError::malformed(format!(
+            "the Wasm image has a layer of type {}, which is not served: \
+             it must have exactly one layer, of type application/wasm",
+            other.media_type
+        )));
+    }
+    let [layer] = manifest.layers.as_slice() else {
         return Err(ImageError::malformed(format!(
             "a Wasm image must have exactly one layer of type application/wasm, this one has {}",
-            wasm.len()
+            manifest.layers.len()
         )));
     };
     Ok(Content::Wasm { module: layout.blob(&layer.digest)?, digest: layer.digest.clone() })
@@ -110,6 +127,7 @@ fn bare_wasm(layout: &Layout, manifest: &OciImageManifest) -> Result<Content, Im
 fn root_file_system(
     layout: &Layout,
     manifest: &OciImageManifest,
+    budget: &mut Budget,
 ) -> Result<(ImageConfig, Content), ImageError> {
     let file = config_file(layout, manifest)?;
     let diff_ids = file.rootfs.map(|r| r.diff_ids).unwrap_or_default();
@@ -121,8 +139,17 @@ fn root_file_system(
         )));
     }
     let mut layers = Vec::new();
-    for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-        layers.push(unpack::unpack(layout, &layout.blob(&layer.digest)?, diff_id)?);
+    let mut chain_id: Option<String> = None;
+    for (descriptor, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+        let chained = match chain_id {
+            Some(below) => digest_text(Sha256::new_with_prefix(format!("{below} {diff_id}"))),
+            None => diff_id.clone(),
+        };
+        let blob = layout.blob(&descriptor.digest)?;
+        let layer = Layer { blob: &blob, diff_id, chain_id: &chained, below: &layers };
+        let unpacked = unpack::unpack(layout, &layer, budget)?;
+        layers.push(unpacked);
+        chain_id = Some(chained);
     }
     let config = image_config(file.config.unwrap_or_default());
     let is_wasm_platform = file.architecture == "wasm" || file.os.starts_with("wasi");
@@ -152,25 +179,18 @@ fn image_config(execution: Execution) -> ImageConfig {
         working_dir: execution.working_dir.unwrap_or_default(),
         user: execution.user.unwrap_or_default(),
         stop_signal: execution.stop_signal.filter(|s| !s.is_empty()),
+        volumes: execution.volumes.unwrap_or_default().into_keys().collect(),
     }
 }
 
-/// Finds the entry point in the uppermost layer that has it. Links are not followed: a layer's
-/// link may point anywhere on the node.
+/// Finds the entry point in the root file system that the layers make.
 fn wasm_in_layers(layers: &[PathBuf], working_dir: &str, program: &str) -> Result<Content, ImageError> {
     let inside = Path::new("/").join(working_dir).join(program);
-    let relative: PathBuf = inside.components().filter(|c| matches!(c, Component::Normal(_))).collect();
-    let climbs = inside.components().any(|c| matches!(c, Component::ParentDir));
-    for layer in layers.iter().rev().filter(|_| !climbs) {
-        let path = layer.join(&relative);
-        let plain = path.ancestors().take_while(|p| p != layer).all(|p| !p.is_symlink());
-        let Ok(metadata) = path.symlink_metadata() else { continue };
-        if metadata.is_file() && plain && metadata.size() > 0 {
-            let mut hash = Sha256::new();
-            let mut file = File::open(&path).map_err(at(&path))?;
-            io::copy(&mut file, &mut hash).map_err(at(&path))?;
-            return Ok(Content::Wasm { module: path, digest: digest_text(hash) });
-        }
-    }
-    Err(ImageError::malformed(format!("the image's entry point {program} is not a file in its layers")))
+    let found = Tree::new(layers).file(&inside).map_err(at(&inside))?;
+    let missing =
+        || ImageError::malformed(format!("the image's entry point {program} is not a file in its layers"));
+    let (path, mut file) = found.ok_or_else(missing)?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash).map_err(at(&path))?;
+    Ok(Content::Wasm { module: path, digest: digest_text(hash) })
 }

@@ -14,8 +14,22 @@ pub(super) fn parse(name: &str) -> Result<Reference, ImageError> {
     name.parse().map_err(|_| ImageError::InvalidName(name.to_owned()))
 }
 
-/// True for registries on this machine, which are spoken to without TLS.
-pub(super) fn is_loopback(registry: &str) -> bool {
+/// True for registries that are spoken to without TLS: those on this machine, as everywhere, and
+/// those that the administrator names.
+pub(super) fn is_plain(registry: &str, insecure: &[String]) -> bool {
+    is_loopback(registry) || insecure.iter().any(|named| named == registry)
+}
+
+/// Takes a name for the list of registries without TLS.
+pub fn insecure_registry(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("a registry is HOST or HOST:PORT, as in the names of its images".to_owned()),
+    }
+}
+
+fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => registry.rsplit_once(':').map_or(registry, |(host, _)| host),
@@ -41,10 +55,14 @@ mod tests {
     #[test]
     fn only_this_machine_goes_without_tls() {
         for registry in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.8.0.1", "[::1]:5000"] {
-            assert!(is_loopback(registry), "{registry}");
+            assert!(is_plain(registry, &[]), "{registry}");
         }
         for registry in ["docker.io", "10.0.0.1:5000", "localhost.example.com", "[fe80::1]:5000"] {
-            assert!(!is_loopback(registry), "{registry}");
+            assert!(!is_plain(registry, &["10.0.0.1".to_owned()]), "{registry}");
         }
+        let named = insecure_registry("10.0.0.1:5000").unwrap();
+        assert!(is_plain("10.0.0.1:5000", &[named]));
+        assert!(insecure_registry("http://10.0.0.1:5000").is_err());
+        assert!(insecure_registry("r.example/app").is_err());
     }
 }

@@ -14,7 +14,7 @@ fn root_directory(dir: &Path) -> PathBuf {
 
 fn store() -> (tempfile::TempDir, ImageStore) {
     let dir = tempfile::tempdir().unwrap();
-    let store = ImageStore::open(&dir.path().join("images")).unwrap();
+    let store = ImageStore::open(&Paths::new(dir.path()), &[]).unwrap();
     (dir, store)
 }
 
@@ -24,21 +24,56 @@ fn import_layer(
     store: &ImageStore,
     build: impl FnOnce(&mut tar::Builder<Vec<u8>>),
 ) -> Result<Vec<Image>, ImageError> {
-    use sha2::{Digest, Sha256};
     let mut layer = tar::Builder::new(Vec::new());
     build(&mut layer);
-    let layer = layer.into_inner().unwrap();
-    let diff_id = layout::digest_text(Sha256::new_with_prefix(&layer));
+    import_layers(dir, store, "t:1", &[layer.into_inner().unwrap()])
+}
+
+/// An image of these layers.
+fn import_layers(
+    dir: &Path,
+    store: &ImageStore,
+    name: &str,
+    layers: &[Vec<u8>],
+) -> Result<Vec<Image>, ImageError> {
+    use sha2::{Digest, Sha256};
     let saved = dir.join("saved");
     fs::create_dir_all(&saved).unwrap();
-    fs::write(saved.join("layer.tar"), layer).unwrap();
+    let diff_id = |layer: &Vec<u8>| layout::digest_text(Sha256::new_with_prefix(layer));
+    let diff_ids: Vec<_> = layers.iter().map(diff_id).collect();
+    let files: Vec<_> = (0..layers.len()).map(|index| format!("{index}.tar")).collect();
+    for (file, layer) in files.iter().zip(layers) {
+        fs::write(saved.join(file), layer).unwrap();
+    }
     let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/app"]},
-        "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
     fs::write(saved.join("config.json"), config.to_string()).unwrap();
-    let manifest =
-        serde_json::json!([{"Config": "config.json", "RepoTags": ["t:1"], "Layers": ["layer.tar"]}]);
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": files}]);
     fs::write(saved.join("manifest.json"), manifest.to_string()).unwrap();
     store.import(&saved, None)
+}
+
+/// A header of GNU's form whose fields are blank but for these.
+fn header(kind: tar::EntryType, name: &str, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+fn put(tar: &mut tar::Builder<Vec<u8>>, mut header: tar::Header, data: &[u8]) {
+    header.set_cksum();
+    tar.append(&header, data).unwrap();
+}
+
+fn layer_of(image: &Image, index: usize) -> &Path {
+    let Content::Layers(layers) = &image.content else { panic!("{:?}", image.content) };
+    &layers[index]
 }
 
 fn entry(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, link: Option<&str>, data: &str) {
@@ -153,4 +188,237 @@ fn a_layer_that_is_not_what_it_says_is_refused() {
     let error = store.import(&dir.path().join("saved"), Some("forged:1")).unwrap_err().to_string();
     assert!(error.contains("unpacks to"), "{error}");
     assert!(store.get("forged:1").is_none());
+}
+
+#[test]
+fn devices_are_left_out() {
+    use tar::EntryType::{Block, Char, Fifo, Link, Regular};
+    let (dir, store) = store();
+    let device = |kind, name: &str, major, minor| {
+        let mut header = header(kind, name, 0o666, 0);
+        header.set_device_major(major).unwrap();
+        header.set_device_minor(minor).unwrap();
+        header
+    };
+    let image = import_layer(dir.path(), &store, |t| {
+        put(t, device(Block, "sda", 8, 0), b"");
+        put(t, device(Char, "mem", 1, 1), b"");
+        put(t, device(Char, "gone", 0, 0), b"");
+        // GNU tar and Python's tarfile leave these fields blank.
+        put(t, header(Char, "gone-too", 0, 0), b"");
+        put(t, header(Fifo, "fifo", 0o622, 0), b"");
+        let mut link = header(Link, "disk", 0o666, 0);
+        link.set_link_name("sda").unwrap();
+        put(t, link, b"");
+        put(t, header(Regular, "file", 0o644, 1), b"x");
+    });
+    let image = image.unwrap().remove(0);
+    let root = layer_of(&image, 0);
+    let mut names: Vec<_> = fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["fifo", "file", "gone", "gone-too"]);
+    assert_eq!(image.devices_left_out, 2);
+    use std::os::unix::fs::MetadataExt;
+    for name in ["gone", "gone-too"] {
+        let metadata = fs::symlink_metadata(root.join(name)).unwrap();
+        assert!(metadata.file_type().is_char_device() && metadata.rdev() == 0, "{name}");
+    }
+    let fifo = fs::symlink_metadata(root.join("fifo")).unwrap();
+    assert!(fifo.file_type().is_fifo() && fifo.mode() & 0o777 == 0o622);
+}
+
+#[test]
+fn parents_that_a_layer_does_not_list_are_as_below() {
+    use std::os::unix::fs::MetadataExt;
+    use tar::EntryType::{Directory, Regular};
+    let (dir, store) = store();
+    let tar = |build: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
+        let mut tar = tar::Builder::new(Vec::new());
+        build(&mut tar);
+        tar.into_inner().unwrap()
+    };
+    let home = |uid, mode| {
+        tar(&|t| {
+            put(t, header(Directory, "./", 0o711, 0), b"");
+            put(t, header(Directory, "tmp/", 0o1777, 0), b"");
+            let mut home = header(Directory, "home/app/", mode, 0);
+            home.set_uid(uid);
+            home.set_gid(uid);
+            put(t, home, b"");
+        })
+    };
+    let upper = tar(&|t| {
+        put(t, header(Regular, "tmp/file", 0o644, 1), b"x");
+        put(t, header(Regular, "home/app/sub/file", 0o644, 1), b"x");
+    });
+    let between = tar(&|t| put(t, header(Regular, "other", 0o644, 1), b"x"));
+    let first = vec![home(1000, 0o700), between, upper.clone()];
+    let first = import_layers(dir.path(), &store, "a:1", &first).unwrap().remove(0);
+    let second = import_layers(dir.path(), &store, "b:1", &[home(2000, 0o750), upper]).unwrap().remove(0);
+    let seen = |image: &Image, index: usize, path: &str| {
+        let metadata = fs::metadata(layer_of(image, index).join(path)).unwrap();
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+    };
+    assert_eq!(seen(&first, 2, "tmp"), (0o1777, 0, 0));
+    assert_eq!(seen(&first, 2, "home/app"), (0o700, 1000, 1000));
+    assert_eq!(seen(&first, 2, "home/app/sub"), (0o755, 0, 0), "nobody has it below");
+    assert_eq!(seen(&first, 2, "."), (0o711, 0, 0), "the root is one of them");
+    // The same layer on others is another.
+    assert_eq!(seen(&second, 1, "home/app"), (0o750, 2000, 2000));
+    store.remove("a:1").unwrap();
+    assert!(!layer_of(&first, 2).exists() && layer_of(&second, 1).exists());
+}
+
+#[test]
+fn what_an_image_may_use_is_limited() {
+    use tar::EntryType::{GNULongLink, GNULongName, GNUSparse, Regular, XHeader};
+    let (dir, store) = store();
+    for kind in [GNULongName, GNULongLink, XHeader] {
+        let image = import_layer(dir.path(), &store, |t| {
+            put(t, header(kind, "special", 0o644, 4 << 20), &vec![b'a'; 4 << 20]);
+            put(t, header(Regular, "file", 0o644, 0), b"");
+        });
+        let error = image.unwrap_err().to_string();
+        assert!(error.contains("headers are larger than 1 MiB"), "{kind:?}: {error}");
+    }
+    let holes = import_layer(dir.path(), &store, |t| {
+        let mut sparse = header(GNUSparse, "sparse", 0o644, 512);
+        let gnu = sparse.as_gnu_mut().unwrap();
+        gnu.set_real_size(33 << 30);
+        gnu.sparse[0].set_offset((33 << 30) - 512);
+        gnu.sparse[0].set_length(512);
+        put(t, sparse, &[1; 512]);
+    });
+    let error = holes.unwrap_err().to_string();
+    assert!(error.contains("the image unpacks to more than 32 GiB"), "{error}");
+    let pax = import_layer(dir.path(), &store, |t| {
+        t.append_pax_extensions([("GNU.sparse.major", &b"1"[..])]).unwrap();
+        put(t, header(Regular, "GNUSparseFile.0/x", 0o644, 0), b"");
+    });
+    assert!(pax.unwrap_err().to_string().contains("sparse files in PAX form"));
+}
+
+#[test]
+fn a_sparse_file_stays_one() {
+    use std::os::unix::fs::MetadataExt;
+    let (dir, store) = store();
+    let image = import_layer(dir.path(), &store, |t| {
+        let mut sparse = header(tar::EntryType::GNUSparse, "sparse", 0o644, 512);
+        let gnu = sparse.as_gnu_mut().unwrap();
+        gnu.set_real_size(64 << 20);
+        gnu.sparse[0].set_offset(32 << 20);
+        gnu.sparse[0].set_length(512);
+        gnu.sparse[1].set_offset(64 << 20);
+        gnu.sparse[1].set_length(0);
+        put(t, sparse, &[1; 512]);
+    });
+    let image = image.unwrap().remove(0);
+    let metadata = fs::metadata(layer_of(&image, 0).join("sparse")).unwrap();
+    assert_eq!(metadata.len(), 64 << 20);
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+}
+
+/// An image of bare layers of these media types, each with a module of its own.
+fn import_artifact(dir: &Path, store: &ImageStore, media_types: &[&str]) -> Result<Vec<Image>, ImageError> {
+    let blobs = dir.join("oci/blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        use sha2::{Digest, Sha256};
+        let digest = layout::digest_text(Sha256::new_with_prefix(bytes));
+        fs::write(blobs.join(digest.trim_start_matches("sha256:")), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let describe = |media_type: &str, bytes: &[u8]| {
+        let (digest, size) = put(bytes);
+        serde_json::json!({"mediaType": media_type, "digest": digest, "size": size})
+    };
+    let layer = |(index, media_type): (usize, &&str)| {
+        describe(media_type, &[b"\0asm\x01\0\0\0".as_slice(), &[0, 1, index as u8]].concat())
+    };
+    let layers: Vec<_> = media_types.iter().enumerate().map(layer).collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": describe("application/vnd.x+json", b"{}"),
+        "layers": layers});
+    let manifest = describe("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    fs::write(dir.join("oci/index.json"), serde_json::json!({"manifests": [manifest]}).to_string()).unwrap();
+    store.import(&dir.join("oci"), Some("artifact:1"))
+}
+
+#[test]
+fn layers_of_a_wasm_artifact_that_are_not_served_are_refused_by_name() {
+    let (dir, store) = store();
+    let wasm = "application/vnd.wasm.content.layer.v1+wasm";
+    for (media_types, says) in [
+        (
+            &[wasm, "application/vnd.wasm.content.layer.v1+data"][..],
+            "of type application/vnd.wasm.content.layer.v1+data, which is not served",
+        ),
+        (
+            &["application/vnd.wasm.content.bundle.v1.tar+gzip", wasm],
+            "bundle.v1.tar+gzip, which is not served",
+        ),
+        (&[wasm, wasm], "exactly one layer of type application/wasm, this one has 2"),
+    ] {
+        let error = import_artifact(dir.path(), &store, media_types).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    import_artifact(dir.path(), &store, &[wasm]).unwrap();
+}
+
+#[test]
+fn nothing_compiled_is_left_of_a_removed_image() {
+    let (dir, store) = store();
+    let wasm = "application/wasm";
+    let image = import_artifact(dir.path(), &store, &[wasm]).unwrap().remove(0);
+    store.tag("artifact:1", "artifact:2").unwrap();
+    let Content::Wasm { digest, .. } = &image.content else { panic!("{:?}", image.content) };
+    let compiled = dir.path().join("wasm");
+    fs::create_dir_all(&compiled).unwrap();
+    let hex = digest.trim_start_matches("sha256:");
+    let of_others = format!("{}-0.cwasm", "0".repeat(64));
+    for name in [format!("{hex}-0.cwasm"), format!("{hex}-0.json"), of_others.clone()] {
+        fs::write(compiled.join(name), "").unwrap();
+    }
+    let count = || fs::read_dir(&compiled).unwrap().count();
+    store.remove("artifact:1").unwrap();
+    assert_eq!(count(), 3, "artifact:2 runs it too");
+    store.remove("artifact:2").unwrap();
+    assert!(count() == 1 && compiled.join(of_others).exists());
+}
+
+#[test]
+fn a_packed_wasm_file_keeps_what_it_is_given() {
+    let (dir, store) = store();
+    let file = dir.path().join("guest");
+    fs::write(&file, b"\0asm\x0d\0\x01\0").unwrap();
+    let list = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+    let options = PackOptions {
+        cmd: list(&["serve", "--fast"]),
+        env: list(&["A=b"]),
+        working_dir: "/data".to_owned(),
+        user: "1000:1000".to_owned(),
+        ..PackOptions::default()
+    };
+    let image = store.pack(&file, "guest:1", &options).unwrap();
+    let Content::Wasm { module, .. } = &image.content else { panic!("{:?}", image.content) };
+    assert_eq!(fs::read(module).unwrap(), fs::read(&file).unwrap());
+    let config = &image.config;
+    assert_eq!((config.entrypoint.as_slice(), config.cmd.len()), (list(&["/guest.wasm"]).as_slice(), 2));
+    assert_eq!(config.env, [("A".to_owned(), "b".to_owned())]);
+    assert_eq!((config.working_dir.as_str(), config.user.as_str()), ("/data", "1000:1000"));
+    let refused = |options: PackOptions| store.pack(&file, "guest:2", &options).unwrap_err().to_string();
+    let entrypoint = PackOptions { entrypoint: list(&["/bin/sh"]), ..PackOptions::default() };
+    assert!(refused(entrypoint).contains("is the file itself"));
+    let user = PackOptions { user: "app".to_owned(), ..PackOptions::default() };
+    assert!(refused(user).contains("give numbers"));
+}
+
+#[test]
+fn what_killed_transfers_left_is_swept() {
+    let (dir, store) = store();
+    let tmp = dir.path().join("images/tmp");
+    fs::create_dir_all(tmp.join("layer/root")).unwrap();
+    fs::write(tmp.join("blob"), "half").unwrap();
+    symlink(dir.path(), tmp.join("link")).unwrap();
+    store.sweep_temporary().unwrap();
+    assert!(fs::read_dir(&tmp).unwrap().next().is_none() && dir.path().is_dir());
 }

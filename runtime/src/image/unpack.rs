@@ -4,13 +4,15 @@
 //! (`openat2` with `RESOLVE_IN_ROOT`), the last step of a name is never followed, names with
 //! `..` are refused, and bytes and entries are counted. Whiteouts
 //! (<https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts>) become what
-//! overlayfs expects in their place.
+//! overlayfs expects in their place. Devices are left out: a container gets its own from the node.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -23,31 +25,89 @@ use tar::{Entry, EntryType};
 
 use super::archive::{self, Metered};
 use super::layout::{Layout, digest_text};
+use super::tree::{self, Tree};
 use super::{ImageError, at};
 
-/// More than any sane layer, less than fills a disk unnoticed.
-const LIMIT_BYTES: u64 = 32 << 30;
-const LIMIT_ENTRIES: usize = 2_000_000;
+/// What all layers of an image may hold unpacked, holes of sparse files counted as what they are
+/// not: more than any sane image, less than fills a disk unnoticed.
+pub(super) const LIMIT_BYTES: u64 = 32 << 30;
+const LIMIT_ENTRIES: u64 = 2_000_000;
 
 const OPAQUE: &str = ".wh..wh..opq";
 const WHITEOUT: &str = ".wh.";
+/// What overlayfs takes for "nothing of the lower layers' directory shows through".
+pub(super) const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
 
-/// Unpacks a layer blob unless that is done already; gives the directory.
-pub(super) fn unpack(layout: &Layout, blob: &Path, diff_id: &str) -> Result<PathBuf, ImageError> {
-    let target = layout.layer(diff_id)?;
+/// What an image may still unpack to.
+pub(super) struct Budget {
+    left_bytes: u64,
+    left_entries: u64,
+    /// Device nodes that were not made.
+    pub(super) devices_left_out: u64,
+}
+
+impl Budget {
+    pub(super) fn new() -> Budget {
+        Budget { left_bytes: LIMIT_BYTES, left_entries: LIMIT_ENTRIES, devices_left_out: 0 }
+    }
+
+    fn take(&mut self, bytes: u64) -> io::Result<()> {
+        self.left_bytes = self.left_bytes.checked_sub(bytes).ok_or_else(over_the_limit)?;
+        let left = self.left_entries.checked_sub(1);
+        self.left_entries = left.ok_or_else(|| {
+            io::Error::other(format!("the image has more than {LIMIT_ENTRIES} files and directories"))
+        })?;
+        Ok(())
+    }
+}
+
+pub(super) fn over_the_limit() -> io::Error {
+    io::Error::other(format!("the image unpacks to more than {} GiB", LIMIT_BYTES >> 30))
+}
+
+/// A layer to be unpacked.
+pub(super) struct Layer<'a> {
+    /// Its tar, compressed or not.
+    pub(super) blob: &'a Path,
+    /// Digest of the plain tar.
+    pub(super) diff_id: &'a str,
+    /// The layer and all below it: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
+    pub(super) chain_id: &'a str,
+    /// The layers below, unpacked, lowest first.
+    pub(super) below: &'a [PathBuf],
+}
+
+/// Unpacks a layer unless that is done already; gives the directory. It belongs to the layers
+/// below: directories that the layer does not list are as they are there.
+pub(super) fn unpack(layout: &Layout, layer: &Layer<'_>, budget: &mut Budget) -> Result<PathBuf, ImageError> {
+    let target = layout.layer(layer.chain_id)?;
     if target.is_dir() {
         return Ok(target);
     }
+    let diff_id = layer.diff_id;
     let temporary = layout.temporary_dir()?;
     let root = temporary.path().join("root");
     std::fs::create_dir(&root).map_err(at(&root))?;
     let root_fd = File::open(&root).map_err(at(&root))?;
     fchmodat(None, &root, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)
         .map_err(|e| at(&root)(e.into()))?;
-    let mut stream = Metered::new(archive::open(blob)?, LIMIT_BYTES);
-    extract(&mut stream, root_fd.as_raw_fd())
+    let below = Tree::new(layer.below);
+    if let Some(model) = below.directory(Path::new("")).map_err(at(&root))? {
+        let dir = File::open(temporary.path()).map_err(at(&root))?;
+        copy_metadata(&model, dir.as_raw_fd(), Path::new("root")).map_err(at(&root))?;
+    }
+    let mut stream = Metered::new(archive::open(layer.blob)?, budget.left_bytes);
+    let mut extraction = Extraction {
+        root: root_fd.as_raw_fd(),
+        below,
+        budget,
+        directories: Vec::new(),
+        left_out: BTreeSet::new(),
+    };
+    extraction
+        .run(&mut stream)
         .map_err(|e| ImageError::malformed(format!("failed to unpack layer {diff_id}: {e}")))?;
-    let actual = digest_text(stream.finish().map_err(at(blob))?);
+    let actual = digest_text(stream.finish().map_err(at(layer.blob))?);
     if actual != diff_id {
         return Err(ImageError::malformed(format!("layer {diff_id} unpacks to {actual}")));
     }
@@ -58,23 +118,110 @@ pub(super) fn unpack(layout: &Layout, blob: &Path, diff_id: &str) -> Result<Path
     }
 }
 
-fn extract(stream: &mut impl Read, root: RawFd) -> io::Result<()> {
-    let mut archive = tar::Archive::new(stream);
-    let mut directories = Vec::new();
-    for (count, entry) in archive.entries()?.enumerate() {
-        if count >= LIMIT_ENTRIES {
-            return Err(io::Error::other("the layer has too many entries"));
+struct Extraction<'a> {
+    root: RawFd,
+    below: Tree<'a>,
+    budget: &'a mut Budget,
+    /// Directories and their times, which are set last: what is put into them changes them.
+    directories: Vec<(PathBuf, TimeSpec)>,
+    /// Devices that were not made, as there may be links to them.
+    left_out: BTreeSet<PathBuf>,
+}
+
+impl Extraction<'_> {
+    fn run(&mut self, stream: &mut impl Read) -> io::Result<()> {
+        archive::for_each_entry(stream, |entry| {
+            let name = entry.path()?.into_owned();
+            self.extract(entry, &name)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", name.display())))
+        })?;
+        for (path, time) in self.directories.iter().rev() {
+            set_time(self.root, path, *time)?;
         }
-        let mut entry = entry?;
-        let name = entry.path()?.into_owned();
-        extract_entry(&mut entry, &name, root, &mut directories)
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", name.display())))?;
+        Ok(())
     }
-    // Times of directories last: what was put into them has changed them.
-    for (path, time) in directories.iter().rev() {
-        set_time(root, path, *time)?;
+
+    fn extract(&mut self, entry: &mut Entry<'_, impl Read>, name: &Path) -> io::Result<()> {
+        let path = steps(name)?;
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        self.budget.take(entry.size())?;
+        let Some(last) = path.file_name().map(OsStr::to_owned) else {
+            return apply_metadata(entry, self.root, Path::new("."), kind);
+        };
+        let parent = self.open_parent(path.parent().unwrap_or(Path::new("")))?;
+        let dir = parent.as_raw_fd();
+        let last = Path::new(&last);
+        if let Some(hidden) = last.to_str().and_then(|l| l.strip_prefix(WHITEOUT)) {
+            return if last.as_os_str() == OPAQUE { make_opaque(dir) } else { make_whiteout(dir, hidden) };
+        }
+        if kind != EntryType::Directory {
+            remove(dir, last)?;
+        }
+        match kind {
+            EntryType::Directory => {
+                make_directory(dir, last)?;
+                self.directories.push((path.clone(), modified(entry)?));
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => make_file(entry, dir, last)?,
+            EntryType::Symlink => {
+                let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
+                symlinkat(&*to, Some(dir), last)?;
+            }
+            // Owner, mode and times are those of the target.
+            EntryType::Link => return self.make_link(entry, &path, dir, last),
+            EntryType::Fifo => {
+                mknodat(Some(dir), last, SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0)?;
+            }
+            // A whiteout as overlayfs knows it, which has no mode nor owner that matters.
+            EntryType::Char if device(entry) == Some((0, 0)) => return make_node_of_whiteout(dir, last),
+            EntryType::Char | EntryType::Block => {
+                self.budget.devices_left_out += 1;
+                self.left_out.insert(path);
+                return Ok(());
+            }
+            other => return Err(io::Error::other(format!("unsupported tar entry type {other:?}"))),
+        }
+        apply_metadata(entry, dir, last, kind)
     }
-    Ok(())
+
+    fn make_link(
+        &mut self,
+        entry: &Entry<'_, impl Read>,
+        path: &Path,
+        dir: RawFd,
+        last: &Path,
+    ) -> io::Result<()> {
+        let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
+        let to = steps(&to)?;
+        if self.left_out.contains(&to) {
+            self.left_out.insert(path.to_owned());
+            return Ok(());
+        }
+        let to_dir = self.open_parent(to.parent().unwrap_or(Path::new("")))?;
+        let to_last = to.file_name().ok_or_else(|| io::Error::other("a link to nothing"))?;
+        linkat(Some(to_dir.as_raw_fd()), Path::new(to_last), Some(dir), last, AtFlags::empty())?;
+        Ok(())
+    }
+
+    /// Opens the directory `path` inside the root, making what is missing of it as it is in the
+    /// layers below.
+    fn open_parent(&self, path: &Path) -> io::Result<OwnedFd> {
+        match open_in_root(self.root, path) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && path.file_name().is_some() => {
+                let above = self.open_parent(path.parent().unwrap_or(Path::new("")))?;
+                let last = Path::new(path.file_name().unwrap_or_default());
+                mkdirat(Some(above.as_raw_fd()), last, Mode::from_bits_truncate(0o755))?;
+                if let Some(model) = self.below.directory(path)? {
+                    copy_metadata(&model, above.as_raw_fd(), last)?;
+                }
+                open_in_root(self.root, path)
+            }
+            other => other,
+        }
+    }
 }
 
 /// The steps of a name below the root. A name that climbs is refused rather than clipped: no
@@ -93,76 +240,56 @@ fn steps(name: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn extract_entry(
-    entry: &mut Entry<'_, impl Read>,
-    name: &Path,
-    root: RawFd,
-    directories: &mut Vec<(PathBuf, TimeSpec)>,
-) -> io::Result<()> {
-    let path = steps(name)?;
-    let kind = entry.header().entry_type();
-    if matches!(kind, EntryType::XGlobalHeader) {
-        return Ok(());
-    }
-    let Some(last) = path.file_name().map(OsStr::to_owned) else {
-        return apply_metadata(entry, root, Path::new("."), kind);
+/// Major and minor number of a device; blank fields are 0.
+fn device(entry: &Entry<'_, impl Read>) -> Option<(u32, u32)> {
+    let header = entry.header();
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
+        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
+        (None, None) => return Some((0, 0)),
     };
-    let parent = open_parent(root, path.parent().unwrap_or(Path::new("")))?;
-    let dir = parent.as_raw_fd();
-    let last = Path::new(&last);
-    if let Some(hidden) = last.to_str().and_then(|l| l.strip_prefix(WHITEOUT)) {
-        return if last.as_os_str() == OPAQUE { make_opaque(dir) } else { make_whiteout(dir, hidden) };
-    }
-    if kind != EntryType::Directory {
-        remove(dir, last)?;
-    }
-    match kind {
-        EntryType::Directory => make_directory(dir, last)?,
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let flags =
-                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let fd = openat(Some(dir), last, flags, Mode::from_bits_truncate(0o600))?;
-            // SAFETY: openat has just made this descriptor and nothing else owns it.
-            let mut file = unsafe { File::from_raw_fd(fd) };
-            io::copy(entry, &mut file)?;
-        }
-        EntryType::Symlink => {
-            let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
-            symlinkat(&*to, Some(dir), last)?;
-        }
-        EntryType::Link => {
-            let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
-            let to = steps(&to)?;
-            let to_dir = open_parent(root, to.parent().unwrap_or(Path::new("")))?;
-            let to_last = to.file_name().ok_or_else(|| io::Error::other("a link to nothing"))?;
-            linkat(Some(to_dir.as_raw_fd()), Path::new(to_last), Some(dir), last, AtFlags::empty())?;
-            return Ok(()); // owner, mode and times are those of the target
-        }
-        EntryType::Char | EntryType::Block | EntryType::Fifo => make_node(entry, dir, last, kind)?,
-        other => return Err(io::Error::other(format!("unsupported tar entry type {other:?}"))),
-    }
-    if kind == EntryType::Directory {
-        directories.push((path.clone(), modified(entry)?));
-    }
-    apply_metadata(entry, dir, last, kind)
+    Some((octal(major)?, octal(minor)?))
 }
 
-/// Opens the directory `path` inside the root, making what is missing of it.
-fn open_parent(root: RawFd, path: &Path) -> io::Result<OwnedFd> {
+fn octal(field: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    if text.is_empty() { Some(0) } else { u32::from_str_radix(text, 8).ok() }
+}
+
+fn open_in_root(root: RawFd, path: &Path) -> io::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    match openat2(root, name, how) {
-        // SAFETY: openat2 has just made this descriptor and nothing else owns it.
-        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Err(nix::errno::Errno::ENOENT) if path.file_name().is_some() => {
-            let above = open_parent(root, path.parent().unwrap_or(Path::new("")))?;
-            let last = Path::new(path.file_name().unwrap_or_default());
-            mkdirat(Some(above.as_raw_fd()), last, Mode::from_bits_truncate(0o755))?;
-            open_parent(root, path)
+    let fd = openat2(root, name, how)?;
+    // SAFETY: openat2 has just made this descriptor and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes a file; what is zero becomes a hole.
+fn make_file(entry: &mut Entry<'_, impl Read>, dir: RawFd, last: &Path) -> io::Result<()> {
+    for extension in entry.pax_extensions()?.into_iter().flatten().flatten() {
+        // In this form the file's map is part of its content.
+        if extension.key_bytes().starts_with(b"GNU.sparse.") {
+            return Err(io::Error::other("sparse files in PAX form are not supported"));
         }
-        Err(errno) => Err(errno.into()),
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(Some(dir), last, flags, Mode::from_bits_truncate(0o600))?;
+    // SAFETY: openat has just made this descriptor and nothing else owns it.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    let mut buffer = vec![0; 64 << 10];
+    let mut length = 0;
+    loop {
+        let got = entry.read(&mut buffer)?;
+        if got == 0 {
+            return file.set_len(length);
+        }
+        length += got as u64;
+        match buffer[..got].iter().all(|byte| *byte == 0) {
+            true => drop(file.seek(SeekFrom::Start(length))?),
+            false => file.write_all(&buffer[..got])?,
+        }
     }
 }
 
@@ -182,18 +309,6 @@ fn make_directory(dir: RawFd, last: &Path) -> io::Result<()> {
     }
 }
 
-fn make_node(entry: &Entry<'_, impl Read>, dir: RawFd, last: &Path, kind: EntryType) -> io::Result<()> {
-    let header = entry.header();
-    let flag = match kind {
-        EntryType::Char => SFlag::S_IFCHR,
-        EntryType::Block => SFlag::S_IFBLK,
-        _ => SFlag::S_IFIFO,
-    };
-    let device =
-        makedev(header.device_major()?.unwrap_or(0).into(), header.device_minor()?.unwrap_or(0).into());
-    Ok(mknodat(Some(dir), last, flag, Mode::from_bits_truncate(0o600), device)?)
-}
-
 /// An earlier entry of the same name makes way for a later one.
 fn remove(dir: RawFd, last: &Path) -> io::Result<()> {
     match unlinkat(Some(dir), last, UnlinkatFlags::NoRemoveDir) {
@@ -206,22 +321,42 @@ fn remove(dir: RawFd, last: &Path) -> io::Result<()> {
 /// What overlayfs takes for "the lower layers' entry is gone": a character device 0:0.
 fn make_whiteout(dir: RawFd, hidden: &str) -> io::Result<()> {
     remove(dir, Path::new(hidden))?;
-    Ok(mknodat(Some(dir), hidden, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?)
+    make_node_of_whiteout(dir, Path::new(hidden))
 }
 
-/// What overlayfs takes for "nothing of the lower layers' directory shows through".
+fn make_node_of_whiteout(dir: RawFd, last: &Path) -> io::Result<()> {
+    Ok(mknodat(Some(dir), last, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?)
+}
+
 fn make_opaque(dir: RawFd) -> io::Result<()> {
-    set_xattr(dir, Path::new("."), c"trusted.overlay.opaque", b"y")
+    set_xattr(dir, Path::new("."), OPAQUE_ATTRIBUTE, b"y")
 }
 
 fn modified(entry: &Entry<'_, impl Read>) -> io::Result<TimeSpec> {
     Ok(TimeSpec::new(i64::try_from(entry.header().mtime()?).unwrap_or(0), 0))
 }
 
-fn set_time(dir: RawFd, path: &Path, time: TimeSpec) -> io::Result<()> {
-    let parent = open_parent(dir, path.parent().unwrap_or(Path::new("")))?;
+fn set_time(root: RawFd, path: &Path, time: TimeSpec) -> io::Result<()> {
+    let parent = open_in_root(root, path.parent().unwrap_or(Path::new("")))?;
     let Some(last) = path.file_name() else { return Ok(()) };
     Ok(utimensat(Some(parent.as_raw_fd()), Path::new(last), &time, &time, UtimensatFlags::NoFollowSymlink)?)
+}
+
+/// Makes a directory what another is, but for its content.
+fn copy_metadata(model: &File, dir: RawFd, last: &Path) -> io::Result<()> {
+    let metadata = model.metadata()?;
+    let (uid, gid) = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
+    fchownat(Some(dir), last, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let mode = Mode::from_bits_truncate(metadata.mode() & 0o7777);
+    fchmodat(Some(dir), last, mode, FchmodatFlags::FollowSymlink)?;
+    for name in tree::attributes(model) {
+        // overlayfs' own are about the layer that they are in.
+        if let Some(value) = tree::attribute(model, &name).filter(|_| !name.starts_with(b"trusted.")) {
+            set_xattr(dir, last, &CString::new(name)?, &value)?;
+        }
+    }
+    let time = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+    Ok(utimensat(Some(dir), last, &time, &time, UtimensatFlags::NoFollowSymlink)?)
 }
 
 /// Owner first, as a change of owner clears setuid bits and capabilities.

@@ -1,0 +1,180 @@
+//! Pulls in a child process of its own.
+//!
+//! What a registry sends is decoded, decompressed and unpacked where it can use up no memory but
+//! its own and can be stopped. The child is given one [`Order`] and says [`Word`]s, a line of JSON
+//! each; what it made is in the store when it has said that it is done. It ends with its parent.
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::Semaphore;
+
+use super::layout::Layout;
+use super::{Credentials, ImageError, Progress, pull, registry};
+use crate::backoff::go_duration;
+use crate::child::{self, Limits};
+
+/// The role in which the program is started.
+pub const ROLE: &str = "fetch";
+
+/// Pulls at a time.
+static AT_A_TIME: Semaphore = Semaphore::const_new(4);
+/// How long one pull may take, waiting for its turn not counted. Blobs that came whole are kept for
+/// the next try.
+const DEADLINE: Duration = Duration::from_secs(3600);
+/// Decompressing and hashing as much as an image may hold takes a small board less.
+const LIMITS: Limits = Limits { cpu_seconds: 1800, address_space_bytes: 512 << 20 };
+/// No order is longer: names, and the credentials of one pod.
+const ORDER_LIMIT_BYTES: u64 = 4 << 20;
+/// No word is longer.
+const WORD_LIMIT_BYTES: u64 = 64 << 10;
+/// How often the child tells how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Of the environment, what says how the network is reached and whom TLS trusts.
+const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// What to pull.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    /// The store.
+    pub(super) images: PathBuf,
+    /// Full name of the image.
+    pub(super) reference: String,
+    pub(super) credentials: Vec<Credentials>,
+    /// Registries without TLS.
+    pub(super) insecure: Vec<String>,
+}
+
+/// What the child says.
+#[derive(Serialize, Deserialize)]
+enum Word {
+    Progress(Progress),
+    Done,
+    Failed(ImageError),
+}
+
+/// Pulls in a child; the store has the image when this is well.
+pub(super) async fn fetch(
+    order: &Order,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(), ImageError> {
+    let broken = |message: String| ImageError::Broken { reference: order.reference.clone(), message };
+    let cannot = |error: std::io::Error| ImageError::Registry {
+        reference: order.reference.clone(),
+        message: format!("start the process that pulls: {error}"),
+    };
+    let line = serde_json::to_string(order).map_err(|error| cannot(error.into()))?;
+    // Never closed.
+    let _permit = AT_A_TIME.acquire().await.ok();
+    let passed = registry::PROXY_VARIABLES.into_iter().chain(TRUST_VARIABLES);
+    let passed = passed.filter_map(|name| Some((name, std::env::var_os(name)?)));
+    let mut child = child::command(ROLE).envs(passed).spawn().map_err(cannot)?;
+    let answer = tokio::time::timeout(DEADLINE, converse(&mut child, &line, progress)).await;
+    // It has said all that matters, or is past its time.
+    let _ = child.kill().await;
+    match answer {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Failure::Said(error))) => Err(*error),
+        Ok(Err(Failure::Broke(message))) => Err(broken(message)),
+        Err(_) => Err(broken(format!("it took longer than {}", go_duration(DEADLINE)))),
+    }
+}
+
+enum Failure {
+    /// The child worked, and says so.
+    Said(Box<ImageError>),
+    /// The child did not get that far.
+    Broke(String),
+}
+
+async fn converse(
+    child: &mut Child,
+    order: &str,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(), Failure> {
+    let broke = |error: std::io::Error| Failure::Broke(error.to_string());
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(Failure::Broke("no pipes".to_owned()));
+    };
+    // Kept open until the answer: its end is the parent's.
+    let told = stdin.write_all(format!("{order}\n").as_bytes()).await;
+    let (answer, said) = tokio::join!(listen(stdout, progress), child::last_words(stderr));
+    drop(stdin);
+    if let Some(answer) = answer.map_err(broke)? {
+        return answer;
+    }
+    told.map_err(broke)?;
+    let status = child.wait().await.map_err(broke)?;
+    Err(Failure::Broke(format!(
+        "the process that unpacks it, which may use {} MiB of memory, ended with {status}: {said}",
+        LIMITS.address_space_bytes >> 20
+    )))
+}
+
+/// What the child says in the end; `None` if it ends without a word.
+async fn listen(
+    stdout: ChildStdout,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> std::io::Result<Option<Result<(), Failure>>> {
+    let mut stdout = BufReader::new(stdout);
+    while let Some(line) = child::line(&mut stdout, WORD_LIMIT_BYTES).await? {
+        match serde_json::from_slice(&line)? {
+            Word::Progress(so_far) => progress(so_far),
+            Word::Done => return Ok(Some(Ok(()))),
+            Word::Failed(error) => return Ok(Some(Err(Failure::Said(Box::new(error))))),
+        }
+    }
+    Ok(None)
+}
+
+/// The child: pulls what its standard input says.
+pub fn main() -> ExitCode {
+    LIMITS.apply();
+    let mut line = String::new();
+    let mut stdin = std::io::Read::take(std::io::stdin().lock(), ORDER_LIMIT_BYTES);
+    let order = match stdin.read_line(&mut line).map(|_| serde_json::from_str::<Order>(&line)) {
+        Ok(Ok(order)) => order,
+        _ => return ExitCode::FAILURE,
+    };
+    drop(stdin);
+    // Nothing more ever comes: the end of the pipe is the end of the parent.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(1);
+    });
+    // A second call would find it set, which is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return ExitCode::FAILURE };
+    let done = runtime.block_on(work(&order.images, &order));
+    say(&done.map_or_else(Word::Failed, |()| Word::Done));
+    ExitCode::SUCCESS
+}
+
+async fn work(images: &Path, order: &Order) -> Result<(), ImageError> {
+    let layout = Layout::open(images)?;
+    let _lock = layout.lock_shared()?;
+    let last: Mutex<Option<Instant>> = Mutex::new(None);
+    let progress = |progress: Progress| {
+        let Ok(mut last) = last.lock() else { return };
+        if last.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
+            *last = Some(Instant::now());
+            say(&Word::Progress(progress));
+        }
+    };
+    pull::pull(&layout, &order.reference, &order.credentials, &order.insecure, &progress).await.map(drop)
+}
+
+fn say(word: &Word) {
+    let line = serde_json::to_string(word).unwrap_or_default();
+    // Without a listener there is nobody to tell, and the thread on the input ends this process.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
