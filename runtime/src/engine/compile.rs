@@ -9,17 +9,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proa_sandbox::protocol::WasmShape;
 use proa_wasm::{engine, link, shape};
 use serde::{Deserialize, Serialize};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-/// Most seconds of processor time that compiling one module may take.
-const CPU_SECONDS: u64 = 300;
-/// Most address space: several times what the largest known components need.
-const ADDRESS_SPACE: u64 = 8 << 30;
+use crate::child::Limits;
+
+/// Several times what the largest known components need.
+const LIMITS: Limits = Limits { cpu_seconds: 300, address_space_bytes: 8 << 30 };
 
 /// What there is to say about a module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +43,7 @@ pub enum Verdict {
 
 /// Compiles the module at `input` into `output`. Exits with 0 when it has printed a verdict.
 pub fn main(input: &Path, output: &Path) -> ExitCode {
-    limit();
+    LIMITS.apply();
     match compile(input, output) {
         Ok(verdict) => {
             let line = serde_json::to_string(&verdict).unwrap_or_default();
@@ -58,20 +57,6 @@ pub fn main(input: &Path, output: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Limits are only ever lowered, which anyone may.
-fn limit() {
-    for (resource, wanted) in [(Resource::RLIMIT_CPU, CPU_SECONDS), (Resource::RLIMIT_AS, ADDRESS_SPACE)] {
-        if let Ok((_, hard)) = getrlimit(resource) {
-            let value = wanted.min(hard);
-            // Without the limit, the time limit of whoever waits still holds.
-            let _ = setrlimit(resource, value, value);
-        }
-    }
-    // Pods that run come before one that starts.
-    // SAFETY: takes and gives numbers only.
-    unsafe { libc::nice(10) };
 }
 
 fn compile(input: &Path, output: &Path) -> anyhow::Result<Verdict> {

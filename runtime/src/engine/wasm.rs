@@ -9,22 +9,24 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use proa_sandbox::protocol::WasmShape;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::io::BufReader;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::compile::Verdict;
+use crate::child;
 
 /// Compilations at a time: each may use every processor and much memory.
 static AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// How long one compilation may take, waiting for its turn not counted.
 const LIMIT: Duration = Duration::from_secs(600);
+/// No verdict is longer: most of one is the names of what is missing.
+const VERDICT_LIMIT_BYTES: u64 = 1 << 20;
 
 /// A module that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,26 +127,23 @@ async fn compile_now(module: &Path, path: &Path) -> Result<Compiled, CompileErro
 }
 
 async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
-    let child = Command::new("/proc/self/exe")
-        .arg("compile")
-        .arg(module)
-        .arg(output)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| e.to_string())?;
-    let ended = tokio::time::timeout(LIMIT, child.wait_with_output()).await;
-    let ended = ended.map_err(|_| "context deadline exceeded".to_owned())?.map_err(|e| e.to_string())?;
-    if !ended.status.success() {
-        let said = String::from_utf8_lossy(&ended.stderr);
-        let said = said.trim();
-        let last = said.lines().last().unwrap_or("no reason given");
-        return Err(format!("{last} ({})", ended.status));
-    }
-    serde_json::from_slice(&ended.stdout).map_err(|e| e.to_string())
+    let failed = |error: io::Error| error.to_string();
+    let mut child = child::command("compile").arg(module).arg(output).spawn().map_err(failed)?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("no pipes".to_owned());
+    };
+    // Closed after the line: a child that would say more ends.
+    let answer = async move { child::line(&mut BufReader::new(stdout), VERDICT_LIMIT_BYTES).await };
+    let ended = async {
+        let (line, said) = tokio::join!(answer, child::last_words(stderr));
+        let (line, status) = (line.map_err(failed)?, child.wait().await.map_err(failed)?);
+        if !status.success() {
+            return Err(format!("{said} ({status})"));
+        }
+        serde_json::from_slice(&line.unwrap_or_default()).map_err(|e| e.to_string())
+    };
+    let ended = tokio::time::timeout(LIMIT, ended).await;
+    ended.map_err(|_| "context deadline exceeded".to_owned())?
 }
 
 fn keep(temporary: &Path, path: &Path, shape: WasmShape) -> io::Result<()> {
