@@ -134,19 +134,25 @@ impl Server {
         std::fs::create_dir_all(data_dir)
             .map_err(|error| StartError::DataDir { path: data_dir.clone(), error })?;
 
-        let service_address = config.service_cidr.api_server();
-        let names = server_names(&config, &addresses, advertise, service_address);
-        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-        let pki = Arc::new(Pki::open(&data_dir.join("pki"), &names, &issuer, Timestamp::now())?);
-        let tls = TlsAcceptor::from(Arc::new(pki.tls()?));
-
+        // The store is made before the keys: keys without a store are of a cluster that has lost it.
+        let (store, keys) = (data_dir.join("store.redb"), data_dir.join("pki"));
+        if keys.exists() && !store.exists() {
+            return Err(StoreError::Missing { path: store, sign: keys }.into());
+        }
         let admission = AdmissionConfig {
             service_range: config.service_cidr,
             deny_external_ips: config.deny_external_ips,
             ..AdmissionConfig::default()
         };
         let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
-        let registry = Registry::open(&data_dir.join("store.redb"), built_in(), registry_config)?;
+        let registry = Registry::open(&store, built_in(), registry_config)?;
+
+        let service_address = config.service_cidr.api_server();
+        let names = server_names(&config, &addresses, advertise, service_address);
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let pki = Arc::new(Pki::open(&keys, &names, &issuer, Timestamp::now())?);
+        let tls = TlsAcceptor::from(Arc::new(pki.tls()?));
+
         let port = addresses.first().map_or(443, SocketAddr::port);
         let place =
             bootstrap::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };

@@ -60,12 +60,23 @@ pub enum StoreError {
         found: u64,
     },
     /// What it holds is not what was written.
-    #[error("{} is damaged: {what}", .path.display())]
+    #[error("{} is damaged: {what}; put a copy from before in its place", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// Where and how.
         what: String,
+    },
+    /// It is not there, though it was once.
+    #[error(
+        "{} is missing, and {} tells that there was a cluster here: put a copy in its place, \
+         or remove that directory too to begin a new cluster", .path.display(), .sign.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What tells that it was there.
+        sign: PathBuf,
     },
     /// The file cannot be read or written.
     #[error("cannot use {}: {source}", .path.display())]
@@ -149,7 +160,16 @@ impl Disk {
         catalog: &dyn Catalog,
         limits: DiskLimits,
     ) -> Result<(Disk, Loaded), StoreError> {
-        let database = open(path)?;
+        let opened = without_panic(|| Self::open_and_load(path, catalog, limits));
+        opened.unwrap_or_else(|what| Err(StoreError::Damaged { path: path.to_owned(), what }))
+    }
+
+    fn open_and_load(
+        path: &Path,
+        catalog: &dyn Catalog,
+        limits: DiskLimits,
+    ) -> Result<(Disk, Loaded), StoreError> {
+        let database = if path.exists() { open(path)? } else { make(path)? };
         let now = Instant::now();
         let mut disk = Disk {
             path: path.to_owned(),
@@ -170,7 +190,9 @@ impl Disk {
             Loaded { objects: HashMap::new(), events: HashMap::new(), compacted: 0, ceiling: FIRST_REVISION };
         let read = database.begin_read().map_err(|e| self.fault(e))?;
         match read.open_table(META) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(loaded),
+            Err(TableError::TableDoesNotExist(_)) => {
+                return Err(self.damaged("its tables are missing".to_owned()));
+            }
             Err(error) => return Err(self.fault(error)),
             Ok(meta) => {
                 let number = |name: &str| -> Result<u64, StoreError> {
@@ -334,7 +356,6 @@ impl Disk {
                 written.removed_bytes += before.map_or(0, |before| entry_bytes(&key, before.value()));
             }
         }
-        // The first commit of a file raises the ceiling and makes all tables.
         let touched = !commit.changes.is_empty() || !commit.forget.is_empty() || expired > 0;
         if touched || commit.ceiling.is_some() {
             let mut changes = write.open_table(CHANGES).map_err(|e| self.fault(e))?;
@@ -431,16 +452,86 @@ struct Written {
     change_bytes: Vec<u64>,
 }
 
+/// Opens the file. An empty one was not left by this program: it makes the file under another name.
 fn open(path: &Path) -> Result<Database, StoreError> {
-    let path_buf = || path.to_owned();
-    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path_buf()),
-        DatabaseError::UpgradeRequired(_) => StoreError::Format { path: path_buf(), found: 0 },
+    let io = |source| StoreError::Io { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(io)?.len() == 0 {
+        return Err(StoreError::Damaged { path: path.to_owned(), what: "it is empty".to_owned() });
+    }
+    Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(|error| open_fault(path, error))
+}
+
+/// Makes the file. It has its name when it can be opened again with all its tables, whatever happens
+/// in between: one that cannot has been damaged.
+fn make(path: &Path) -> Result<Database, StoreError> {
+    let io = |source| StoreError::Io { path: path.to_owned(), source };
+    let temporary = path.with_extension("new");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let made = Builder::new().set_cache_size(CACHE_BYTES).create(&temporary);
+    let database = made.map_err(|error| open_fault(path, error))?;
+    make_tables(&database).map_err(|source| StoreError::Database { path: path.to_owned(), source })?;
+    std::fs::rename(&temporary, path).map_err(io)?;
+    if let Some(parent) = path.parent() {
+        std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)?;
+    }
+    Ok(database)
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(OBJECTS)?;
+    write.open_table(CHANGES)?;
+    let mut meta = write.open_table(META)?;
+    meta.insert(META_FORMAT, FORMAT)?;
+    meta.insert(META_CEILING, FIRST_REVISION)?;
+    drop(meta);
+    Ok(write.commit()?)
+}
+
+fn open_fault(path: &Path, error: DatabaseError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path),
+        DatabaseError::UpgradeRequired(_) => StoreError::Format { path, found: 0 },
         error => match redb::Error::from(error) {
-            redb::Error::Io(source) => StoreError::Io { path: path_buf(), source },
-            redb::Error::Corrupted(what) => StoreError::Damaged { path: path_buf(), what },
-            source => StoreError::Database { path: path_buf(), source },
+            // So redb calls what does not begin as its files do.
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                StoreError::Damaged { path, what: source.to_string() }
+            }
+            redb::Error::Io(source) => StoreError::Io { path, source },
+            redb::Error::Corrupted(what) => StoreError::Damaged { path, what },
+            source => StoreError::Database { path, source },
         },
+    }
+}
+
+thread_local! {
+    /// This thread's panics are told as errors.
+    static TOLD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// redb takes some damage for a fault of its own and panics. Nothing that was being read is used
+/// after that. The error is what it said.
+fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !TOLD.get() {
+                others(info);
+            }
+        }));
+    });
+    TOLD.set(true);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    TOLD.set(false);
+    done.map_err(|payload| {
+        let said = payload.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        said.lines().next().unwrap_or_default().to_owned()
     })
 }
 

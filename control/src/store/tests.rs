@@ -426,3 +426,56 @@ fn every_acknowledged_write_survives_kill_9() {
         assert!(store.revision() >= highest);
     }
 }
+
+/// A store of this many objects, closed; its bytes.
+async fn written_store(dir: &Path, objects: u32) -> Vec<u8> {
+    let store = open(dir);
+    for n in 0..objects {
+        let text = json!({"text": "x".repeat(500)});
+        store.write(put("pods", &format!("p{n}"), text, Expect::Absent)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    std::fs::read(dir.join("store.redb")).unwrap()
+}
+
+#[tokio::test]
+async fn damage_is_told_and_never_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = written_store(dir.path(), 40).await;
+    let path = dir.path().join("store.redb");
+    let mut state = 7u64;
+    let mut random = |length: usize| -> Vec<u8> {
+        let mut next = || {
+            // Knuth's constants: the same bytes at every run.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        (0..length).map(|_| next()).collect()
+    };
+    let open_with = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Store::open(&path, Arc::new(Plain), Limits::default()).map(drop).map_err(|error| error.to_string())
+    };
+    let told = |bytes: &[u8], what: &str| {
+        let said = open_with(bytes).expect_err(what);
+        assert!(said.contains("store.redb") && said.lines().count() == 1, "{what}: {said}");
+    };
+    // Empty, cut off, or something else.
+    told(&[], "an empty file");
+    for length in [1, 9, 100, 4096, whole.len() / 2, whole.len() - 4096] {
+        told(&whole[..length], "a file that was cut off");
+    }
+    for length in [10, 5000, 1 << 20] {
+        told(&random(length), "random bytes");
+        told(&[&whole[..9], &random(length)].concat(), "random bytes after a true beginning");
+    }
+    // A page here or there: what is free or is a second copy may be lost without harm.
+    let mut harmed = 0;
+    for page in 0..whole.len() / 4096 {
+        let mut bytes = whole.clone();
+        bytes[page * 4096..][..4096].copy_from_slice(&random(4096));
+        harmed += usize::from(open_with(&bytes).is_err());
+    }
+    assert!(harmed > 0);
+    open_with(&whole).expect("a whole one");
+}
