@@ -5,6 +5,7 @@
 
 pub mod compile;
 mod open;
+mod outline;
 pub mod reap;
 pub mod sandbox;
 pub mod wasm;

@@ -1,5 +1,6 @@
 //! Compiled Wasm modules, kept per node: each digest is compiled once for the engine settings of
-//! this program, and its file is mapped by every process that runs it.
+//! this program, and its file is mapped by every process that runs it. What was found of a file that
+//! cannot run is kept just so, and trying again costs nothing.
 //!
 //! The cache directory holds machine code that is run as root: it is root's alone, and files
 //! appear in it by rename, whole.
@@ -8,25 +9,35 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proa_sandbox::protocol::WasmShape;
 use serde::{Deserialize, Serialize};
-use tokio::io::BufReader;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::compile::Verdict;
-use crate::child;
 
-/// Compilations at a time: each may use every processor and much memory.
-static AT_A_TIME: Semaphore = Semaphore::const_new(1);
+/// Compilations at a time, of small files and of others: each may use every processor and much
+/// memory, and one of milliseconds need not wait for one of minutes.
+static LANES: [Semaphore; 2] = [Semaphore::const_new(1), Semaphore::const_new(1)];
+/// Up to this size a file is small.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// How long a crash of the compiler counts. It may have had its cause outside of the file.
+const CRASH_COUNTS: Duration = Duration::from_secs(3600);
+/// Most bytes of what the child says.
+const MAX_SAID: u64 = 64 << 10;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long one compilation may take, waiting for its turn not counted.
 const LIMIT: Duration = Duration::from_secs(600);
-/// No verdict is longer: most of one is the names of what is missing.
-const VERDICT_LIMIT_BYTES: u64 = 1 << 20;
 
 /// A module that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,29 +60,31 @@ pub enum CompileError {
     /// It is broken, or exports nothing that can be run.
     #[error("invalid WebAssembly: {0}")]
     Invalid(String),
-    /// The compiler was stopped, or could not work.
+    /// The compiler was stopped, has crashed, or could not work.
     #[error("compile WebAssembly: {0}")]
     Failed(String),
 }
 
-/// What is known of a compiled file beside its content, in a file next to it.
+/// What is known of a file, kept next to its compiled form if it has one.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    shape: WasmShape,
+    /// Of the program that found it: another may offer more.
+    version: String,
+    verdict: Verdict,
 }
 
 /// Gives the compiled form of `module`, whose content has this digest (`sha256:…`), compiling it
 /// in a child process if `cache_dir` has none. Calls for the same digest share one compilation.
 pub async fn compile(module: &Path, digest: &str, cache_dir: &Path) -> Result<Compiled, CompileError> {
     let path = cache_dir.join(file_name(digest)?);
-    if let Some(compiled) = cached(&path) {
-        return Ok(compiled);
+    if let Some(known) = cached(&path) {
+        return known;
     }
     let turn = turn(&path);
     let compiled = {
         let _turn = turn.lock().await;
         match cached(&path) {
-            Some(compiled) => Ok(compiled),
+            Some(known) => known,
             None => compile_now(module, &path).await,
         }
     };
@@ -99,57 +112,99 @@ fn give_up(path: &Path, turn: Arc<AsyncMutex<()>>) {
     }
 }
 
-/// Both files, or neither: the note is renamed into place last.
-fn cached(path: &Path) -> Option<Compiled> {
-    let note: Note = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
-    path.is_file().then(|| Compiled { path: path.to_owned(), shape: note.shape })
+/// The note is renamed into place last, so that a compiled file is there when its note is.
+fn cached(path: &Path) -> Option<Result<Compiled, CompileError>> {
+    let note_path = note_path(path);
+    let note: Note = serde_json::from_slice(&std::fs::read(&note_path).ok()?).ok()?;
+    let counts = match &note.verdict {
+        Verdict::Compiled { .. } => path.is_file(),
+        Verdict::MissingImports { .. } | Verdict::Invalid { .. } => note.version == VERSION,
+        Verdict::Crashed { .. } => {
+            let written = note_path.metadata().and_then(|m| m.modified()).ok()?;
+            SystemTime::now().duration_since(written).is_ok_and(|age| age < CRASH_COUNTS)
+        }
+    };
+    counts.then(|| outcome(note.verdict, path))
+}
+
+fn outcome(verdict: Verdict, path: &Path) -> Result<Compiled, CompileError> {
+    match verdict {
+        Verdict::Compiled { shape } => Ok(Compiled { path: path.to_owned(), shape }),
+        Verdict::MissingImports { names } => Err(CompileError::MissingImports { names }),
+        Verdict::Invalid { message } => Err(CompileError::Invalid(message)),
+        Verdict::Crashed { message } => Err(CompileError::Failed(message)),
+    }
 }
 
 async fn compile_now(module: &Path, path: &Path) -> Result<Compiled, CompileError> {
     let failed = |error: io::Error| CompileError::Failed(error.to_string());
-    let _permit = AT_A_TIME.acquire().await.map_err(|e| CompileError::Failed(e.to_string()))?;
+    let small = std::fs::metadata(module).map_err(failed)?.len() <= SMALL_BYTES;
+    let lane = &LANES[usize::from(small)];
+    let _permit = lane.acquire().await.map_err(|e| CompileError::Failed(e.to_string()))?;
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     }
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let result = match run_child(module, &temporary).await {
-        Ok(Verdict::Compiled { shape }) => {
-            keep(&temporary, path, shape).map(|()| Compiled { path: path.to_owned(), shape }).map_err(failed)
-        }
-        Ok(Verdict::MissingImports { names }) => Err(CompileError::MissingImports { names }),
-        Ok(Verdict::Invalid { message }) => Err(CompileError::Invalid(message)),
-        Err(message) => Err(CompileError::Failed(message)),
-    };
-    if result.is_err() {
+    let verdict = run_child(module, &temporary).await.map_err(CompileError::Failed);
+    let kept = verdict.and_then(|verdict| {
+        keep(&temporary, path, &verdict).map_err(failed)?;
+        outcome(verdict, path)
+    });
+    if kept.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
-    result
+    kept
 }
 
+/// An error is of this moment, such as a disk that is full: it tells nothing of the file.
 async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
-    let failed = |error: io::Error| error.to_string();
-    let mut child = child::command("compile").arg(module).arg(output).spawn().map_err(failed)?;
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err("no pipes".to_owned());
+    let mut child = Command::new("/proc/self/exe")
+        .arg("compile")
+        .arg(module)
+        .arg(output)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let ended = async { tokio::join!(said(out), said(err), child.wait()) };
+    let Ok((out, err, status)) = tokio::time::timeout(LIMIT, ended).await else {
+        return Ok(Verdict::Crashed { message: "context deadline exceeded".to_owned() });
     };
-    // Closed after the line: a child that would say more ends.
-    let answer = async move { child::line(&mut BufReader::new(stdout), VERDICT_LIMIT_BYTES).await };
-    let ended = async {
-        let (line, said) = tokio::join!(answer, child::last_words(stderr));
-        let (line, status) = (line.map_err(failed)?, child.wait().await.map_err(failed)?);
-        if !status.success() {
-            return Err(format!("{said} ({status})"));
-        }
-        serde_json::from_slice(&line.unwrap_or_default()).map_err(|e| e.to_string())
-    };
-    let ended = tokio::time::timeout(LIMIT, ended).await;
-    ended.map_err(|_| "context deadline exceeded".to_owned())?
+    let status = status.map_err(|e| e.to_string())?;
+    if status.success() {
+        return serde_json::from_slice(&out).map_err(|e| e.to_string());
+    }
+    let err = String::from_utf8_lossy(&err);
+    let message = format!("{} ({status})", err.trim().lines().last().unwrap_or("no reason given"));
+    match status.signal() {
+        // Whoever stops this node may stop its children too.
+        None | Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP) => Err(message),
+        // A limit, or a fault of the compiler.
+        Some(_) => Ok(Verdict::Crashed { message }),
+    }
 }
 
-fn keep(temporary: &Path, path: &Path, shape: WasmShape) -> io::Result<()> {
+/// The first part of what the child writes. What it cannot write ends it.
+async fn said(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        // What has come counts, whatever stopped the rest.
+        let _ = stream.take(MAX_SAID).read_to_end(&mut bytes).await;
+    }
+    bytes
+}
+
+fn keep(temporary: &Path, path: &Path, verdict: &Verdict) -> io::Result<()> {
     let note = temporary.with_extension("note");
-    std::fs::write(&note, serde_json::to_vec(&Note { shape })?)?;
-    std::fs::rename(temporary, path)?;
+    let known = Note { version: VERSION.to_owned(), verdict: verdict.clone() };
+    std::fs::write(&note, serde_json::to_vec(&known)?)?;
+    if matches!(verdict, Verdict::Compiled { .. }) {
+        std::fs::rename(temporary, path)?;
+    }
     std::fs::rename(note, note_path(path))
 }
 
@@ -204,5 +259,35 @@ mod tests {
         assert_eq!(name.len(), "00ff-0123456789abcdef.cwasm".len());
         assert!(file_name("sha256:../../etc/passwd").is_err());
         assert!(file_name("").is_err());
+    }
+
+    #[test]
+    fn what_was_found_counts_as_long_as_it_may_be_true() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("00-0.cwasm");
+        let note = |version: &str, verdict: Verdict| {
+            let note = Note { version: version.to_owned(), verdict };
+            std::fs::write(note_path(&path), serde_json::to_vec(&note).expect("JSON")).expect("a note");
+            cached(&path).map(|known| known.map_err(|e| e.to_string()))
+        };
+        let shape = WasmShape::Command;
+        assert_eq!(note(VERSION, Verdict::Compiled { shape }), None, "the compiled file is missing");
+        std::fs::write(&path, "").expect("a file");
+        assert_eq!(note("0", Verdict::Compiled { shape }), Some(Ok(Compiled { path: path.clone(), shape })));
+
+        let message = || "m".to_owned();
+        let invalid = Some(Err("invalid WebAssembly: m".to_owned()));
+        assert_eq!(note(VERSION, Verdict::Invalid { message: message() }), invalid);
+        assert_eq!(
+            note("0", Verdict::Invalid { message: message() }),
+            None,
+            "another program may know better"
+        );
+        let crashed = Some(Err("compile WebAssembly: m".to_owned()));
+        assert_eq!(note("0", Verdict::Crashed { message: message() }), crashed);
+        let written = SystemTime::now() - CRASH_COUNTS;
+        let file = std::fs::File::options().write(true).open(note_path(&path)).expect("the note");
+        file.set_modified(written).expect("a time");
+        assert!(cached(&path).is_none(), "the machine may have been short of memory then");
     }
 }

@@ -199,12 +199,12 @@ fn component_interface(bytes: &[u8]) -> Result<Value, ImageError> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
-                    imports.push(import.map_err(broken)?.name.0.to_owned());
+                    imports.push(import.map_err(broken)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
                 for export in section {
-                    exports.push(export.map_err(broken)?.name.0.to_owned());
+                    exports.push(export.map_err(broken)?.name.name.to_owned());
                 }
             }
             _ => {}

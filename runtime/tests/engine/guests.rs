@@ -13,6 +13,9 @@ use crate::world::{World, digest};
 tests![
     shapes_are_seen,
     what_cannot_run_is_refused,
+    only_what_nothing_provides_is_missing,
+    imports_are_looked_at_before_code,
+    small_modules_pass_large_ones,
     one_compilation_for_all,
     command_runs_and_logs,
     wasi_0_3_runs,
@@ -69,6 +72,100 @@ async fn what_cannot_run_is_refused(world: Arc<World>) {
     let left: Vec<_> =
         fs::read_dir(world.cache()).expect("a cache").flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("tmp")), "{left:?}");
+}
+
+async fn only_what_nothing_provides_is_missing(world: Arc<World>) {
+    // A real guest, of whose many imports one gets a name of which there is none. The others are
+    // here, though of other patch releases, and use one another's types.
+    let mut bytes = fs::read(world.guests.join("command.wasm")).expect("a guest");
+    let (name, other) = (b"wasi:cli/environment@", b"wasi:cli/environmint@");
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(name)).collect();
+    assert!(!places.is_empty(), "the guest has an environment");
+    for at in places {
+        bytes[at..at + other.len()].copy_from_slice(other);
+    }
+    let file = world.path("mint.wasm");
+    fs::write(&file, bytes).expect("a module");
+    let error = wasm::compile(&file, &digest(&file), &world.cache()).await.expect_err("an error");
+    let CompileError::MissingImports { names } = error else { panic!("{error}") };
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert!(names[0].starts_with("wasi:cli/environmint@"), "{names:?}");
+}
+
+async fn imports_are_looked_at_before_code(world: Arc<World>) {
+    // Two functions are imported; `fd_write` is there. The body of the module's own is nonsense.
+    let mut wants = b"\0asm\x01\0\0\0\x01\x0c\x02\x60\0\0\x60\x04\x7f\x7f\x7f\x7f\x01\x7f".to_vec();
+    let wasi = text("wasi_snapshot_preview1");
+    let import = [&[2][..], &wasi, &text("fd_write"), &[0, 1], &wasi, &text("fd_wish"), &[0, 0]].concat();
+    for (id, section) in [
+        (2, import),
+        (3, vec![1, 0]),
+        (7, [&[1][..], &text("_start"), &[0, 2]].concat()),
+        (10, vec![1, 4, 0, 0xff, 0xff, 0x0b]),
+    ] {
+        wants.extend_from_slice(&[id, section.len() as u8]);
+        wants.extend_from_slice(&section);
+    }
+    let file = world.path("wants.wasm");
+    fs::write(&file, wants).expect("a module");
+    let digest = digest(&file);
+    for again in [false, true] {
+        let error = wasm::compile(&file, &digest, &world.cache()).await.expect_err("an error");
+        let CompileError::MissingImports { names } = error else { panic!("{error}") };
+        assert_eq!(names, ["wasi_snapshot_preview1.fd_wish"]);
+        if !again {
+            // What was found is known by the digest: nobody reads the file again.
+            fs::remove_file(&file).expect("the module");
+        }
+    }
+}
+
+async fn small_modules_pass_large_ones(world: Arc<World>) {
+    let write = |name: &str, functions: u32| {
+        let file = world.path(name);
+        fs::write(&file, idle(functions)).expect("a module");
+        file
+    };
+    let (large, small) = (write("large.wasm", 24_000), write("small.wasm", 1));
+    let cache = world.cache();
+    let (large_digest, small_digest) = (digest(&large), digest(&small));
+    let large = wasm::compile(&large, &large_digest, &cache);
+    let small = wasm::compile(&small, &small_digest, &cache);
+    let (large, small) = (std::pin::pin!(large), std::pin::pin!(small));
+    // Asked in this order, the large one has its turn first.
+    match futures::future::select(large, small).await {
+        futures::future::Either::Right((small, _)) => assert!(small.is_ok(), "{small:?}"),
+        futures::future::Either::Left((large, _)) => panic!("the large one was first: {large:?}"),
+    }
+}
+
+/// A core module with so many functions that do little, the first of which is `_start`.
+fn idle(functions: u32) -> Vec<u8> {
+    let leb128 = |mut value: u32| {
+        let mut out = Vec::new();
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+        out
+    };
+    let mut body = vec![0];
+    body.extend_from_slice(&b"\x41\0\x1a".repeat(15));
+    body.push(0x0b);
+    let body = [leb128(body.len() as u32), body].concat();
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    for (id, section) in [
+        (1, vec![1, 0x60, 0, 0]),
+        (3, [leb128(functions), vec![0; functions as usize]].concat()),
+        (7, [&[1][..], &text("_start"), &[0, 0]].concat()),
+        (10, [leb128(functions), body.repeat(functions as usize)].concat()),
+    ] {
+        module.push(id);
+        module.extend_from_slice(&leb128(section.len() as u32));
+        module.extend_from_slice(&section);
+    }
+    module
 }
 
 async fn one_compilation_for_all(world: Arc<World>) {
@@ -215,7 +312,7 @@ async fn directories(world: Arc<World>) {
     let (exit, log) = pod.run(with("w-0", false, &["write", "/data/file", "written"])).await;
     assert_eq!(exit.code, 0, "{log}");
     let (_, log) = pod.run(with("w-1", true, &["read", "/data/file"])).await;
-    assert_eq!(log, "stdout F written\n");
+    assert_eq!(log, "stdout P written\n");
     let (exit, log) = pod.run(with("w-2", true, &["write", "/data/file", "again"])).await;
     assert_eq!(exit.code, 1, "{log}");
     let (exit, log) = pod.run(with("w-3", true, &["read", "/etc/passwd"])).await;

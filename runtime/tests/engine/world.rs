@@ -26,6 +26,8 @@ pub const CGROUP: &str = "/proa-test";
 pub struct World {
     dir: tempfile::TempDir,
     pods: AtomicU32,
+    /// Where the guests were built.
+    pub guests: PathBuf,
     /// A command, and an HTTP component.
     pub command: Compiled,
     pub http: Compiled,
@@ -53,6 +55,7 @@ impl World {
             http_p3: compile(&built.join("examples/http_p3.wasm"), &cache).await,
             core: compile(&core, &cache).await,
             pods: AtomicU32::new(0),
+            guests: built,
             dir,
         }
     }
