@@ -43,7 +43,7 @@ fn main() -> Result<()> {
         println!("$ curl -H 'Host: {host}' http://127.0.0.1/\n{answer}");
     }
     println!("The cluster is up. Reach it with:\n\n  {}\n", demo.kubectl_line());
-    println!("Stop it with:  pkill -TERM -x proa && {} down", demo.proa.display());
+    println!("Stop it with:  {}", demo.down_line());
     Ok(())
 }
 
@@ -65,6 +65,10 @@ impl Demo {
 
     fn kubectl_line(&self) -> String {
         format!("{} --kubeconfig {} get pods", self.kubectl.display(), self.kubeconfig().display())
+    }
+
+    fn down_line(&self) -> String {
+        format!("{} down --data-dir {}", self.proa.display(), self.data_dir.display())
     }
 
     fn ready(&self) -> bool {

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, DEFAULT_DATA_DIR};
-use crate::print;
 use crate::up::{self, BRIDGE, DNS_OFFSET, DNS_PORT, MAX_PODS};
+use crate::{lock, print};
 
 /// What may be set; each also as `PROA_…` in the environment.
 #[derive(Args, Clone, Debug)]
@@ -72,6 +72,9 @@ pub fn run(options: Options) -> Result<()> {
 
 async fn serve(options: Options) -> Result<()> {
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    up::machine_is_ready()?;
+    up::make_data_dir(&options.data_dir)?;
+    let _lock = lock::take(&options.data_dir)?;
     let shutdown = CancellationToken::new();
     let parts = TaskTracker::new();
     let [terminate, interrupt] = &mut stop;
@@ -100,7 +103,6 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
     let node_name = node_name.to_ascii_lowercase();
     let labels = labels(&options.node_labels)?;
     let taints: Vec<Taint> = options.register_with_taints.iter().map(|t| taint(t)).collect::<Result<_>>()?;
-    up::make_data_dir(&options.data_dir)?;
     let node_ip = match options.node_ip {
         Some(ip) => ip,
         None => address_towards(&options.server)?,

@@ -53,7 +53,7 @@ pub struct Options {
     /// Further name or address under which the API is reached, for its certificate; may be repeated
     #[arg(long = "tls-san", env = "PROA_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// Address of this node, at which other nodes reach it [default: that of the API, unless it is loopback]
+    /// Address of this node, at which other nodes reach it [default: that of the API, unless it is loopback; else that of the default route]
     #[arg(long, env = "PROA_NODE_IP")]
     pub node_ip: Option<IpAddr>,
     /// How long a node may be silent before it counts as not ready [default: 40s]

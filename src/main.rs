@@ -6,6 +6,8 @@
 mod agent;
 mod cli;
 mod config;
+mod lock;
+mod node_ip;
 mod print;
 mod up;
 

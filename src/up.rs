@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Options};
-use crate::print;
+use crate::{lock, node_ip, print};
 
 /// The device that the node's pods are reached through.
 pub const BRIDGE: &str = "proa0";
@@ -41,9 +41,10 @@ pub fn up(options: Options) -> Result<()> {
     runtime().block_on(serve(config))
 }
 
-/// Stops the pods of a cluster that is not up, and removes what it made outside its data.
+/// Stops the cluster if it is up, then its pods, and removes what it made outside its data.
 pub fn down(data_dir: &Path) -> Result<()> {
     ensure!(is_root(), "proa down must be run as root");
+    let _lock = lock::stop_holder(data_dir)?;
     runtime()
         .block_on(async { proa_runtime::down(data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
 }
@@ -74,6 +75,11 @@ pub fn log_to_stderr(directives: &str) -> Result<()> {
     Ok(())
 }
 
+/// An error is what this machine lacks.
+pub fn machine_is_ready() -> Result<()> {
+    proa_runtime::preflight::check().map_err(|lacks| anyhow::anyhow!(lacks))
+}
+
 /// Makes the data directory, which only root reads.
 pub fn make_data_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
@@ -90,6 +96,8 @@ struct Addresses {
     gateway: Ipv4Addr,
     service: Ipv4Net,
     dns: Ipv4Addr,
+    /// Where others reach this node.
+    node_ip: IpAddr,
 }
 
 impl Addresses {
@@ -104,7 +112,8 @@ impl Addresses {
         let dns =
             service.nth(DNS_OFFSET).with_context(|| format!("--service-cidr {service} is too small"))?;
         let gateway = node.nth(1).with_context(|| format!("--cluster-cidr {cluster} is too small"))?;
-        Ok(Addresses { cluster, node, gateway, service, dns })
+        let node_ip = node_ip(config, &[cluster, service]);
+        Ok(Addresses { cluster, node, gateway, service, dns, node_ip })
     }
 
     /// The same in the ingress's words.
@@ -121,7 +130,9 @@ impl Addresses {
 async fn serve(config: Config) -> Result<()> {
     let addresses = Addresses::of(&config)?;
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    machine_is_ready()?;
     make_data_dir(&config.data_dir)?;
+    let _lock = lock::take(&config.data_dir)?;
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.
     let ingress = proa_ingress::Config {
@@ -134,13 +145,13 @@ async fn serve(config: Config) -> Result<()> {
     // Pods reach the API at the gateway's address, which exists once the network does, unless other
     // machines reach it too: then at the address that all share.
     let in_cluster = SocketAddr::from((addresses.gateway, config.api_listen.port()));
-    let node_ip = node_ip(&config, &addresses);
+    let advertise = advertised(&config, &addresses);
     let server = Server::start(server::Config {
         data_dir: config.data_dir.clone(),
         listen: vec![config.api_listen],
         service_cidr: config.service_cidr.parse()?,
         cluster_domain: config.cluster_domain.clone(),
-        advertise: Some(SocketAddr::from((node_ip, config.api_listen.port()))),
+        advertise: Some(SocketAddr::from((advertise, config.api_listen.port()))),
         node_name: config.node_name.clone(),
         settings: ClusterSettings {
             cluster_cidr: config.cluster_cidr.as_str().into(),
@@ -203,7 +214,6 @@ pub fn reserved(listening: &[SocketAddr]) -> Vec<SocketAddrV4> {
     distinct.into_iter().collect()
 }
 
-/// The address of this node: what is set, or where the API listens if others can reach that.
 /// What `build.rs` found out.
 fn build() -> Build {
     let seconds = env!("PROA_BUILD_SECONDS").parse().ok();
@@ -216,10 +226,22 @@ fn build() -> Build {
     }
 }
 
-fn node_ip(config: &Config, addresses: &Addresses) -> IpAddr {
+/// The address of this node: what is set, where the API listens if others can reach that, or what the
+/// machine has.
+fn node_ip(config: &Config, own: &[Ipv4Net]) -> IpAddr {
     let listen = config.api_listen.ip();
     let is_shared = !listen.is_loopback() && !listen.is_unspecified();
-    config.node_ip.or(is_shared.then_some(listen)).unwrap_or(addresses.gateway.into())
+    let set = config.node_ip.or(is_shared.then_some(listen));
+    set.unwrap_or_else(|| node_ip::find(own))
+}
+
+/// Where pods reach the API.
+fn advertised(config: &Config, addresses: &Addresses) -> IpAddr {
+    match config.api_listen.ip() {
+        listen if listen.is_loopback() => addresses.gateway.into(),
+        listen if listen.is_unspecified() => addresses.node_ip,
+        listen => listen,
+    }
 }
 
 /// Starts what speaks to the API as a client. A part that fails does not take the others along.
@@ -259,7 +281,7 @@ fn start_parts(
     let node = NodeConfig {
         node_name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
-        node_ip: node_ip(config, addresses),
+        node_ip: addresses.node_ip,
         labels: BTreeMap::new(),
         taints: Vec::new(),
         kubelet_port: None,
@@ -279,4 +301,28 @@ fn start_parts(
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_reach_the_api_where_it_listens() {
+        let check = |listen: &str, want: &str| {
+            let listen = format!("{listen}:6443").parse().unwrap();
+            let options = Options {
+                api_listen: Some(listen),
+                node_name: Some("n".to_owned()),
+                node_ip: Some([192, 0, 2, 7].into()),
+                ..Options::default()
+            };
+            let config = options.resolve().unwrap();
+            let addresses = Addresses::of(&config).unwrap();
+            assert_eq!(advertised(&config, &addresses), want.parse::<IpAddr>().unwrap());
+        };
+        check("127.0.0.1", "10.42.0.1");
+        check("0.0.0.0", "192.0.2.7");
+        check("192.0.2.9", "192.0.2.9");
+    }
 }

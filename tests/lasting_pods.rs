@@ -198,6 +198,8 @@ fn an_empty_store_costs_no_data() {
     let uid = cluster.get("pod", "lost")["metadata"]["uid"].as_str().expect("a uid").to_owned();
     cluster.stop(Signal::SIGTERM);
     fs::remove_file(cluster.data_dir().join("store.redb")).expect("the store");
+    // A store that was there is missed; without its keys the directory is of no cluster any more.
+    fs::remove_dir_all(cluster.data_dir().join("pki")).expect("the keys");
     cluster.up();
     // Nobody knows the pod any more: it is ended, as gently as the kubelet ends such pods …
     let sandbox = cluster.data_dir().join("run/sandboxes").join(&uid);

@@ -147,8 +147,9 @@ fn a_killed_process_is_restarted_and_shown_as_kubernetes_shows_it() {
 #[test]
 fn down_leaves_nothing_but_the_data() {
     let mut cluster = cluster_with_pod();
-    cluster.stop(Signal::SIGTERM);
+    // It stops the cluster, which is up, and then its pods.
     cluster.proa(&["down"]);
+    assert!(cluster.ended().success(), "it was asked to stop, not killed");
     let dir = cluster.data_dir();
     let dir = dir.to_str().expect("UTF-8");
     wait_for("the processes to end", || processes(&["sandbox", dir]).is_empty());

@@ -164,8 +164,6 @@ fn container_rows() -> Vec<Row> {
         .spec(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
         row("c-words", shell("echo words > /t/end; exit 2", json!({"terminationMessagePath": "/t/end"})),
             Message(2, "Error"), &["words\n"]),
-        row("c-many-words", shell("truncate -s 100G /t/end; printf last >> /t/end; exit 2",
-            json!({"terminationMessagePath": "/t/end"})), Message(2, "Error"), &["last"]),
         row("c-after-start", shell("until test -f /empty/hook; do sleep 0.1; done; cat /empty/hook",
             json!({"lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo hooked > /empty/hook"]}}}})),
             DONE, &["hooked"]),

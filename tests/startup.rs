@@ -44,6 +44,15 @@ fn what_is_in_the_way_is_named() {
     fs::write(format!("{strange}/store.redb"), "not a database").expect("a file");
     fails_with(&with_free(&["--data-dir", &strange, "--api-listen", "127.0.0.1:7443"]), "store");
 
+    // A store that was there and is gone, or has been emptied.
+    let keys = format!("{strange}/pki");
+    fs::create_dir_all(&keys).expect("a directory");
+    let strange_up = || with_free(&["--data-dir", &strange, "--api-listen", "127.0.0.1:7443"]);
+    fs::write(format!("{strange}/store.redb"), "").expect("a file");
+    fails_with(&strange_up(), "store.redb is damaged: it is empty");
+    fs::remove_file(format!("{strange}/store.redb")).expect("the file");
+    fails_with(&strange_up(), "store.redb is missing");
+
     // Settings that make no sense.
     fails_with(&with_free(&["--data-dir", &other, "--cluster-cidr", "10.42"]), "--cluster-cidr");
     fails_with(&up(&["--config", "/nonexistent.yaml"]), "/nonexistent.yaml");
@@ -51,6 +60,32 @@ fn what_is_in_the_way_is_named() {
 
     // The running cluster has not noticed.
     assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]), "ok");
+}
+
+#[test]
+fn what_the_machine_lacks_is_named() {
+    let cluster = Cluster::start();
+    // The node's address is not the pods' gateway.
+    let node = cluster.get("node", cluster.node_name());
+    let addresses = node["status"]["addresses"].as_array().expect("addresses");
+    let internal = addresses.iter().find(|a| a["type"] == "InternalIP").expect("an address");
+    assert_eq!(internal["address"], "198.51.100.1");
+
+    // A mount namespace of its own, in which something is done to the control groups first.
+    let up_after = |change: &str| {
+        let data = cluster.scratch().join("lacking");
+        let script = format!("{change} && exec \"$0\" up --data-dir \"$1\" --node-name n");
+        let mut command = cluster.command("/usr/bin/unshare");
+        command.args(["--mount", "/bin/sh", "-c", &script, cluster::PROA]).arg(&data);
+        let output = command.output().expect("unshare starts");
+        assert!(!data.exists(), "nothing is left behind");
+        output
+    };
+    // As `ip netns exec` does.
+    fails_with(&up_after("mount -t sysfs sysfs /sys"), "no control groups are mounted at /sys/fs/cgroup");
+    if fs::exists("/sys/fs/cgroup/pids/cgroup.procs").expect("/sys") {
+        fails_with(&up_after("umount /sys/fs/cgroup/pids"), "mount -t cgroup -o pids");
+    }
 }
 
 #[test]

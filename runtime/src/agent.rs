@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::admit;
 use crate::cluster;
 use crate::directory::Directory;
 use crate::down;
@@ -26,7 +27,9 @@ use crate::local_path;
 use crate::net::Network;
 use crate::node::{self, machine::Machine};
 use crate::objects::Objects;
+use crate::observed::Verdict;
 use crate::paths::Paths;
+use crate::plan::phase_is_terminal;
 use crate::pod::{self, Handle};
 use crate::stop;
 use crate::volume::mount;
@@ -78,8 +81,8 @@ pub async fn run(
     }
     let keeper = tokio::spawn(node::run(Arc::clone(&host), shutdown.clone()));
     let provisioner = tokio::spawn(local_path::run(Arc::clone(&host), shutdown.clone()));
-    let mut agent = Agent { host, pods: HashMap::new(), cleaned: false };
-    Box::pin(agent.run(&shutdown)).await;
+    let mut agent = Agent { host, pods: HashMap::new(), node: None, cleaned: false };
+    shutdown.run_until_cancelled(Box::pin(agent.run(&shutdown))).await;
     // They listen to the same token.
     let _ = keeper.await;
     let _ = provisioner.await;
@@ -130,6 +133,8 @@ struct Agent {
     host: Arc<Host>,
     /// By uid.
     pods: HashMap<String, Entry>,
+    /// The Node as it was when it was last needed.
+    node: Option<Node>,
     /// What forgotten pods left has been removed.
     cleaned: bool,
 }
@@ -137,6 +142,8 @@ struct Agent {
 struct Entry {
     pod: Arc<Pod>,
     handle: Handle,
+    /// The node does not take it.
+    is_rejected: bool,
     /// The API server has forgotten the pod.
     vanished: bool,
     /// Nothing is left for the worker to do.
@@ -150,19 +157,21 @@ impl Agent {
         let events = watcher(api, watcher::Config::default().fields(&own)).default_backoff();
         let mut events = std::pin::pin!(events);
         let (finished, mut ended) = mpsc::unbounded_channel::<String>();
-        let mut listed = BTreeSet::new();
+        let mut listed: Vec<Pod> = Vec::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(uid) = ended.recv() => self.finish(&uid),
                 event = events.next() => match event {
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
-                    Some(Ok(watcher::Event::InitApply(pod))) => {
-                        listed.extend(pod.metadata.uid.clone());
-                        self.apply(pod, &finished);
+                    Some(Ok(watcher::Event::InitApply(pod))) => listed.push(pod),
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        let listed = std::mem::take(&mut listed);
+                        let uids = listed.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+                        self.apply_all(listed, &finished).await;
+                        self.listed(&uids);
                     }
-                    Some(Ok(watcher::Event::InitDone)) => self.listed(&listed),
-                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &finished),
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &finished).await,
                     Some(Ok(watcher::Event::Delete(pod))) => self.vanish(&pod.metadata.uid.unwrap_or_default()),
                     Some(Err(error)) => tracing::warn!(%error, "the watch on pods is interrupted"),
                     None => return,
@@ -171,7 +180,15 @@ impl Agent {
         }
     }
 
-    fn apply(&mut self, pod: Pod, finished: &mpsc::UnboundedSender<String>) {
+    /// Pods that the node has taken come first, and then the older ones.
+    async fn apply_all(&mut self, mut pods: Vec<Pod>, finished: &mpsc::UnboundedSender<String>) {
+        pods.sort_by_key(|pod| (!admit::is_admitted(pod), pod.metadata.creation_timestamp.clone()));
+        for pod in pods {
+            self.apply(pod, finished).await;
+        }
+    }
+
+    async fn apply(&mut self, pod: Pod, finished: &mpsc::UnboundedSender<String>) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
         let pod = Arc::new(pod);
         if let Some(entry) = self.pods.get_mut(&uid) {
@@ -179,8 +196,31 @@ impl Agent {
             entry.handle.pod.send_replace(pod);
             return;
         }
-        let handle = pod::start(Arc::clone(&self.host), Arc::clone(&pod), finished.clone());
-        self.pods.insert(uid, Entry { pod, handle, vanished: false, finished: false });
+        let rejected = self.admit(&uid, &pod).await.err();
+        let is_rejected = rejected.is_some();
+        let handle = pod::start(Arc::clone(&self.host), Arc::clone(&pod), rejected, finished.clone());
+        self.pods.insert(uid, Entry { pod, handle, is_rejected, vanished: false, finished: false });
+    }
+
+    /// Looks at a pod that is new here. The node as it was is enough to take a pod, but not to reject
+    /// one: a label that the scheduler has seen may have come since.
+    async fn admit(&mut self, uid: &str, pod: &Pod) -> Result<(), Verdict> {
+        let known =
+            admit::is_admitted(pod) || phase_is_terminal(pod) || self.host.paths.sandbox(uid).exists();
+        if known || pod.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let counts = |entry: &&Entry| !entry.is_rejected && !entry.finished && !phase_is_terminal(&entry.pod);
+        let others = || self.pods.values().filter(counts).map(|entry| &*entry.pod);
+        if let Some(node) = &self.node
+            && admit::admit(pod, others(), node).is_ok()
+        {
+            return Ok(());
+        }
+        let node = node::current(&self.host).await;
+        let admitted = admit::admit(pod, others(), &node);
+        self.node = Some(node);
+        admitted
     }
 
     /// All pods are known: those that are missing have vanished, and what others left can go.

@@ -3,6 +3,7 @@
 //! Writing never holds anybody up: [`Recorder::report`] puts the Event into a bounded queue, and
 //! one task of its own writes it. What is reported again counts up, as users know it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
@@ -98,7 +99,7 @@ impl Recorder {
 }
 
 /// What makes two reports the same.
-type Same = (Option<String>, Option<String>, &'static str, String);
+type Same = (Option<String>, Option<String>, Cow<'static, str>, String);
 
 struct Written {
     namespace: String,
@@ -114,7 +115,8 @@ async fn write(
 ) {
     let mut written: HashMap<Same, Written> = HashMap::new();
     while let Some((about, report, at)) = waiting.recv().await {
-        let same = (about.uid.clone(), report.field_path.clone(), report.reason, report.message.clone());
+        let same =
+            (about.uid.clone(), report.field_path.clone(), report.reason.clone(), report.message.clone());
         if let Some(old) = written.get_mut(&same) {
             old.count = old.count.saturating_add(1);
             let change = serde_json::json!({"count": old.count, "lastTimestamp": Time(at)});
@@ -136,7 +138,7 @@ async fn write(
                 }
                 written.insert(same, Written { namespace, name, count: 1 });
             }
-            Err(error) => tracing::debug!(%error, reason = report.reason, "an Event was not written"),
+            Err(error) => tracing::debug!(%error, reason = %report.reason, "an Event was not written"),
         }
     }
 }
@@ -151,7 +153,7 @@ fn event(component: &str, node: &str, about: ObjectReference, report: &Report, a
             ..ObjectMeta::default()
         },
         involved_object: about,
-        reason: Some(report.reason.to_owned()),
+        reason: Some(report.reason.clone().into_owned()),
         message: Some(report.message.clone()),
         type_: Some(if report.warning { "Warning" } else { "Normal" }.to_owned()),
         count: Some(1),

@@ -3,6 +3,7 @@
 //! `agent` watches the node's pods and gives each a worker (`pod`). A worker observes
 //! (`observed`), decides (`plan`, pure), acts, and shows the outcome (`status`, pure).
 
+pub mod admit;
 pub mod agent;
 pub mod backoff;
 pub mod child;
@@ -33,8 +34,10 @@ pub mod paths;
 pub mod plan;
 pub mod pod;
 mod pod_proxy;
+pub mod preflight;
 pub mod probe;
 pub mod resources;
+mod runtime_class;
 pub mod security;
 pub mod start;
 pub mod status;

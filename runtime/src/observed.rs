@@ -3,6 +3,7 @@
 //! Fed by the pod's worker (`pod.rs`) with [`Outcome`]s; read by `plan.rs` and `status.rs`. Pure:
 //! it knows the time only as it is told, and does no IO.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -111,7 +112,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// `DeadlineExceeded`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
 }
@@ -142,8 +143,8 @@ pub struct ContainerSeen {
     pub started: bool,
     /// The readiness probe, if any, has succeeded.
     pub ready: bool,
-    /// Why a probe wants the run ended.
-    pub unhealthy: Option<String>,
+    /// The probe that wants the run ended.
+    pub unhealthy: Option<ProbeKind>,
     /// The run is being ended.
     pub stop: Option<Stop>,
 }
@@ -211,8 +212,8 @@ pub struct Stop {
     pub begun: Timestamp,
     /// The preStop hook has ended, or there is none.
     pub hook_done: bool,
-    /// The stop signal was sent.
-    pub signalled: bool,
+    /// When the stop signal was sent.
+    pub signalled: Option<Timestamp>,
     /// When SIGKILL was last sent.
     pub killed: Option<Timestamp>,
     /// The container's image was changed: the next run begins whatever the restart policy says.
@@ -299,8 +300,8 @@ pub struct Report {
     pub field_path: Option<String>,
     /// `Warning` rather than `Normal`.
     pub warning: bool,
-    /// Constant.
-    pub reason: &'static str,
+    /// One of few.
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
 }
@@ -489,8 +490,13 @@ pub fn parse_id(id: &str) -> Option<(&str, u32)> {
 }
 
 /// An Event about a pod or one of its containers.
-pub fn report(field_path: Option<String>, warning: bool, reason: &'static str, message: String) -> Report {
-    Report { field_path, warning, reason, message }
+pub fn report(
+    field_path: Option<String>,
+    warning: bool,
+    reason: impl Into<Cow<'static, str>>,
+    message: String,
+) -> Report {
+    Report { field_path, warning, reason: reason.into(), message }
 }
 
 fn image_of<'a>(pod: &'a Pod, name: &str) -> &'a str {

@@ -8,14 +8,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 
 use crate::backoff::{later, since};
 use crate::observed::{
-    Blocked, ContainerSeen, Ended, PodObserved, Role, Run, Step, Verdict, all_containers, reason,
+    Blocked, ContainerSeen, Ended, PodObserved, ProbeKind, Role, Run, Step, Verdict, all_containers, reason,
 };
 use crate::volume::content::needs_address;
 
+/// What a container has after its stop signal at least, however long its preStop hook has taken.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// How often SIGKILL is repeated to a container that does not end.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 /// How long a status that shows nothing but a quick start under way is held back, so that such a
@@ -56,6 +58,8 @@ pub enum Action {
         name: String,
         /// For the Event.
         message: String,
+        /// What the hook and the signal have together.
+        grace: Duration,
     },
     /// Send the stop signal.
     Terminate {
@@ -179,7 +183,7 @@ fn verdict(
         return None;
     }
     if let Some(message) = foreign(seen) {
-        return Some(Verdict { reason: reason::IMAGE_PLATFORM_MISMATCH, message });
+        return Some(Verdict { reason: reason::IMAGE_PLATFORM_MISMATCH.into(), message });
     }
     let seconds = u64::try_from(spec.active_deadline_seconds?).unwrap_or(0);
     let deadline = later(seen.start_time, Duration::from_secs(seconds));
@@ -188,7 +192,7 @@ fn verdict(
         return None;
     }
     let message = "Pod was active on the node longer than the specified deadline".to_owned();
-    Some(Verdict { reason: "DeadlineExceeded", message })
+    Some(Verdict { reason: "DeadlineExceeded".into(), message })
 }
 
 /// Why a pod that has not begun cannot run on a machine like this: it is given up, so that its
@@ -233,8 +237,13 @@ fn run(pod: &Pod, spec: &PodSpec, seen: &PodObserved, now: Timestamp, plan: &mut
 
 /// Why a container of a pod that is to run is to be ended, and how long it has for that.
 fn must_stop(pod: &Pod, container: &Container, state: &ContainerSeen) -> Option<(String, Duration)> {
-    if let Some(why) = &state.unhealthy {
-        return Some((why.clone(), probe_grace(container).unwrap_or_else(|| grace_period(pod))));
+    if let Some(kind) = state.unhealthy {
+        let (probe, word) = match kind {
+            ProbeKind::Startup => (container.startup_probe.as_ref(), "startup"),
+            ProbeKind::Liveness | ProbeKind::Readiness => (container.liveness_probe.as_ref(), "liveness"),
+        };
+        let why = format!("Container {} failed {word} probe, will be restarted", container.name);
+        return Some((why, probe.and_then(probe_grace).unwrap_or_else(|| grace_period(pod))));
     }
     let why = || format!("Container {} definition changed, will be restarted", container.name);
     state.is_redefined(container).then(|| (why(), grace_period(pod)))
@@ -346,26 +355,37 @@ fn stop(
 ) {
     let name = container.name.clone();
     let Some(stop) = &state.stop else {
-        plan.actions.push(Action::BeginStop { name, message: why.to_owned() });
+        plan.actions.push(Action::BeginStop { name, message: why.to_owned(), grace });
         return;
     };
-    let deadline = later(stop.begun, grace);
-    match stop.killed {
-        Some(killed) if now < later(killed, KILL_AGAIN) => plan.look_again_at(later(killed, KILL_AGAIN)),
-        Some(_) => plan.actions.push(Action::Kill { name }),
-        None if now >= deadline => plan.actions.push(Action::Kill { name }),
-        None => {
-            if stop.hook_done && !stop.signalled {
-                plan.actions.push(Action::Terminate { name });
+    if let Some(killed) = stop.killed {
+        let again = later(killed, KILL_AGAIN);
+        if now < again {
+            plan.look_again_at(again);
+        } else {
+            plan.actions.push(Action::Kill { name });
+        }
+        return;
+    }
+    let over = later(stop.begun, grace);
+    match stop.signalled {
+        // Nobody waits for a pod that is deleted by force.
+        _ if grace.is_zero() => plan.actions.push(Action::Kill { name }),
+        None if stop.hook_done || now >= over => plan.actions.push(Action::Terminate { name }),
+        None => plan.look_again_at(over),
+        Some(signalled) => {
+            let deadline = over.max(later(signalled, LEAST_GRACE));
+            if now >= deadline {
+                plan.actions.push(Action::Kill { name });
+            } else {
+                plan.look_again_at(deadline);
             }
-            plan.look_again_at(deadline);
         }
     }
 }
 
-fn probe_grace(container: &Container) -> Option<Duration> {
-    let probes = [&container.liveness_probe, &container.startup_probe];
-    let seconds = probes.into_iter().flatten().find_map(|p| p.termination_grace_period_seconds)?;
+fn probe_grace(probe: &Probe) -> Option<Duration> {
+    let seconds = probe.termination_grace_period_seconds?;
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 

@@ -20,12 +20,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admit;
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
 use crate::host::Host;
 use crate::objects::Watched;
-use crate::observed::{Outcome, PodObserved, ProbeKind, Report, Run, Step, all_containers, report};
-use crate::plan::{Action, QUICK_START, grace_period, is_quick_start, must_end, phase_is_terminal, plan};
+use crate::observed::{Outcome, PodObserved, ProbeKind, Report, Run, Step, Verdict, all_containers, report};
+use crate::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::probe::{self, check::Target};
 use crate::start::{self, Start};
 use crate::status::{merge_patch, status};
@@ -47,15 +48,24 @@ pub struct Handle {
     pub task: AbortOnDropHandle<()>,
 }
 
-/// Starts a worker. `finished` hears the pod's uid when nothing of it is left on the node.
-pub fn start(host: Arc<Host>, pod: Arc<Pod>, finished: mpsc::UnboundedSender<String>) -> Handle {
+/// Starts a worker, of a pod that the node has taken or rejects. `finished` hears the pod's uid when
+/// nothing of it is left on the node.
+pub fn start(
+    host: Arc<Host>,
+    pod: Arc<Pod>,
+    rejected: Option<Verdict>,
+    finished: mpsc::UnboundedSender<String>,
+) -> Handle {
     let (sender, newer) = watch::channel(Arc::clone(&pod));
     let vanished = CancellationToken::new();
     let gone = vanished.clone();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let task = tokio::spawn(async move {
         let mut worker = Worker::new(host, pod);
-        Box::pin(worker.adopt()).await;
+        match rejected {
+            Some(verdict) => worker.reject(verdict),
+            None => Box::pin(worker.adopt()).await,
+        }
         Box::pin(worker.run(newer, gone)).await;
         let _ = finished.send(uid);
     });
@@ -130,6 +140,12 @@ impl Worker {
             write_again: None,
             volumes: Refresh::default(),
         }
+    }
+
+    fn reject(&mut self, verdict: Verdict) {
+        let message = verdict.message.trim_start_matches(admit::REJECTED).to_owned();
+        self.report(vec![report(None, true, verdict.reason.clone(), message)]);
+        self.seen.verdict = Some(verdict);
     }
 
     /// Finds the pod's sandbox again if an earlier agent started it.
@@ -234,10 +250,10 @@ impl Worker {
                 let reports = self.seen.begin_back_off(&pod, &name);
                 self.report(reports);
             }
-            Action::BeginStop { name, message } => self.begin_stop(&name, &message, now),
+            Action::BeginStop { name, message, grace } => self.begin_stop(&name, &message, grace, now),
             Action::Terminate { name } => {
                 if let Some(stop) = self.seen.containers.get_mut(&name).and_then(|c| c.stop.as_mut()) {
-                    stop.signalled = true;
+                    stop.signalled = Some(now);
                 }
                 if let (Some(target), Some(container)) = (self.target(&name), container(&pod, &name)) {
                     self.spawn(async move |_| stop::terminate(&host, &container, target).await);
@@ -252,7 +268,7 @@ impl Worker {
                 }
             }
             Action::GiveUp(verdict) => {
-                self.report(vec![report(None, false, verdict.reason, verdict.message.clone())]);
+                self.report(vec![report(None, false, verdict.reason.clone(), verdict.message.clone())]);
                 self.seen.verdict = Some(verdict);
             }
             Action::CancelStart => {
@@ -281,7 +297,7 @@ impl Worker {
         true
     }
 
-    fn begin_stop(&mut self, name: &str, message: &str, now: Timestamp) {
+    fn begin_stop(&mut self, name: &str, message: &str, grace: Duration, now: Timestamp) {
         let pod = Arc::clone(&self.pod);
         let found = container(&pod, name);
         let hook = found.as_ref().and_then(|c| c.lifecycle.as_ref()).is_some_and(|l| l.pre_stop.is_some());
@@ -289,7 +305,7 @@ impl Worker {
         let killing = self.seen.begin_stop(&pod, name, message, target.is_some(), now);
         self.report(vec![killing]);
         if let (Some(container), Some(target), Some(ip)) = (found, target, self.seen.ip) {
-            let (host, grace) = (Arc::clone(&self.host), grace_period(&pod));
+            let host = Arc::clone(&self.host);
             self.spawn(async move |tell| {
                 stop::pre_stop(&host, &pod, &container, target, ip, grace).await;
                 tell(Told::Outcome(Outcome::HookDone(container.name.clone())));

@@ -4,12 +4,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use proa_sandbox::protocol::{Reply, Request, SandboxConfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::go_duration;
 use crate::container::{Parts, Program, build};
 use crate::engine::{self, Sandbox};
 use crate::env;
@@ -20,16 +21,20 @@ use crate::image_pull;
 use crate::net::{HostPort, Protocol};
 use crate::observed::{ImageSeen, Outcome, all_containers, field_path, reason, report};
 use crate::probe::check::{Check, Target};
+use crate::runtime_class;
 use crate::volume;
 
 /// Longest time of a lifecycle hook that runs after a start.
 const POST_START_TIMEOUT: Duration = Duration::from_secs(600);
+/// Compiling, or waiting for others that compile, is told after so long.
+const COMPILING_SAID: Duration = Duration::from_secs(1);
 /// SIGKILL.
 const KILL: i32 = libc::SIGKILL;
 
 /// Starts a pod's sandbox, connects it and writes the files of its `/etc`.
 pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String> {
     refuse_unsupported(pod)?;
+    runtime_class::check(&host.client, pod).await?;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let _permit = host.starts.acquire().await;
     let dir = host.paths.sandbox(uid);
@@ -146,7 +151,7 @@ impl Start {
         let (host, pod) = (&self.host, &self.pod);
         let image = image_pull::ensure(host, pod, container).await?;
         tell(Outcome::Image(self.name.clone(), seen(container, &image)));
-        let program = program(host, &image).await?;
+        let program = self.program(&image).await?;
         let wrong = |message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let wanted = env::references(container);
@@ -166,6 +171,35 @@ impl Start {
         })
         .map_err(wrong)?;
         Ok(Request::Start(Box::new(container)))
+    }
+
+    /// What is in the image, ready to run. Compiling that takes its time is told.
+    async fn program(&self, image: &Image) -> Result<Program, image_pull::Refused> {
+        let (module, digest) = match &image.content {
+            Content::Layers(layers) => return Ok(Program::Layers(layers.clone())),
+            Content::Wasm { module, digest } => (module, digest),
+        };
+        let path = field_path(&self.pod, &self.name);
+        let tell =
+            |reason, text| self.host.recorder.report(&self.pod, report(path.clone(), false, reason, text));
+        let begin = Instant::now();
+        let cache = self.host.paths.wasm();
+        let mut compiling = std::pin::pin!(engine::wasm::compile(module, digest, &cache));
+        let compiled = match tokio::time::timeout(COMPILING_SAID, &mut compiling).await {
+            Ok(compiled) => compiled,
+            Err(_) => {
+                let name = &image.reference;
+                tell("Compiling", format!("Compiling image \"{name}\", which this node does once"));
+                let compiled = compiling.await;
+                if compiled.is_ok() {
+                    let took = go_duration(begin.elapsed());
+                    tell("Compiled", format!("Successfully compiled image \"{name}\" in {took}"));
+                }
+                compiled
+            }
+        };
+        let compiled = compiled.map_err(|error| (reason::CREATE_CONTAINER_ERROR, error.to_string()))?;
+        Ok(Program::Wasm(compiled.path, compiled.shape))
     }
 
     /// The run before stays, for its log and its end; what was before that is removed.
@@ -194,17 +228,6 @@ impl Start {
             let text = format!("FailedPostStartHook: container {} is killed", self.name);
             self.host.recorder.report(&self.pod, report(path, false, "Killing", text));
             let _ = self.sandbox.request(Request::Signal { id, signal: KILL, all: true }).await;
-        }
-    }
-}
-
-async fn program(host: &Host, image: &Image) -> Result<Program, image_pull::Refused> {
-    match &image.content {
-        Content::Layers(layers) => Ok(Program::Layers(layers.clone())),
-        Content::Wasm { module, digest } => {
-            let compiled = engine::wasm::compile(module, digest, &host.paths.wasm()).await;
-            let compiled = compiled.map_err(|error| (reason::CREATE_CONTAINER_ERROR, error.to_string()))?;
-            Ok(Program::Wasm(compiled.path, compiled.shape))
         }
     }
 }

@@ -27,11 +27,13 @@ pub fn status(pod: &Pod, seen: &PodObserved, host: IpAddr, now: Timestamp) -> Po
     let mut status = pod.status.clone().unwrap_or_default();
     let Some(spec) = &pod.spec else { return status };
     let ending = seen.teardown == Step::Done;
-    status.init_container_statuses = statuses(pod, spec, seen, now, |role| role != Role::Main);
-    status.container_statuses = statuses(pod, spec, seen, now, |role| role == Role::Main);
+    if !is_rejected(pod, seen) {
+        status.init_container_statuses = statuses(pod, spec, seen, now, |role| role != Role::Main);
+        status.container_statuses = statuses(pod, spec, seen, now, |role| role == Role::Main);
+    }
     let phase = phase(pod, spec, seen, ending);
     if let Some(verdict) = &seen.verdict {
-        status.reason = Some(verdict.reason.to_owned());
+        status.reason = Some(verdict.reason.clone().into_owned());
         status.message = Some(verdict.message.clone());
     }
     status.phase = Some(phase.to_owned());
@@ -52,6 +54,12 @@ pub fn status(pod: &Pod, seen: &PodObserved, host: IpAddr, now: Timestamp) -> Po
     }
     status.conditions = conditions;
     status
+}
+
+/// True if the pod was given up before anything of it was begun: its containers have no state.
+fn is_rejected(pod: &Pod, seen: &PodObserved) -> bool {
+    let begun = seen.sandbox != Step::Undone || seen.containers.values().any(|c| c.runs > 0);
+    !begun && (seen.verdict.is_some() || phase_is_terminal(pod))
 }
 
 /// The JSON merge patch (RFC 7386) that makes `new` of `old`; `None` if they are the same.

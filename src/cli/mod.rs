@@ -23,7 +23,7 @@ pub struct Cli {
 enum Command {
     /// Runs a whole cluster on this node until SIGTERM or Ctrl-C; its pods go on running after that.
     Up(Box<config::Options>),
-    /// Stops the pods that `proa up` left running and removes all but the data.
+    /// Stops the cluster or node and its pods, and removes all but the data.
     Down(DataDir),
     /// Runs this machine as a node of a cluster that is up elsewhere.
     Agent(Box<agent::Options>),

@@ -7,12 +7,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod pod;
-pub mod stranger;
 pub mod workload;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -77,9 +76,11 @@ impl Cluster {
         wait_for("the cluster's namespaces", || {
             fs::read_link(format!("/proc/{}/ns/net", cluster.holder.id())).is_ok_and(|n| n != ours)
         });
-        assert!(
-            cluster.command("/sbin/ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|s| s.success())
-        );
+        // The second is the one by which others would reach this machine.
+        for arguments in ["link set lo up", "address add 198.51.100.1/32 dev lo"] {
+            let done = cluster.command("/sbin/ip").args(arguments.split(' ')).status();
+            assert!(done.is_ok_and(|s| s.success()), "ip {arguments}");
+        }
         ready(&cluster);
         cluster.up();
         cluster
@@ -150,7 +151,12 @@ impl Cluster {
 
     /// Waits for the end of a `proa up` that has been killed.
     pub fn stop_after_kill(&mut self) {
-        self.proa.take().expect("the cluster is up").wait().expect("own child");
+        self.ended();
+    }
+
+    /// Waits for the end of a `proa up` that somebody else stops.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.proa.take().expect("the cluster is up").wait().expect("own child")
     }
 
     /// A command inside the cluster's namespaces.
@@ -272,27 +278,15 @@ impl Cluster {
         succeed("python", &[program], &command.output().expect("python starts"))
     }
 
-    /// Does `work` in the cluster's network namespace. Sockets stay in the one they are made in.
-    pub fn in_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("the holder lives");
-        // A thread of its own, as it changes its namespace for good.
-        let thread = std::thread::spawn(move || {
-            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("root");
-            work()
-        });
-        thread.join().expect("no panic")
-    }
-
-    /// Listens in the cluster's network namespace.
-    pub fn listen(&self, address: SocketAddr) -> TcpListener {
-        self.in_network(move || TcpListener::bind(address)).expect("nobody else listens there")
-    }
-
     /// One HTTP/1.1 request from inside the cluster's network namespace: status and body.
     pub fn http(&self, address: &str, host: &str, path: &str) -> Result<(u16, String), String> {
+        let namespace =
+            File::open(format!("/proc/{}/ns/net", self.holder.id())).map_err(|e| e.to_string())?;
         let address: SocketAddr = address.parse().expect("an address");
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = self.in_network(move || -> std::io::Result<Vec<u8>> {
+        // A thread of its own, as it changes its namespace for good.
+        let thread = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             stream.write_all(request.as_bytes())?;
@@ -300,7 +294,7 @@ impl Cluster {
             stream.read_to_end(&mut answer)?;
             Ok(answer)
         });
-        let answer = answer.map_err(|e| e.to_string())?;
+        let answer = thread.join().expect("no panic").map_err(|e| e.to_string())?;
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;

@@ -8,7 +8,9 @@ pub mod field;
 pub mod local_path;
 pub mod names;
 pub mod owner;
+pub mod placement;
 pub mod quantity;
+pub mod resources;
 pub mod selector;
 pub mod status;
 

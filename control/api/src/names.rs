@@ -21,6 +21,10 @@ pub const PROTECTED_NAMESPACES: [&str; 3] = [NAMESPACE_DEFAULT, NAMESPACE_SYSTEM
 pub const LABEL_ARCH: &str = "kubernetes.io/arch";
 /// Label: a node's operating system.
 pub const LABEL_OS: &str = "kubernetes.io/os";
+/// The same label by the name that it had before.
+pub const LABEL_ARCH_BETA: &str = "beta.kubernetes.io/arch";
+/// Label: a node's operating system, by the name that it had before.
+pub const LABEL_OS_BETA: &str = "beta.kubernetes.io/os";
 /// Label: a node's host name.
 pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
 /// Label: the Service an EndpointSlice belongs to.
@@ -141,3 +145,27 @@ pub const SYSTEM_PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
 pub const SECRET_TYPE_BOOTSTRAP_TOKEN: &str = "bootstrap.kubernetes.io/token";
 /// What the names of their Secrets begin with; the rest is the token's id.
 pub const BOOTSTRAP_TOKEN_PREFIX: &str = "bootstrap-token-";
+
+/// What RuntimeClasses and their handlers are called in the guides of container and Wasm runtimes.
+pub const RUNTIME_HANDLERS: [&str; 20] = [
+    "crun",
+    "crun-wasm",
+    "kata",
+    "lunatic",
+    "runc",
+    "slight",
+    "spin",
+    "wamr",
+    "wasi",
+    "wasm",
+    "wasmedge",
+    "wasmer",
+    "wasmtime",
+    "wasmtime-lunatic",
+    "wasmtime-slight",
+    "wasmtime-slight-v1",
+    "wasmtime-spin",
+    "wasmtime-spin-v2",
+    "wws",
+    "youki",
+];

@@ -6,35 +6,12 @@
 
 use k8s_openapi::api::node::v1::RuntimeClass;
 use proa_api::Refusal;
+use proa_api::names::RUNTIME_HANDLERS;
 use proa_api::quantity::canonical;
 use proa_logic::kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::store::Store;
-
-/// What RuntimeClasses are called in the guides of container and Wasm runtimes.
-const USUAL: [&str; 20] = [
-    "crun",
-    "crun-wasm",
-    "kata",
-    "lunatic",
-    "runc",
-    "slight",
-    "spin",
-    "wamr",
-    "wasi",
-    "wasm",
-    "wasmedge",
-    "wasmer",
-    "wasmtime",
-    "wasmtime-lunatic",
-    "wasmtime-slight",
-    "wasmtime-slight-v1",
-    "wasmtime-spin",
-    "wasmtime-spin-v2",
-    "wws",
-    "youki",
-];
 
 /// Merges the class that a new pod names into it.
 pub fn merge(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
@@ -46,7 +23,7 @@ pub fn merge(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal>
         None => None,
         Some(name) => match store.collection("runtimeclasses.node.k8s.io").get("", name) {
             Some(object) => Some(object.decode::<RuntimeClass>().map_err(Refusal::internal)?),
-            None if USUAL.contains(&name) => None,
+            None if RUNTIME_HANDLERS.contains(&name) => None,
             None => return forbidden(format!("pod rejected: RuntimeClass {name:?} not found")),
         },
     };

@@ -1,7 +1,8 @@
 //! A container's log file, in the CRI format: `<time> <stream> <P|F> <text>` per line
 //! (<https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md>).
 //!
-//! A line over 16 KiB is written in parts tagged `P`, the last of them `F`. When the file has
+//! A line over 16 KiB is written in parts tagged `P`, the last of them `F`; so is what follows the last
+//! line feed of all, without an `F`. When the file has
 //! grown over its limit it becomes `<log>.1`, what was `.1` becomes `.2`, and so on. A disk that
 //! takes nothing costs log lines, never a container: they are counted, and the count is written
 //! when the disk takes something again.
@@ -82,13 +83,13 @@ impl Log {
         self.write(out);
     }
 
-    /// Writes what is left of a stream that has ended.
+    /// Writes what is left of a stream that has ended. Its tag says that no line feed followed.
     pub fn finish(&mut self, stream: Stream, partial: &mut Partial, now: Timestamp) {
         if partial.0.is_empty() {
             return;
         }
         let mut out = Lines::new(stream, now);
-        out.push('F', &partial.0);
+        out.push('P', &partial.0);
         partial.0 = Vec::new();
         self.write(out);
     }
@@ -204,7 +205,7 @@ mod tests {
         let want = "2026-01-01T00:00:00.000000000Z stdout F hello\n\
                     2026-01-01T00:00:00.000000000Z stderr F \n\
                     2026-01-01T00:00:00.000000000Z stdout F world\n\
-                    2026-01-01T00:00:00.000000000Z stdout F end\n";
+                    2026-01-01T00:00:00.000000000Z stdout P end\n";
         assert_eq!(fs::read_to_string(&log.path).expect("the log"), want);
     }
 

@@ -104,6 +104,15 @@ impl Links {
         Ok(index)
     }
 
+    /// Sees whether the kernel makes the links that pods hang on.
+    pub async fn try_veth(&self, name: &str) -> io::Result<()> {
+        // Left by a process that was killed in between.
+        self.remove(name).await?;
+        let pair = LinkVeth::new(name, &format!("{name}2")).build();
+        self.handle.link().add(pair).execute().await.map_err(fault)?;
+        self.remove(name).await
+    }
+
     /// Brings a link up.
     pub async fn raise(&self, link: u32) -> io::Result<()> {
         let up = LinkUnspec::new_with_index(link).up().build();

@@ -42,6 +42,11 @@ use table::{Layout, TABLE};
 
 /// Longest name of a network interface, without the final zero (linux/if.h, `IFNAMSIZ`).
 const INTERFACE_NAME_MAX: usize = 15;
+/// Name of a table that is never there for long.
+const TABLE_TRIED: &str = "proa-try";
+/// Kernel modules of nftables that the rules need, for who must load them.
+const NFT_MODULES: &str =
+    "nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_ipv4 nft_hash nft_numgen nft_reject_ipv4";
 /// Characters of a pod's link name that tell it from the others.
 const LINK_SUFFIX_MIN: usize = 6;
 
@@ -87,6 +92,16 @@ pub enum NetError {
     /// Every address of the node's range is taken.
     #[error("no free pod address is left in {0}")]
     Exhausted(Ipv4Net),
+    /// The kernel refuses what every node needs.
+    #[error("this kernel does not {what} ({source}): load its modules with `modprobe -a {modules}`")]
+    Lacking {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        source: io::Error,
+        /// Where that is, as a rule.
+        modules: &'static str,
+    },
     /// The kernel refused something.
     #[error("cannot {what}: {source}")]
     Kernel {
@@ -130,13 +145,19 @@ impl Network {
     /// Needs root, and a tokio runtime that outlives the network.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetError> {
         let gateway = check(&config)?;
+        let layout = Layout {
+            device: config.bridge.clone(),
+            cluster: config.cluster_cidr,
+            node: config.node_cidr,
+            services: config.service_cidr,
+            gateway,
+            reserved: config.reserved.clone(),
+        };
         let links = Links::connect().map_err(kernel("open a netlink socket"))?;
         refuse_overlap(&config, &links).await?;
+        attempt(&layout, &links).await?;
         write_setting("ip_forward", "1")?;
-        let device = links
-            .make_device(&config.bridge)
-            .await
-            .map_err(kernel(&format!("make the network device {} (kernel module bridge)", config.bridge)))?;
+        let device = links.make_device(&config.bridge).await.map_err(lacking("make bridges", "bridge"))?;
         for address in [gateway, config.dns_address] {
             links
                 .add_address(device, address)
@@ -148,14 +169,6 @@ impl Network {
             links.route(range, device, gateway).await.map_err(kernel(&format!("route {range}")))?;
         }
         let pool = adopt_pods(&config, &links).await?;
-        let layout = Layout {
-            device: config.bridge.clone(),
-            cluster: config.cluster_cidr,
-            node: config.node_cidr,
-            services: config.service_cidr,
-            gateway,
-            reserved: config.reserved.clone(),
-        };
         let table =
             Table { layout, services: None, host_ports: BTreeMap::new(), installed: Some(Rules::new()) };
         let inner =
@@ -396,6 +409,22 @@ fn check(config: &NetworkConfig) -> Result<Ipv4Addr, NetError> {
     }
 }
 
+/// Does once what pods and services will need, so that a kernel that cannot says so at the start.
+async fn attempt(layout: &Layout, links: &Links) -> Result<(), NetError> {
+    let name = format!("{}-try", layout.device);
+    links.try_veth(&name).await.map_err(lacking("make pairs of network devices", "veth"))?;
+    let layout = layout.clone();
+    let tried = blocking(move || {
+        let mut batch = Batch::new(TABLE_TRIED);
+        table::attempt(&layout, &mut batch);
+        Ok(nft::transact(batch))
+    });
+    let tried = tried.await.map_err(kernel("try the service rules"))?;
+    tried.map_err(|error| {
+        lacking(&format!("take the rules of services: {}", error.about), NFT_MODULES)(error.source)
+    })
+}
+
 /// Refuses ranges that the host already uses for something else: its own network would be cut off.
 async fn refuse_overlap(config: &NetworkConfig, links: &Links) -> Result<(), NetError> {
     let about = || kernel("list the host's addresses");
@@ -504,6 +533,11 @@ fn write_setting(name: &str, value: &str) -> Result<(), NetError> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+fn lacking(what: &str, modules: &'static str) -> impl FnOnce(io::Error) -> NetError + use<> {
+    let what = what.to_owned();
+    move |source| NetError::Lacking { what, source, modules }
 }
 
 fn kernel(what: &str) -> impl FnOnce(io::Error) -> NetError + use<> {

@@ -115,7 +115,8 @@ fn report(recorder: &Recorder, before: &[Problem], now: &[Problem]) {
         let Problem { about, reason, message } = problem.clone();
         let (namespace, name) = (about.namespace.as_deref(), about.name.as_deref());
         warn!(kind = "Service", namespace, name, "{message}");
-        recorder.report_about(about, Report { field_path: None, warning: true, reason, message });
+        recorder
+            .report_about(about, Report { field_path: None, warning: true, reason: reason.into(), message });
     }
 }
 

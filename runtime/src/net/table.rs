@@ -100,6 +100,16 @@ pub fn create(layout: &Layout, batch: &mut Batch) {
     add_filters(layout, batch);
 }
 
+/// Makes a table with all that rules are made of and removes it again: the kernel refuses it if it
+/// lacks anything.
+pub fn attempt(layout: &Layout, batch: &mut Batch) {
+    create(layout, batch);
+    for pick in [Pick::Random, Pick::Client { timeout_seconds: 1 }] {
+        add_chooser(Chooser { any_address: false, pick, count: 1 }, batch);
+    }
+    batch.delete_table();
+}
+
 /// Appends the messages for one step.
 pub fn encode(change: &Change, batch: &mut Batch) {
     match change {

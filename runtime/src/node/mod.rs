@@ -28,6 +28,8 @@ const LEASE_EVERY: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// How often the status is written though nothing has changed.
 const STATUS_EVERY: Duration = Duration::from_secs(300);
+/// Pause before a Node that is not there yet is looked for again.
+const REGISTERING: Duration = Duration::from_millis(100);
 /// Pause before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,19 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// The Node as it is now. Waits until it is registered and the API server answers.
+pub async fn current(host: &Host) -> Node {
+    let api = Api::<Node>::all(host.client.clone());
+    loop {
+        match api.get_opt(&host.config.node_name).await {
+            Ok(Some(node)) if node.status.as_ref().is_some_and(|s| s.allocatable.is_some()) => return node,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the node could not be read"),
+        }
+        tokio::time::sleep(REGISTERING).await;
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proa_api::names::{LABEL_ARCH, LABEL_HOSTNAME, LABEL_OS};
+use proa_api::names::{LABEL_ARCH, LABEL_ARCH_BETA, LABEL_HOSTNAME, LABEL_OS, LABEL_OS_BETA};
 
 use super::machine::{self, architecture};
 use crate::host::Host;
@@ -27,6 +27,8 @@ pub fn node(host: &Host) -> Node {
     let mut labels = BTreeMap::from([
         label(LABEL_ARCH, architecture()),
         label(LABEL_OS, "linux"),
+        label(LABEL_ARCH_BETA, architecture()),
+        label(LABEL_OS_BETA, "linux"),
         label(LABEL_HOSTNAME, name),
     ]);
     labels.extend(host.config.labels.clone());

@@ -119,7 +119,7 @@ impl PodObserved {
         if let (Some(seen), Some(container)) = (self.containers.get_mut(name), container) {
             let redefined = seen.is_redefined(container);
             let hook_done = !has_hook;
-            seen.stop = Some(Stop { begun: now, hook_done, signalled: false, killed: None, redefined });
+            seen.stop = Some(Stop { begun: now, hook_done, signalled: None, killed: None, redefined });
         }
         report(field_path(pod, name), false, "Killing", message.to_owned())
     }
@@ -243,12 +243,7 @@ impl PodObserved {
             (ProbeKind::Startup, true) => seen.started = true,
             (ProbeKind::Readiness, healthy) => seen.ready = healthy,
             (ProbeKind::Liveness, true) => {}
-            (ProbeKind::Startup, false) => {
-                seen.unhealthy = Some(format!("Container {name} failed startup probe, will be restarted"));
-            }
-            (ProbeKind::Liveness, false) => {
-                seen.unhealthy = Some(format!("Container {name} failed liveness probe, will be restarted"));
-            }
+            (ProbeKind::Startup | ProbeKind::Liveness, false) => seen.unhealthy = Some(kind),
         }
     }
 

@@ -3,7 +3,7 @@ use proa_sandbox::protocol::{ContainerState, Exit};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::observed::{ImageSeen, Outcome, ProbeKind, reason};
+use crate::observed::{ImageSeen, Outcome, reason};
 
 /// A pod on a node that does what it is told at once: actions are performed on what is observed
 /// as a perfect sandbox would, and each is written down.
@@ -86,13 +86,14 @@ impl World {
                 let reports = self.seen.begin_back_off(&pod, &name);
                 self.story.extend(reports.iter().map(|r| format!("  {} {}", r.reason, r.message)));
             }
-            Action::BeginStop { name, message } => {
-                let report = self.seen.begin_stop(&pod, &name, &message, false, now);
+            Action::BeginStop { name, message, .. } => {
+                let hook = all_containers(&pod).any(|(_, c)| c.name == name && c.lifecycle.is_some());
+                let report = self.seen.begin_stop(&pod, &name, &message, hook, now);
                 self.story.push(format!("  {} {}", report.reason, report.message));
             }
             Action::Terminate { name } => {
                 let stop = self.seen.containers.get_mut(&name).and_then(|c| c.stop.as_mut());
-                stop.expect("it is being stopped").signalled = true;
+                stop.expect("it is being stopped").signalled = Some(now);
             }
             Action::Kill { name } => {
                 let attempt = self.seen.containers[&name].runs - 1;
@@ -318,6 +319,25 @@ fn a_deleted_pod_is_stopped_within_its_grace_and_released() {
 }
 
 #[test]
+fn a_hook_that_takes_all_the_grace_leaves_the_signal_its_time() {
+    let hook = json!({"preStop": {"sleep": {"seconds": 60}}});
+    let mut world = World::new(json!({"containers": [{"name": "c", "lifecycle": hook}]}));
+    world.settle();
+    world.pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(later(world.now, Duration::from_secs(5))));
+    world.pod.metadata.deletion_grace_period_seconds = Some(5);
+    let deadline = world.settle().unwrap();
+    assert_eq!(since(deadline, world.now), Duration::from_secs(5));
+    world.wait(5);
+    let deadline = world.settle().unwrap();
+    assert_eq!(since(deadline, world.now), LEAST_GRACE);
+    assert_eq!(world.story.last().unwrap(), "Terminate c");
+    world.wait(2);
+    world.settle();
+    assert!(world.story.contains(&"Kill c".to_owned()));
+}
+
+#[test]
 fn a_pod_that_vanished_is_stopped_without_asking_the_server() {
     let mut world = World::new(json!({"terminationGracePeriodSeconds": 0}));
     world.settle();
@@ -397,6 +417,24 @@ fn a_failed_liveness_probe_restarts_the_container() {
 }
 
 #[test]
+fn the_probe_that_fails_says_how_long_the_end_may_take() {
+    for (kind, seconds) in [(ProbeKind::Liveness, 7), (ProbeKind::Startup, 9)] {
+        let probe =
+            |seconds: u32| json!({"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": seconds});
+        let container = json!({"name": "c", "livenessProbe": probe(7), "startupProbe": probe(9),
+            "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}});
+        let mut world = World::new(json!({"containers": [container]}));
+        world.settle();
+        world.tell(Outcome::Probed { name: "c".to_owned(), attempt: 0, kind, healthy: false });
+        let plan = plan(&world.pod, &world.seen, world.now);
+        let Action::BeginStop { grace, .. } = &plan.actions[0] else { panic!("{plan:?}") };
+        assert_eq!(*grace, Duration::from_secs(seconds), "the hook has no more than that either");
+        let deadline = world.settle().unwrap();
+        assert_eq!(since(deadline, world.now), Duration::from_secs(seconds));
+    }
+}
+
+#[test]
 fn a_pod_whose_image_has_nothing_for_the_platform_is_given_up_unless_it_has_run() {
     let blocked = || Outcome::StartBlocked {
         name: "c".to_owned(),
@@ -423,7 +461,7 @@ fn an_active_deadline_ends_the_pod() {
     let deadline = world.settle().unwrap();
     world.now = deadline;
     world.settle();
-    world.wait(1);
+    world.wait(2);
     world.settle();
     assert_eq!(world.seen.verdict.as_ref().unwrap().reason, "DeadlineExceeded");
     assert_eq!(world.story.last().unwrap(), "TearDown");

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe};
@@ -13,11 +13,16 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_sandbox::protocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use url::Url;
 
 use crate::engine::Sandbox;
 
 /// Bytes of an answer that are looked at.
 const BODY_LIMIT: usize = 10 << 10;
+/// Bytes of an answer that an Event shows.
+const SHOWN_BODY: usize = 512;
+/// Requests of one check: the first, and where it is sent on.
+const MAX_REQUESTS: usize = 10;
 const USER_AGENT: &str = "kube-probe/1.35";
 
 /// What is done.
@@ -25,14 +30,8 @@ const USER_AGENT: &str = "kube-probe/1.35";
 pub enum Check {
     /// A GET that must answer 200 to 399.
     Http {
-        /// Where to connect.
-        host: String,
-        /// Port.
-        port: u16,
-        /// Over TLS; the certificate is not looked at.
-        tls: bool,
-        /// Path and query.
-        path: String,
+        /// What is asked for.
+        place: Place,
         /// Further headers.
         headers: Vec<(String, String)>,
     },
@@ -47,6 +46,46 @@ pub enum Check {
     Exec(Vec<String>),
     /// Only time passes.
     Sleep(Duration),
+}
+
+/// What an HTTP check asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// Where to connect.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Over TLS; the certificate is not looked at.
+    pub tls: bool,
+    /// Path and query.
+    pub path: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}{}", bracketed(&self.host), self.port, self.path)
+    }
+}
+
+impl Place {
+    /// Where the header `Location` of an answer from here leads.
+    fn redirected(&self, location: &str) -> Result<Place, String> {
+        let failed =
+            |why: &dyn std::fmt::Display| format!("failed to parse Location header {location:?}: {why}");
+        let here = Url::parse(&self.to_string()).map_err(|e| failed(&e))?;
+        let there = here.join(location).map_err(|e| failed(&e))?;
+        let (Some(host), Some(port)) = (there.host_str(), there.port_or_known_default()) else {
+            return Err(format!("unsupported protocol scheme {:?}", there.scheme()));
+        };
+        let query = there.query().map(|query| format!("?{query}")).unwrap_or_default();
+        Ok(Place {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+            tls: there.scheme() == "https",
+            path: format!("{}{query}", there.path()),
+        })
+    }
 }
 
 /// Where a check finds its container.
@@ -90,29 +129,26 @@ impl Check {
         }
     }
 
-    /// Does it. An error is what the Event about it says.
-    pub async fn run(&self, target: &Target, timeout: Duration) -> Result<(), String> {
-        let limited =
-            async |work: std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>| {
-                let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
-                tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late.to_owned()))
-            };
+    /// Does it. What it gives is a warning; an error is what the Event about it says.
+    pub async fn run(&self, target: &Target, timeout: Duration) -> Result<Option<String>, String> {
         match self {
-            Check::Http { host, port, tls, path, headers } => {
-                let scheme = if *tls { "https" } else { "http" };
-                let url = format!("{scheme}://{}:{port}{path}", bracketed(host));
-                let get = limited(Box::pin(get(host, *port, *tls, path, headers))).await;
-                // A bad status is told as it is, a failed exchange with its address.
-                get.map_err(|e| if e.starts_with("HTTP probe") { e } else { format!("Get \"{url}\": {e}") })
+            Check::Http { place, headers } => {
+                match tokio::time::timeout(timeout, Box::pin(get(place, headers))).await {
+                    Ok(got) => got,
+                    Err(_) => Err(format!(
+                        "Get \"{place}\": context deadline exceeded \
+                         (Client.Timeout exceeded while awaiting headers)"
+                    )),
+                }
             }
             Check::Tcp { host, port } => match tokio::time::timeout(timeout, connect(host, *port)).await {
-                Ok(connected) => connected.map(drop),
+                Ok(connected) => connected.map(|_| None),
                 Err(_) => Err(format!("dial tcp {}:{port}: i/o timeout", bracketed(host))),
             },
-            Check::Exec(args) => exec(args, target, timeout).await,
+            Check::Exec(args) => exec(args, target, timeout).await.map(|()| None),
             Check::Sleep(duration) => {
                 tokio::time::sleep(*duration).await;
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -121,13 +157,13 @@ impl Check {
 fn of_http(http: &HTTPGetAction, container: &Container, ip: IpAddr) -> Result<Check, String> {
     let path = http.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned());
     let headers = http.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone()));
-    Ok(Check::Http {
+    let place = Place {
         host: http.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| ip.to_string()),
         port: port(&http.port, container)?,
         tls: http.scheme.as_deref() == Some("HTTPS"),
         path: if path.starts_with('/') { path } else { format!("/{path}") },
-        headers: headers.collect(),
-    })
+    };
+    Ok(Check::Http { place, headers: headers.collect() })
 }
 
 /// A port by number, or by its name among the container's ports.
@@ -148,36 +184,60 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     u16::try_from(number).ok().filter(|p| *p > 0).ok_or_else(|| format!("invalid port number: {number}"))
 }
 
-async fn get(
-    host: &str,
-    port: u16,
-    tls: bool,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(), String> {
-    let stream = connect(host, port).await?;
-    if tls {
-        let stream = super::tls::connect(stream, host).await?;
-        exchange(stream, host, port, path, headers).await
+/// Asks, and goes where the answers send it as long as that is the same host: what another host
+/// says tells nothing of the container.
+async fn get(first: &Place, headers: &[(String, String)]) -> Result<Option<String>, String> {
+    let mut place = first.clone();
+    let mut headers = headers.to_vec();
+    for _ in 0..MAX_REQUESTS {
+        let answer = ask(&place, &headers).await.map_err(|error| format!("Get \"{place}\": {error}"))?;
+        let code = answer.status.as_u16();
+        let next = match code {
+            200..=299 => return Ok(None),
+            301 | 302 | 303 | 307 | 308 => answer.location.as_deref(),
+            300..=399 => None,
+            _ => return Err(format!("HTTP probe failed with statuscode: {code}")),
+        };
+        let next = next.map(|location| place.redirected(location)).transpose();
+        match next.map_err(|error| format!("Get \"{place}\": {error}"))? {
+            Some(next) if next.host.eq_ignore_ascii_case(&first.host) => {
+                if (&next.host, next.port) != (&place.host, place.port) {
+                    headers.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
+                }
+                place = next;
+            }
+            _ => return Ok(Some(format!("Probe terminated redirects, Response body: {}", answer.body))),
+        }
+    }
+    Err(format!("Get \"{place}\": stopped after {MAX_REQUESTS} redirects"))
+}
+
+/// What matters of an answer.
+struct Answer {
+    status: StatusCode,
+    location: Option<String>,
+    /// The beginning of it.
+    body: String,
+}
+
+async fn ask(place: &Place, headers: &[(String, String)]) -> Result<Answer, String> {
+    let stream = connect(&place.host, place.port).await?;
+    if place.tls {
+        exchange(super::tls::connect(stream, &place.host).await?, place, headers).await
     } else {
-        exchange(stream, host, port, path, headers).await
+        exchange(stream, place, headers).await
     }
 }
 
-async fn exchange<S>(
-    stream: S,
-    host: &str,
-    port: u16,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(), String>
+async fn exchange<S>(stream: S, place: &Place, headers: &[(String, String)]) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let uri: Uri = path.parse().map_err(|e| text(&e))?;
+    let uri: Uri = place.path.parse().map_err(|e| text(&e))?;
     let mut request = Request::get(uri).body(Empty::<bytes::Bytes>::new()).map_err(|e| text(&e))?;
-    let host = HeaderValue::try_from(format!("{}:{port}", bracketed(host))).map_err(|e| text(&e))?;
+    let host = format!("{}:{}", bracketed(&place.host), place.port);
+    let host = HeaderValue::try_from(host).map_err(|e| text(&e))?;
     let all = request.headers_mut();
     all.insert(http::header::HOST, host);
     all.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -192,13 +252,14 @@ where
     let driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
     let answer = sender.send_request(request).await.map_err(|e| text(&e))?;
     let status = answer.status();
+    let location = answer.headers().get(http::header::LOCATION);
+    let location = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     // Reading the answer spares the server a broken connection.
-    let _ = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
+    let body = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     drop(driver);
-    match status.as_u16() {
-        200..=399 => Ok(()),
-        code => Err(format!("HTTP probe failed with statuscode: {code}")),
-    }
+    let body = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BODY)]).into_owned();
+    Ok(Answer { status, location, body })
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -252,8 +313,8 @@ mod tests {
     #[test]
     fn checks_of_probes() {
         let http = |host: &str, port, tls, path: &str| {
-            let (host, path) = (host.to_owned(), path.to_owned());
-            Check::Http { host, port, tls, path, headers: vec![] }
+            let place = Place { host: host.to_owned(), port, tls, path: path.to_owned() };
+            Check::Http { place, headers: vec![] }
         };
         check(json!({"httpGet": {"port": 80}}), Ok(http("10.42.0.7", 80, false, "/")));
         check(
@@ -269,26 +330,64 @@ mod tests {
         check(json!({}), Err("missing probe handler"));
     }
 
-    #[tokio::test]
-    async fn answers_and_refusals() {
+    /// A server that gives these answers, one for each request, and says what it was asked for.
+    async fn server(answers: Vec<String>) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            for code in ["200 OK", "302 Found", "503 Busy"] {
+        let task = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
-                let _ = stream.read(&mut request).await;
-                let answer = format!("HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                let n = stream.read(&mut request).await.unwrap();
+                asked.push(
+                    String::from_utf8_lossy(&request[..n]).lines().next().unwrap_or_default().to_owned(),
+                );
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
             }
+            asked
         });
+        (port, task)
+    }
+
+    fn place(port: u16) -> Place {
+        Place { host: "127.0.0.1".to_owned(), port, tls: false, path: "/a/b?c".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn answers_and_refusals() {
+        let end = "Content-Length: 0\r\n\r\n";
+        let answers = ["200 OK", "503 Busy"].map(|status| format!("{status}\r\n{end}")).to_vec();
+        let (port, served) = server(answers).await;
         let headers = [("X-Test".to_owned(), "1".to_owned())];
-        assert_eq!(get("127.0.0.1", port, false, "/", &headers).await, Ok(()));
-        assert_eq!(get("127.0.0.1", port, false, "/", &headers).await, Ok(()));
+        assert_eq!(get(&place(port), &headers).await, Ok(None));
         let failed = Err("HTTP probe failed with statuscode: 503".to_owned());
-        assert_eq!(get("127.0.0.1", port, false, "/", &headers).await, failed);
+        assert_eq!(get(&place(port), &headers).await, failed);
+        served.await.unwrap();
         let refused = connect("127.0.0.1", port).await.map(drop);
         assert_eq!(refused, Err(format!("dial tcp 127.0.0.1:{port}: connect: connection refused")));
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_on_the_same_host() {
+        let to = |location: &str| format!("302 Found\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nhi");
+        let (port, served) =
+            server(vec![to("d?e"), to("/f"), "404 No\r\nContent-Length: 0\r\n\r\n".to_owned()]).await;
+        let failed = Err("HTTP probe failed with statuscode: 404".to_owned());
+        assert_eq!(get(&place(port), &[]).await, failed, "what it is sent to counts");
+        let asked: Vec<String> = served.await.unwrap();
+        assert_eq!(asked, ["GET /a/b?c HTTP/1.1", "GET /a/d?e HTTP/1.1", "GET /f HTTP/1.1"]);
+
+        // Another host, and an answer that leads nowhere, are successes with a warning.
+        let nowhere = "304 Not Modified\r\n\r\n".to_owned();
+        let (port, _served) = server(vec![to("http://192.0.2.1/"), nowhere]).await;
+        let warned = |body: &str| Ok(Some(format!("Probe terminated redirects, Response body: {body}")));
+        assert_eq!(get(&place(port), &[]).await, warned("hi"));
+        assert_eq!(get(&place(port), &[]).await, warned(""));
+
+        let (port, _served) = server(vec![to("/again"); 11]).await;
+        let endless = Err(format!("Get \"http://127.0.0.1:{port}/again\": stopped after 10 redirects"));
+        assert_eq!(get(&place(port), &[]).await, endless);
     }
 }

@@ -125,9 +125,15 @@ pub fn start(
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
-            if let Err(message) = &result {
-                let text = format!("{} probe failed: {message}", title(kind));
-                recorder.report(&pod, report(field_path(&pod, &name), true, "Unhealthy", text));
+            let said = match &result {
+                Ok(None) => None,
+                Ok(Some(warning)) => {
+                    Some(("ProbeWarning", format!("{} probe warning: {warning}", title(kind))))
+                }
+                Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", title(kind)))),
+            };
+            if let Some((reason, text)) = said {
+                recorder.report(&pod, report(field_path(&pod, &name), true, reason, text));
             }
             if let Some(healthy) = counter.count(result.is_ok()) {
                 tell(healthy);

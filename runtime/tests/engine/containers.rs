@@ -37,7 +37,7 @@ async fn runs_and_logs(world: Arc<World>) {
         |stream: &str| log.lines().filter(|line| line.starts_with(stream)).collect::<Vec<_>>().join("\n");
     assert_eq!(
         of("stdout"),
-        "stdout F /work/dir\nstdout F from the top layer\nstdout F web-0 ahoy\nstdout F end"
+        "stdout F /work/dir\nstdout F from the top layer\nstdout F web-0 ahoy\nstdout P end"
     );
     assert_eq!(of("stderr"), "stderr F oops");
     let (exit, _) = pod.run(world.shell(&pod, "c-1", "true")).await;

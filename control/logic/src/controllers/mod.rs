@@ -11,7 +11,7 @@ pub mod facts;
 pub mod graph;
 pub mod observed;
 pub mod pods;
-pub mod resources;
+pub use proa_api::resources;
 pub mod wakes;
 
 mod claims;

@@ -7,6 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proa_api::placement::tolerates;
 use serde_json::{Value, json};
 
 use super::facts::{Key, Node, Pod};
@@ -213,24 +214,6 @@ fn leaves_at(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Timestamp> {
     }
     let seconds = tolerations.iter().filter_map(|t| t.toleration_seconds).min()?;
     Some(since + SignedDuration::from_secs(seconds.max(0)))
-}
-
-/// True if the toleration is for this taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !(effect.is_empty() || effect == taint.effect) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => key.is_empty() || key == taint.key,
-        "Equal" | "" => {
-            key == taint.key
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    }
 }
 
 /// Decides about the pods of a node that does not exist: once it is clear that it does not come

@@ -4,9 +4,9 @@ use k8s_openapi::api::apps::v1::DaemonSetSpec;
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
+use proa_api::placement::tolerates;
 
 use crate::controllers::facts::Node;
-use crate::controllers::node::tolerates;
 use crate::scheduler::plugins::node_affinity::matches_term;
 
 /// What a node is to a DaemonSet.

@@ -22,8 +22,8 @@ use serde::Deserialize;
 pub(super) use meta::time;
 pub use meta::{Key, KindName, Meta, kind_of};
 pub use node::{Node, image_name};
+pub(super) use pod::phase;
 pub use pod::{End, JobNotes, NamedPort, Phase, Pod, Wishes};
-pub(super) use pod::{is_sidecar, phase};
 pub use terms::{PodTerms, Spread, Term};
 
 /// One decoded object.

@@ -15,7 +15,9 @@ use proa_api::selector::Labels;
 use super::node::image_name;
 use super::terms::{PodTerms, Spread};
 use super::{Fact, Meta, Object, kind_of, time};
-use crate::controllers::resources::{HostPort, Resources, Weighed, host_ports, requests, weighed};
+use crate::controllers::resources::{
+    HostPort, Resources, Weighed, host_ports, is_sidecar, requests, weighed,
+};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -313,10 +315,6 @@ fn ephemeral(spec: &core::PodSpec) -> Option<Arc<BTreeMap<String, core::Persiste
 }
 
 /// True for an init container that keeps running beside the others.
-pub(in crate::controllers) fn is_sidecar(container: &core::Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
 fn wishes(spec: &core::PodSpec, nominated: Option<&str>) -> Wishes {
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let images = all.filter_map(|c| c.image.as_deref());

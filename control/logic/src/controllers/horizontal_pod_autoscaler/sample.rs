@@ -12,7 +12,8 @@ use proa_api::condition;
 use proa_api::quantity::Amount;
 use proa_api::selector::Labels;
 
-use crate::controllers::facts::{Key, Phase, is_sidecar, phase, time};
+use crate::controllers::facts::{Key, Phase, phase, time};
+use crate::controllers::resources::is_sidecar;
 
 /// One look at the pods of all namespaces that have autoscalers.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,11 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, TopologySelectorLabelRequirement,
-    TopologySelectorTerm,
-};
-use proa_api::selector::{Operator, Requirement};
+use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorTerm};
+use proa_api::placement::Term;
+use proa_api::selector::Operator;
 
 use super::CycleState;
 use crate::controllers::facts::{Node, Pod};
@@ -30,49 +28,14 @@ pub struct State {
     preferred: Vec<(i64, Term)>,
 }
 
-/// A term of a node selector, read.
-#[derive(Clone, Debug)]
-pub struct Term {
-    labels: Vec<Requirement>,
-    names: Vec<Requirement>,
-    /// True for a term that says nothing, or something that no node can meet.
-    never: bool,
-}
-
-impl Term {
-    /// Reads a term.
-    pub fn of(term: &NodeSelectorTerm) -> Self {
-        let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        let fields = term.match_fields.as_deref().unwrap_or_default();
-        let labels: Option<Vec<_>> = expressions.iter().map(requirement).collect();
-        let names: Option<Vec<_>> =
-            fields.iter().map(|f| requirement(f).filter(|_| f.key == "metadata.name")).collect();
-        let never = (expressions.is_empty() && fields.is_empty()) || labels.is_none() || names.is_none();
-        Term { labels: labels.unwrap_or_default(), names: names.unwrap_or_default(), never }
-    }
-
-    /// Reads a term of a StorageClass's allowed topologies: each label has one of the values.
-    pub fn of_topology(term: &TopologySelectorTerm) -> Self {
-        let expressions = term.match_label_expressions.iter().flatten();
-        let one_of = |r: &TopologySelectorLabelRequirement| Requirement {
-            key: r.key.clone(),
-            operator: Operator::In,
-            values: r.values.clone(),
-        };
-        Term { labels: expressions.map(one_of).collect(), names: Vec::new(), never: false }
-    }
-
-    /// True if a node meets all of it; a term that says nothing is met by none.
-    pub fn matches(&self, node: &Node) -> bool {
-        !self.never
-            && self.labels.iter().all(|r| r.matches(node.labels.get(&r.key).map(String::as_str)))
-            && self.names.iter().all(|r| r.matches(Some(&node.meta.key.name)))
-    }
-}
-
 /// True if a node meets all of a term.
 pub fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
-    Term::of(term).matches(node)
+    is_met(&Term::of(term), node)
+}
+
+/// The same of a term that has been read.
+pub fn is_met(term: &Term, node: &Node) -> bool {
+    term.matches(&node.labels, &node.meta.key.name)
 }
 
 /// True if the pod's `nodeSelector` and required node affinity let it be on the node. PodTopologySpread
@@ -80,7 +43,7 @@ pub fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
 pub fn matches_node(cycle: &Cycle<'_>, state: &CycleState, node: &Node) -> bool {
     let state = &state.node_affinity;
     let selected = cycle.wishes.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v));
-    selected && state.required.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(node)))
+    selected && state.required.as_ref().is_none_or(|terms| terms.iter().any(|t| is_met(t, node)))
 }
 
 /// Reads what the pod says, and which nodes it names if it names any.
@@ -109,7 +72,7 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
 /// True if the node has the labels that the pod asks for.
 pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
     let added = state.node_affinity.added.as_ref();
-    if added.is_some_and(|terms| !terms.iter().any(|t| t.matches(&node.node))) {
+    if added.is_some_and(|terms| !terms.iter().any(|t| is_met(t, &node.node))) {
         return Err(Misfit::unresolvable(REASON_ADDED));
     }
     if matches_node(cycle, state, &node.node) { Ok(()) } else { Err(Misfit::unresolvable(REASON)) }
@@ -129,7 +92,7 @@ pub fn pre_score(cycle: &Cycle<'_>, state: &mut CycleState) -> bool {
 
 /// The weight of the preferences that the node meets.
 pub fn score(state: &CycleState, node: &NodeInfo) -> i64 {
-    let met = state.node_affinity.preferred.iter().filter(|(_, term)| term.matches(&node.node));
+    let met = state.node_affinity.preferred.iter().filter(|(_, term)| is_met(term, &node.node));
     met.map(|(weight, _)| weight).sum()
 }
 
@@ -160,18 +123,4 @@ fn named(term: &Term) -> Option<BTreeSet<Arc<str>>> {
         names.retain(|name| list.values.iter().any(|v| **v == **name));
         names
     }))
-}
-
-fn requirement(requirement: &NodeSelectorRequirement) -> Option<Requirement> {
-    let operator = match requirement.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::Gt,
-        "Lt" => Operator::Lt,
-        _ => return None,
-    };
-    let values = requirement.values.clone().unwrap_or_default();
-    Some(Requirement { key: requirement.key.clone(), operator, values })
 }

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
+use proa_api::placement::tolerates;
 use proa_api::selector::Selector;
 
 use super::{CycleState, default_selector, node_affinity};
 use crate::controllers::facts::{Node, Pod, Spread};
-use crate::controllers::node::tolerates;
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::snapshot::{NodeIndex, NodeInfo};

@@ -4,9 +4,9 @@
 //! Rules: <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
 
 use k8s_openapi::api::core::v1::Taint;
+use proa_api::placement::tolerates;
 
 use crate::controllers::facts::Pod;
-use crate::controllers::node::tolerates;
 use crate::scheduler::framework::{Cycle, Event, Misfit, Reason};
 use crate::scheduler::snapshot::NodeInfo;
 

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use proa_api::names;
+use proa_api::placement::Term;
 use serde_json::json;
 
-use super::node_affinity::Term;
+use super::node_affinity::is_met;
 use super::{CycleState, volumes};
 use crate::controllers::facts::{Key, Node, Pod};
 use crate::controllers::persistent_volume::matching::{self, is_bound_to};
@@ -155,7 +156,7 @@ fn would_do(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
 }
 
 fn meets(terms: &[Term], node: &Node) -> bool {
-    terms.is_empty() || terms.iter().any(|term| term.matches(node))
+    terms.is_empty() || terms.iter().any(|term| is_met(term, node))
 }
 
 /// What would become of each waiting claim; `None` if one could not be bound for this node.

@@ -6,11 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::quantity::Amount;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use proa_api::quantity::Amount;
-
-use super::facts::is_sidecar;
 
 /// Amounts of the resources that the scheduler counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,6 +168,11 @@ fn total(spec: &PodSpec, of_container: impl Fn(&Container) -> Resources) -> Reso
     }
     total.pods = 1;
     total
+}
+
+/// True for an init container that goes on beside the others.
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 fn of_container(container: &Container) -> Resources {
