@@ -321,7 +321,7 @@ async fn directories(world: Arc<World>) {
     container.mounts[0].source = volume.join("file").display().to_string();
     container.mounts[0].target = "/one".to_owned();
     let (exit, log) = pod.run(container.clone()).await;
-    assert_eq!((exit.code, log.as_str()), (0, "stdout F written\n"), "a single file");
+    assert_eq!((exit.code, log.as_str()), (0, "stdout P written\n"), "a single file");
     let volume_too =
         Mount { source: volume.display().to_string(), target: "/v".to_owned(), read_only: false };
     container.id = "w-5".to_owned();
