@@ -27,6 +27,7 @@ fn wasm_rows() -> Vec<Row> {
     vec![
         row("w-args", wasm("command:1", &["args", "$(A)", "$$(A)"], env.clone()), DONE, &["args\n1\n$(A)\n"]),
         row("w-env", wasm("command:1", &["env"], env), DONE, said.to_vec().leak()),
+        row("w-image", wasm("command-set:1", &[], json!({})), DONE, &["FROM=image\n"]),
         row("w-stdin", guest(&["stdin"]), DONE, &["0 bytes"]),
         row("w-fails", guest(&["exit", "1"]), With(1, "Error"), &[]),
         row("w-traps", guest(&["trap"]), Message(134, "Error"), &["unreachable"]),
@@ -164,6 +165,8 @@ fn container_rows() -> Vec<Row> {
         .spec(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
         row("c-words", shell("echo words > /t/end; exit 2", json!({"terminationMessagePath": "/t/end"})),
             Message(2, "Error"), &["words\n"]),
+        row("c-many-words", shell("truncate -s 100G /t/end; printf last >> /t/end; exit 2",
+            json!({"terminationMessagePath": "/t/end"})), Message(2, "Error"), &["last"]),
         row("c-after-start", shell("until test -f /empty/hook; do sleep 0.1; done; cat /empty/hook",
             json!({"lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo hooked > /empty/hook"]}}}})),
             DONE, &["hooked"]),

@@ -113,9 +113,7 @@ pub fn run(command: Command) -> Result<()> {
             print::line(&store(&image.data, &[])?.tag(&image.name, &further)?.reference);
         }
         Command::Import { source, name, data } => {
-            for image in store(&data, &[])?.import(&source, name.as_deref())? {
-                print::line(&image.reference);
-            }
+            store(&data, &[])?.import(&source, name.as_deref())?.iter().for_each(tell);
         }
         Command::Pack(pack) => {
             let options = PackOptions {
@@ -126,13 +124,13 @@ pub fn run(command: Command) -> Result<()> {
                 user: pack.user,
             };
             let image = store(&pack.data, &[])?.pack(&pack.source, &pack.name, &options)?;
-            print::line(&image.reference);
+            tell(&image);
         }
         Command::Pull(transfer) => {
             let (store, credentials) = (transfer.store()?, transfer.credentials()?);
             let image =
                 with_bar(async |progress| store.pull(&transfer.image.name, &credentials, progress).await)?;
-            print::line(&image.reference);
+            tell(&image);
         }
         Command::Push(transfer) => {
             let (store, credentials) = (transfer.store()?, transfer.credentials()?);
@@ -140,6 +138,17 @@ pub fn run(command: Command) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tells of an image that has come in.
+fn tell(image: &Image) {
+    print::line(&image.reference);
+    if image.devices_left_out > 0 {
+        let (count, name) = (image.devices_left_out, &image.reference);
+        let text =
+            format!("left out {count} device nodes of {name}: containers have the node's devices only");
+        print::complain(&text);
+    }
 }
 
 impl Transfer {

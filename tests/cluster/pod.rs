@@ -154,6 +154,9 @@ pub fn pack(cluster: &Cluster) {
         fs::copy(&file, &named).expect("a module");
         cluster.proa(&["image", "pack", path(&named), "-t", image]);
     }
+    let command = cluster.scratch().join("command-1.wasm");
+    let set = ["--cmd", "env", "--env", "FROM=image", "--workdir", "/empty", "--user", "1000:1001"];
+    cluster.proa(&[&["image", "pack", path(&command), "-t", "command-set:1"][..], &set].concat());
     cluster.kubectl(&["create", "configmap", "config", "--from-literal=key=value"]);
     cluster.kubectl(&["create", "secret", "generic", "secret", "--from-literal=password=pass"]);
 }

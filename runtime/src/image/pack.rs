@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use oci_client::manifest::{
@@ -160,12 +161,29 @@ fn append_sorted<W: Write>(
     for entry in entries {
         let inside = inside.join(entry.file_name());
         let path = entry.path();
+        let kind = entry.file_type().map_err(at(&path))?;
+        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+            append_special(tar, &path, &inside).map_err(at(&path))?;
+            continue;
+        }
         tar.append_path_with_name(&path, &inside).map_err(at(&path))?;
-        if entry.file_type().map_err(at(&path))?.is_dir() {
+        if kind.is_dir() {
             append_sorted(tar, source, &inside)?;
         }
     }
     Ok(())
+}
+
+/// A FIFO or a device, which the library would put under the name that it has on the node.
+fn append_special<W: Write>(tar: &mut tar::Builder<W>, path: &Path, inside: &Path) -> io::Result<()> {
+    let metadata = path.symlink_metadata()?;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata_in_mode(&metadata, tar::HeaderMode::Deterministic);
+    header.set_size(0);
+    let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
+    header.set_device_major(number(nix::sys::stat::major(metadata.rdev()))?)?;
+    header.set_device_minor(number(nix::sys::stat::minor(metadata.rdev()))?)?;
+    tar.append_data(&mut header, inside, io::empty())
 }
 
 /// The CNCF Wasm artifact: a configuration that names platform and layers, one bare layer.
