@@ -7,11 +7,12 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod pod;
+pub mod stranger;
 pub mod workload;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -278,15 +279,27 @@ impl Cluster {
         succeed("python", &[program], &command.output().expect("python starts"))
     }
 
+    /// Does `work` in the cluster's network namespace. Sockets stay in the one they are made in.
+    pub fn in_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("the holder lives");
+        // A thread of its own, as it changes its namespace for good.
+        let thread = std::thread::spawn(move || {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("root");
+            work()
+        });
+        thread.join().expect("no panic")
+    }
+
+    /// Listens in the cluster's network namespace.
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+        self.in_network(move || TcpListener::bind(address)).expect("nobody else listens there")
+    }
+
     /// One HTTP/1.1 request from inside the cluster's network namespace: status and body.
     pub fn http(&self, address: &str, host: &str, path: &str) -> Result<(u16, String), String> {
-        let namespace =
-            File::open(format!("/proc/{}/ns/net", self.holder.id())).map_err(|e| e.to_string())?;
         let address: SocketAddr = address.parse().expect("an address");
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        // A thread of its own, as it changes its namespace for good.
-        let thread = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
-            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        let answer = self.in_network(move || -> std::io::Result<Vec<u8>> {
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             stream.write_all(request.as_bytes())?;
@@ -294,7 +307,7 @@ impl Cluster {
             stream.read_to_end(&mut answer)?;
             Ok(answer)
         });
-        let answer = thread.join().expect("no panic").map_err(|e| e.to_string())?;
+        let answer = answer.map_err(|e| e.to_string())?;
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
