@@ -134,7 +134,7 @@ fn data_outlives_the_pods_that_wrote_it() {
     // A component reads what a container wrote, and the other way round.
     assert_eq!(succeeds(&cluster, &component("three", &["read", "/data/log"], json!({}))), "one\ntwo\n");
     succeeds(&cluster, &component("four", &["write", "/data/wasm", "three"], json!({})));
-    assert_eq!(succeeds(&cluster, &shell("five", "cat /data/wasm", json!({}))), "three\n");
+    assert_eq!(succeeds(&cluster, &shell("five", "cat /data/wasm", json!({}))), "three");
 
     // A part of it, only to be read, for a user who is nobody but has the group.
     let mut part = shell("part", "cat /data/inner; echo more > /data/inner", json!({}));
