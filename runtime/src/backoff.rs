@@ -73,6 +73,34 @@ pub fn go_duration(duration: Duration) -> String {
     }
 }
 
+/// A duration as Go reads it: numbers with units, as `1h30m`, `1.5s` or `0`. `None` for what is not
+/// one, and for negative ones.
+pub fn parse_go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, tail) = rest.split_at(number);
+        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let in_seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += value.parse::<f64>().ok()? * in_seconds;
+        rest = tail;
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +134,29 @@ mod tests {
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
         now = later(now, Duration::from_secs(601));
         assert_eq!(Backoff::next(backoff, now, now).delay.as_secs(), 10);
+    }
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        for (text, millis) in [
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("30s", Some(30_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1m0.5s", Some(60_500)),
+            (".5s", Some(500)),
+            ("350ms", Some(350)),
+            ("2000us", Some(2)),
+            ("", None),
+            ("30", None),
+            ("s", None),
+            ("1.2.3s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1d", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(parse_go_duration(text), millis.map(Duration::from_millis), "{text}");
+        }
     }
 }

@@ -3,10 +3,11 @@
 //! Fed by `start.rs` with everything fetched; makes the few directories and files that only this
 //! run needs.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
-use proa_sandbox::protocol::{self, Mount, Payload, User, WasmShape};
+use proa_sandbox::protocol::{self, Mount, Payload, Security, User, WasmShape};
 
 use crate::downward::Facts;
 use crate::env::{self, Sources, Variables};
@@ -14,6 +15,7 @@ use crate::image::Image;
 use crate::image::tree::Tree;
 use crate::paths::Paths;
 use crate::plan::grace_period;
+use crate::request_limits::request_limits;
 use crate::resources::limits;
 use crate::security::{ImageUsers, security};
 use crate::volume;
@@ -50,6 +52,8 @@ pub struct Parts<'a> {
     pub facts: &'a Facts,
     /// Where things lie.
     pub paths: &'a Paths,
+    /// Where the node's health checks come from.
+    pub node_address: IpAddr,
 }
 
 /// What is in an image, ready to run.
@@ -95,12 +99,15 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
             if entrypoint.is_empty() && container.command.as_ref().is_none_or(Vec::is_empty) {
                 args.insert(0, container.name.clone());
             }
+            let (security, user) = wasm_security(pod, container, &image.config.user)?;
             Payload::Wasm {
                 compiled: compiled.to_string_lossy().into_owned(),
                 shape: *shape,
                 port: http_port(container),
                 grace_period_seconds: grace_period(pod).as_secs(),
-                user: wasm_user(pod, container, &image.config.user)?,
+                user,
+                requests: request_limits(pod, &container.name, *shape, parts.node_address)?,
+                seccomp_unconfined: security.seccomp_unconfined,
             }
         }
     };
@@ -172,12 +179,19 @@ fn wants_termination_log(container: &Container, program: &Program) -> bool {
     own || !matches!(program, Program::Wasm(_, WasmShape::Http))
 }
 
-/// Whom a Wasm container runs as, if its pod says so. There are no account files in its image.
-fn wasm_user(pod: &Pod, container: &Container, image_user: &str) -> Result<Option<User>, String> {
+/// The privileges of a Wasm container, and whom it runs as, if its pod says so. There are no account
+/// files in its image.
+fn wasm_security(
+    pod: &Pod,
+    container: &Container,
+    image_user: &str,
+) -> Result<(Security, Option<User>), String> {
     let users = ImageUsers { user: image_user.to_owned(), ..ImageUsers::default() };
     let (security, _) = security(pod, container, &users)?;
-    let user = User { uid: security.uid, gid: security.gid, groups: security.additional_gids };
-    Ok((user != User { uid: 0, gid: 0, groups: Vec::new() }).then_some(user))
+    let groups = security.additional_gids.clone();
+    let user = User { uid: security.uid, gid: security.gid, groups };
+    let is_root = user == User { uid: 0, gid: 0, groups: Vec::new() };
+    Ok((security, (!is_root).then_some(user)))
 }
 
 fn http_port(container: &Container) -> u16 {

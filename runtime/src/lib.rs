@@ -36,6 +36,7 @@ pub mod pod;
 mod pod_proxy;
 pub mod preflight;
 pub mod probe;
+pub mod request_limits;
 pub mod resources;
 mod runtime_class;
 pub mod security;

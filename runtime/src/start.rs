@@ -168,6 +168,7 @@ impl Start {
             services: &services,
             facts: &host.facts(self.ip),
             paths: &host.paths,
+            node_address: node_address(host, pod),
         })
         .map_err(wrong)?;
         Ok(Request::Start(Box::new(container)))
@@ -230,6 +231,11 @@ impl Start {
             let _ = self.sandbox.request(Request::Signal { id, signal: KILL, all: true }).await;
         }
     }
+}
+
+/// Where this node's health checks of a pod come from: the near end of what they go through.
+fn node_address(host: &Host, pod: &Pod) -> IpAddr {
+    if etc::uses_host_network(pod) { host.config.node_ip } else { host.network.gateway().into() }
 }
 
 fn seen(container: &Container, image: &Image) -> ImageSeen {

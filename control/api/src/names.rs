@@ -88,6 +88,12 @@ pub const ANNOTATION_PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Annotation on a node: the images, separated by commas, that it tried to pull and that have no
 /// manifest for its architecture. The scheduler sends their pods to other architectures.
 pub const ANNOTATION_FOREIGN_IMAGES: &str = "proa.dev/foreign-images";
+/// Annotation on a pod: how long a request to one of its Wasm HTTP components may take, as a Go
+/// duration. 0 for no limit, 5m if it is not there.
+pub const ANNOTATION_REQUEST_TIMEOUT: &str = "proa.dev/request-timeout";
+/// Annotation on a pod: how much memory one instance of its Wasm HTTP components may have, as a
+/// quantity.
+pub const ANNOTATION_INSTANCE_MEMORY: &str = "proa.dev/instance-memory";
 /// Finalizer on a claim: held while a pod uses it.
 pub const FINALIZER_PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Finalizer on a volume: held while it is bound.

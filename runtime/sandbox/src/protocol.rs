@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::wasm_config::{User, WasmShape};
+pub use crate::wasm_config::{RequestLimits, User, WasmShape};
 
 /// How a sandbox is set up; the file `DIR/sandbox.json` that `proa sandbox DIR` reads at start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -252,6 +252,12 @@ pub enum Payload {
         grace_period_seconds: u64,
         /// Whom files that the guest makes belong to, if not root.
         user: Option<User>,
+        /// What requests to an HTTP component may take.
+        #[serde(default)]
+        requests: RequestLimits,
+        /// No seccomp filter.
+        #[serde(default)]
+        seccomp_unconfined: bool,
     },
 }
 

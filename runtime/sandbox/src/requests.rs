@@ -106,7 +106,9 @@ impl Server {
     }
 
     fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
-        let Payload::Wasm { compiled, shape, port, grace_period_seconds, user } = &container.payload else {
+        let Payload::Wasm { compiled, shape, port, grace_period_seconds, user, requests, seccomp_unconfined } =
+            &container.payload
+        else {
             return Ok(());
         };
         if container.tty {
@@ -118,6 +120,8 @@ impl Server {
             port: *port,
             grace_period_seconds: *grace_period_seconds,
             user: user.as_ref(),
+            requests,
+            seccomp_unconfined: *seccomp_unconfined,
         };
         let cgroup = self.pod.child(&container.id);
         let scratch = self.dir.join("wasm").join(&container.id);

@@ -18,7 +18,7 @@ use nix::unistd::pipe2;
 use crate::cgroup::Cgroup;
 use crate::executor::reset_signals;
 use crate::helper::{Failure, die_with_parent};
-use crate::protocol::{Container, User, WasmShape};
+use crate::protocol::{Container, RequestLimits, User, WasmShape};
 use crate::wasm_config::RunConfig;
 use crate::wasm_view::view;
 
@@ -34,6 +34,10 @@ pub struct Program<'a> {
     pub grace_period_seconds: u64,
     /// Whom it runs as, if not as root.
     pub user: Option<&'a User>,
+    /// What requests to an HTTP component may take.
+    pub requests: &'a RequestLimits,
+    /// Without a filter of system calls.
+    pub seccomp_unconfined: bool,
 }
 
 /// A Wasm container's process.
@@ -76,6 +80,8 @@ pub fn spawn(
         port: program.port,
         grace_period_seconds: program.grace_period_seconds,
         user: program.user.cloned(),
+        requests: program.requests.clone(),
+        seccomp_unconfined: program.seccomp_unconfined,
         report_fd: Some(report_end.as_raw_fd()),
     };
     let config = memory_file(&config).map_err(|e| create_error("write the configuration", &e))?;

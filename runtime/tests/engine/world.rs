@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use futures::{Stream, StreamExt};
 use proa_runtime::engine::{Compiled, Sandbox, wasm};
 use proa_sandbox::protocol::{
-    Container, ContainerState, Event, Exit, Mount, Payload, Reply, Request, Resources, SandboxConfig,
-    Security,
+    Container, ContainerState, Event, Exit, Mount, Payload, Reply, Request, RequestLimits, Resources,
+    SandboxConfig, Security,
 };
 use sha2::{Digest, Sha256};
 
@@ -105,8 +105,15 @@ impl World {
     /// A Wasm container.
     pub fn wasm(&self, pod: &Pod, id: &str, what: &Compiled, port: u16, args: &[&str]) -> Container {
         let compiled = what.path.display().to_string();
-        let payload =
-            Payload::Wasm { compiled, shape: what.shape, port, grace_period_seconds: 2, user: None };
+        let payload = Payload::Wasm {
+            compiled,
+            shape: what.shape,
+            port,
+            grace_period_seconds: 2,
+            user: None,
+            requests: RequestLimits::default(),
+            seccomp_unconfined: false,
+        };
         pod.container(id, &[&["guest"], args].concat(), payload)
     }
 }

@@ -9,7 +9,7 @@ use wasmtime_wasi::p2::bindings::CommandPre as P2Pre;
 use wasmtime_wasi::p3::bindings::CommandPre as P3Pre;
 
 use crate::config::RunConfig;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Shared};
 use crate::outcome::Outcome;
 use crate::report::Reporter;
 use crate::stop::{self, Interrupt};
@@ -20,7 +20,7 @@ pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<
     let engine = engine::on_demand()?;
     let component = engine::load_component(&engine, Path::new(&config.compiled))?;
     let pre = link::component_linker(&engine)?.instantiate_pre(&component)?;
-    let mut store = host::store(&engine, config)?;
+    let mut store = host::store(&engine, &Shared::new(config, None))?;
     let interrupt = Interrupt::default();
     interrupt.arm(&mut store);
     reporter.ready();

@@ -3,6 +3,8 @@
 //! The sandbox writes it, `proa-wasm` reads it. The file is compiled into both crates, so that the
 //! sandbox need not depend on wasmtime and the two cannot disagree. It holds data only.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// What a Wasm file is, seen from its exports.
@@ -52,6 +54,19 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// What requests to an HTTP component may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestLimits {
+    /// Milliseconds that one request may take from the moment it is given to an instance until its
+    /// answer is sent; 0 for no limit.
+    pub timeout_ms: u64,
+    /// Most bytes of memory that one instance may have; `None` for what it starts with and half of
+    /// the container's limit.
+    pub instance_memory_bytes: Option<u64>,
+    /// Address that the node's health checks come from, if they are to be told from other requests.
+    pub node_address: Option<IpAddr>,
+}
+
 /// Everything about one Wasm container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunConfig {
@@ -69,10 +84,16 @@ pub struct RunConfig {
     pub preopens: Vec<Preopen>,
     /// Files put over others.
     pub files: Vec<FileOverlay>,
-    /// Most bytes one linear memory may have; `None` for no limit but the cgroup's.
+    /// Limit of the container's cgroup in bytes, which a guest's memory stays below; `None` for no limit but the cgroup's.
     pub memory_bytes: Option<u64>,
     /// Port an HTTP component is served on, on every address of the pod.
     pub port: u16,
+    /// What requests to an HTTP component may take.
+    #[serde(default)]
+    pub requests: RequestLimits,
+    /// Without a filter of system calls.
+    #[serde(default)]
+    pub seccomp_unconfined: bool,
     /// Seconds a guest may go on after SIGTERM.
     pub grace_period_seconds: u64,
     /// Whom the process runs as, if not as root.

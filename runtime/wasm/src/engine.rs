@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Linear memories an engine for HTTP keeps address space for.
@@ -30,9 +31,23 @@ pub fn on_demand() -> anyhow::Result<Engine> {
     Ok(Engine::new(&engine_config())?)
 }
 
-/// An engine for many short-lived instances. It reserves 4 GiB of address space per memory; where
-/// that is not to be had (`RLIMIT_AS`, a small address space) it makes instances on demand.
-pub fn pooling() -> anyhow::Result<Engine> {
+/// An engine for many short-lived instances, with the component that it is for, and whether it has
+/// a pool. A pool reserves 4 GiB of address space per memory and has a largest size of tables;
+/// where the one is not to be had (`RLIMIT_AS`, a small address space) or the other not enough,
+/// each instance is made when it is needed.
+pub fn for_requests(path: &Path) -> anyhow::Result<(Engine, Component, bool)> {
+    let pooled = pooling().and_then(|engine| {
+        let component = load_component(&engine, path)?;
+        Ok((engine, component, true))
+    });
+    pooled.or_else(|_| {
+        let engine = on_demand().context("start an engine without a pool")?;
+        let component = load_component(&engine, path)?;
+        Ok((engine, component, false))
+    })
+}
+
+fn pooling() -> anyhow::Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_memories(POOLED_MEMORIES)
         .total_component_instances(POOLED_MEMORIES)
@@ -48,7 +63,7 @@ pub fn pooling() -> anyhow::Result<Engine> {
         .pagemap_scan(Enabled::Auto);
     let mut config = engine_config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    Engine::new(&config).or_else(|_| on_demand().context("start an engine without a pool"))
+    Ok(Engine::new(&config)?)
 }
 
 /// Loads a compiled component.
@@ -56,9 +71,9 @@ pub fn pooling() -> anyhow::Result<Engine> {
 /// # Safety of the file
 /// Compiled files are machine code: the directory they lie in is writable by root only, and they
 /// arrive in it by rename.
-pub fn load_component(engine: &Engine, path: &Path) -> anyhow::Result<wasmtime::component::Component> {
+pub fn load_component(engine: &Engine, path: &Path) -> anyhow::Result<Component> {
     // SAFETY: see above; wasmtime checks the engine settings and the version itself.
-    unsafe { wasmtime::component::Component::deserialize_file(engine, path) }
+    unsafe { Component::deserialize_file(engine, path) }
         .map_err(anyhow::Error::from)
         .with_context(|| format!("load {}", path.display()))
 }

@@ -2,16 +2,20 @@
 //!
 //! A guest may use the pod's network and the directories it was given, and nothing else.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, ResourceLimiter, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
 
 use crate::config::RunConfig;
+use crate::outgoing::{Outgoing, Sent};
+use crate::room::Memory;
 
 /// The state of one component instance.
 pub struct Host {
@@ -20,8 +24,13 @@ pub struct Host {
     hooks: Hooks,
     table: ResourceTable,
     limits: Limits,
-    /// Held while the instance lives, where their number is limited.
-    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Host {
+    /// Whether the guest has asked for more memory than it may have.
+    pub fn was_denied_memory(&self) -> bool {
+        self.limits.denied
+    }
 }
 
 /// The state of one core module instance.
@@ -31,15 +40,32 @@ pub struct CoreHost {
     limits: Limits,
 }
 
+/// What all instances of a container share.
+pub struct Shared {
+    /// The container's settings.
+    pub config: RunConfig,
+    /// For requests that guests make.
+    outgoing: Arc<Outgoing>,
+    /// Where instances take the memory from that they grow into; `None` for one instance, which may
+    /// have the container's.
+    memory: Option<Memory>,
+}
+
+impl Shared {
+    /// For the one instance of a command, or the many of a server.
+    pub fn new(config: &RunConfig, memory: Option<Memory>) -> Arc<Self> {
+        Arc::new(Self { config: config.clone(), outgoing: Arc::new(Outgoing::new(config)), memory })
+    }
+}
+
 /// A store for one component instance.
-pub fn store(engine: &Engine, config: &RunConfig) -> anyhow::Result<Store<Host>> {
+pub fn store(engine: &Engine, shared: &Shared) -> anyhow::Result<Store<Host>> {
     let host = Host {
-        wasi: wasi(config)?.build(),
+        wasi: wasi(&shared.config)?.build(),
         http: WasiHttpCtx::new(),
-        hooks: Hooks,
+        hooks: Hooks(shared.outgoing.clone()),
         table: ResourceTable::new(),
-        limits: Limits::new(config),
-        permit: None,
+        limits: Limits::new(&shared.config, shared.memory.clone()),
     };
     let mut store = Store::new(engine, host);
     store.limiter(|host| &mut host.limits);
@@ -48,7 +74,7 @@ pub fn store(engine: &Engine, config: &RunConfig) -> anyhow::Result<Store<Host>>
 
 /// A store for one core module instance.
 pub fn core_store(engine: &Engine, config: &RunConfig) -> anyhow::Result<Store<CoreHost>> {
-    let host = CoreHost { wasi: wasi(config)?.build_p1(), limits: Limits::new(config) };
+    let host = CoreHost { wasi: wasi(config)?.build_p1(), limits: Limits::new(config, None) };
     let mut store = Store::new(engine, host);
     store.limiter(|host| &mut host.limits);
     Ok(store)
@@ -90,10 +116,21 @@ impl WasiHttpView for Host {
     }
 }
 
-/// Outgoing requests go out as the library sends them: one connection each.
-struct Hooks;
+/// Requests of guests go out over the connections of their container.
+struct Hooks(Arc<Outgoing>);
 
-impl WasiHttpHooks for Hooks {}
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        // Resolves when the guest has taken up the answer, which changes nothing here.
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        let outgoing = self.0.clone();
+        Box::new(async move { outgoing.send(request, options.unwrap_or_default()).await })
+    }
+}
 
 /// Set when a guest was refused memory: what follows from it is reported as out of memory. One
 /// for the process, because the process is the container.
@@ -104,16 +141,44 @@ pub fn memory_was_denied() -> bool {
     DENIED.load(Ordering::Relaxed)
 }
 
-/// The limits of one store, with a memory of having refused.
-struct Limits(StoreLimits);
+/// What one store may grow to, with a memory of having refused.
+struct Limits {
+    /// Most bytes of all its linear memories together.
+    most: Option<u64>,
+    /// Bytes that they have.
+    have: u64,
+    /// Where growth comes from.
+    memory: Option<Memory>,
+    /// Pages taken from there.
+    taken: u32,
+    denied: bool,
+}
 
 impl Limits {
-    fn new(config: &RunConfig) -> Self {
-        let mut builder = StoreLimitsBuilder::new();
-        if let Some(bytes) = config.memory_bytes {
-            builder = builder.memory_size(usize::try_from(bytes).unwrap_or(usize::MAX));
+    fn new(config: &RunConfig, memory: Option<Memory>) -> Self {
+        let most = memory.as_ref().map_or(config.memory_bytes, |memory| memory.most);
+        Self { most, have: 0, memory, taken: 0, denied: false }
+    }
+
+    /// Takes so many bytes more. What a memory starts with is paid for by the slot it is in.
+    fn grow(&mut self, bytes: u64, is_initial: bool) -> bool {
+        if self.most.is_some_and(|most| self.have.saturating_add(bytes) > most) {
+            return false;
         }
-        Self(builder.build())
+        if let Some(memory) = self.memory.as_ref().filter(|_| !is_initial) {
+            let Some(pages) = memory.take(bytes) else { return false };
+            self.taken += pages;
+        }
+        self.have += bytes;
+        true
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        if let Some(memory) = &self.memory {
+            memory.give_back(self.taken);
+        }
     }
 }
 
@@ -124,20 +189,19 @@ impl ResourceLimiter for Limits {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let granted = self.0.memory_growing(current, desired, maximum)?;
         // A memory's own declared maximum is the guest's business, not the container's.
-        if !granted && maximum.is_none_or(|maximum| desired <= maximum) {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let granted = self.grow(desired.saturating_sub(current) as u64, current == 0);
+        if !granted {
+            self.denied = true;
             DENIED.store(true, Ordering::Relaxed);
         }
         Ok(granted)
     }
 
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        self.0.table_growing(current, desired, maximum)
+    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum))
     }
 }

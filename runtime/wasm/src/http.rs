@@ -1,49 +1,42 @@
 //! Serves an HTTP component on the pod's port, until SIGTERM.
 //!
-//! A component of WASI 0.2 gets a fresh instance for each request, because many guests keep state
-//! that the next request must not see; one of WASI 0.3 was made to be reused. On SIGTERM no new
-//! connection is taken, open ones finish what they are at, and the process exits with 0.
+//! Each request is let in by `room`, worked on by `instances` and watched over by `exchange`. On
+//! SIGTERM no new connection is taken, open ones finish what they are at, and the process exits
+//! with 0.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::channel::oneshot;
+use http::header::{HOST, HeaderValue, RETRY_AFTER};
+use http::uri::Authority;
+use http::{StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::Sleep;
-use wasmtime::component::GuestTaskId;
-use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
-use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
-};
-use wasmtime_wasi_http::p2::bindings::ProxyPre as P2Pre;
-use wasmtime_wasi_http::p3::bindings::ServicePre as P3Pre;
-use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::config::RunConfig;
-use crate::host::{self, Host};
+use crate::exchange::{Client, Exchange, STALL};
+use crate::instances::Instances;
 use crate::outcome::Outcome;
+use crate::patient::Patient;
 use crate::report::Reporter;
+use crate::room::Room;
 use crate::stop;
-use crate::{engine, link};
 
-/// How long an instance without work waits for the next request.
-const IDLE: Duration = Duration::from_secs(1);
+/// A client may take so long to send the head of a request, and a connection may have none.
+const HEAD: Duration = Duration::from_secs(30);
+/// How often an HTTP/2 connection is asked whether it is still there.
+const PING: Duration = Duration::from_secs(30);
 
-/// How often guests that are running give way to each other.
-const TICK: Duration = Duration::from_millis(10);
+type Response = hyper::Response<WasiBody>;
 
 /// Binds the port on every address of the pod.
 pub fn bind(port: u16) -> anyhow::Result<TcpListener> {
@@ -63,18 +56,19 @@ pub async fn serve(
     reporter: &mut Reporter,
 ) -> anyhow::Result<Outcome> {
     let mut sigterm = stop::requested()?;
-    let engine = engine::pooling()?;
-    let out_of_memory = Arc::new(Notify::new());
-    let handler = ProxyHandler::new(Server::new(config, &engine, &out_of_memory)?);
+    let (instances, room) = Instances::new(config)?;
+    let timeout_ms = config.requests.timeout_ms;
+    let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
+    let server = Arc::new(Server { instances, room, timeout });
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let unnamed = listener.local_addr()?;
     let connections = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    let builder = builder();
     reporter.ready();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors or of memory for a moment; those who hold them finish.
                     eprintln!("proa-wasm: accept: {error}");
@@ -83,11 +77,12 @@ pub async fn serve(
                 }
             },
             _ = sigterm.recv() => break,
-            () = out_of_memory.notified() => return Ok(Outcome::OutOfMemory),
         };
         let _ = stream.set_nodelay(true);
-        let handler = handler.clone();
-        let service = hyper::service::service_fn(move |request| respond(handler.clone(), request));
+        let server = server.clone();
+        let local = stream.local_addr().unwrap_or(unnamed);
+        let service =
+            hyper::service::service_fn(move |request| respond(server.clone(), local, peer.ip(), request));
         let connection =
             connections.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         // What goes wrong on a connection is its peer's business.
@@ -98,190 +93,112 @@ pub async fn serve(
     Ok(Outcome::Exited(0))
 }
 
-async fn respond(
-    handler: ProxyHandler<Server>,
-    request: hyper::Request<Incoming>,
-) -> Result<hyper::Response<WasiBody>, Infallible> {
-    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-    Ok(handler.handle((), request).await.unwrap_or_else(|error| {
-        eprintln!("proa-wasm: request failed: {error:?}");
-        let body = Full::new(Bytes::from_static(b"the component failed to answer\n"));
-        let mut response = hyper::Response::new(body.map_err(|never| match never {}).boxed_unsync());
-        *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    }))
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING);
+    builder
 }
 
-/// What makes instances.
+/// What every request needs.
 struct Server {
-    config: Arc<RunConfig>,
-    engine: Engine,
-    pre: ProxyPre<Host>,
-    /// As many as there is room for.
-    instances: Arc<Semaphore>,
-    /// Requests one instance may take, in all and at a time.
-    reuse: (usize, usize),
-    /// Told when a guest was refused memory and ended of it.
-    out_of_memory: Arc<Notify>,
-    ticker: Arc<Ticker>,
+    instances: Arc<Instances>,
+    room: Room,
+    timeout: Option<Duration>,
 }
 
-impl Server {
-    fn new(config: &RunConfig, engine: &Engine, out_of_memory: &Arc<Notify>) -> anyhow::Result<Self> {
-        let component = engine::load_component(engine, Path::new(&config.compiled))?;
-        let pre = link::component_linker(engine)?.instantiate_pre(&component)?;
-        let memories = component.resources_required().map_or(1, |required| required.num_memories.max(1));
-        let room = (engine::POOLED_MEMORIES / memories).max(1) as usize;
-        // A directory that cannot be opened is found now, not at the first request.
-        host::store(engine, config)?;
-        let (pre, reuse) = match P3Pre::new(pre.clone()) {
-            Ok(pre) => (ProxyPre::P3(pre), (128, 16)),
-            Err(_) => (ProxyPre::P2(P2Pre::new(pre)?), (1, 1)),
-        };
-        Ok(Self {
-            config: Arc::new(config.clone()),
-            engine: engine.clone(),
-            pre,
-            instances: Arc::new(Semaphore::new(room)),
-            reuse,
-            out_of_memory: out_of_memory.clone(),
-            ticker: Ticker::start(engine)?,
-        })
+async fn respond(
+    server: Arc<Server>,
+    local: SocketAddr,
+    peer: IpAddr,
+    mut request: hyper::Request<Incoming>,
+) -> Result<Response, Infallible> {
+    if !name_host(&mut request, local) {
+        return Ok(plain(StatusCode::BAD_REQUEST, "a request must say which host it is for\n"));
     }
-}
-
-impl HandlerState for Server {
-    type StoreData = Host;
-    type WorkerExpiration = Idle;
-    type WorkerState = Worker;
-
-    async fn instantiate(&self) -> wasmtime::Result<Instance<Host, Idle, Worker>> {
-        let permit =
-            self.instances.clone().acquire_owned().await.map_err(|_| wasmtime::format_err!("stopping"))?;
-        let mut store =
-            host::store(&self.engine, &self.config).map_err(|error| wasmtime::format_err!("{error:#}"))?;
-        store.data_mut().permit = Some(permit);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
-        let running = Running::new(&self.ticker);
-        let proxy = self.pre.instantiate_async(&mut store).await?;
-        Ok(Instance {
-            store,
-            proxy,
-            view: WasiHttpView::http,
-            expiration: Idle(Box::pin(tokio::time::sleep(IDLE))),
-            state: Worker { reuse: self.reuse, out_of_memory: self.out_of_memory.clone(), _running: running },
-        })
-    }
-}
-
-/// Ends an instance that has had nothing to do for a while. A request itself has no time limit:
-/// that is its client's to decide.
-struct Idle(Pin<Box<Sleep>>);
-
-impl WorkerExpiration for Idle {
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        status: WorkerStatus,
-        start: Instant,
-    ) -> Poll<()> {
-        if status != WorkerStatus::Idle {
-            return Poll::Pending;
+    let Ok(slot) = server.room.enter(peer, request.headers()).await else {
+        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        return Ok(response);
+    };
+    let exchange = Exchange::new(server.timeout);
+    let client = Client::new(&exchange);
+    let method = request.method().clone();
+    let request = request.map(|body| {
+        Patient::new(body.map_err(Error::from), STALL, || Error::ConnectionReadTimeout).boxed_unsync()
+    });
+    let (reply, answer) = oneshot::channel();
+    // A task of its own: a guest that spins must not hold up the others of its connection.
+    tokio::spawn(server.instances.clone().run(request, reply, exchange.clone(), slot));
+    Ok(match answer.await {
+        Ok(Ok(response)) => client.answer(&method, response),
+        _ if exchange.is_late() => {
+            plain(StatusCode::GATEWAY_TIMEOUT, "the component did not answer in time\n")
         }
-        let deadline = (start + IDLE).into();
-        if self.0.deadline() != deadline {
-            self.0.as_mut().reset(deadline);
-        }
-        self.0.as_mut().poll(cx)
-    }
+        Ok(Err(_)) | Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed to answer\n"),
+    })
 }
 
-/// One instance at work.
-struct Worker {
-    reuse: (usize, usize),
-    out_of_memory: Arc<Notify>,
-    _running: Running,
+/// Sees to it that a request says which host it is for, because guests rely on that: HTTP/1.1 asks
+/// for the header, HTTP/2 for the authority (RFC 9112, section 3.2). HTTP/1.0 asks for neither, and
+/// gets the address that it has come to. `false` for a request that says it wrongly.
+fn name_host<B>(request: &mut hyper::Request<B>, local: SocketAddr) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    let is_named = match host {
+        _ if more.is_some() => return false,
+        Some(host) if host.is_empty() => false,
+        Some(host) if Authority::try_from(host.as_bytes()).is_ok() => true,
+        Some(_) => return false,
+        None if request.uri().authority().is_some() && request.version() != Version::HTTP_11 => true,
+        None if request.version() > Version::HTTP_10 => return false,
+        None => false,
+    };
+    if !is_named && let Ok(host) = HeaderValue::from_str(&local.to_string()) {
+        request.headers_mut().insert(HOST, host);
+    }
+    true
 }
 
-impl WorkerState for Worker {
-    type StoreData = Host;
-    type RequestData = ();
-
-    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
-        let (requests, at_a_time) = self.reuse;
-        if total >= requests {
-            ShouldAccept::Never
-        } else if concurrent >= at_a_time {
-            ShouldAccept::No
-        } else {
-            ShouldAccept::Yes
-        }
-    }
-
-    fn on_request_start(
-        &self,
-        _: StoreContextMut<'_, Host>,
-        (): (),
-        _: GuestTaskId,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        Box::pin(std::future::pending())
-    }
-
-    /// The container is out of memory when one of its guests is, as it would be for a server that
-    /// is one process.
-    fn drop(&self, _: Store<Host>, result: Result<(), wasmtime::Error>) {
-        let Err(error) = result else { return };
-        if host::memory_was_denied() {
-            self.out_of_memory.notify_one();
-            return;
-        }
-        eprintln!("proa-wasm: {error:?}");
-    }
+fn plain(status: StatusCode, text: &'static str) -> Response {
+    let body = Full::new(Bytes::from_static(text.as_bytes()));
+    let mut response = hyper::Response::new(body.map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
 }
 
-/// Lets guests that share a thread take turns: an epoch each [`TICK`] while any instance lives,
-/// and no wake-up at all while none does.
-struct Ticker {
-    running: AtomicUsize,
-    thread: std::sync::OnceLock<Thread>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Ticker {
-    fn start(engine: &Engine) -> std::io::Result<Arc<Self>> {
-        let ticker = Arc::new(Self { running: AtomicUsize::new(0), thread: std::sync::OnceLock::new() });
-        let (seen, engine) = (ticker.clone(), engine.clone());
-        let handle = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
-            loop {
-                if seen.running.load(Ordering::Acquire) == 0 {
-                    std::thread::park();
-                } else {
-                    std::thread::sleep(TICK);
-                    engine.increment_epoch();
-                }
+    #[test]
+    fn requests_name_their_host() {
+        const LOCAL: &str = "10.42.0.7:8080";
+        let named = |version, uri: &str, hosts: &[&[u8]]| {
+            let mut request = hyper::Request::builder().version(version).uri(uri);
+            for host in hosts {
+                request = request.header(HOST, *host);
             }
-        })?;
-        let _ = ticker.thread.set(handle.thread().clone());
-        Ok(ticker)
-    }
-}
-
-/// One living instance, as the ticker counts them.
-struct Running(Arc<Ticker>);
-
-impl Running {
-    fn new(ticker: &Arc<Ticker>) -> Self {
-        if ticker.running.fetch_add(1, Ordering::AcqRel) == 0
-            && let Some(thread) = ticker.thread.get()
-        {
-            thread.unpark();
+            let mut request = request.body(()).expect("a request");
+            let is_named = name_host(&mut request, LOCAL.parse().expect("an address"));
+            let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+            is_named.then(|| host.unwrap_or_else(|| "-".to_owned()))
+        };
+        for (version, uri, hosts, want) in [
+            (Version::HTTP_11, "/", &[&b"a:80"[..]][..], Some("a:80")),
+            (Version::HTTP_11, "/", &[&b""[..]][..], Some(LOCAL)),
+            (Version::HTTP_11, "/", &[][..], None),
+            (Version::HTTP_11, "http://a/", &[][..], None),
+            (Version::HTTP_11, "/", &[&b"a"[..], &b"b"[..]][..], None),
+            (Version::HTTP_11, "/", &[&b"a b"[..]][..], None),
+            (Version::HTTP_11, "/", &[&b"\xff"[..]][..], None),
+            (Version::HTTP_10, "/", &[][..], Some(LOCAL)),
+            (Version::HTTP_10, "/", &[&b"a"[..]][..], Some("a")),
+            (Version::HTTP_2, "http://a/", &[][..], Some("-")),
+            (Version::HTTP_2, "/", &[&b"a"[..]][..], Some("a")),
+            (Version::HTTP_2, "/", &[][..], None),
+        ] {
+            assert_eq!(named(version, uri, hosts).as_deref(), want, "{version:?} {uri} {hosts:?}");
         }
-        Self(ticker.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -16,11 +16,17 @@ pub mod shape;
 mod command;
 mod confine;
 mod core_module;
+mod exchange;
 mod host;
 mod http;
+mod instances;
 mod outcome;
+mod outgoing;
+mod patient;
 mod report;
+mod room;
 mod stop;
+mod ticker;
 
 use std::path::Path;
 use std::process::ExitCode;
