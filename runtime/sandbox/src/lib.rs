@@ -73,6 +73,7 @@ pub fn main(dir: &Path) -> ExitCode {
 }
 
 fn set_up(dir: &Path) -> io::Result<server::Server> {
+    close_inherited()?;
     let dir = fs::canonicalize(dir)?;
     let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join(CONFIG_FILE))?)?;
     // Not the agent's session: what is typed or killed there does not concern a pod.
@@ -100,6 +101,16 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     let listener = UnixListener::bind(SOCKET_FILE)?;
     listener.set_nonblocking(true)?;
     Ok(server::Server::new(dir, config, listener, children))
+}
+
+/// What whoever started the node had open is nobody's in a pod. Only the standard streams are this
+/// program's before it opens anything.
+fn close_inherited() -> io::Result<()> {
+    // SAFETY: the system call takes numbers only, and nothing here owns a descriptor yet.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } {
+        0 => Ok(()),
+        _ => Err(told(io::Error::last_os_error(), "close inherited descriptors")),
+    }
 }
 
 fn enter_namespaces(config: &SandboxConfig) -> io::Result<()> {

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -96,9 +96,10 @@ pub fn spawn(
         command.stdin(Stdio::piped());
     }
     command.arg(format!("/proc/self/fd/{}", config.as_raw_fd()));
+    let kept = [config.as_raw_fd(), report_end.as_raw_fd()];
     let oom_score_adj = container.resources.oom_score_adj.to_string();
     // SAFETY: between fork and exec there is one thread, as before, and nothing is held.
-    unsafe { command.pre_exec(move || enter(&members, &oom_score_adj)) };
+    unsafe { command.pre_exec(move || enter(&members, &oom_score_adj, kept)) };
     let mut child = command.spawn().map_err(|e| {
         let _ = cgroup.remove();
         Failure::new("RunContainerError", format!("start {}: {e}", command.get_program().display()))
@@ -112,7 +113,7 @@ pub fn spawn(
 }
 
 /// The steps of the new process before it becomes another program.
-fn enter(members: &[File], oom_score_adj: &str) -> io::Result<()> {
+fn enter(members: &[File], oom_score_adj: &str, kept: [RawFd; 2]) -> io::Result<()> {
     let _ = nix::unistd::setsid();
     for mut file in members {
         file.write_all(b"0")?;
@@ -121,6 +122,19 @@ fn enter(members: &[File], oom_score_adj: &str) -> io::Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj);
     reset_signals();
     die_with_parent();
+    close_all_but(kept)
+}
+
+/// Nothing else that is open here, whoever opened it, reaches the new program.
+fn close_all_but(kept: [RawFd; 2]) -> io::Result<()> {
+    // SAFETY: the system call takes numbers only.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for fd in kept {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
     Ok(())
 }
 
@@ -157,7 +171,7 @@ fn beside() -> Option<PathBuf> {
 fn memory_file(config: &RunConfig) -> io::Result<OwnedFd> {
     let name = CString::new("config.json")?;
     // SAFETY: the name ends with a zero byte and outlives the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), 0) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

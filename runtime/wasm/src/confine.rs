@@ -1,6 +1,6 @@
 //! What this process takes from itself before a guest runs: the node's `/etc/resolv.conf` and
-//! `/etc/hosts`, files that others cover, and every privilege that a container has not by default
-//! either.
+//! `/etc/hosts`, files that others cover, every privilege that a container has not by default
+//! either, and the system calls that no guest leads to.
 //!
 //! Called before any thread exists. Wasm itself is the wall around a guest; this is a second one,
 //! in case the first has a hole.
@@ -11,6 +11,7 @@ use std::io;
 use anyhow::Context;
 
 use crate::config::{FileOverlay, RunConfig, User};
+use crate::seccomp;
 
 /// Capabilities that root keeps, by number: what containers have by default, without making device nodes,
 /// raw packets, chroot and audit, which no WASI call leads to.
@@ -36,7 +37,9 @@ pub fn enter(config: &RunConfig) -> anyhow::Result<()> {
     if !config.files.is_empty() {
         cover_files(&config.files).context("show the pod's files")?;
     }
-    drop_privileges(config.user.as_ref()).context("drop privileges")
+    drop_privileges(config.user.as_ref()).context("drop privileges")?;
+    // Last, because what comes before needs calls that the filter refuses.
+    if config.seccomp_unconfined { Ok(()) } else { seccomp::install() }
 }
 
 fn cover_files(files: &[FileOverlay]) -> io::Result<()> {

@@ -25,6 +25,7 @@ mod outgoing;
 mod patient;
 mod report;
 mod room;
+mod seccomp;
 mod stop;
 mod ticker;
 
@@ -52,7 +53,7 @@ pub fn main(args: &[String]) -> ExitCode {
     let mut reporter = Reporter::new(config.report_fd);
     let outcome = run(&config, &mut reporter).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
     if let Some((reason, message)) = outcome.report() {
-        eprintln!("proa-wasm: {message}");
+        eprintln!("proa-wasm: {}", message);
         reporter.end(reason, &message);
     }
     // Leaving at once spares unmapping what the kernel drops anyway.
