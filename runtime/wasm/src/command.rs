@@ -15,7 +15,7 @@ use crate::report::Reporter;
 use crate::stop::{self, Interrupt};
 use crate::{engine, link};
 
-/// Runs it to its end, or to the end of its grace period after SIGTERM.
+/// Runs it to its end, or to SIGTERM.
 pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
     let engine = engine::on_demand()?;
     let component = engine::load_component(&engine, Path::new(&config.compiled))?;
@@ -24,7 +24,7 @@ pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<
     let interrupt = Interrupt::default();
     interrupt.arm(&mut store);
     reporter.ready();
-    let result = until_stopped(config, &engine, &interrupt, call(store, pre)).await?;
+    let result = until_stopped(&engine, &interrupt, call(store, pre)).await?;
     Ok(match result {
         Some(Ok(Ok(()))) => Outcome::Exited(0),
         Some(Ok(Err(()))) => Outcome::Exited(1),
@@ -43,10 +43,10 @@ async fn call(mut store: Store<Host>, pre: InstancePre<Host>) -> wasmtime::Resul
     command.wasi_cli_run().call_run(&mut store).await
 }
 
-/// Awaits a guest. After SIGTERM it may go on for the grace period; then it is interrupted, and
-/// given up if that does not end it at once (it may be waiting for the host). `None` is given up.
+/// Awaits a guest. WASI has no signals, so no guest can hear SIGTERM: it ends at once, as any program
+/// does that has not asked to hear it. A guest that is waiting for the host is given up. `None` is
+/// given up.
 pub async fn until_stopped<T: Send + 'static>(
-    config: &RunConfig,
     engine: &Engine,
     interrupt: &Interrupt,
     guest: impl Future<Output = T> + Send + 'static,
@@ -56,9 +56,6 @@ pub async fn until_stopped<T: Send + 'static>(
     tokio::select! {
         ended = &mut guest => return Ok(Some(ended?)),
         _ = sigterm.recv() => {}
-    }
-    if let Ok(ended) = tokio::time::timeout(stop::grace(config), &mut guest).await {
-        return Ok(Some(ended?));
     }
     interrupt.now(engine);
     match tokio::time::timeout(Duration::from_millis(200), &mut guest).await {

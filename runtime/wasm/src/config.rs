@@ -94,7 +94,7 @@ pub struct RunConfig {
     /// Without a filter of system calls.
     #[serde(default)]
     pub seccomp_unconfined: bool,
-    /// Seconds a guest may go on after SIGTERM.
+    /// Seconds an HTTP component may go on after SIGTERM.
     pub grace_period_seconds: u64,
     /// Whom the process runs as, if not as root.
     pub user: Option<User>,

@@ -9,7 +9,7 @@ use crate::report::Reporter;
 use crate::stop::Interrupt;
 use crate::{engine, host, link};
 
-/// Runs `_start` to its end, or to the end of its grace period after SIGTERM.
+/// Runs `_start` to its end, or to SIGTERM.
 pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
     let engine = engine::on_demand()?;
     let module = engine::load_module(&engine, Path::new(&config.compiled))?;
@@ -23,7 +23,7 @@ pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<
         let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
         start.call_async(&mut store, ()).await
     };
-    Ok(match until_stopped(config, &engine, &interrupt, guest).await? {
+    Ok(match until_stopped(&engine, &interrupt, guest).await? {
         Some(Ok(())) => Outcome::Exited(0),
         Some(Err(error)) => Outcome::of_error(&error, true),
         None => Outcome::Interrupted,

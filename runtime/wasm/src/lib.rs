@@ -53,7 +53,7 @@ pub fn main(args: &[String]) -> ExitCode {
     let mut reporter = Reporter::new(config.report_fd);
     let outcome = run(&config, &mut reporter).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
     if let Some((reason, message)) = outcome.report() {
-        eprintln!("proa-wasm: {}", message);
+        eprintln!("proa-wasm: {}", outcome.details().unwrap_or(&message));
         reporter.end(reason, &message);
     }
     // Leaving at once spares unmapping what the kernel drops anyway.

@@ -11,10 +11,15 @@ pub enum Outcome {
     /// By itself, with this code.
     Exited(i32),
     /// By a trap.
-    Trapped(String),
+    Trapped {
+        /// Why, in a line.
+        cause: String,
+        /// Where: the trap with its backtrace.
+        details: String,
+    },
     /// It was refused memory, and that was its end.
     OutOfMemory,
-    /// It was interrupted after SIGTERM and its grace period.
+    /// It was interrupted after SIGTERM.
     Interrupted,
     /// It never ran.
     Failed(String),
@@ -31,7 +36,7 @@ impl Outcome {
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) if stopping => Self::Interrupted,
-            Some(_) => Self::Trapped(format!("{error:?}")),
+            Some(trap) => Self::Trapped { cause: trap.to_string(), details: format!("{error:?}") },
             None => Self::Failed(format!("{error:#}")),
         }
     }
@@ -40,10 +45,18 @@ impl Outcome {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Exited(code) => *code,
-            Self::Trapped(_) => 134,
+            Self::Trapped { .. } => 134,
             Self::OutOfMemory => 137,
             Self::Interrupted => 143,
             Self::Failed(_) => 1,
+        }
+    }
+
+    /// What there is to say beyond the message, for the log.
+    pub fn details(&self) -> Option<&String> {
+        match self {
+            Self::Trapped { details, .. } => Some(details),
+            _ => None,
         }
     }
 
@@ -51,11 +64,11 @@ impl Outcome {
     pub fn report(&self) -> Option<(&'static str, String)> {
         match self {
             Self::Exited(_) => None,
-            Self::Trapped(message) => Some(("Error", message.clone())),
+            Self::Trapped { cause, .. } => Some(("Error", cause.clone())),
             Self::OutOfMemory => {
                 Some(("OOMKilled", "the guest asked for more memory than its limit".to_owned()))
             }
-            Self::Interrupted => Some(("Error", "interrupted at the end of its grace period".to_owned())),
+            Self::Interrupted => Some(("Error", "interrupted by SIGTERM".to_owned())),
             Self::Failed(message) => Some(("Error", message.clone())),
         }
     }
@@ -75,5 +88,14 @@ mod tests {
         check(Trap::Interrupt.into(), true, 143);
         check(Trap::Interrupt.into(), false, 134);
         check(wasmtime::format_err!("no such export"), false, 1);
+    }
+
+    #[test]
+    fn a_trap_is_told_in_one_line() {
+        let error = wasmtime::Error::from(Trap::UnreachableCodeReached).context("while running\na guest");
+        let outcome = Outcome::of_error(&error, false);
+        let (_, message) = outcome.report().expect("a message");
+        assert_eq!(message, "wasm trap: wasm `unreachable` instruction executed");
+        assert!(outcome.details().is_some_and(|details| details.contains("while running\na guest")));
     }
 }

@@ -1,4 +1,4 @@
-//! SIGTERM, and what comes of it: a grace period, then an interrupt.
+//! SIGTERM, and what comes of it: a grace period for servers, an interrupt for commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +9,8 @@ use wasmtime::{AsContextMut, Engine, Store, UpdateDeadline};
 
 use crate::config::RunConfig;
 
-/// Taken off the grace period, so that a guest is interrupted before the node kills the process
-/// and the exit code can tell the two apart.
+/// Taken off the grace period, so that a server ends before the node kills the process and the exit
+/// code can tell the two apart.
 const EARLY: Duration = Duration::from_millis(500);
 
 /// Listens for SIGTERM from now on.
@@ -18,7 +18,7 @@ pub fn requested() -> std::io::Result<Signal> {
     signal(SignalKind::terminate())
 }
 
-/// How long a guest may go on after SIGTERM.
+/// How long a server may go on after SIGTERM.
 pub fn grace(config: &RunConfig) -> Duration {
     Duration::from_secs(config.grace_period_seconds).saturating_sub(EARLY)
 }
