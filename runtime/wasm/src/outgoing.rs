@@ -260,3 +260,139 @@ fn of_io(error: &io::Error, is_dns: bool) -> Error {
         _ => Error::DestinationUnavailable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http_body_util::{Empty, Full};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    fn config(preopens: Vec<Preopen>, env: &[(&str, &str)]) -> RunConfig {
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        serde_json::from_value(serde_json::json!({"compiled": "", "shape": "http", "args": [], "env": env,
+            "cwd": "/", "preopens": preopens, "files": [], "memory_bytes": null, "port": 80,
+            "grace_period_seconds": 1, "user": null, "report_fd": null}))
+        .expect("a configuration")
+    }
+
+    /// A server that counts its connections.
+    async fn serve(tls: Option<TlsAcceptor>) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let answer = hyper::service::service_fn(async |_| {
+                        Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from_static(b"answer"))))
+                    });
+                    let server = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => server.serve_connection(TokioIo::new(stream), answer).await.ok(),
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => server.serve_connection(TokioIo::new(stream), answer).await.ok(),
+                            Err(_) => None,
+                        },
+                    }
+                });
+            }
+        });
+        (address, connections)
+    }
+
+    async fn ask(outgoing: &Outgoing, url: &str, options: RequestOptions) -> Result<Bytes, Error> {
+        let body = Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync();
+        let request = http::Request::get(url).body(body).expect("a request");
+        let (response, _) = outgoing.send(request, options).await?;
+        Ok(response.into_body().collect().await?.to_bytes())
+    }
+
+    #[tokio::test]
+    async fn connections_are_used_again() {
+        let (address, connections) = serve(None).await;
+        let outgoing = Outgoing::new(&config(Vec::new(), &[]));
+        for _ in 0..20 {
+            let url = format!("http://{address}/");
+            assert_eq!(ask(&outgoing, &url, RequestOptions::default()).await.expect("an answer"), "answer");
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn trusts_whom_the_pod_trusts() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["127.0.0.1".to_owned()];
+        let certificate =
+            rcgen::CertificateParams::new(names).expect("names").self_signed(&key).expect("one");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .expect("a server");
+        let (address, connections) = serve(Some(TlsAcceptor::from(Arc::new(server)))).await;
+        let url = format!("https://{address}/");
+        let dir = tempfile::tempdir().expect("a directory");
+        let mounted = |target: &str| {
+            let source = dir.path().join("mounted").display().to_string();
+            vec![Preopen { source, target: target.to_owned(), read_only: true }]
+        };
+        std::fs::create_dir(dir.path().join("mounted")).expect("a directory");
+        std::fs::write(dir.path().join("mounted/ca.crt"), certificate.pem()).expect("a file");
+        std::fs::write(dir.path().join("outside"), certificate.pem()).expect("a file");
+        std::os::unix::fs::symlink("../outside", dir.path().join("mounted/link")).expect("a link");
+        let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+        for (config, trusted) in [
+            (config(Vec::new(), &[]), false),
+            (config(mounted(account), &[]), true),
+            (config(mounted("/etc/ca"), &[("SSL_CERT_FILE", "/etc/ca/ca.crt")]), true),
+            // Never what the guest itself cannot read.
+            (config(mounted("/etc/ca"), &[("SSL_CERT_FILE", "/etc/ca/link")]), false),
+            (config(mounted("/etc/ca"), &[("SSL_CERT_FILE", "/etc/ca/../outside")]), false),
+        ] {
+            let outgoing = Outgoing::new(&config);
+            connections.store(0, Ordering::Relaxed);
+            for _ in 0..3 {
+                match ask(&outgoing, &url, RequestOptions::default()).await {
+                    Ok(answer) => assert!(trusted && answer == "answer"),
+                    Err(error) => {
+                        assert!(!trusted && matches!(error, Error::TlsCertificateError), "{error:?}")
+                    }
+                }
+            }
+            assert!(!trusted || connections.load(Ordering::Relaxed) == 1, "a connection each");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_is_told() {
+        let outgoing = Outgoing::new(&config(Vec::new(), &[]));
+        let none = RequestOptions::default();
+        let error = ask(&outgoing, "http://127.0.0.1:1/", none).await.expect_err("an error");
+        assert!(matches!(error, Error::ConnectionRefused), "{error:?}");
+        let error = ask(&outgoing, "http://name.invalid/", none).await.expect_err("an error");
+        assert!(matches!(error, Error::DnsError { .. }), "{error:?}");
+        // One that accepts and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", silent.local_addr().expect("an address"));
+        let limit = Some(Duration::from_millis(50));
+        let options = RequestOptions { first_byte_timeout: limit, ..none };
+        let error = ask(&outgoing, &url, options).await.expect_err("an error");
+        assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
+        let (answers, _) = serve(None).await;
+        ask(&outgoing, &format!("http://{answers}/"), none).await.expect("others go on");
+    }
+}
