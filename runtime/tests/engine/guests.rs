@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proa_runtime::engine::{CompileError, wasm};
-use proa_sandbox::protocol::{Mount, Reply, Request, WasmShape};
+use proa_sandbox::protocol::{Mount, Payload, Reply, Request, WasmShape};
 
 use crate::tests;
 use crate::world::{World, digest};
@@ -24,12 +24,12 @@ tests![
     command_out_of_memory,
     command_is_interrupted,
     http_is_served,
-    http_out_of_memory,
     http_drains,
     port_in_use,
     directories,
     both_kinds_on_one_network,
     wasm_process_killed,
+    system_calls_are_filtered,
     listen_times,
 ];
 
@@ -223,8 +223,8 @@ async fn trap_is_an_error(world: Arc<World>) {
     let pod = world.pod().await;
     let (exit, log) = pod.run(world.wasm(&pod, "w-0", &world.command, 0, &["trap"])).await;
     assert_eq!((exit.code, exit.reason.as_str()), (134, "Error"));
-    assert!(exit.message.contains("unreachable"), "{}", exit.message);
-    assert!(log.contains("unreachable"), "{log}");
+    assert_eq!(exit.message, "wasm trap: wasm `unreachable` instruction executed");
+    assert!(log.contains("unreachable") && log.contains("wasm backtrace"), "{log}");
     pod.stop().await;
 }
 
@@ -246,9 +246,8 @@ async fn command_is_interrupted(world: Arc<World>) {
         pod.ask(Request::Signal { id: id.to_owned(), signal: libc::SIGTERM, all: false }).await;
         let exit = pod.exit(id).await;
         assert_eq!((exit.code, exit.reason.as_str()), (143, "Error"));
-        // Grace is 2 s, of which a little is kept back.
-        let took = begin.elapsed();
-        assert!((Duration::from_millis(1400)..Duration::from_millis(2600)).contains(&took), "{took:?}");
+        // Long before its grace is over: it cannot hear.
+        assert!(begin.elapsed() < Duration::from_millis(1400), "{:?}", begin.elapsed());
     }
     pod.stop().await;
 }
@@ -263,17 +262,6 @@ async fn http_is_served(world: Arc<World>) {
     // One request's trap is not the next one's.
     assert_eq!(pod.get(8080, "/").expect("an answer").0, 200);
     assert!(pod.log("w-0").contains("unreachable"));
-    pod.stop().await;
-}
-
-async fn http_out_of_memory(world: Arc<World>) {
-    let pod = world.pod().await;
-    let mut container = world.wasm(&pod, "w-0", &world.http, 8080, &[]);
-    container.resources.memory_bytes = Some(64 << 20);
-    pod.start(container).await;
-    let _ = pod.get(8080, "/eat");
-    let exit = pod.exit("w-0").await;
-    assert_eq!((exit.code, exit.reason.as_str()), (137, "OOMKilled"));
     pod.stop().await;
 }
 
@@ -361,6 +349,24 @@ async fn wasm_process_killed(world: Arc<World>) {
         .expect("sent");
     let exit = pod.exit("w-0").await;
     assert_eq!((exit.code, exit.signal, exit.reason.as_str()), (137, 9, "Error"));
+    pod.stop().await;
+}
+
+async fn system_calls_are_filtered(world: Arc<World>) {
+    let pod = world.pod().await;
+    let mut unconfined = world.wasm(&pod, "w-1", &world.http, 8081, &[]);
+    let Payload::Wasm { seccomp_unconfined, .. } = &mut unconfined.payload else { panic!("Wasm") };
+    *seccomp_unconfined = true;
+    pod.start(world.wasm(&pod, "w-0", &world.http, 8080, &[])).await;
+    pod.start(unconfined).await;
+    for (id, mode) in [("w-0", "2"), ("w-1", "0")] {
+        let tasks = fs::read_dir(format!("/proc/{}/task", pod.pid(id).await)).expect("threads");
+        for task in tasks.flatten() {
+            let status = fs::read_to_string(task.path().join("status")).expect("a status");
+            let filtered = status.lines().find_map(|line| line.strip_prefix("Seccomp:\t"));
+            assert_eq!(filtered, Some(mode), "{id}: {status}");
+        }
+    }
     pod.stop().await;
 }
 

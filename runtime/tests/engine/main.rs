@@ -7,6 +7,7 @@
 
 mod containers;
 mod guests;
+mod requests;
 mod world;
 
 use std::future::Future;
@@ -42,7 +43,7 @@ fn run(filter: Option<&str>) -> ExitCode {
     runtime.block_on(async {
         let world = Arc::new(World::new().await);
         let mut failed = 0;
-        let tests = containers::TESTS.iter().chain(guests::TESTS);
+        let tests = containers::TESTS.iter().chain(guests::TESTS).chain(requests::TESTS);
         for (name, test) in tests.filter(|(name, _)| filter.is_none_or(|part| name.contains(part))) {
             let begin = Instant::now();
             let ended =

@@ -34,6 +34,8 @@ pub struct World {
     /// The same of WASI 0.3.
     pub command_p3: Compiled,
     pub http_p3: Compiled,
+    /// An HTTP component with a large table.
+    pub tables: Compiled,
     /// A core module that exits with 42.
     pub core: Compiled,
 }
@@ -53,6 +55,7 @@ impl World {
             http: compile(&built.join("http.wasm"), &cache).await,
             command_p3: compile(&built.join("examples/command_p3.wasm"), &cache).await,
             http_p3: compile(&built.join("examples/http_p3.wasm"), &cache).await,
+            tables: compile(&built.join("tables.wasm"), &cache).await,
             core: compile(&core, &cache).await,
             pods: AtomicU32::new(0),
             guests: built,
@@ -211,6 +214,21 @@ impl Pod {
         })
     }
 
+    /// A connection to a server in the pod.
+    pub fn connect(&self, port: u16) -> TcpStream {
+        let connect = move || TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        let stream = in_netns(&self.sandbox.netns(), connect);
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream
+    }
+
+    /// Sends these bytes to a server in the pod, and nothing more.
+    pub fn send(&self, port: u16, bytes: &str) -> TcpStream {
+        let mut stream = self.connect(port);
+        stream.write_all(bytes.as_bytes()).expect("sent");
+        stream
+    }
+
     /// Ends the pod and checks that nothing of it is left.
     pub async fn stop(self) {
         let pid = self.sandbox.pid();
@@ -270,6 +288,13 @@ fn loopback_up() {
     // SAFETY: the request lives through the call.
     let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// All that comes on a connection until it ends, however it ends.
+pub fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn busybox(root: &Path) {
