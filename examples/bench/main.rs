@@ -18,6 +18,7 @@ mod idle;
 mod pods;
 mod process;
 mod report;
+mod requests;
 mod runtimes;
 mod scale;
 
@@ -67,6 +68,8 @@ enum Part {
     Idle,
     /// Pods, from create to Ready
     Pods,
+    /// Many requests under way, beside `wasmtime serve`
+    Requests,
     /// The scheduler with 5,000 simulated nodes
     Schedule,
     /// Deployments on 1,000 simulated nodes
@@ -79,6 +82,8 @@ enum Part {
 struct Places {
     proa: PathBuf,
     wasm: PathBuf,
+    /// The component whose answers take time.
+    wait: PathBuf,
     dir: PathBuf,
 }
 
@@ -125,6 +130,7 @@ fn places(options: &Options) -> Result<Places> {
     let places = Places {
         proa: or(&options.proa, profile.join("proa")),
         wasm: or(&options.wasm, target.join("examples/wasm32-wasip2/release/hello-wasm.wasm")),
+        wait: target.join("examples/wasm32-wasip2/release/wait-wasm.wasm"),
         dir: or(&options.dir, target.to_owned()),
     };
     for file in [&places.proa, &places.wasm] {
@@ -175,6 +181,12 @@ async fn measure(places: &Places, parts: &[Part], report: &mut Report) {
             let measured = pods::measure(&cluster, &places.wasm, report).await;
             report.check("pods", measured);
         }
+    }
+    if wanted(Part::Requests)
+        && let Some(cluster) = report.check("up", Cluster::start(places).await)
+    {
+        let measured = requests::measure(&cluster, &places.wait, report).await;
+        report.check("requests", measured);
     }
     if wanted(Part::Schedule) {
         let measured = scale::schedule(places, report).await;

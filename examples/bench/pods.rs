@@ -20,7 +20,7 @@ const AT_ONCE: usize = 200;
 /// One pod may take this long, to come or to go.
 const POD_LIMIT: Duration = Duration::from_secs(20);
 const ALL_LIMIT: Duration = Duration::from_secs(60);
-const PODS: &str = "/api/v1/namespaces/default/pods";
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
 const WASM: &str = "bench-wasm:1";
 const CONTAINER: &str = "bench-container:1";
 
@@ -96,14 +96,14 @@ async fn one_by_one(cluster: &Cluster, image: &str) -> Result<Vec<f64>> {
     Ok(samples)
 }
 
-async fn watch(cluster: &Cluster, connection: &mut Connection) -> Result<Lines> {
+pub async fn watch(cluster: &Cluster, connection: &mut Connection) -> Result<Lines> {
     let list = connection.get(PODS).await?;
     let revision = list["metadata"]["resourceVersion"].as_str().context("a list has a resourceVersion")?;
     let watch = cluster.access.connect().await?;
     watch.watch(&format!("{PODS}?watch=true&resourceVersion={revision}")).await
 }
 
-async fn until(events: &mut Lines, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+pub async fn until(events: &mut Lines, wanted: impl Fn(&Value) -> bool) -> Result<()> {
     let found = async {
         while !wanted(&events.event().await?) {}
         anyhow::Ok(())
@@ -111,7 +111,7 @@ async fn until(events: &mut Lines, wanted: impl Fn(&Value) -> bool) -> Result<()
     tokio::time::timeout(POD_LIMIT, found).await?
 }
 
-fn is_ready(event: &Value) -> bool {
+pub fn is_ready(event: &Value) -> bool {
     let conditions = event["object"]["status"]["conditions"].as_array();
     conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
