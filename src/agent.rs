@@ -15,6 +15,7 @@ use proa_runtime::join::serve::{self, Serving};
 use proa_runtime::join::{JoinConfig, Membership, join};
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::paths::Paths;
+use proa_runtime::sysctl::UnsafeSysctl;
 use proa_runtime::{Directory, NodeConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,6 +56,12 @@ pub struct Options {
     /// Registries that are spoken to without TLS, HOST:PORT; separated by commas
     #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',', value_parser = insecure_registry)]
     pub insecure_registries: Vec<String>,
+    /// Most tasks of a pod; -1 for no limit
+    #[arg(long, env = "PROA_POD_MAX_PIDS", default_value_t = config::POD_MAX_PIDS, allow_negative_numbers = true, value_parser = config::pod_max_pids)]
+    pub pod_max_pids: i64,
+    /// Kernel parameters that pods may set beside the safe ones, such as net.core.somaxconn or kernel.msg*; separated by commas
+    #[arg(long, env = "PROA_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
     /// What to log, as tracing directives
     #[arg(long, env = "PROA_LOG", default_value = "info")]
     pub log: String,
@@ -144,6 +151,8 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         taints,
         kubelet_port: Some(KUBELET_PORT),
         max_pods: MAX_PODS,
+        pod_max_pids: options.pod_max_pids,
+        allowed_unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&Paths::new(&node.data_dir), &options.insecure_registries)?;

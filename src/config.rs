@@ -9,10 +9,16 @@ use jiff::SignedDuration;
 use proa_logic::controllers::horizontal_pod_autoscaler as autoscaler;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::profile::Settings;
+use proa_runtime::sysctl::UnsafeSysctl;
 use serde::Deserialize;
 
 /// Where a cluster keeps its state unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/proa";
+
+/// Enough for any program that is not broken, and a small part of what a machine has.
+pub const POD_MAX_PIDS: i64 = 4096;
+/// The sandbox, what it starts containers with, and a container.
+const LEAST_PIDS: i64 = 16;
 
 /// What may be set. Each has the same name as a flag, as `PROA_…` in the environment and as a key
 /// of the `--config` file.
@@ -83,6 +89,12 @@ pub struct Options {
     /// Registries that are spoken to without TLS, HOST:PORT; may be repeated
     #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',')]
     pub insecure_registries: Vec<String>,
+    /// Most tasks of a pod on this node; -1 for no limit [default: 4096]
+    #[arg(long, env = "PROA_POD_MAX_PIDS", allow_negative_numbers = true)]
+    pub pod_max_pids: Option<i64>,
+    /// Kernel parameters that pods may set beside the safe ones, such as net.core.somaxconn or kernel.msg*; may be repeated
+    #[arg(long, env = "PROA_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
     #[arg(long, env = "PROA_LOG")]
     pub log: Option<String>,
@@ -108,6 +120,8 @@ pub struct Config {
     pub scheduler: Settings,
     pub autoscaler: autoscaler::Settings,
     pub insecure_registries: Vec<String>,
+    pub pod_max_pids: i64,
+    pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
     pub log: String,
 }
 
@@ -172,6 +186,11 @@ impl Options {
             } else {
                 self.insecure_registries
             })?,
+            pod_max_pids: most_pids(self.pod_max_pids.or(file.pod_max_pids).unwrap_or(POD_MAX_PIDS))?,
+            allowed_unsafe_sysctls: unsafe_sysctls(match self.allowed_unsafe_sysctls.is_empty() {
+                true => &file.allowed_unsafe_sysctls,
+                false => &self.allowed_unsafe_sysctls,
+            })?,
             log: text(self.log, file.log, "info"),
         })
     }
@@ -210,6 +229,25 @@ fn grace_period(text: &Option<String>) -> Result<SignedDuration> {
         "--node-monitor-grace-period {text:?}: nodes report every 10s, so it must be at least 12s"
     );
     Ok(period)
+}
+
+/// `--pod-max-pids` as text.
+pub fn pod_max_pids(text: &str) -> Result<i64> {
+    most_pids(text.parse().with_context(|| format!("{text:?} is not a number"))?)
+}
+
+fn most_pids(pids: i64) -> Result<i64> {
+    anyhow::ensure!(
+        pids == -1 || pids >= LEAST_PIDS,
+        "--pod-max-pids {pids}: must be -1 for no limit, or at least {LEAST_PIDS}"
+    );
+    Ok(pids)
+}
+
+fn unsafe_sysctls(texts: &[String]) -> Result<Vec<UnsafeSysctl>> {
+    let parse =
+        |text: &String| text.parse().map_err(|error| anyhow::anyhow!("--allowed-unsafe-sysctls: {error}"));
+    texts.iter().map(parse).collect()
 }
 
 fn insecure_registries(texts: Vec<String>) -> Result<Vec<String>> {

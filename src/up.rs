@@ -289,6 +289,8 @@ fn start_parts(
         cluster_dns: addresses.dns.into(),
         cluster_domain: config.cluster_domain.clone(),
         max_pods: MAX_PODS,
+        pod_max_pids: config.pod_max_pids,
+        allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&Paths::new(&config.data_dir), &config.insecure_registries)?;

@@ -213,6 +213,9 @@ impl Sandbox {
             hostname: "bench".to_owned(),
             host_network: false,
             cgroup: bench.cgroup.clone(),
+            host_ipc: false,
+            share_process_namespace: false,
+            pids: None,
             sysctls: Vec::new(),
         };
         fs::write(dir.join(proa_sandbox::CONFIG_FILE), serde_json::to_vec(&config)?)?;

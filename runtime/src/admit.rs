@@ -8,18 +8,24 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use proa_api::placement::{is_wanted, tolerates};
 use proa_api::resources::{Resources, host_ports, requests};
 
+use crate::lsm;
 use crate::observed::Verdict;
+use crate::sysctl::{self, UnsafeSysctl};
 
-/// Takes the pod, or says why not. `others` are all pods that the node has and that have not ended.
+/// Takes the pod, or says why not. `others` are all pods that the node has and that have not ended;
+/// `allowed` are the kernel parameters that its pods may set beside the safe ones.
 pub fn admit<'a>(
     pod: &Pod,
     others: impl Iterator<Item = &'a Pod> + Clone,
     node: &Node,
+    allowed: &[UnsafeSysctl],
 ) -> Result<(), Verdict> {
+    sysctl::check(pod, allowed)?;
+    lsm::check(pod)?;
     let Some(spec) = &pod.spec else { return Ok(()) };
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS";
-        return Err(rejected("PodOSNotSupported".to_owned(), message.to_owned()));
+        return Err(Verdict::rejected("PodOSNotSupported", message));
     }
     room(&requests(spec), others.clone(), node)?;
     let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -77,19 +83,12 @@ fn room<'a>(asked: &Resources, others: impl Iterator<Item = &'a Pod>, node: &Nod
     let message = format!(
         "Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {all}"
     );
-    Err(rejected(format!("OutOf{name}"), message))
+    Err(Verdict::rejected(format!("OutOf{name}"), message))
 }
 
 fn predicate(name: &'static str, why: &str) -> Verdict {
-    rejected(name.to_owned(), format!("Predicate {name} failed: {why}"))
+    Verdict::rejected(name, format!("Predicate {name} failed: {why}"))
 }
-
-fn rejected(reason: String, message: String) -> Verdict {
-    Verdict { reason: reason.into(), message: format!("{REJECTED}{message}") }
-}
-
-/// What the status says before the message that the Event has.
-pub const REJECTED: &str = "Pod was rejected: ";
 
 #[cfg(test)]
 mod tests {
@@ -123,7 +122,7 @@ mod tests {
             if spec["tolerations"].is_null() {
                 spec["tolerations"] = tolerates.clone();
             }
-            let said = admit(&pod(spec.clone()), there.iter(), &node).err();
+            let said = admit(&pod(spec.clone()), there.iter(), &node, &[]).err();
             let want = want.map(|(reason, message)| Verdict {
                 reason: reason.to_owned().into(),
                 message: format!("Pod was rejected: {message}"),
@@ -160,7 +159,7 @@ mod tests {
 
         let full = [pod(json!({})), pod(json!({})), pod(json!({}))];
         let text = "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3";
-        let said = admit(&pod(json!({"tolerations": tolerates})), full.iter(), &node).unwrap_err();
+        let said = admit(&pod(json!({"tolerations": tolerates})), full.iter(), &node, &[]).unwrap_err();
         assert_eq!((&*said.reason, &*said.message), ("OutOfpods", &*format!("Pod was rejected: {text}")));
     }
 }

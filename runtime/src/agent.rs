@@ -210,15 +210,16 @@ impl Agent {
         if known || pod.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
+        let allowed = &self.host.config.allowed_unsafe_sysctls;
         let counts = |entry: &&Entry| !entry.is_rejected && !entry.finished && !phase_is_terminal(&entry.pod);
         let others = || self.pods.values().filter(counts).map(|entry| &*entry.pod);
         if let Some(node) = &self.node
-            && admit::admit(pod, others(), node).is_ok()
+            && admit::admit(pod, others(), node, allowed).is_ok()
         {
             return Ok(());
         }
         let node = node::current(&self.host).await;
-        let admitted = admit::admit(pod, others(), &node);
+        let admitted = admit::admit(pod, others(), &node, allowed);
         self.node = Some(node);
         admitted
     }

@@ -19,6 +19,7 @@ use crate::net::Network;
 use crate::node::machine::Machine;
 use crate::objects::Objects;
 use crate::paths::Paths;
+use crate::sysctl::UnsafeSysctl;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -43,6 +44,10 @@ pub struct NodeConfig {
     pub kubelet_port: Option<u16>,
     /// Most pods on this node.
     pub max_pods: u32,
+    /// Most tasks of a pod; -1 for no limit.
+    pub pod_max_pids: i64,
+    /// Kernel parameters that pods may set beside the safe ones.
+    pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
     /// Proa's version, for `nodeInfo`.
     pub version: String,
 }

@@ -25,6 +25,7 @@ pub mod join;
 pub mod last_words;
 pub mod local_path;
 pub mod log;
+mod lsm;
 pub mod metrics;
 pub mod net;
 pub mod node;
@@ -44,6 +45,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 mod stream;
+pub mod sysctl;
 pub mod volume;
 
 pub use agent::run;

@@ -117,6 +117,16 @@ pub struct Verdict {
     pub message: String,
 }
 
+/// What the status says before the message that the Event has.
+pub const REJECTED: &str = "Pod was rejected: ";
+
+impl Verdict {
+    /// The node does not take the pod.
+    pub fn rejected(reason: impl Into<Cow<'static, str>>, message: impl std::fmt::Display) -> Self {
+        Verdict { reason: reason.into(), message: format!("{REJECTED}{message}") }
+    }
+}
+
 /// One container, over all its runs.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerSeen {

@@ -20,12 +20,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admit;
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
 use crate::host::Host;
 use crate::objects::Watched;
-use crate::observed::{Outcome, PodObserved, ProbeKind, Report, Run, Step, Verdict, all_containers, report};
+use crate::observed::{
+    Outcome, PodObserved, ProbeKind, REJECTED, Report, Run, Step, Verdict, all_containers, report,
+};
 use crate::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::probe::{self, check::Target};
 use crate::start::{self, Start};
@@ -143,7 +144,7 @@ impl Worker {
     }
 
     fn reject(&mut self, verdict: Verdict) {
-        let message = verdict.message.trim_start_matches(admit::REJECTED).to_owned();
+        let message = verdict.message.trim_start_matches(REJECTED).to_owned();
         self.report(vec![report(None, true, verdict.reason.clone(), message)]);
         self.seen.verdict = Some(verdict);
     }

@@ -255,7 +255,8 @@ fn seen(container: &Container, image: &Image) -> ImageSeen {
 fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let spec = pod.spec.as_ref();
+    let context = spec.and_then(|s| s.security_context.as_ref());
     let sysctls = context.and_then(|c| c.sysctls.clone()).unwrap_or_default();
     SandboxConfig {
         cgroup: host.cgroup(&uid),
@@ -263,6 +264,9 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
         pod: format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name)),
         hostname: etc::kernel_hostname(pod, &host.names),
         host_network: etc::uses_host_network(pod),
+        host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
+        share_process_namespace: spec.and_then(|s| s.share_process_namespace).unwrap_or(false),
+        pids: Some(host.config.pod_max_pids),
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
     }
 }
@@ -279,7 +283,6 @@ fn write_etc(host: &Host, pod: &Pod, ip: IpAddr) -> std::io::Result<()> {
 fn refuse_unsupported(pod: &Pod) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     let refused = [
-        ("spec.shareProcessNamespace", spec.share_process_namespace == Some(true)),
         ("spec.hostUsers", spec.host_users == Some(false)),
         ("spec.resourceClaims", spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty())),
         ("spec.os", spec.os.as_ref().is_some_and(|os| os.name != "linux")),

@@ -14,6 +14,7 @@ use libcontainer::oci_spec::runtime::{LinuxSeccomp, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use crate::helper::die_with_parent;
+use crate::targets;
 
 /// Search path of a process whose environment names none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -37,6 +38,12 @@ pub struct Confinement {
 impl Executor for Start {
     /// Called before the container counts as created: what cannot run is told from here.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        if self.confine.is_none() {
+            let linux = spec.linux().as_ref();
+            let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
+            let read_only = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
+            targets::check_mounted(masked, read_only).map_err(ExecutorValidationError::ArgValidationError)?;
+        }
         find(spec).map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
     }
 

@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 pub mod protocol;
+pub mod sysctl;
 
 mod capabilities;
 mod connection;
@@ -19,6 +20,7 @@ mod containers;
 mod diagnostics;
 mod executor;
 mod helper;
+mod init;
 mod log;
 mod oci;
 mod replay;
@@ -29,6 +31,7 @@ mod server;
 mod sessions;
 mod spec;
 mod taps;
+mod targets;
 mod task;
 mod terminal;
 mod wasm;
@@ -48,7 +51,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use protocol::SandboxConfig;
+use protocol::{Resources, SandboxConfig};
 
 /// Name of the configuration file in the sandbox's directory.
 pub const CONFIG_FILE: &str = "sandbox.json";
@@ -93,6 +96,9 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
 
     enter_namespaces(&config)?;
     let pod = cgroup::Cgroup::at(&config.cgroup);
+    pod.create()
+        .and_then(|()| pod.limit(&Resources { pids: config.pids, ..Resources::default() }))
+        .map_err(|e| told(e, "limit the pod's tasks"))?;
     pod.child("sandbox").create_and_enter().map_err(|e| told(e, "enter the pod's cgroup"))?;
 
     // Relative, because the address of a socket has room for 108 bytes only.
@@ -100,7 +106,11 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     let _ = fs::remove_file(SOCKET_FILE);
     let listener = UnixListener::bind(SOCKET_FILE)?;
     listener.set_nonblocking(true)?;
-    Ok(server::Server::new(dir, config, listener, children))
+    let init = match config.share_process_namespace {
+        true => Some(init::start().map_err(|e| told(e, "make the pod's process namespace"))?),
+        false => None,
+    };
+    Ok(server::Server::new(dir, config, init, listener, children))
 }
 
 /// What whoever started the node had open is nobody's in a pod. Only the standard streams are this
@@ -114,18 +124,22 @@ fn close_inherited() -> io::Result<()> {
 }
 
 fn enter_namespaces(config: &SandboxConfig) -> io::Result<()> {
-    let mut flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let mut flags = CloneFlags::CLONE_NEWUTS;
+    if !config.host_ipc {
+        flags |= CloneFlags::CLONE_NEWIPC;
+    }
     if !config.host_network {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).map_err(|e| told(e.into(), "make the pod's namespaces"))?;
     nix::unistd::sethostname(&config.hostname)?;
+    let own = [
+        (!config.host_network).then_some(sysctl::Namespace::Net),
+        (!config.host_ipc).then_some(sysctl::Namespace::Ipc),
+    ];
+    let own: Vec<_> = own.into_iter().flatten().collect();
     for (name, value) in &config.sysctls {
-        if name.contains("..") {
-            return Err(io::Error::other(format!("sysctl {name}: not a kernel parameter")));
-        }
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&path, value).map_err(|e| told(e, &format!("set sysctl {name}")))?;
+        sysctl::set(name, value, &own).map_err(|e| told(e, &format!("set sysctl {name}")))?;
     }
     Ok(())
 }

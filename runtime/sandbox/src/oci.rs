@@ -24,6 +24,7 @@ use crate::helper::Failure;
 use crate::protocol::{Container, Security};
 use crate::rootfs::{self, Scratch};
 use crate::spec;
+use crate::targets;
 
 /// What a container is made of, beside what was asked for.
 pub struct Place<'a> {
@@ -39,6 +40,8 @@ pub struct Place<'a> {
     pub cgroup: &'a Cgroup,
     /// Host name of the pod.
     pub hostname: &'a str,
+    /// The first process of the process namespace that it shares with the pod's others.
+    pub init: Option<i32>,
     /// Where libcontainer keeps its notes.
     pub state: &'a Path,
 }
@@ -76,13 +79,15 @@ pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
 fn prepare(place: &Place<'_>) -> Result<(), String> {
     let scratch =
         Scratch::create(place.scratch).map_err(|e| format!("make {}: {e}", place.scratch.display()))?;
+    targets::check_names(&place.container.mounts)?;
     rootfs::enter_private_namespace().map_err(|e| format!("make a mount namespace: {e}"))?;
-    rootfs::mount_overlay(place.layers, &scratch).map_err(|e| format!("mount the root file system: {e}"))?;
+    rootfs::mount_overlay(place.layers, &scratch, place.security.privileged)
+        .map_err(|e| format!("mount the root file system: {e}"))?;
     if !place.container.cwd.is_empty() {
         rootfs::make_directory(&scratch.root, &place.container.cwd)
             .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;
     }
-    let spec = spec::of(place.container, place.security, &scratch.root, place.cgroup, place.hostname);
+    let spec = spec::of(place, &scratch.root);
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     fs::write(place.scratch.join("config.json"), config).map_err(|e| e.to_string())?;
     fs::create_dir_all(place.state).map_err(|e| e.to_string())?;
@@ -193,8 +198,8 @@ fn message(error: &LibcontainerError, cause: Option<String>) -> String {
     let about = match (text.find("exec: \""), cause) {
         // The program itself cannot be run, and that is all there is to say.
         (Some(at), _) => text[at..].to_owned(),
-        (None, Some(cause)) => format!("{text}: {cause}"),
-        (None, None) => text,
+        (None, Some(cause)) if !cause.contains(&text) => format!("{text}: {cause}"),
+        (None, _) => text,
     };
     format!("unable to start container process: {about}")
 }

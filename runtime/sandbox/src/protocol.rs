@@ -21,10 +21,17 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// Share the node's network namespace instead of making one.
     pub host_network: bool,
+    /// Share the node's System V and POSIX IPC instead of having its own.
+    pub host_ipc: bool,
     /// Cgroup of the pod, relative to each controller's root: `/proa/<node>/pod<uid>`.
     pub cgroup: String,
-    /// Kernel parameters of the pod's namespaces, as `(net.core.somaxconn, 1024)`.
+    /// All containers see each other's processes, under a first process that is nobody's.
+    pub share_process_namespace: bool,
+    /// Kernel parameters of the pod's namespaces, as `(net.core.somaxconn, 1024)`. Any other ends
+    /// the start.
     pub sysctls: Vec<(String, String)>,
+    /// Most tasks of all containers together, the sandbox's own among them.
+    pub pids: Option<i64>,
 }
 
 /// What the agent asks for.
@@ -284,7 +291,7 @@ pub struct Security {
     pub seccomp_unconfined: bool,
     /// Share the node's process ids.
     pub host_pid: bool,
-    /// Share the node's System V IPC.
+    /// See the node's shared memory at `/dev/shm` and its queues at `/dev/mqueue`.
     pub host_ipc: bool,
 }
 

@@ -85,7 +85,7 @@ impl Server {
             });
             (Io::Pipes { stdin, stdout, stderr }, None)
         };
-        let hostname = self.config.hostname.clone();
+        let (hostname, init) = (self.config.hostname.clone(), self.init);
         let id = container.id.clone();
         let helper = Helper::start(LIMIT, move || {
             let place = Place {
@@ -95,6 +95,7 @@ impl Server {
                 security: &security,
                 cgroup: &cgroup,
                 hostname: &hostname,
+                init,
                 state: &state,
             };
             oci::create(&place, io)
@@ -168,7 +169,7 @@ impl Server {
         }
         let (container, cgroup) = (entry.container.clone(), entry.cgroup.clone());
         let place_cgroup = cgroup.clone();
-        let (hostname, state) = (self.config.hostname.clone(), self.dir.join("state"));
+        let (hostname, init, state) = (self.config.hostname.clone(), self.init, self.dir.join("state"));
         let program = args.join(" ");
         let pipes = pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
             fcntl(read.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -184,6 +185,7 @@ impl Server {
                     security: &security,
                     cgroup: &cgroup,
                     hostname: &hostname,
+                    init,
                     state: &state,
                 };
                 oci::exec(&place, &args, io)

@@ -44,8 +44,9 @@ pub fn enter_private_namespace() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the overlay of `layers`, lowest first.
-pub fn mount_overlay(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+/// Mounts the overlay of `layers`, lowest first. Unless `devices` are wanted, none that an image or
+/// the container puts there can be opened.
+pub fn mount_overlay(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
     if layers.is_empty() {
         return Err(io::Error::other("the image has no layers"));
     }
@@ -54,11 +55,11 @@ pub fn mount_overlay(layers: &[String], scratch: &Scratch) -> io::Result<()> {
             return Err(io::Error::other(format!("layer {layer} is not there")));
         }
     }
-    mount_by_steps(layers, scratch).or_else(|_| mount_at_once(layers, scratch))
+    mount_by_steps(layers, scratch, devices).or_else(|_| mount_at_once(layers, scratch, devices))
 }
 
 /// By the mount interface that takes one layer at a time (Linux 6.8).
-fn mount_by_steps(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
     let context = call(libc::SYS_fsopen, &[c"overlay".as_ptr() as usize, libc::FSOPEN_CLOEXEC as usize])?;
     for layer in layers.iter().rev() {
         configure(&context, "lowerdir+", Path::new(layer))?;
@@ -71,7 +72,8 @@ fn mount_by_steps(layers: &[String], scratch: &Scratch) -> io::Result<()> {
     if made != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mounted = call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, 0])?;
+    let attributes = if devices { 0 } else { libc::MOUNT_ATTR_NODEV as usize };
+    let mounted = call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, attributes])?;
     let target = CString::new(scratch.root.as_os_str().as_encoded_bytes())?;
     // SAFETY: both strings end with a zero byte and outlive the call.
     let moved = unsafe {
@@ -117,7 +119,7 @@ fn call(number: libc::c_long, args: &[usize]) -> io::Result<OwnedFd> {
 
 /// By the older interface, whose options must fit into one page: each layer by the number of an
 /// open descriptor, which is short and has no characters to escape.
-fn mount_at_once(layers: &[String], scratch: &Scratch) -> io::Result<()> {
+fn mount_at_once(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
     let mut open = Vec::new();
     let mut name = |path: &Path| -> io::Result<String> {
         let file = File::open(path)?;
@@ -128,7 +130,8 @@ fn mount_at_once(layers: &[String], scratch: &Scratch) -> io::Result<()> {
     let lower: io::Result<Vec<_>> = layers.iter().rev().map(|layer| name(Path::new(layer))).collect();
     let (upper, work) = (name(&scratch.upper)?, name(&scratch.work)?);
     let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower?.join(":"));
-    mount(Some("overlay"), &scratch.root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    let flags = if devices { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    mount(Some("overlay"), &scratch.root, Some("overlay"), flags, Some(options.as_str()))?;
     Ok(())
 }
 

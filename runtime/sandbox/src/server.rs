@@ -51,6 +51,8 @@ enum Source {
 pub struct Server {
     pub(crate) dir: PathBuf,
     pub(crate) config: SandboxConfig,
+    /// The first process of the process namespace that all containers share, if they do.
+    pub(crate) init: Option<i32>,
     pub(crate) pod: Cgroup,
     /// In the order they were started.
     pub(crate) containers: Vec<Entry>,
@@ -77,11 +79,18 @@ struct Stopping {
 
 impl Server {
     /// A sandbox without containers.
-    pub fn new(dir: PathBuf, config: SandboxConfig, listener: UnixListener, children: SignalFd) -> Self {
+    pub fn new(
+        dir: PathBuf,
+        config: SandboxConfig,
+        init: Option<i32>,
+        listener: UnixListener,
+        children: SignalFd,
+    ) -> Self {
         let pod = Cgroup::at(&config.cgroup);
         Self {
             dir,
             config,
+            init,
             pod,
             containers: Vec::new(),
             tasks: BTreeMap::new(),

@@ -52,7 +52,7 @@ impl Server {
             return self.reply(connection, &failed("ContainerNotRunning", message));
         }
         let (container, cgroup) = (entry.container.clone(), entry.cgroup.clone());
-        let (hostname, state) = (self.config.hostname.clone(), self.dir.join("state"));
+        let (hostname, init, state) = (self.config.hostname.clone(), self.init, self.dir.join("state"));
         let exec = Exec::new(connection, args.join(" "), cgroup.clone());
         let console = format!("console-{}.sock", self.next_id());
         let started = ends(wanted, Path::new(&scratch), &console).and_then(|(session, io)| {
@@ -64,6 +64,7 @@ impl Server {
                     security: &security,
                     cgroup: &cgroup,
                     hostname: &hostname,
+                    init,
                     state: &state,
                 };
                 oci::exec(&place, &args, io)

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::capabilities;
 use crate::cgroup::{Cgroup, Version};
 use crate::executor::DEFAULT_PATH;
+use crate::oci::Place;
 use crate::protocol::{Container, Mount, Resources, Security};
 use crate::seccomp;
 
@@ -42,14 +43,15 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const DEVICES: [(u64, u64); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
 
 /// The configuration of a container whose root file system is mounted at `root`.
-pub fn of(container: &Container, security: &Security, root: &Path, cgroup: &Cgroup, hostname: &str) -> Value {
+pub fn of(place: &Place<'_>, root: &Path) -> Value {
+    let Place { container, security, cgroup, hostname, init, .. } = *place;
     let capabilities = capabilities::of(security, &capabilities::available(), cgroup.version());
     json!({
         "ociVersion": "1.0.2",
         "process": process(&container.args, container, security, &capabilities, hostname),
         "root": {"path": root, "readonly": security.read_only_root},
         "mounts": mounts(&container.mounts, security, cgroup),
-        "linux": linux(container, security, &capabilities, cgroup),
+        "linux": linux(container, security, &capabilities, cgroup, init),
     })
 }
 
@@ -108,7 +110,14 @@ fn mounts(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> Vec<Value> 
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        match security.host_ipc {
+            true => {
+                mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
+            }
+            false => {
+                mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])
+            }
+        },
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
     ];
     mounts.extend(cgroup_mounts(cgroup, sys));
@@ -148,13 +157,18 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
     json!({"destination": destination, "type": kind, "source": source, "options": options})
 }
 
-fn linux(container: &Container, security: &Security, capabilities: &[String], cgroup: &Cgroup) -> Value {
+fn linux(
+    container: &Container,
+    security: &Security,
+    capabilities: &[String],
+    cgroup: &Cgroup,
+    init: Option<i32>,
+) -> Value {
     let mut namespaces = vec![json!({"type": "mount"})];
-    if !security.host_pid {
-        namespaces.push(json!({"type": "pid"}));
-    }
-    if security.host_ipc {
-        namespaces.push(json!({"type": "ipc", "path": "/proc/1/ns/ipc"}));
+    match init {
+        Some(init) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{init}/ns/pid")})),
+        None if !security.host_pid => namespaces.push(json!({"type": "pid"})),
+        None => {}
     }
     if cgroup.version() == Version::V2 {
         namespaces.push(json!({"type": "cgroup"}));
@@ -277,7 +291,17 @@ mod tests {
         let cgroup = Cgroup::at("/proa/n/pod1").child("web-0");
         for privileged in [false, true] {
             let security = Security { privileged, ..Security::default() };
-            let value = of(&container, &security, Path::new("/s/rootfs"), &cgroup, "web");
+            let place = Place {
+                container: &container,
+                layers: &[],
+                scratch: Path::new("/s"),
+                security: &security,
+                cgroup: &cgroup,
+                hostname: "web",
+                init: None,
+                state: Path::new("/s/state"),
+            };
+            let value = of(&place, Path::new("/s/rootfs"));
             let spec: Spec = serde_json::from_value(value.clone()).expect("a spec");
             let process = spec.process().as_ref().expect("a process");
             assert_eq!(process.env().as_deref().unwrap_or_default()[1..], ["HOSTNAME=web", "A=1"]);

@@ -80,6 +80,9 @@ impl World {
             hostname: "web-0".to_owned(),
             host_network: false,
             cgroup: format!("{CGROUP}/pod{uid}"),
+            host_ipc: false,
+            share_process_namespace: false,
+            pids: Some(200),
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
         };
         let dir = self.path(&format!("sandboxes/{uid}"));

@@ -1,0 +1,66 @@
+//! The first process of a process namespace that all containers of a pod share
+//! (`shareProcessNamespace`): it reaps what they leave, and nothing else.
+//!
+//! Containers see it as process 1. It therefore holds nothing that they could get at through it: no
+//! file, no root directory but an empty one, no user's and no root's rights.
+
+use std::io;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
+
+use crate::executor::reset_signals;
+use crate::helper::die_with_parent;
+
+/// Nobody's user and group, as that of other clusters' pause containers.
+const NOBODY: u32 = 65535;
+
+/// Forks it. Gives its process id, which ends with the sandbox.
+pub fn start() -> io::Result<i32> {
+    let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: without a stack of its own and with nothing shared this is a fork, and there is one
+    // thread.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = match confine() {
+                Ok(()) => loop {
+                    // SAFETY: waits for a signal.
+                    unsafe { libc::pause() };
+                },
+                Err(_) => 1,
+            };
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(code) }
+        }
+        pid => i32::try_from(pid).map_err(io::Error::other),
+    }
+}
+
+fn confine() -> io::Result<()> {
+    reset_signals();
+    // Whatever is left to it is reaped by the kernel.
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, Some("size=4k,nr_inodes=1"))?;
+    chdir("/proc")?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    // SAFETY: the system call takes numbers only, and nothing here is used again.
+    unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0_u32) };
+    setgroups(&[])?;
+    setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
+    setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?;
+    // SAFETY: both take numbers and a string that ends with a zero byte.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    }
+    // Changed credentials have undone this.
+    die_with_parent();
+    Ok(())
+}

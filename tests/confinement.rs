@@ -1,0 +1,206 @@
+//! What a pod asks for and must not get, and what pods share only when they ask: kernel parameters,
+//! profiles that nobody enforces, mounts over `/proc`, devices, tasks without end, namespaces.
+
+mod cluster;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use cluster::Cluster;
+use cluster::pod::{apply, lasting, pack, path, ready, row, shell, status, with};
+use serde_json::{Value, json};
+
+/// A pod with one shell container and these fields in its spec.
+fn pod(name: &'static str, script: &str, fields: Value, spec: Value) -> Value {
+    row(name, shell(script, fields), cluster::pod::DONE, &[]).spec(spec).pod()
+}
+
+fn ended(cluster: &Cluster, name: &str) -> String {
+    cluster.wait(&format!("{name} to end"), || !status(cluster, name)["state"]["terminated"].is_null());
+    cluster.kubectl(&["logs", name])
+}
+
+/// Waits for what the container waits for, and gives its message.
+fn refused(cluster: &Cluster, name: &str) -> String {
+    let waiting = || status(cluster, name)["state"]["waiting"].clone();
+    let message = || waiting()["message"].as_str().unwrap_or_default().to_owned();
+    cluster.wait(&format!("{name} to be refused"), || !message().is_empty());
+    message()
+}
+
+/// The node's own value, read in its initial namespaces.
+fn host_value(name: &str) -> String {
+    fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).expect("a kernel parameter")
+}
+
+#[test]
+fn kernel_parameters_and_profiles_are_on_a_list() {
+    let cluster = Cluster::start_with(&["--allowed-unsafe-sysctls", "net.core.somaxconn,kernel.msg*"]);
+    pack(&cluster);
+    let lease = host_value("fs.lease-break-time");
+    let core = host_value("kernel.core_pattern");
+    let sysctl =
+        |name: &str, value: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": value}]}});
+    let both = json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "321"},
+        {"name": "kernel/msgmax", "value": "4321"}, {"name": "net.ipv4.ping_group_range", "value": "7 8"}]}});
+    let tight = json!({"securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}}});
+    let show = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ping_group_range";
+    apply(
+        &cluster,
+        &[
+            pod("lease", "true", tight.clone(), sysctl("fs.lease-break-time", "46")),
+            pod("core", "true", tight, sysctl("kernel.core_pattern", "|/bin/sh")),
+            pod("ports", "true", json!({}), sysctl("kernel.sem", "1 2 3 4")),
+            pod("allowed", show, json!({}), both),
+            pod(
+                "armour",
+                "true",
+                json!({"securityContext": {"appArmorProfile": {"type": "Localhost",
+                "localhostProfile": "nobody-has-it"}}}),
+                json!({}),
+            ),
+            pod(
+                "labels",
+                "true",
+                json!({}),
+                json!({"securityContext": {"seLinuxOptions": {"level": "s0:c1,c2"}}}),
+            ),
+        ],
+    );
+    for (name, reason, message) in [
+        ("lease", "SysctlForbidden", "forbidden sysctl: \"fs.lease-break-time\" not allowlisted"),
+        ("core", "SysctlForbidden", "forbidden sysctl: \"kernel.core_pattern\" not allowlisted"),
+        ("ports", "SysctlForbidden", "forbidden sysctl: \"kernel.sem\" not allowlisted"),
+        ("armour", "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"),
+        ("labels", "SELinux", "Cannot enforce SELinux: SELinux is not enabled on the host"),
+    ] {
+        cluster.wait(&format!("{name} to be rejected"), || {
+            cluster.get("pod", name)["status"]["phase"] == "Failed"
+        });
+        let status = cluster.get("pod", name)["status"].clone();
+        assert_eq!(status["reason"], reason, "{name}: {status}");
+        assert_eq!(status["message"], format!("Pod was rejected: {message}"), "{name}: {status}");
+    }
+    assert_eq!(ended(&cluster, "allowed"), "321\n4321\n7\t8\n");
+    assert_eq!((host_value("fs.lease-break-time"), host_value("kernel.core_pattern")), (lease, core));
+    let refusal = cluster.proa_output(&["up", "--allowed-unsafe-sysctls", "kernel.core_pattern"]);
+    let refusal = String::from_utf8_lossy(&refusal.stderr).into_owned();
+    assert!(refusal.contains("are not known to be namespaced"), "{refusal}");
+}
+
+#[test]
+fn nothing_is_mounted_over_proc_and_no_device_opens() {
+    let cluster = Cluster::start();
+    pack(&cluster);
+    // An image in which another name leads to /proc.
+    let root = cluster.scratch().join("box");
+    symlink("/proc/sys", root.join("elsewhere")).expect("a link");
+    cluster.proa(&["image", "pack", path(&root), "-t", "linked:1", "--cmd", "sh"]);
+    let mount = |at: &str| json!({"volumeMounts": [{"name": "empty", "mountPath": at}]});
+    let linked = with(mount("/elsewhere"), json!({"image": "linked:1"}));
+    // A volume in which a link leads there, made before the container that mounts below it.
+    let inner = json!({"volumeMounts": [{"name": "empty", "mountPath": "/v"},
+        {"name": "memory", "mountPath": "/v/link"}]});
+    let makes_link = json!({"initContainers": [
+        with(shell("ln -s /proc/self /empty/link", json!({})), json!({"name": "attack"}))]});
+    let device =
+        "grep ' / / ' /proc/self/mountinfo; mknod /d b 8 0; mknod /n c 1 3; cat /d /n || echo closed";
+    apply(
+        &cluster,
+        &[
+            pod("plain", "true", mount("/proc/sys"), json!({})),
+            pod("dots", "true", mount("/x/../proc"), json!({})),
+            pod("linked", "true", linked, json!({})),
+            pod("volume", "true", inner, makes_link),
+            pod("device", device, json!({}), json!({})),
+            pod(
+                "host",
+                "test -d /host/proc/1 && echo seen",
+                json!({"volumeMounts": [{"name": "proc",
+                "mountPath": "/host/proc", "readOnly": true}]}),
+                json!({"volumes": [{"name": "proc", "hostPath": {"path": "/proc"}}]}),
+            ),
+        ],
+    );
+    for name in ["plain", "dots"] {
+        let message = refused(&cluster, name);
+        assert!(message.contains("cannot be mounted because it is inside /proc"), "{name}: {message}");
+    }
+    for name in ["linked", "volume"] {
+        cluster.wait(&format!("{name} to be refused"), || {
+            let state = status(&cluster, name)["state"].clone();
+            state.to_string().contains("inside /proc")
+        });
+        let state = status(&cluster, name)["state"].clone();
+        assert_ne!(state["terminated"]["exitCode"], 0, "{name}: {state}");
+    }
+    let said = ended(&cluster, "device");
+    assert!(said.contains("nodev") && said.contains("closed"), "{said}");
+    assert_eq!(ended(&cluster, "host"), "seen\n");
+}
+
+#[test]
+fn a_pod_has_so_many_tasks() {
+    let cluster = Cluster::start_with(&["--pod-max-pids", "64"]);
+    pack(&cluster);
+    let bomb = "i=0; while test $i -lt 200; do sleep 1000 & i=$((i+1)); done; echo all";
+    let calm = "for i in 1 2 3; do sleep 0.1 & done; wait; echo calm";
+    apply(&cluster, &[pod("bomb", bomb, json!({}), json!({})), pod("calm", calm, json!({}), json!({}))]);
+    let said = ended(&cluster, "bomb");
+    assert!(said.contains("can't fork") && !said.contains("all\n"), "{said}");
+    assert_eq!(ended(&cluster, "calm"), "calm\n");
+}
+
+#[test]
+fn namespaces_are_shared_when_a_pod_asks() {
+    let cluster = Cluster::start();
+    pack(&cluster);
+    let two = |name: &'static str, first: &str, second: &str, spec: Value| {
+        let mut pod = lasting(name, json!([shell(first, json!({})), shell(second, json!({}))]));
+        for (key, value) in spec.as_object().expect("an object") {
+            pod["spec"][key] = value.clone();
+        }
+        pod
+    };
+    let worker = "trap 'echo heard; exit 3' TERM; touch /empty/up; while true; do sleep 0.1; done";
+    let waits = "sleep 1000";
+    apply(
+        &cluster,
+        &[
+            two("together", worker, waits, json!({"shareProcessNamespace": true, "restartPolicy": "Never"})),
+            two("apart", worker, waits, json!({})),
+            two("ipc", waits, waits, json!({"hostIPC": true})),
+        ],
+    );
+    ready(&cluster, &["together", "apart", "ipc"]);
+    let exec =
+        |pod: &str, script: &str| cluster.kubectl(&["exec", pod, "-c", "c1", "--", "sh", "-c", script]);
+    assert!(!exec("apart", "ps").contains("trap"));
+    let seen = exec("together", "cat /proc/1/comm; ps");
+    assert!(seen.starts_with("pause\n") && seen.contains("trap"), "{seen}");
+    // Who is process 1 leads nowhere, even for who may trace.
+    let led = exec("together", "ls /proc/1/root/ /proc/1/fd/ 2>&1; true");
+    assert!(!led.contains("bin") && !led.contains("0\n"), "{led}");
+    let namespace = exec("together", "readlink /proc/self/ns/pid");
+    exec("together", "set -- $(ps | grep hear[d]); kill -TERM $1");
+    let first = || {
+        let statuses = cluster.get("pod", "together")["status"]["containerStatuses"].clone();
+        statuses.as_array().into_iter().flatten().find(|s| s["name"] == "c0").cloned().unwrap_or_default()
+    };
+    cluster
+        .wait("the first container to hear the signal", || first()["state"]["terminated"]["exitCode"] == 3);
+    // The other goes on, and is ended with its pod.
+    assert!(exec("together", "ps").contains("sleep 1000"));
+
+    let of = |kind: &str| exec("ipc", &format!("readlink /proc/self/ns/{kind}"));
+    let own = |kind: &str| {
+        fs::read_link(format!("/proc/self/ns/{kind}")).expect("a namespace").display().to_string()
+    };
+    assert_eq!(of("ipc").trim(), own("ipc"));
+    assert_ne!(exec("apart", "readlink /proc/self/ns/ipc").trim(), own("ipc"));
+    cluster.kubectl(&["delete", "pod", "--all", "--timeout=60s"]);
+    let left = fs::read_dir("/proc").expect("processes").flatten().find(|process| {
+        fs::read_link(process.path().join("ns/pid")).is_ok_and(|own| own.as_os_str() == namespace.trim())
+    });
+    assert!(left.is_none(), "{left:?} is left");
+}
