@@ -187,12 +187,17 @@ proptest! {
                 }
             }
             let (mut seen, from) = seen.expect("the list is made within the steps");
-            let stream = watch(&store, "pods", selecting(&labels), Start::After(from), MANNER).unwrap();
+            let manner = Manner { bookmarks: true, bookmark_interval: Duration::from_millis(1), ..MANNER };
+            let stream = watch(&store, "pods", selecting(&labels), Start::After(from), manner).unwrap();
             let mut last = from;
-            let events = stream.take_until(async { store.close().await.unwrap() });
-            let mut events = std::pin::pin!(events);
+            let mut events = std::pin::pin!(stream);
             while let Some(item) = events.next().await {
-                let WatchItem::Event(kind, object, _) = item else { panic!("{item:?}") };
+                let (kind, object) = match &item {
+                    WatchItem::Event(kind, object, _) => (kind, object),
+                    WatchItem::Bookmark(revision, _) if *revision < store.revision() => continue,
+                    WatchItem::Bookmark(..) => break,
+                    WatchItem::Error(_) => panic!("{item:?}"),
+                };
                 assert!(object.revision > last, "events are out of order");
                 last = object.revision;
                 let known = seen.contains_key(&*object.key.name);
