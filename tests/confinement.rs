@@ -4,7 +4,7 @@
 mod cluster;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use cluster::Cluster;
 use cluster::pod::{apply, lasting, pack, path, ready, row, shell, status, with};
@@ -53,6 +53,13 @@ fn kernel_parameters_and_profiles_are_on_a_list() {
             pod("ports", "true", json!({}), sysctl("kernel.sem", "1 2 3 4")),
             pod("allowed", show, json!({}), both),
             pod(
+                "nobody",
+                "cat /proc/sys/net/ipv4/ip_unprivileged_port_start \
+                /proc/sys/net/ipv4/ping_group_range; httpd -p 80 -h / && echo listens",
+                json!({"securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}}}),
+                json!({}),
+            ),
+            pod(
                 "armour",
                 "true",
                 json!({"securityContext": {"appArmorProfile": {"type": "Localhost",
@@ -82,6 +89,7 @@ fn kernel_parameters_and_profiles_are_on_a_list() {
         assert_eq!(status["message"], format!("Pod was rejected: {message}"), "{name}: {status}");
     }
     assert_eq!(ended(&cluster, "allowed"), "321\n4321\n7\t8\n");
+    assert_eq!(ended(&cluster, "nobody"), "0\n0\t2147483647\nlistens\n");
     assert_eq!((host_value("fs.lease-break-time"), host_value("kernel.core_pattern")), (lease, core));
     let refusal = cluster.proa_output(&["up", "--allowed-unsafe-sysctls", "kernel.core_pattern"]);
     let refusal = String::from_utf8_lossy(&refusal.stderr).into_owned();
@@ -137,6 +145,40 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
     let said = ended(&cluster, "device");
     assert!(said.contains("nodev") && said.contains("closed"), "{said}");
     assert_eq!(ended(&cluster, "host"), "seen\n");
+}
+
+/// An image can have the program run that starts its containers, and nobody can write to that.
+#[test]
+fn the_nodes_own_program_cannot_be_written_to() {
+    let cluster = Cluster::start();
+    pack(&cluster);
+    let root = cluster.scratch().join("box");
+    fs::write(root.join("self"), "#!/proc/self/exe\n").expect("a script");
+    fs::set_permissions(root.join("self"), fs::Permissions::from_mode(0o755)).expect("a mode");
+    cluster.proa(&["image", "pack", path(&root), "-t", "self:1", "--entrypoint", "/self"]);
+    let mut itself = pod("itself", "true", json!({"image": "self:1"}), json!({}));
+    itself["spec"]["containers"][0].as_object_mut().expect("a container").remove("command");
+    apply(&cluster, &[itself, lasting("shell", json!([shell("sleep 1000", json!({}))]))]);
+    ready(&cluster, &["shell"]);
+    cluster
+        .wait("the image's script to end", || !status(&cluster, "itself")["state"]["terminated"].is_null());
+    assert_ne!(status(&cluster, "itself")["state"]["terminated"]["exitCode"], 0);
+    let run = cluster.data_dir().join("run");
+    let sandboxes: Vec<_> = fs::read_dir("/proc")
+        .expect("processes")
+        .flatten()
+        .filter(|process| {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).into_owned();
+            command.contains("sandbox") && command.contains(path(&run))
+        })
+        .collect();
+    assert!(!sandboxes.is_empty());
+    for sandbox in sandboxes {
+        let opened = fs::File::options().write(true).open(sandbox.path().join("exe"));
+        let error = opened.expect_err("the node's own program opens for writing");
+        assert!([libc::EROFS, libc::EPERM].contains(&error.raw_os_error().unwrap_or(0)), "{error}");
+    }
 }
 
 #[test]

@@ -216,6 +216,7 @@ impl Sandbox {
             host_ipc: false,
             share_process_namespace: false,
             pids: None,
+            programs: bench.proa.parent().map(Path::to_owned).unwrap_or_default(),
             sysctls: Vec::new(),
         };
         fs::write(dir.join(proa_sandbox::CONFIG_FILE), serde_json::to_vec(&config)?)?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use proa_sandbox::protocol::{Reply, Request, SandboxConfig};
+use proa_sandbox::sealed;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::go_duration;
@@ -267,6 +268,7 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
         host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
         share_process_namespace: spec.and_then(|s| s.share_process_namespace).unwrap_or(false),
         pids: Some(host.config.pod_max_pids),
+        programs: sealed::directory(),
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::cgroup::Version;
 use crate::protocol::Security;
 
 /// What containers have unless told otherwise: the default of containerd and Docker.
@@ -26,7 +25,7 @@ const DEFAULT: [&str; 14] = [
 /// The capabilities for `security`, as `CAP_…`, in order. `available` is what this process may
 /// hand on: `ALL` means all of these, and one that is asked for by name is kept even where it is
 /// not available, so that starting fails with the kernel's word for it.
-pub fn of(security: &Security, available: &BTreeSet<String>, version: Version) -> Vec<String> {
+pub fn of(security: &Security, available: &BTreeSet<String>) -> Vec<String> {
     let named = |list: &[String]| -> BTreeSet<String> { list.iter().map(|name| canonical(name)).collect() };
     let (add, drop) = (named(&security.add_capabilities), named(&security.drop_capabilities));
     let all = canonical("ALL");
@@ -37,11 +36,6 @@ pub fn of(security: &Security, available: &BTreeSet<String>, version: Version) -
     } else {
         DEFAULT.iter().map(|name| canonical(name)).collect()
     };
-    if version == Version::V2 && !security.privileged {
-        // Version 2 has no file to say which devices may be opened, only programs for the kernel:
-        // without one, whoever can make a device node can read the node's disks.
-        set.remove(&canonical("MKNOD"));
-    }
     if !drop.contains(&all) {
         set.retain(|name| !drop.contains(name));
     }
@@ -72,7 +66,7 @@ mod tests {
             ..Security::default()
         };
         let available = ["CAP_CHOWN", "CAP_SYS_ADMIN"].map(str::to_owned).into();
-        assert_eq!(of(&security, &available, Version::V1), want, "+{add:?} -{drop:?}");
+        assert_eq!(of(&security, &available), want, "+{add:?} -{drop:?}");
     }
 
     #[test]
@@ -81,9 +75,7 @@ mod tests {
         check(&["ALL"], &["CHOWN"], false, &["CAP_SYS_ADMIN"]);
         check(&[], &[], true, &["CAP_CHOWN", "CAP_SYS_ADMIN"]);
         check(&["cap_sys_time"], &["all"], false, &["CAP_SYS_TIME"]);
-        let default = of(&Security::default(), &BTreeSet::new(), Version::V1);
+        let default = of(&Security::default(), &BTreeSet::new());
         assert_eq!(default.len(), DEFAULT.len());
-        let without = of(&Security::default(), &BTreeSet::new(), Version::V2);
-        assert!(!without.contains(&"CAP_MKNOD".to_owned()));
     }
 }

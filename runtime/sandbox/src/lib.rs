@@ -12,11 +12,13 @@
 
 pub mod cgroup;
 pub mod protocol;
+pub mod sealed;
 pub mod sysctl;
 
 mod capabilities;
 mod connection;
 mod containers;
+mod devices;
 mod diagnostics;
 mod executor;
 mod helper;
@@ -76,6 +78,8 @@ pub fn main(dir: &Path) -> ExitCode {
 }
 
 fn set_up(dir: &Path) -> io::Result<server::Server> {
+    // The kernel knows it by the descriptor that it was started from.
+    let _ = nix::sys::prctl::set_name(c"proa");
     close_inherited()?;
     let dir = fs::canonicalize(dir)?;
     let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join(CONFIG_FILE))?)?;
@@ -138,7 +142,9 @@ fn enter_namespaces(config: &SandboxConfig) -> io::Result<()> {
         (!config.host_ipc).then_some(sysctl::Namespace::Ipc),
     ];
     let own: Vec<_> = own.into_iter().flatten().collect();
-    for (name, value) in &config.sysctls {
+    let defaults = sysctl::NETWORK_DEFAULTS.iter().filter(|_| !config.host_network).copied();
+    let asked = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in defaults.chain(asked) {
         sysctl::set(name, value, &own).map_err(|e| told(e, &format!("set sysctl {name}")))?;
     }
     Ok(())

@@ -17,7 +17,8 @@ use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use libcontainer::syscall::syscall::SyscallType;
 
 use crate::capabilities;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Version};
+use crate::devices;
 use crate::diagnostics;
 use crate::executor::{Confinement, Start};
 use crate::helper::Failure;
@@ -102,6 +103,9 @@ fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
     let mut container =
         builder.as_init(place.scratch).with_systemd(false).with_detach(true).as_sibling(true).build()?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    if place.cgroup.version() == Version::V2 && !place.security.privileged {
+        devices::restrict(&place.cgroup.directory("")).map_err(LibcontainerError::OtherIO)?;
+    }
     container.start()?;
     Ok(pid)
 }
@@ -109,7 +113,7 @@ fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
 /// Runs a command in a running container. Gives its process id.
 pub fn exec(place: &Place<'_>, args: &[String], io: Io) -> Result<i32, Failure> {
     let failed = |message: String| Failure::new("ExecError", message);
-    let granted = capabilities::of(place.security, &capabilities::available(), place.cgroup.version());
+    let granted = capabilities::of(place.security, &capabilities::available());
     let seccomp = match spec::seccomp_of(place.security, &granted) {
         Some(profile) => {
             Some(serde_json::from_value::<LinuxSeccomp>(profile).map_err(|e| failed(e.to_string()))?)

@@ -6,6 +6,8 @@
 //! connection carries [`Event`]s instead. Several connections may be open at a time. The agent
 //! may vanish and come back: the sandbox goes on, and remembers how every container ended.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use crate::wasm_config::{RequestLimits, User, WasmShape};
@@ -27,6 +29,8 @@ pub struct SandboxConfig {
     pub cgroup: String,
     /// All containers see each other's processes, under a first process that is nobody's.
     pub share_process_namespace: bool,
+    /// Where `proa-wasm` lies, if it does: the directory that this program came from.
+    pub programs: PathBuf,
     /// Kernel parameters of the pod's namespaces, as `(net.core.somaxconn, 1024)`. Any other ends
     /// the start.
     pub sysctls: Vec<(String, String)>,

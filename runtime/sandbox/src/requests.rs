@@ -116,6 +116,7 @@ impl Server {
             return Err(Failure::new("CreateContainerError", "a Wasm container cannot have a terminal"));
         }
         let program = Program {
+            programs: &self.config.programs,
             compiled,
             shape: *shape,
             port: *port,

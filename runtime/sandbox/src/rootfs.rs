@@ -4,7 +4,7 @@
 //! from it, so the overlay is seen by the container alone and goes away with it; the node's own
 //! list of mounts stays as it is.
 
-use std::ffi::{CString, c_int, c_uint};
+use std::ffi::{CStr, CString, c_int, c_uint};
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -60,20 +60,13 @@ pub fn mount_overlay(layers: &[String], scratch: &Scratch, devices: bool) -> io:
 
 /// By the mount interface that takes one layer at a time (Linux 6.8).
 fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
-    let context = call(libc::SYS_fsopen, &[c"overlay".as_ptr() as usize, libc::FSOPEN_CLOEXEC as usize])?;
+    let context = file_system(c"overlay")?;
     for layer in layers.iter().rev() {
         configure(&context, "lowerdir+", Path::new(layer))?;
     }
     configure(&context, "upperdir", &scratch.upper)?;
     configure(&context, "workdir", &scratch.work)?;
-    let fd = context.as_raw_fd() as usize;
-    // SAFETY: the command takes no strings.
-    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_CMD_CREATE as c_uint, 0, 0, 0) };
-    if made != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let attributes = if devices { 0 } else { libc::MOUNT_ATTR_NODEV as usize };
-    let mounted = call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, attributes])?;
+    let mounted = detached(&context, if devices { 0 } else { libc::MOUNT_ATTR_NODEV })?;
     let target = CString::new(scratch.root.as_os_str().as_encoded_bytes())?;
     // SAFETY: both strings end with a zero byte and outlive the call.
     let moved = unsafe {
@@ -87,6 +80,33 @@ fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Re
         )
     };
     if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A read-only overlay of directories, topmost first, that is mounted nowhere.
+pub fn detached_overlay(layers: &[&OwnedFd]) -> io::Result<OwnedFd> {
+    let context = file_system(c"overlay")?;
+    let names: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    configure(&context, "lowerdir", Path::new(&names.join(":")))?;
+    detached(&context, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID)
+}
+
+/// An empty directory of its own, that is mounted nowhere.
+pub fn detached_tmpfs() -> io::Result<OwnedFd> {
+    detached(&file_system(c"tmpfs")?, libc::MOUNT_ATTR_RDONLY)
+}
+
+fn file_system(kind: &CStr) -> io::Result<OwnedFd> {
+    call(libc::SYS_fsopen, &[kind.as_ptr() as usize, libc::FSOPEN_CLOEXEC as usize])
+}
+
+fn detached(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
+    let fd = context.as_raw_fd() as usize;
+    // SAFETY: the command takes no strings.
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_CMD_CREATE as c_uint, 0, 0, 0) };
+    if made != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, attributes as usize])
 }
 
 fn configure(context: &OwnedFd, key: &str, path: &Path) -> io::Result<()> {

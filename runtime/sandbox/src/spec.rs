@@ -4,14 +4,13 @@
 //! The pod's network, IPC and UTS namespaces are not named in it: whoever creates the container
 //! is in them already, and the container inherits them.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::capabilities;
 use crate::cgroup::{Cgroup, Version};
+use crate::devices;
 use crate::executor::DEFAULT_PATH;
 use crate::oci::Place;
 use crate::protocol::{Container, Mount, Resources, Security};
@@ -39,13 +38,10 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// Where a container finds its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Devices that any container may open: null, zero, full, random, urandom, tty, ptmx.
-const DEVICES: [(u64, u64); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
-
 /// The configuration of a container whose root file system is mounted at `root`.
 pub fn of(place: &Place<'_>, root: &Path) -> Value {
     let Place { container, security, cgroup, hostname, init, .. } = *place;
-    let capabilities = capabilities::of(security, &capabilities::available(), cgroup.version());
+    let capabilities = capabilities::of(security, &capabilities::available());
     json!({
         "ociVersion": "1.0.2",
         "process": process(&container.args, container, security, &capabilities, hostname),
@@ -179,7 +175,7 @@ fn linux(
         "namespaces": namespaces,
     });
     if security.privileged {
-        linux["devices"] = Value::Array(host_devices(Path::new("/dev")));
+        linux["devices"] = Value::Array(devices::of_host(Path::new("/dev")));
     } else {
         linux["maskedPaths"] = json!(MASKED_PATHS);
         linux["readonlyPaths"] = json!(read_only_paths(&container.mounts, cgroup.version()));
@@ -212,7 +208,7 @@ fn limits(resources: &Resources, security: &Security, version: Version) -> Value
         cpu.insert("quota".to_owned(), json!(quota));
         cpu.insert("period".to_owned(), json!(100_000));
     }
-    let mut limits = json!({"devices": device_rules(security)});
+    let mut limits = json!({"devices": devices::rules(security.privileged)});
     if !cpu.is_empty() {
         limits["cpu"] = Value::Object(cpu);
     }
@@ -226,43 +222,6 @@ fn limits(resources: &Resources, security: &Security, version: Version) -> Value
         limits["pids"] = json!({"limit": pids});
     }
     limits
-}
-
-fn device_rules(security: &Security) -> Value {
-    if security.privileged {
-        return json!([{"allow": true, "access": "rwm"}]);
-    }
-    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-    let allow = |major: u64, minor| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"});
-    rules.extend(DEVICES.iter().map(|(major, minor)| allow(*major, json!(minor))));
-    // Terminals of the container's own.
-    rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
-    Value::Array(rules)
-}
-
-/// Every device node of the node, for a privileged container.
-fn host_devices(dir: &Path) -> Vec<Value> {
-    let mut devices = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
-        let kind = metadata.file_type();
-        // These are file systems of the container's own.
-        if kind.is_dir() && !["pts", "shm", "mqueue", "fd"].iter().any(|own| path == dir.join(own)) {
-            devices.extend(host_devices(&path));
-        } else if (kind.is_char_device() || kind.is_block_device()) && path != Path::new("/dev/console") {
-            let number = metadata.rdev();
-            devices.push(json!({
-                "path": path,
-                "type": if kind.is_char_device() { "c" } else { "b" },
-                "major": libc::major(number),
-                "minor": libc::minor(number),
-                "fileMode": metadata.mode() & 0o777,
-                "uid": metadata.uid(),
-                "gid": metadata.gid(),
-            }));
-        }
-    }
-    devices
 }
 
 #[cfg(test)]

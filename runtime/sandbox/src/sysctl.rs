@@ -17,6 +17,11 @@ pub enum Namespace {
     Ipc,
 }
 
+/// What a pod's own network begins with, as with containerd and CRI-O: whoever a program runs as, it
+/// may listen on port 80 and send pings, because nobody else is reached by that.
+pub const NETWORK_DEFAULTS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
 /// Parameters of the IPC namespace beside all of `fs.mqueue`.
 const IPC: [&str; 12] = [
     "kernel.auto_msgmni",
@@ -39,14 +44,10 @@ pub fn with_dots(name: &str) -> String {
     match name.find(['.', '/']) {
         Some(at) if name[at..].starts_with('/') => name
             .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
+            .map(|c| match c {
+                '/' => '.',
+                '.' => '/',
+                other => other,
             })
             .collect(),
         _ => name.to_owned(),

@@ -24,6 +24,8 @@ use crate::wasm_view::view;
 
 /// What runs, as the payload of the container says.
 pub struct Program<'a> {
+    /// The directory of this program.
+    pub programs: &'a Path,
     /// The compiled file.
     pub compiled: &'a str,
     /// How it is run.
@@ -91,7 +93,7 @@ pub fn spawn(
     });
     let members = members.map_err(|e| create_error("set the container's limits", &e))?;
 
-    let mut command = command();
+    let mut command = command(program.programs);
     if container.stdin {
         command.stdin(Stdio::piped());
     }
@@ -138,8 +140,8 @@ fn close_all_but(kept: [RawFd; 2]) -> io::Result<()> {
     Ok(())
 }
 
-fn command() -> Command {
-    let mut command = match beside() {
+fn command(programs: &Path) -> Command {
+    let mut command = match static_program(programs) {
         Some(program) => Command::new(program),
         None => {
             let mut command = Command::new("/proc/self/exe");
@@ -160,10 +162,8 @@ fn command() -> Command {
 
 /// The static program, where it lies beside this one. Looked up each time, because an upgrade
 /// replaces both.
-fn beside() -> Option<PathBuf> {
-    let this = std::env::current_exe().ok()?;
-    // After an upgrade the kernel adds a note to the old file's name.
-    let path = this.parent().map(|dir| dir.join("proa-wasm"))?;
+fn static_program(programs: &Path) -> Option<PathBuf> {
+    let path = programs.join("proa-wasm");
     path.is_file().then_some(path)
 }
 

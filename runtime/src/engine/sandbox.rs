@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::Stream;
 use futures::stream::unfold;
 use proa_sandbox::protocol::{Event, Reply, Request, SandboxConfig};
-use proa_sandbox::{CONFIG_FILE, READY, SOCKET_FILE};
+use proa_sandbox::{CONFIG_FILE, READY, SOCKET_FILE, sealed};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -74,7 +74,8 @@ impl Sandbox {
     pub async fn start(dir: &Path, config: &SandboxConfig) -> Result<Self, EngineError> {
         write_config(dir, config).map_err(EngineError::Start)?;
         let log = std::fs::File::create(dir.join("sandbox.log")).map_err(EngineError::Start)?;
-        let mut child = Command::new("/proc/self/exe")
+        let mut child = Command::new(sealed::program().map_err(EngineError::Start)?)
+            .arg0("proa")
             .arg("sandbox")
             .arg(dir)
             .env_clear()

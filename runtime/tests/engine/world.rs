@@ -83,6 +83,7 @@ impl World {
             host_ipc: false,
             share_process_namespace: false,
             pids: Some(200),
+            programs: proa_sandbox::sealed::directory(),
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
         };
         let dir = self.path(&format!("sandboxes/{uid}"));

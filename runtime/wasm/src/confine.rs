@@ -81,6 +81,9 @@ fn drop_privileges(user: Option<&User>) -> io::Result<()> {
             }
             set_capabilities(kept)?;
         }
+        // What is opened through `/proc` of a process, such as its root, is what it may see itself.
+        // Containers that share the node's process ids (`hostPID`) shall not get at it.
+        check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     }
 }
