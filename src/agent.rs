@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, DEFAULT_DATA_DIR};
-use crate::up::{self, BRIDGE, DNS_OFFSET, DNS_PORT, MAX_PODS};
+use crate::up::{self, DNS_OFFSET, DNS_PORT, MAX_PODS};
 use crate::{lock, print};
 
 /// What may be set; each also as `PROA_…` in the environment.
@@ -132,8 +132,10 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         text.parse().map_err(|error| anyhow::anyhow!("the cluster's range {text:?}: {error}"))
     };
     let service_cidr = range(&cluster.service_cidr)?;
+    let host_names = up::host_names(&options.data_dir).await?;
     let network = NetworkConfig {
-        bridge: BRIDGE.to_owned(),
+        bridge: host_names.bridge(),
+        table: host_names.table(),
         node_cidr: range(&pod_cidr)?,
         cluster_cidr: range(&cluster.cluster_cidr)?,
         service_cidr,
@@ -143,6 +145,7 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
     let node = NodeConfig {
         node_name: node_name.clone(),
         data_dir: options.data_dir.clone(),
+        host_names,
         node_ip,
         pod_cidr,
         cluster_dns: network.dns_address.into(),

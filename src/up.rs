@@ -15,7 +15,7 @@ use proa_logic::controllers::observed::ClusterSettings;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::paths::Paths;
-use proa_runtime::{Directory, NodeConfig};
+use proa_runtime::{Directory, HostNames, NodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,8 +23,6 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Options};
 use crate::{lock, node_ip, print};
 
-/// The device that the node's pods are reached through.
-pub const BRIDGE: &str = "proa0";
 /// Addresses a node has for its pods: a /24.
 const NODE_PREFIX: u8 = 24;
 /// The place of the DNS server in the service range.
@@ -87,6 +85,11 @@ pub fn make_data_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make the data directory {}", path.display()))
+}
+
+/// How what the node has outside its data directory is named.
+pub async fn host_names(data_dir: &Path) -> Result<HostNames> {
+    proa_runtime::settle(&Paths::new(data_dir)).await.map_err(|failures| anyhow::anyhow!(failures))
 }
 
 /// The ranges and addresses of the cluster.
@@ -166,8 +169,10 @@ async fn serve(config: Config) -> Result<()> {
     .await?;
     let (ingress_http, ingress_https) = ingress.addresses()?;
     let listening = [config.api_listen, in_cluster, ingress_http, ingress_https];
+    let host_names = host_names(&config.data_dir).await?;
     let network = Network::start(NetworkConfig {
-        bridge: BRIDGE.to_owned(),
+        bridge: host_names.bridge(),
+        table: host_names.table(),
         node_cidr: addresses.node,
         cluster_cidr: addresses.cluster,
         service_cidr: addresses.service,
@@ -185,7 +190,7 @@ async fn serve(config: Config) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let parts = TaskTracker::new();
-    start_parts(&config, &addresses, &server, network, ingress, &parts, &shutdown)?;
+    start_parts(&config, &addresses, &server, (network, host_names), ingress, &parts, &shutdown)?;
 
     let [terminate, interrupt] = &mut stop;
     tokio::select! {
@@ -249,7 +254,7 @@ fn start_parts(
     config: &Config,
     addresses: &Addresses,
     server: &Server,
-    network: Network,
+    (network, host_names): (Network, HostNames),
     ingress: Ingress,
     parts: &TaskTracker,
     shutdown: &CancellationToken,
@@ -281,6 +286,7 @@ fn start_parts(
     let node = NodeConfig {
         node_name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
+        host_names,
         node_ip: addresses.node_ip,
         labels: BTreeMap::new(),
         taints: Vec::new(),

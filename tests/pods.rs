@@ -161,7 +161,7 @@ fn container_rows() -> Vec<Row> {
         ])
         .spec(names),
         row("c-node-network", shell("cat /etc/resolv.conf; ls /sys/class/net", json!({})), DONE,
-            &["nameserver 10.43.0.10", "lo\n", "proa0\n"])
+            &["nameserver 10.43.0.10", "lo\n", "\nproa"])
         .spec(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
         row("c-words", shell("echo words > /t/end; exit 2", json!({"terminationMessagePath": "/t/end"})),
             Message(2, "Error"), &["words\n"]),

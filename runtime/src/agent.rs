@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::admit;
 use crate::cluster;
 use crate::directory::Directory;
-use crate::down;
 use crate::etc::Names;
 use crate::event::Recorder;
 use crate::foreign::ForeignImages;
@@ -96,14 +95,12 @@ fn host(
     network: Network,
     directory: Directory,
 ) -> Result<Host, NodeError> {
-    directory.name_node(&config.node_name);
+    directory.name_node(&config.node_name, &config.host_names);
     let paths = Paths::new(&config.data_dir);
     for dir in [paths.sandboxes(), paths.volumes(), paths.logs()] {
         let failed = |error| NodeError::Io { path: dir.display().to_string(), error };
         std::fs::create_dir_all(&dir).map_err(failed)?;
     }
-    down::note(&paths, &config.node_name, &network.config().bridge)
-        .map_err(|error| NodeError::Io { path: paths.sandboxes().display().to_string(), error })?;
     let machine = Machine::read(&config.data_dir, &config.version);
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let starts = usize::try_from(machine.cpu.units() * STARTS_PER_CPU).unwrap_or(1).max(1);

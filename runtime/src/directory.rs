@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
+use crate::host_names::HostNames;
+
 /// Pods by namespace and name. Clones share it.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<RwLock<Pods>>, Arc<OnceLock<String>>);
+pub struct Directory(Arc<RwLock<Pods>>, Arc<OnceLock<(String, HostNames)>>);
 
 type Pods = BTreeMap<(String, String), Arc<Shown>>;
 
@@ -21,14 +23,19 @@ pub struct Shown {
 
 impl Directory {
     /// Says whose pods these are.
-    pub fn name_node(&self, name: &str) {
+    pub fn name_node(&self, name: &str, on_host: &HostNames) {
         // There is one agent, which says it once.
-        let _ = self.1.set(name.to_owned());
+        let _ = self.1.set((name.to_owned(), on_host.clone()));
     }
 
     /// The node's name; empty before its agent runs.
     pub fn node_name(&self) -> String {
-        self.1.get().cloned().unwrap_or_default()
+        self.1.get().map(|(name, _)| name.clone()).unwrap_or_default()
+    }
+
+    /// How what the node has on its machine is named; `None` before its agent runs.
+    pub fn host_names(&self) -> Option<&HostNames> {
+        self.1.get().map(|(_, names)| names)
     }
 
     /// Shows a pod.

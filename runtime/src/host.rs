@@ -14,6 +14,7 @@ use crate::downward::Facts;
 use crate::etc::Names;
 use crate::event::Recorder;
 use crate::foreign::ForeignImages;
+use crate::host_names::HostNames;
 use crate::image::ImageStore;
 use crate::net::Network;
 use crate::node::machine::Machine;
@@ -28,6 +29,8 @@ pub struct NodeConfig {
     pub node_name: String,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// How what it has outside of that is named.
+    pub host_names: HostNames,
     /// The node's address, as other nodes and pods reach it.
     pub node_ip: IpAddr,
     /// Addresses of this node's pods: `spec.podCIDR`.
@@ -95,16 +98,6 @@ impl Host {
 
     /// The cgroup of a pod, relative to each controller's root.
     pub fn cgroup(&self, uid: &str) -> String {
-        pod_cgroup(&self.config.node_name, uid)
+        self.config.host_names.pod_cgroup(uid)
     }
-}
-
-/// The cgroup of a pod of a node.
-pub fn pod_cgroup(node_name: &str, uid: &str) -> String {
-    format!("{}/pod{uid}", node_cgroup(node_name))
-}
-
-/// The cgroup of all pods of a node.
-pub fn node_cgroup(node_name: &str) -> String {
-    format!("/proa/{node_name}")
 }

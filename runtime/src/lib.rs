@@ -18,6 +18,7 @@ pub mod etc;
 pub mod event;
 pub mod foreign;
 pub mod host;
+pub mod host_names;
 pub mod http;
 pub mod image;
 pub mod image_pull;
@@ -50,6 +51,7 @@ pub mod volume;
 
 pub use agent::run;
 pub use directory::Directory;
-pub use down::down;
+pub use down::{down, settle};
 pub use host::NodeConfig;
+pub use host_names::HostNames;
 pub use http::router as kubelet_router;

@@ -99,6 +99,11 @@ impl Paths {
         self.data.join("cluster")
     }
 
+    /// How what the node has outside of this directory is named: `node.json`.
+    pub fn node(&self) -> PathBuf {
+        self.data.join("node.json")
+    }
+
     /// Images: `images`. What is below is `image/layout.rs`'s.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,11 +32,21 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The program.
 pub const PROA: &str = env!("CARGO_BIN_EXE_proa");
 
+/// The process that keeps the namespaces of a machine.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A cluster and what it needs to be taken down again.
 pub struct Cluster {
     dir: tempfile::TempDir,
     node_name: String,
-    holder: Child,
+    holder: Arc<Holder>,
     proa: Option<Child>,
     kubectl: PathBuf,
     flags: Vec<String>,
@@ -68,14 +79,14 @@ impl Cluster {
         let mut cluster = Cluster {
             dir: tempfile::Builder::new().prefix("proa-test-").tempdir().expect("a temporary directory"),
             node_name,
-            holder,
+            holder: Arc::new(Holder(holder)),
             proa: None,
             kubectl: "kubectl".into(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
         };
         let ours = fs::read_link("/proc/self/ns/net").expect("own namespace");
         wait_for("the cluster's namespaces", || {
-            fs::read_link(format!("/proc/{}/ns/net", cluster.holder.id())).is_ok_and(|n| n != ours)
+            fs::read_link(format!("/proc/{}/ns/net", cluster.holder.0.id())).is_ok_and(|n| n != ours)
         });
         // The second is the one by which others would reach this machine.
         for arguments in ["link set lo up", "address add 198.51.100.1/32 dev lo"] {
@@ -83,6 +94,21 @@ impl Cluster {
             assert!(done.is_ok_and(|s| s.success()), "ip {arguments}");
         }
         ready(&cluster);
+        cluster.up();
+        cluster
+    }
+
+    /// Starts another cluster on the machine of this one, with the same node name. The flags must give
+    /// it ranges and ports of its own.
+    pub fn start_beside(&self, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster {
+            dir: tempfile::Builder::new().prefix("proa-test-").tempdir().expect("a temporary directory"),
+            node_name: self.node_name.clone(),
+            holder: Arc::clone(&self.holder),
+            proa: None,
+            kubectl: self.kubectl.clone(),
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+        };
         cluster.up();
         cluster
     }
@@ -164,7 +190,7 @@ impl Cluster {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let namespaces: Vec<File> = ["mnt", "net"]
             .iter()
-            .map(|ns| File::open(format!("/proc/{}/ns/{ns}", self.holder.id())).expect("the holder lives"))
+            .map(|ns| File::open(format!("/proc/{}/ns/{ns}", self.holder.0.id())).expect("the holder lives"))
             .collect();
         let dir = self.dir.path().to_owned();
         let mut command = Command::new(program);
@@ -281,7 +307,7 @@ impl Cluster {
 
     /// Does `work` in the cluster's network namespace. Sockets stay in the one they are made in.
     pub fn in_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("the holder lives");
+        let namespace = File::open(format!("/proc/{}/ns/net", self.holder.0.id())).expect("the holder lives");
         // A thread of its own, as it changes its namespace for good.
         let thread = std::thread::spawn(move || {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("root");
@@ -368,8 +394,6 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("--- proa.log\n{}", self.log());
         }
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }
 

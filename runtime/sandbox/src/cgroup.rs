@@ -1,6 +1,6 @@
 //! Control groups, of version 1 and 2: made, limited, listed, killed and removed by path.
 //!
-//! A path such as `/proa/node/pod1` stands for one directory under each version 1 controller, or
+//! A path such as `/proa/k7f2/pod1` stands for one directory under each version 1 controller, or
 //! for one directory of version 2. Used by the sandbox for itself and for Wasm containers, and by
 //! the node agent for clearing up after a sandbox that was killed. The cgroups of OCI containers
 //! are made by libcontainer under the same paths.
@@ -218,6 +218,11 @@ impl Cgroup {
     /// Removes it and all below. Fails while there are processes in it.
     pub fn remove(&self) -> io::Result<()> {
         self.directories().iter().try_for_each(|directory| remove_tree(directory))
+    }
+
+    /// True if any controller has it.
+    pub fn exists(&self) -> bool {
+        !self.directories().is_empty()
     }
 
     /// Its directories, under whichever controllers have one.

@@ -25,7 +25,7 @@ pub struct SandboxConfig {
     pub host_network: bool,
     /// Share the node's System V and POSIX IPC instead of having its own.
     pub host_ipc: bool,
-    /// Cgroup of the pod, relative to each controller's root: `/proa/<node>/pod<uid>`.
+    /// Cgroup of the pod, relative to each controller's root: `/proa/<id of the node's data directory>/pod<uid>`.
     pub cgroup: String,
     /// All containers see each other's processes, under a first process that is nobody's.
     pub share_process_namespace: bool,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use proa_sandbox::cgroup::{Cgroup, Version};
 
 use crate::directory::{Directory, Shown};
-use crate::host::pod_cgroup;
+use crate::host_names::HostNames;
 
 /// Clock ticks are hundredths of a second on every architecture that Linux runs on today.
 const TICK_NANOS: u64 = 10_000_000;
@@ -78,7 +78,8 @@ pub fn sample(pods: &Directory) -> Sample {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let (stat, meminfo) = (text("/proc/stat"), text("/proc/meminfo"));
     let node_name = pods.node_name();
-    let pods = pods.list().iter().filter_map(|shown| pod(&node_name, shown)).collect();
+    let of = |names: &HostNames| pods.list().iter().filter_map(|shown| pod(names, shown)).collect();
+    let pods = pods.host_names().map(of).unwrap_or_default();
     Sample {
         at: Timestamp::now(),
         started: boot_time(&stat),
@@ -89,10 +90,10 @@ pub fn sample(pods: &Directory) -> Sample {
     }
 }
 
-fn pod(node_name: &str, shown: &Shown) -> Option<Pod> {
+fn pod(names: &HostNames, shown: &Shown) -> Option<Pod> {
     let meta = &shown.pod.metadata;
     let uid = meta.uid.clone()?;
-    let path = pod_cgroup(node_name, &uid);
+    let path = names.pod_cgroup(&uid);
     let statuses = [&shown.status.container_statuses, &shown.status.init_container_statuses];
     let containers: Vec<Container> = statuses
         .into_iter()

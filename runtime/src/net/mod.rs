@@ -35,26 +35,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use address::AddressPool;
-use link::Links;
+use link::{Link, Links};
 use nft::Batch;
 use rules::{Backends, Endpoint, Frontend, Pick, Rules};
-use table::{Layout, TABLE};
+use table::Layout;
 
 /// Longest name of a network interface, without the final zero (linux/if.h, `IFNAMSIZ`).
 const INTERFACE_NAME_MAX: usize = 15;
-/// Name of a table that is never there for long.
-const TABLE_TRIED: &str = "proa-try";
 /// Kernel modules of nftables that the rules need, for who must load them.
 const NFT_MODULES: &str =
     "nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_ipv4 nft_hash nft_numgen nft_reject_ipv4";
 /// Characters of a pod's link name that tell it from the others.
 const LINK_SUFFIX_MIN: usize = 6;
+/// So many that six of them hardly ever are the same twice.
+const LINK_LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+/// Those of nodes that shared the names of their devices.
+const SHARED_LINK_LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// What the pod network of a node looks like.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
-    /// Name of the node's own device, `proa0`; at most eight characters. The pods' links begin with it.
+    /// Name of the node's own device; at most eight characters. The pods' links begin with it.
     pub bridge: String,
+    /// Name of the node's nftables table.
+    pub table: String,
     /// The addresses of this node's pods. The first is the gateway.
     pub node_cidr: Ipv4Net,
     /// The addresses of all pods.
@@ -130,6 +134,7 @@ struct Inner {
 
 /// The service rules: what is wanted, and what the kernel has.
 struct Table {
+    name: String,
     layout: Layout,
     /// From Services; `None` until the proxy has seen them all.
     services: Option<Rules>,
@@ -155,7 +160,7 @@ impl Network {
         };
         let links = Links::connect().map_err(kernel("open a netlink socket"))?;
         refuse_overlap(&config, &links).await?;
-        attempt(&layout, &links).await?;
+        attempt(&layout, format!("{}-try", config.table), &links).await?;
         write_setting("ip_forward", "1")?;
         let device = links.make_device(&config.bridge).await.map_err(lacking("make bridges", "bridge"))?;
         for address in [gateway, config.dns_address] {
@@ -169,8 +174,13 @@ impl Network {
             links.route(range, device, gateway).await.map_err(kernel(&format!("route {range}")))?;
         }
         let pool = adopt_pods(&config, &links).await?;
-        let table =
-            Table { layout, services: None, host_ports: BTreeMap::new(), installed: Some(Rules::new()) };
+        let table = Table {
+            name: config.table.clone(),
+            layout,
+            services: None,
+            host_ports: BTreeMap::new(),
+            installed: Some(Rules::new()),
+        };
         let inner =
             Inner { config, gateway, links, pool: Mutex::new(pool), table: Arc::new(Mutex::new(table)) };
         let network = Self(Arc::new(inner));
@@ -255,16 +265,32 @@ impl Network {
     /// Removes everything this module makes, also what an earlier process made. Not an error if there
     /// is nothing. `ip_forward` stays on, because others may rely on it by now.
     pub async fn remove_all(&self) -> Result<(), NetError> {
-        remove_all(&self.0.config.bridge, &self.0.links).await?;
+        let NetworkConfig { bridge, table, .. } = &self.0.config;
+        remove_all(bridge, table, &self.0.links).await?;
         let mut table = self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.installed = None;
         Ok(())
     }
 
-    /// Removes what a node's network with this device left, without starting one: for `proa down`.
-    pub async fn remove_left_over(bridge: &str) -> Result<(), NetError> {
+    /// Removes what a node's network with this device and table left, without starting one: for
+    /// `proa down`.
+    pub async fn remove_left_over(bridge: &str, table: &str) -> Result<(), NetError> {
         let links = Links::connect().map_err(kernel("open a netlink socket"))?;
-        remove_all(bridge, &links).await
+        remove_all(bridge, table, &links).await
+    }
+
+    /// The same for a node of a version that named its device and table as all others did: removes the
+    /// links of these pods, and the rest only if no other pod hangs on it.
+    pub async fn remove_shared(bridge: &str, table: &str, pod_uids: &[String]) -> Result<(), NetError> {
+        let links = Links::connect().map_err(kernel("open a netlink socket"))?;
+        for name in pod_uids.iter().map(|uid| link_name_in(SHARED_LINK_LETTERS, bridge, uid)) {
+            links.remove(&name).await.map_err(kernel(&format!("remove the link {name}")))?;
+        }
+        let left = links.list().await.map_err(kernel("list the links"))?;
+        match left.iter().any(|link| is_pod_link(bridge, &link.name)) {
+            true => Ok(()),
+            false => remove_all(bridge, table, &links).await,
+        }
     }
 
     /// Replaces the rules that come from Services.
@@ -330,7 +356,7 @@ impl Table {
     /// Takes over a table that exists, so that connections go on until the services are known, or makes
     /// an empty one.
     fn open(&mut self) -> Result<(), NetError> {
-        if nft::table_exists(TABLE)? {
+        if nft::table_exists(&self.name)? {
             self.installed = None;
             return Ok(());
         }
@@ -348,7 +374,7 @@ impl Table {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch::new(TABLE);
+        let mut batch = Batch::new(&self.name);
         changes.iter().for_each(|change| table::encode(change, &mut batch));
         if nft::transact(batch).is_err() {
             // Somebody else changed the table. A whole new one says whether anything else is wrong.
@@ -375,7 +401,7 @@ impl Table {
 
     fn write(&mut self, wanted: &Rules) -> Result<(), NetError> {
         self.installed = None;
-        let mut batch = Batch::new(TABLE);
+        let mut batch = Batch::new(&self.name);
         table::create(&self.layout, &mut batch);
         rules::plan(&Rules::new(), wanted).iter().for_each(|change| table::encode(change, &mut batch));
         nft::transact(batch)?;
@@ -410,12 +436,12 @@ fn check(config: &NetworkConfig) -> Result<Ipv4Addr, NetError> {
 }
 
 /// Does once what pods and services will need, so that a kernel that cannot says so at the start.
-async fn attempt(layout: &Layout, links: &Links) -> Result<(), NetError> {
+async fn attempt(layout: &Layout, table: String, links: &Links) -> Result<(), NetError> {
     let name = format!("{}-try", layout.device);
     links.try_veth(&name).await.map_err(lacking("make pairs of network devices", "veth"))?;
     let layout = layout.clone();
     let tried = blocking(move || {
-        let mut batch = Batch::new(TABLE_TRIED);
+        let mut batch = Batch::new(&table);
         table::attempt(&layout, &mut batch);
         Ok(nft::transact(batch))
     });
@@ -428,21 +454,17 @@ async fn attempt(layout: &Layout, links: &Links) -> Result<(), NetError> {
 /// Refuses ranges that the host already uses for something else: its own network would be cut off.
 async fn refuse_overlap(config: &NetworkConfig, links: &Links) -> Result<(), NetError> {
     let about = || kernel("list the host's addresses");
-    let own: Vec<u32> = links
-        .list()
-        .await
-        .map_err(about())?
-        .into_iter()
-        .filter(|link| link.name.starts_with(&config.bridge))
-        .map(|link| link.index)
-        .collect();
+    let all = links.list().await.map_err(about())?;
+    let is_own = |link: &Link| link.name == config.bridge || is_pod_link(&config.bridge, &link.name);
+    let own: Vec<u32> = all.iter().filter(|link| is_own(link)).map(|link| link.index).collect();
     for (index, address) in links.addresses().await.map_err(about())? {
         let range = [config.cluster_cidr, config.service_cidr].into_iter().find(|r| r.contains(address));
         if let Some(range) = range
             && !own.contains(&index)
         {
+            let link = all.iter().find(|link| link.index == index).map_or("?", |link| &link.name);
             return Err(NetError::Config(format!(
-                "the range {range} is in use on this host, which has the address {address}"
+                "the range {range} is in use on this host, which has the address {address} on {link}"
             )));
         }
     }
@@ -465,14 +487,15 @@ async fn adopt_pods(config: &NetworkConfig, links: &Links) -> Result<AddressPool
     Ok(pool)
 }
 
-async fn remove_all(bridge: &str, links: &Links) -> Result<(), NetError> {
+async fn remove_all(bridge: &str, table: &str, links: &Links) -> Result<(), NetError> {
     for link in links.list().await.map_err(kernel("list the links"))? {
         if link.name == bridge || is_pod_link(bridge, &link.name) {
             links.remove(&link.name).await.map_err(kernel(&format!("remove the link {}", link.name)))?;
         }
     }
-    let removed = blocking(|| {
-        let mut batch = Batch::new(TABLE);
+    let table = table.to_owned();
+    let removed = blocking(move || {
+        let mut batch = Batch::new(&table);
         // Removing needs something to remove.
         batch.add_table();
         batch.delete_table();
@@ -485,10 +508,14 @@ async fn remove_all(bridge: &str, links: &Links) -> Result<(), NetError> {
 /// The host end of a pod's veth pair. The name says which pod it belongs to, so nothing else must
 /// remember it.
 fn link_name(bridge: &str, pod_uid: &str) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    link_name_in(LINK_LETTERS, bridge, pod_uid)
+}
+
+fn link_name_in(letters: &[u8], bridge: &str, pod_uid: &str) -> String {
     let hash = Sha256::digest(pod_uid.as_bytes());
     let room = INTERFACE_NAME_MAX - bridge.len() - 1;
-    let suffix: String = hash.iter().take(room).map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect();
+    let letter = |byte: &u8| char::from(letters[usize::from(*byte) % letters.len()]);
+    let suffix: String = hash.iter().take(room).map(letter).collect();
     format!("{bridge}-{suffix}")
 }
 

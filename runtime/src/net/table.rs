@@ -1,4 +1,4 @@
-//! The layout of the one nftables table, `proa`, and the messages for each change of its content.
+//! The layout of the node's one nftables table, and the messages for each change of its content.
 //!
 //! Pure. Packets to a service are looked up in the verdict map `frontends`, which sends them to a
 //! chain that chooses one of as many endpoints as the service has (`choose-3`); that chain finds the
@@ -22,9 +22,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::cidr::Ipv4Net;
 use super::nft::{Batch, Data, Expr, Field, Hook, Meta, Refuse, Register, SetSpec, Type, Verdict};
 use super::rules::{Change, Chooser, Endpoint, Frontend, Pick, Protocol};
-
-/// Name of the table.
-pub const TABLE: &str = "proa";
 
 const FRONTENDS: &str = "frontends";
 const HOST_FRONTENDS: &str = "host-frontends";

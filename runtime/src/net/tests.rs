@@ -95,9 +95,12 @@ fn in_own_network(test: impl AsyncFnOnce() + Send + 'static) {
     }
 }
 
+const TABLE: &str = "proa-test";
+
 fn config() -> NetworkConfig {
     NetworkConfig {
         bridge: "proa0".into(),
+        table: TABLE.into(),
         node_cidr: "10.42.0.0/24".parse().unwrap(),
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         service_cidr: "10.43.0.0/16".parse().unwrap(),
@@ -539,7 +542,51 @@ fn remove_all_leaves_nothing() {
             assert_eq!(links, ["lo"]);
             assert!(!nft::table_exists(TABLE).unwrap());
         }
-        Network::remove_left_over("proa0").await.unwrap();
+        Network::remove_left_over("proa0", TABLE).await.unwrap();
+    });
+}
+
+#[test]
+fn networks_of_two_nodes_are_removed_one_by_one() {
+    in_own_network(async || {
+        let beside = NetworkConfig {
+            bridge: "proa1".into(),
+            table: "proa-other".into(),
+            node_cidr: "10.52.0.0/24".parse().unwrap(),
+            cluster_cidr: "10.52.0.0/16".parse().unwrap(),
+            service_cidr: "10.53.0.0/16".parse().unwrap(),
+            dns_address: Ipv4Addr::new(10, 53, 0, 10),
+            reserved: Vec::new(),
+        };
+        let (one, other) =
+            (Network::start(config()).await.unwrap(), Network::start(beside.clone()).await.unwrap());
+        let pods = [Pod::new("one"), Pod::new("other")];
+        one.attach(&pods[0].uid, pods[0].thread).await.unwrap();
+        other.attach(&pods[1].uid, pods[1].thread).await.unwrap();
+        let names = async || {
+            let links = other.0.links.list().await.unwrap().into_iter().map(|link| link.name);
+            links.collect::<BTreeSet<_>>()
+        };
+        let before = names().await;
+        Network::remove_left_over("proa0", TABLE).await.unwrap();
+        let left = names().await;
+        assert!(left.iter().all(|name| !name.starts_with("proa0")) && left.len() + 2 == before.len());
+        assert!(!nft::table_exists(TABLE).unwrap() && nft::table_exists("proa-other").unwrap());
+
+        // Where two nodes share the names, the last of them removes what is everybody's.
+        let shared = |uid: &str| link_name_in(SHARED_LINK_LETTERS, "proa1", uid);
+        other.detach(&pods[1].uid).await.unwrap();
+        for uid in ["a", "b"] {
+            other.0.links.make_device(&shared(uid)).await.unwrap();
+        }
+        let remove = async |uid: &str| {
+            Network::remove_shared("proa1", "proa-other", &[uid.to_owned()]).await.unwrap();
+            (names().await, nft::table_exists("proa-other").unwrap())
+        };
+        let (names, table) = remove("a").await;
+        assert!(table && names == BTreeSet::from(["lo".into(), "proa1".into(), shared("b")]), "{names:?}");
+        let (names, table) = remove("b").await;
+        assert!(!table && names == BTreeSet::from(["lo".into()]), "{names:?}");
     });
 }
 
@@ -568,7 +615,7 @@ fn what_cannot_work_is_refused_in_a_sentence() {
         links.add_address(device, Ipv4Addr::new(10, 42, 7, 7)).await.unwrap();
         assert_eq!(
             start(|_| {}).await,
-            "the range 10.42.0.0/16 is in use on this host, which has the address 10.42.7.7"
+            "the range 10.42.0.0/16 is in use on this host, which has the address 10.42.7.7 on lan0"
         );
     });
 }

@@ -2,6 +2,8 @@
 //!
 //! Pure; `socket::transact` sends it.
 
+use std::sync::Arc;
+
 use super::attr::Attributes;
 use super::expr::{Expr, Verdict};
 
@@ -98,7 +100,7 @@ const DATA_LENGTH_VERDICT: u32 = 16;
 
 /// Messages about one table, to be sent as one transaction.
 pub struct Batch {
-    table: &'static str,
+    table: Arc<str>,
     buffer: Vec<u8>,
     /// What each message is about, for errors; the kernel answers with the message's number.
     about: Vec<String>,
@@ -107,41 +109,41 @@ pub struct Batch {
 
 impl Batch {
     /// An empty transaction on `table`.
-    pub fn new(table: &'static str) -> Self {
-        let mut batch = Self { table, buffer: Vec::new(), about: Vec::new(), sets: 0 };
+    pub fn new(table: &str) -> Self {
+        let mut batch = Self { table: table.into(), buffer: Vec::new(), about: Vec::new(), sets: 0 };
         batch.control(BATCH_BEGIN);
         batch
     }
 
     /// Makes the table; not an error if it exists.
     pub fn add_table(&mut self) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(NEW_TABLE, CREATE, "table".into(), |a| {
-            a.text(1, table);
+            a.text(1, &table);
         });
     }
 
     /// Removes the table and all it holds.
     pub fn delete_table(&mut self) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(DELETE_TABLE, 0, "table".into(), |a| {
-            a.text(1, table);
+            a.text(1, &table);
         });
     }
 
     /// Makes a chain that other chains send packets to.
     pub fn add_chain(&mut self, chain: &str) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(NEW_CHAIN, CREATE, format!("chain {chain}"), |a| {
-            a.text(1, table).text(3, chain);
+            a.text(1, &table).text(3, chain);
         });
     }
 
     /// Makes a chain that sees all packets at `hook`. `kind` is `filter` or `nat`.
     pub fn add_base_chain(&mut self, chain: &str, kind: &str, hook: Hook, priority: i32) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(NEW_CHAIN, CREATE, format!("chain {chain}"), |a| {
-            a.text(1, table).text(3, chain).nested(4, |h| {
+            a.text(1, &table).text(3, chain).nested(4, |h| {
                 h.number(1, hook as u32).number(2, priority.cast_unsigned());
             });
             a.text(7, kind);
@@ -150,31 +152,31 @@ impl Batch {
 
     /// Removes a chain and its rules. Nothing may refer to it any more.
     pub fn delete_chain(&mut self, chain: &str) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(DELETE_CHAIN, 0, format!("chain {chain}"), |a| {
-            a.text(1, table).text(3, chain);
+            a.text(1, &table).text(3, chain);
         });
     }
 
     /// Appends a rule to a chain.
     pub fn add_rule(&mut self, chain: &str, rule: &[Expr]) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         self.message(NEW_RULE, CREATE | APPEND, format!("rule of chain {chain}"), |a| {
-            a.text(1, table).text(2, chain).nested(4, |list| rule.iter().for_each(|e| e.encode(list)));
+            a.text(1, &table).text(2, chain).nested(4, |list| rule.iter().for_each(|e| e.encode(list)));
         });
     }
 
     /// Makes a named set or map.
     pub fn add_set(&mut self, set: &str, key: &[Type], spec: SetSpec) {
         self.sets += 1;
-        let (table, id) = (self.table, self.sets);
+        let (table, id) = (Arc::clone(&self.table), self.sets);
         self.message(NEW_SET, CREATE, format!("set {set}"), |a| {
             let flags = match spec {
                 SetSpec::Set => 0,
                 SetSpec::Map(_) | SetSpec::VerdictMap => SET_FLAG_MAP,
                 SetSpec::DynamicMap(..) => SET_FLAG_MAP | SET_FLAG_TIMEOUT | SET_FLAG_DYNAMIC,
             };
-            a.text(1, table).text(2, set).number(3, flags);
+            a.text(1, &table).text(2, set).number(3, flags);
             a.number(4, Type::concatenated(key)).number(5, Type::length(key));
             match spec {
                 SetSpec::Set => {}
@@ -205,10 +207,10 @@ impl Batch {
     }
 
     fn elements(&mut self, kind: u16, flags: u16, set: &str, elements: &[(Vec<u8>, Data)]) {
-        let table = self.table;
+        let table = Arc::clone(&self.table);
         for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.message(kind, flags, format!("elements of {set}"), |a| {
-                a.text(1, table).text(2, set).nested(3, |list| {
+                a.text(1, &table).text(2, set).nested(3, |list| {
                     for (key, data) in some {
                         list.nested(1, |element| encode_element(element, key, data));
                     }
