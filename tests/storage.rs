@@ -68,14 +68,6 @@ fn phase(cluster: &Cluster, resource: &str, name: &str) -> String {
     cluster.get(resource, name)["status"]["phase"].as_str().unwrap_or_default().to_owned()
 }
 
-fn has_event(cluster: &Cluster, object: &str, reason: &str, text: &str) {
-    let field = format!("involvedObject.name={object},reason={reason}");
-    cluster.wait(&format!("the Event {reason} of {object}: {text}"), || {
-        let events = cluster.kubectl(&["get", "events", "--field-selector", &field, "-o", "json"]);
-        events.contains(text)
-    });
-}
-
 fn volume_of(cluster: &Cluster, claim: &str) -> String {
     cluster.wait(&format!("claim {claim} to be bound"), || phase(cluster, "pvc", claim) == "Bound");
     cluster.get("pvc", claim)["spec"]["volumeName"].as_str().expect("a volume").to_owned()
@@ -112,8 +104,7 @@ fn data_outlives_the_pods_that_wrote_it() {
 
     // Nothing happens before somebody needs it.
     cluster.apply(CLAIM);
-    has_event(
-        &cluster,
+    cluster.wait_for_event(
         "data",
         "WaitForFirstConsumer",
         "waiting for first consumer to be created before binding",
@@ -126,7 +117,7 @@ fn data_outlives_the_pods_that_wrote_it() {
 
     assert_eq!(succeeds(&cluster, &shell("one", "echo one >> /data/log; cat /data/log", json!({}))), "one\n");
     let volume = volume_of(&cluster, "data");
-    has_event(&cluster, "data", "ProvisioningSucceeded", &volume);
+    cluster.wait_for_event("data", "ProvisioningSucceeded", &volume);
     assert_eq!(
         succeeds(&cluster, &shell("two", "echo two >> /data/log; cat /data/log", json!({}))),
         "one\ntwo\n"
@@ -191,7 +182,7 @@ fn a_claim_in_use_waits_for_its_pods() {
     assert!(cluster.kubectl(&["get", "pvc", "data"]).contains("Terminating"));
     cluster.kubectl(&["delete", "pv", &volume, "--wait=false"]);
     cluster.apply(&user("second").to_string());
-    has_event(&cluster, "second", "FailedScheduling", "persistentvolumeclaim \\\"data\\\" is being deleted");
+    cluster.wait_for_event("second", "FailedScheduling", "persistentvolumeclaim \"data\" is being deleted");
     // The node comes back to the same.
     cluster.stop(Signal::SIGTERM);
     cluster.up();
@@ -264,8 +255,7 @@ fn a_stateful_set_keeps_the_data_of_its_pods() {
     starts("web-0", 1);
     starts("web-1", 1);
     assert_eq!(claims(), ["www-web-0", "www-web-1"]);
-    has_event(
-        &cluster,
+    cluster.wait_for_event(
         "web",
         "SuccessfulCreate",
         "create Claim www-web-0 Pod web-0 in StatefulSet web success",
@@ -342,7 +332,7 @@ fn volumes_made_by_hand_and_those_of_a_pod() {
     assert_eq!(std::fs::read_to_string(host.join("file")).expect("the file"), "kept\n");
     // It is not given to anybody else before somebody has looked after it.
     claim("data", "storageClassName: manual, volumeName: small");
-    has_event(&cluster, "data", "FailedBinding", "already bound to a different claim");
+    cluster.wait_for_event("data", "FailedBinding", "already bound to a different claim");
     cluster.kubectl(&["patch", "pv", "small", "--type=merge", "-p", r#"{"spec":{"claimRef":null}}"#]);
     assert_eq!(volume_of(&cluster, "data"), "small");
     assert_eq!(succeeds(&cluster, &shell("reads", "cat /data/file", json!({}))), "kept\n");
@@ -353,12 +343,11 @@ fn volumes_made_by_hand_and_those_of_a_pod() {
     assert_eq!(volume_of(&cluster, "shared"), "share");
     let of = |claim: &str| json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]});
     cluster.apply(&shell("mounts-share", SLEEP, of("shared")).to_string());
-    has_event(&cluster, "mounts-share", "FailedMount", "spec.nfs is not supported by this node");
+    cluster.wait_for_event("mounts-share", "FailedMount", "spec.nfs is not supported by this node");
     cluster.apply(&shell("no-claim", SLEEP, of("absent")).to_string());
-    has_event(&cluster, "no-claim", "FailedScheduling", "persistentvolumeclaim \\\"absent\\\" not found");
+    cluster.wait_for_event("no-claim", "FailedScheduling", "persistentvolumeclaim \"absent\" not found");
     claim("nothing", "storageClassName: ''");
-    has_event(
-        &cluster,
+    cluster.wait_for_event(
         "nothing",
         "FailedBinding",
         "no persistent volumes available for this claim and no storage class is set",
@@ -366,7 +355,7 @@ fn volumes_made_by_hand_and_those_of_a_pod() {
     let many = CLAIM.replace("ReadWriteOnce", "ReadWriteMany").replace("name: data", "name: many");
     cluster.apply(&many);
     cluster.apply(&shell("wants-many", SLEEP, of("many")).to_string());
-    has_event(&cluster, "many", "ProvisioningFailed", "spec.accessModes: ReadWriteMany is not supported");
+    cluster.wait_for_event("many", "ProvisioningFailed", "spec.accessModes: ReadWriteMany is not supported");
 
     // A claim that comes and goes with its pod.
     let template =

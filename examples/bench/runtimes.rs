@@ -272,6 +272,7 @@ impl Sandbox {
                 source: path(bench.dir.join("said")),
                 target: "/said".to_owned(),
                 read_only: false,
+                recursive_read_only: false,
             }],
             resources: Resources::default(),
             stdin: false,

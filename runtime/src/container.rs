@@ -208,7 +208,10 @@ fn etc_mounts(etc: &Path, container: &Container) -> Vec<Mount> {
         .into_iter()
         .map(|name| (etc.join(name), format!("/etc/{name}")))
         .filter(|(_, target)| !taken(target))
-        .map(|(source, target)| Mount { source: source.to_string_lossy().into_owned(), target, read_only })
+        .map(|(source, target)| {
+            let source = source.to_string_lossy().into_owned();
+            Mount { source, target, read_only, recursive_read_only: false }
+        })
         .collect()
 }
 
@@ -225,7 +228,7 @@ fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>
     let anyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     std::fs::set_permissions(file, anyone).map_err(text)?;
     let source = file.to_string_lossy().into_owned();
-    Ok(Some(Mount { source, target: target.to_owned(), read_only: false }))
+    Ok(Some(Mount { source, target: target.to_owned(), read_only: false, recursive_read_only: false }))
 }
 
 /// The image's user and its account files.

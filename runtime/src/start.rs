@@ -45,7 +45,13 @@ pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String
     let config = sandbox_config(host, pod);
     let sandbox = Sandbox::start(&dir, &config).await.map_err(|error| error.to_string())?;
     match connect(host, pod, &sandbox).await {
-        Ok(ip) => Ok((sandbox, ip)),
+        Ok(ip) => {
+            if let Some(annotation) = asks_for_bandwidth(pod) {
+                let text = format!("{annotation} has no effect: this node does not shape traffic");
+                host.recorder.report(pod, report(None, true, "UndefinedShaper", text));
+            }
+            Ok((sandbox, ip))
+        }
         Err(message) => {
             // The first error says what is wrong.
             let _ = sandbox.stop().await;
@@ -281,10 +287,32 @@ fn write_etc(host: &Host, pod: &Pod, ip: IpAddr) -> std::io::Result<()> {
     std::fs::write(dir.join("hostname"), format!("{}\n", etc::kernel_hostname(pod, &host.names)))
 }
 
+/// The annotations that named seccomp profiles before there was a field for them.
+const SECCOMP_ANNOTATION: &str = "seccomp.security.alpha.kubernetes.io/";
+
+/// What some network plugins read: <https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/network-plugins/>.
+const BANDWIDTH_ANNOTATIONS: [&str; 2] =
+    ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
+
 /// Fields of a pod that would be silently lost otherwise.
 fn refuse_unsupported(pod: &Pod) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
+    let containers = || all_containers(pod).map(|(_, container)| container);
+    let seccomp = pod
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .find(|(key, profile)| key.contains(SECCOMP_ANNOTATION) && profile.starts_with("localhost/"));
+    if let Some((annotation, _)) = seccomp {
+        return Err(format!("metadata.annotations[{annotation}] is not supported by this node"));
+    }
     let refused = [
+        ("spec.resources", spec.resources.is_some()),
+        (
+            "restartPolicyRules",
+            containers().any(|c| c.restart_policy_rules.as_ref().is_some_and(|r| !r.is_empty())),
+        ),
         ("spec.hostUsers", spec.host_users == Some(false)),
         ("spec.resourceClaims", spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty())),
         ("spec.os", spec.os.as_ref().is_some_and(|os| os.name != "linux")),
@@ -293,6 +321,11 @@ fn refuse_unsupported(pod: &Pod) -> Result<(), String> {
         Some((field, _)) => Err(format!("{field} is not supported by this node")),
         None => wanted_host_ports(pod).map(drop),
     }
+}
+
+fn asks_for_bandwidth(pod: &Pod) -> Option<&'static str> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    BANDWIDTH_ANNOTATIONS.into_iter().find(|annotation| annotations.contains_key(*annotation))
 }
 
 fn wanted_host_ports(pod: &Pod) -> Result<Vec<HostPort>, String> {

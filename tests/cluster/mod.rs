@@ -294,6 +294,15 @@ impl Cluster {
         }
     }
 
+    /// Waits for an Event about an object, with this reason and this in its message.
+    pub fn wait_for_event(&self, object: &str, reason: &str, text: &str) {
+        let field = format!("involvedObject.name={object},reason={reason}");
+        self.wait(&format!("the Event {reason} of {object}: {text}"), || {
+            let message = "jsonpath={.items[*].message}";
+            self.kubectl(&["get", "events", "--field-selector", &field, "-o", message]).contains(text)
+        });
+    }
+
     /// Runs a program of `tests/clients/` with the client libraries from `make setup`; it must
     /// succeed.
     pub fn python(&self, program: &str) -> String {

@@ -218,6 +218,9 @@ pub struct Mount {
     pub target: String,
     /// Not writable from inside.
     pub read_only: bool,
+    /// Nor is what is mounted further in. Of Wasm's directories that is always so.
+    #[serde(default)]
+    pub recursive_read_only: bool,
 }
 
 /// Limits, already in the kernel's units. `None` is no limit.

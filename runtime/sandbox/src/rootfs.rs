@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::utsname::uname;
 
 /// Where a container's files are, under its scratch directory.
 pub struct Scratch {
@@ -55,10 +56,21 @@ pub fn mount_overlay(layers: &[String], scratch: &Scratch, devices: bool) -> io:
             return Err(io::Error::other(format!("layer {layer} is not there")));
         }
     }
-    mount_by_steps(layers, scratch, devices).or_else(|_| mount_at_once(layers, scratch, devices))
+    // Asked for what it does not know, a kernel writes a line into its log.
+    if takes_one_layer_at_a_time(&uname()?.release().to_string_lossy()) {
+        mount_by_steps(layers, scratch, devices)
+    } else {
+        mount_at_once(layers, scratch, devices)
+    }
 }
 
-/// By the mount interface that takes one layer at a time (Linux 6.8).
+/// `lowerdir+` is there since Linux 6.8.
+fn takes_one_layer_at_a_time(release: &str) -> bool {
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 8)
+}
+
+/// By the mount interface that takes one layer at a time.
 fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
     let context = file_system(c"overlay")?;
     for layer in layers.iter().rev() {
@@ -83,16 +95,11 @@ fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Re
 }
 
 /// A read-only overlay of directories, topmost first, that is mounted nowhere.
-pub fn detached_overlay(layers: &[&OwnedFd]) -> io::Result<OwnedFd> {
+pub fn detached_overlay(layers: &[OwnedFd]) -> io::Result<OwnedFd> {
     let context = file_system(c"overlay")?;
     let names: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     configure(&context, "lowerdir", Path::new(&names.join(":")))?;
     detached(&context, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID)
-}
-
-/// An empty directory of its own, that is mounted nowhere.
-pub fn detached_tmpfs() -> io::Result<OwnedFd> {
-    detached(&file_system(c"tmpfs")?, libc::MOUNT_ATTR_RDONLY)
 }
 
 fn file_system(kind: &CStr) -> io::Result<OwnedFd> {
@@ -159,4 +166,23 @@ fn mount_at_once(layers: &[String], scratch: &Scratch, devices: bool) -> io::Res
 pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
     let root = pathrs::Root::open(root).map_err(io::Error::other)?;
     root.mkdir_all(path, &Permissions::from_mode(0o755)).map(|_| ()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_kernels_take_one_layer_at_a_time() {
+        for (release, want) in [
+            ("6.8.0-31-generic", true),
+            ("6.18.44", true),
+            ("7.0-rc1", true),
+            ("6.1.0-56-cloud-amd64", false),
+            ("5.15.0", false),
+            ("x", false),
+        ] {
+            assert_eq!(takes_one_layer_at_a_time(release), want, "{release}");
+        }
+    }
 }

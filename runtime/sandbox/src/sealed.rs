@@ -42,9 +42,9 @@ pub fn directory() -> PathBuf {
 fn view() -> io::Result<OwnedFd> {
     let this = std::env::current_exe()?;
     let name = this.file_name().ok_or(io::ErrorKind::NotFound)?;
-    // An overlay without an upper layer has two lower ones at least.
-    let empty = rootfs::detached_tmpfs()?;
-    let view = rootfs::detached_overlay(&[&File::open(directory())?.into(), &empty])?;
+    // An overlay without an upper layer has two lower ones at least; this one is always there.
+    let layers = [File::open(directory())?.into(), File::open("/sys")?.into()];
+    let view = rootfs::detached_overlay(&layers)?;
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     // SAFETY: the kernel has just made this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(openat(Some(view.as_raw_fd()), name, flags, Mode::empty())?) })

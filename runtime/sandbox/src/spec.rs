@@ -123,7 +123,11 @@ fn mounts(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> Vec<Value> 
     // A mount inside another comes after it.
     wanted.sort_by_key(|m| Path::new(&m.target).components().count());
     mounts.extend(wanted.into_iter().map(|m| {
-        let access = if m.read_only { "ro" } else { "rw" };
+        let access = match (m.read_only, m.recursive_read_only) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            (false, _) => "rw",
+        };
         mount(&m.target, "bind", &m.source, &["rbind", "rprivate", access])
     }));
     mounts
@@ -234,7 +238,7 @@ mod tests {
             "id": "web-0", "args": ["sh"], "env": [["A", "1"]], "cwd": "", "log_path": "/tmp/l",
             "log_max_bytes": 0, "log_max_files": 0, "tty": false,
             "mounts": [
-                {"source": "/a", "target": "/data/in", "read_only": true},
+                {"source": "/a", "target": "/data/in", "read_only": true, "recursive_read_only": true},
                 {"source": "/b", "target": "/data", "read_only": false},
                 {"source": "/c", "target": "/dev/shm", "read_only": false},
             ],

@@ -28,11 +28,11 @@ pub fn view(mounts: &[Mount], scratch: &Path) -> Result<View, String> {
         mounts.iter().partition(|mount| Path::new(&mount.source).is_file());
     // Shared memory is for programs that share a kernel's address space.
     for mount in directories.into_iter().filter(|mount| mount.target != "/dev/shm") {
-        let Mount { source, target, read_only } = mount.clone();
+        let Mount { source, target, read_only, .. } = mount.clone();
         view.preopens.push(Preopen { source, target, read_only });
     }
     for mount in files {
-        let Mount { source, target, read_only } = mount.clone();
+        let Mount { source, target, read_only, .. } = mount.clone();
         match target.as_str() {
             // Read by name lookups, which the guest's process does for it.
             "/etc/resolv.conf" | "/etc/hosts" => view.files.push(FileOverlay { source, target, read_only }),
@@ -101,6 +101,7 @@ mod tests {
             source: source.display().to_string(),
             target: target.to_owned(),
             read_only,
+            recursive_read_only: false,
         };
         let seen = view(
             &[

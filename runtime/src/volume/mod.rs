@@ -136,6 +136,7 @@ fn one_mount(
         source: source.to_string_lossy().into_owned(),
         target: wanted.mount_path.clone(),
         read_only: always_read_only || wanted.read_only.unwrap_or(false),
+        recursive_read_only: matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
     })
 }
 

@@ -132,12 +132,18 @@ async fn mounts_and_read_only_root(world: Arc<World>) {
     );
     let source = volume.display().to_string();
     container.mounts = vec![
-        Mount { source: source.clone(), target: "/data".to_owned(), read_only: false },
-        Mount { source, target: "/ro".to_owned(), read_only: true },
+        Mount {
+            source: source.clone(),
+            target: "/data".to_owned(),
+            read_only: false,
+            recursive_read_only: false,
+        },
+        Mount { source, target: "/ro".to_owned(), read_only: true, recursive_read_only: false },
         Mount {
             source: volume.join("in").display().to_string(),
             target: "/etc/one".to_owned(),
             read_only: true,
+            recursive_read_only: false,
         },
     ];
     if let Payload::Oci { security, .. } = &mut container.payload {
@@ -192,8 +198,12 @@ async fn cannot_be_started(world: Arc<World>) {
     assert!(!pod.states().await.iter().any(|state| state.id == "layer-0"));
 
     let mut container = world.shell(&pod, "mount-0", "");
-    container.mounts =
-        vec![Mount { source: "/nonexistent".to_owned(), target: "/data".to_owned(), read_only: false }];
+    container.mounts = vec![Mount {
+        source: "/nonexistent".to_owned(),
+        target: "/data".to_owned(),
+        read_only: false,
+        recursive_read_only: false,
+    }];
     let Reply::Failed { message, .. } = pod.ask(Request::Start(Box::new(container))).await else { panic!() };
     assert!(message.ends_with("\"/nonexistent\": No such file or directory (os error 2)"), "{message}");
     pod.stop().await;

@@ -294,7 +294,8 @@ async fn directories(world: Arc<World>) {
     let with = |id: &str, read_only, args: &[&str]| {
         let mut container = world.wasm(&pod, id, &world.command, 0, args);
         let source = volume.display().to_string();
-        container.mounts = vec![Mount { source, target: "/data".to_owned(), read_only }];
+        container.mounts =
+            vec![Mount { source, target: "/data".to_owned(), read_only, recursive_read_only: false }];
         container
     };
     let (exit, log) = pod.run(with("w-0", false, &["write", "/data/file", "written"])).await;
@@ -310,8 +311,12 @@ async fn directories(world: Arc<World>) {
     container.mounts[0].target = "/one".to_owned();
     let (exit, log) = pod.run(container.clone()).await;
     assert_eq!((exit.code, log.as_str()), (0, "stdout P written\n"), "a single file");
-    let volume_too =
-        Mount { source: volume.display().to_string(), target: "/v".to_owned(), read_only: false };
+    let volume_too = Mount {
+        source: volume.display().to_string(),
+        target: "/v".to_owned(),
+        read_only: false,
+        recursive_read_only: false,
+    };
     container.id = "w-5".to_owned();
     container.mounts[0].target = "/v/deep/one".to_owned();
     container.mounts.push(volume_too);
