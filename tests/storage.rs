@@ -369,3 +369,30 @@ fn volumes_made_by_hand_and_those_of_a_pod() {
     cluster.wait("its volume to go", || is_gone(&cluster, "pv", &own));
     assert!(!directory(&cluster, &own).exists());
 }
+
+/// A directory that `subPath` makes has the volume's mode and group.
+/// <https://kubernetes.io/docs/concepts/storage/volumes/#using-subpath>.
+#[test]
+fn who_may_write_to_a_volume_may_write_to_a_part_of_it() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    cluster.apply(CLAIM);
+    let script =
+        "cd /data; /bin/busybox stat -c %u:%g:%a . ..; echo mine > file; /bin/busybox stat -c %u:%g file";
+    let user = json!({"runAsUser": 1001, "runAsGroup": 1001, "fsGroup": 2001});
+    let check = |name: &str, volume: Value, context: &Value, expected: &str| {
+        let mut pod = shell(name, script, json!({"securityContext": context}));
+        pod["spec"]["containers"][0]["volumeMounts"][0]["subPath"] = "a/b".into();
+        if !volume.is_null() {
+            pod["spec"]["volumes"][0] = volume;
+        }
+        let log = succeeds(&cluster, &pod);
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!([lines[0], lines[2]].join(" "), expected, "{name}: {log}");
+    };
+    let scratch = |medium: &str| json!({"name": "v", "emptyDir": {"medium": medium}});
+    check("claim", Value::Null, &user, "0:2001:2777 1001:2001");
+    check("disk", scratch(""), &user, "0:2001:2777 1001:2001");
+    check("memory", scratch("Memory"), &user, "0:2001:2777 1001:2001");
+    check("no-group", scratch(""), &json!({"runAsUser": 1001, "runAsGroup": 1001}), "0:0:777 1001:1001");
+}

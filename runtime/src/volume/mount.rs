@@ -4,11 +4,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+
+/// What a directory in a volume has of the volume's mode: permissions, and the bit by which new
+/// entries belong to the volume's group. The kubelet takes the same.
+const INHERITED: u32 = 0o2777;
 
 /// Mounts a tmpfs on `dir` unless one is there already.
 pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
@@ -26,7 +31,8 @@ pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
 
 /// Bind-mounts `path`, which lies below `root`, on `target`. The path is resolved beneath the
 /// root by the kernel, because a container may have put links into the volume; what does not
-/// exist is made as a directory.
+/// exist is made as directories with the volume's mode, so that who may write to it may write
+/// there too.
 pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let root = owned(open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?);
     let found = match beneath(&root, path) {
@@ -39,7 +45,7 @@ pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     if points()?.iter().any(|point| point == target) {
         umount2(target, MntFlags::MNT_DETACH)?;
     }
-    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let source = by_fd(&found);
     prepare(target, std::fs::metadata(&source)?.is_dir())?;
     Ok(mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
 }
@@ -72,19 +78,30 @@ fn beneath(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
 }
 
 fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
+    let mode = std::fs::metadata(by_fd(root))?.permissions().mode() & INHERITED;
     let mut done = PathBuf::new();
     for part in Path::new(path).components() {
         let parent =
             if done.as_os_str().is_empty() { None } else { Some(beneath(root, &done.to_string_lossy())?) };
-        let at = parent.as_ref().unwrap_or(root);
-        match nix::sys::stat::mkdirat(Some(at.as_raw_fd()), part.as_os_str(), Mode::from_bits_truncate(0o750))
-        {
-            Ok(()) | Err(nix::Error::EEXIST) => {}
+        let at = parent.as_ref().unwrap_or(root).as_raw_fd();
+        match nix::sys::stat::mkdirat(Some(at), part.as_os_str(), Mode::S_IRWXU) {
+            Ok(()) => {
+                // Apart from its making, because of the umask; a link put in its place is not followed.
+                let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+                let made = owned(openat(Some(at), part.as_os_str(), flags, Mode::empty())?);
+                std::fs::set_permissions(by_fd(&made), std::fs::Permissions::from_mode(mode))?;
+            }
+            Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
         done.push(part);
     }
     Ok(())
+}
+
+/// A name of the open file that no container can change.
+fn by_fd(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn prepare(target: &Path, dir: bool) -> io::Result<()> {
@@ -151,5 +168,20 @@ mod tests {
         assert!(beneath(&root, "in").is_ok());
         make_dirs(&root, "a/b").unwrap();
         assert!(dir.path().join("a/b").is_dir());
+    }
+
+    #[test]
+    fn a_directory_in_a_volume_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode =
+            |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        let set = |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let root = owned(open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap());
+        set(0o2777);
+        make_dirs(&root, "a/b").unwrap();
+        assert_eq!((mode("a"), mode("a/b")), (0o2777, 0o2777));
+        set(0o1750);
+        make_dirs(&root, "a/c").unwrap();
+        assert_eq!((mode("a"), mode("a/c") & 0o777), (0o2777, 0o750), "what is there already stays");
     }
 }
