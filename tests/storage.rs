@@ -396,3 +396,21 @@ fn who_may_write_to_a_volume_may_write_to_a_part_of_it() {
     check("memory", scratch("Memory"), &user, "0:2001:2777 1001:2001");
     check("no-group", scratch(""), &json!({"runAsUser": 1001, "runAsGroup": 1001}), "0:0:777 1001:1001");
 }
+
+/// A token is for one user or one group where the pod names one, and for everyone in it otherwise.
+/// <https://github.com/kubernetes/enhancements/tree/master/keps/sig-auth/1205-bound-service-account-tokens#file-permission>.
+#[test]
+fn tokens_are_readable_for_whom_the_pod_runs_as() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let script = "/bin/busybox stat -L -c %u:%g:%a /data/token; test -s /data/token && /bin/busybox head -c 3 /data/token";
+    let check = |name: &str, context: Value, expected: &str| {
+        let projected = json!({"sources": [{"serviceAccountToken": {"path": "token"}}]});
+        let more = json!({"securityContext": context, "volumes": [{"name": "v", "projected": projected}]});
+        assert_eq!(succeeds(&cluster, &shell(name, script, more)), format!("{expected}\neyJ"), "{name}");
+    };
+    check("nobody-named", json!({}), "0:0:644");
+    check("user", json!({"runAsUser": 1001, "runAsGroup": 1001}), "1001:0:600");
+    check("group", json!({"runAsGroup": 1001, "fsGroup": 2001}), "0:2001:640");
+    check("both", json!({"runAsUser": 1001, "runAsGroup": 1001, "fsGroup": 2001}), "1001:2001:640");
+}

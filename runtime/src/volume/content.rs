@@ -19,6 +19,8 @@ pub struct File {
     pub path: String,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it is, if not root's.
+    pub owner: Option<u32>,
     /// Content.
     pub bytes: Vec<u8>,
 }
@@ -51,6 +53,15 @@ const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_REFRESH_MOST_SECONDS: u64 = 24 * 3600;
 /// Permission bits of a file whose volume does not say so.
 const DEFAULT_MODE: i32 = 0o644;
+
+/// Permission bits of a token that one user or one group is to read. The group's come with it.
+const TOKEN_MODE: u32 = 0o600;
+
+/// The group that a pod wants its volumes to belong to.
+pub fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
+}
 
 /// What a volume is made of.
 pub fn source(volume: &Volume) -> Source<'_> {
@@ -149,7 +160,9 @@ pub fn files(pod: &Pod, volume: &Volume, fetched: &Fetched, facts: &Facts) -> Re
         } else if let (Some(s), Some(wanted)) = (&projection.service_account_token, token_wanted(projection))
         {
             let token = fetched.tokens.get(&wanted).ok_or("the service account token could not be had")?;
-            vec![File { path: s.path.clone(), mode, bytes: token.clone().into_bytes() }]
+            let owner = token_owner(pod);
+            let mode = if owner.is_some() || fs_group(pod).is_some() { TOKEN_MODE } else { mode };
+            vec![File { path: s.path.clone(), mode, owner, bytes: token.clone().into_bytes() }]
         } else {
             return Err("projected source is not supported by this node".to_owned());
         };
@@ -174,6 +187,20 @@ fn token_wanted(projection: &VolumeProjection) -> Option<TokenWanted> {
         audience: token.audience.clone().filter(|a| !a.is_empty()),
         expiration_seconds: token.expiration_seconds.unwrap_or(TOKEN_SECONDS),
     })
+}
+
+/// Whose a pod's tokens are: the user that all its containers run as, if there is one.
+fn token_owner(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|c| c.run_as_user);
+    let mut users = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(|container| container.security_context.as_ref().and_then(|c| c.run_as_user).or(of_pod));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
 }
 
 fn mode(mode: Option<i32>) -> u32 {
@@ -232,6 +259,7 @@ fn picked(
         let file = |(key, value): (&&str, &&[u8])| File {
             path: (*key).to_owned(),
             mode: default_mode,
+            owner: None,
             bytes: value.to_vec(),
         };
         return Ok(data.iter().map(file).collect());
@@ -242,6 +270,7 @@ fn picked(
             Some(value) => files.push(File {
                 path: item.path.clone(),
                 mode: item.mode.map_or(default_mode, |m| mode(Some(m))),
+                owner: None,
                 bytes: value.to_vec(),
             }),
             None if optional => {}
@@ -264,7 +293,7 @@ fn downward_files(
             (None, None) => return Err(format!("downward API file {} names no field", item.path)),
         };
         let mode = item.mode.map_or(default_mode, |m| mode(Some(m)));
-        Ok(File { path: item.path.clone(), mode, bytes: text.into_bytes() })
+        Ok(File { path: item.path.clone(), mode, owner: None, bytes: text.into_bytes() })
     };
     items.unwrap_or_default().iter().map(file).collect()
 }
@@ -364,5 +393,26 @@ mod tests {
             ]}}),
             Ok(&[("k", 0o644, "secret"), ("name", 0o644, "p"), ("token", 0o644, "token")]),
         );
+    }
+
+    #[test]
+    fn tokens_are_for_the_user_that_all_containers_have() {
+        let check = |of_pod: Value, first: Value, second: Value, expected: Option<u32>| {
+            let container = |name, context: Value| json!({"name": name, "securityContext": context});
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "securityContext": of_pod,
+                "initContainers": [container("i", first)],
+                "containers": [container("c", second)],
+            }}))
+            .unwrap();
+            assert_eq!(token_owner(&pod), expected, "{pod:?}");
+        };
+        let user = |uid: i64| json!({"runAsUser": uid});
+        check(json!({}), json!({}), json!({}), None);
+        check(user(7), json!({}), json!({}), Some(7));
+        check(user(7), json!({}), user(8), None);
+        check(json!({}), user(7), json!({}), None);
+        check(json!({}), user(7), user(7), Some(7));
+        check(user(8), user(0), user(0), Some(0));
     }
 }

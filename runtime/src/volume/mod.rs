@@ -30,8 +30,7 @@ pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Res
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let spec = pod.spec.as_ref();
     let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let group = spec.and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
-    let group = group.and_then(|g| u32::try_from(g).ok());
+    let group = content::fs_group(pod);
     make_private(&paths.pod_volumes(uid)).map_err(|e| e.to_string())?;
     for (index, volume) in volumes.iter().enumerate() {
         let dir = paths.volume(uid, &volume.name);
@@ -198,10 +197,9 @@ fn claimed(pod: &Pod, paths: &Paths, volume: &Volume, fetched: &Fetched) -> Resu
                 return Err(format!("path \"{path}\" does not exist"));
             }
             let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-            let group = context.and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok());
             let on_mismatch =
                 context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
-            if let Some(group) = group.filter(|_| !found.read_only && found.path.is_dir()) {
+            if let Some(group) = content::fs_group(pod).filter(|_| !found.read_only && found.path.is_dir()) {
                 ownership::give(&found.path, group, on_mismatch)
                     .map_err(|error| format!("applyFSGroup failed for vol {path}: {error}"))?;
             }

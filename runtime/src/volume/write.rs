@@ -60,8 +60,8 @@ fn write_one(dir: &Path, file: &File, group: Option<u32>) -> io::Result<()> {
     io::Write::write_all(&mut open, &file.bytes)?;
     // The group of the pod's volumes may always read.
     let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
-    if group.is_some() {
-        chown(&path, None, group)?;
+    if file.owner.is_some() || group.is_some() {
+        chown(&path, file.owner, group)?;
     }
     open.set_permissions(std::fs::Permissions::from_mode(mode))
 }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, text: &str) -> File {
-        File { path: path.to_owned(), mode: 0o640, bytes: text.as_bytes().to_vec() }
+        File { path: path.to_owned(), mode: 0o640, owner: None, bytes: text.as_bytes().to_vec() }
     }
 
     fn listing(dir: &Path) -> Vec<String> {
