@@ -4,6 +4,7 @@ mod cluster;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -129,13 +130,28 @@ fn the_command_line_may_be_used_from_anywhere() {
     nix::sys::stat::mknod(&root.join("sda"), kind, mode, disk).expect("root");
     let fifo = root.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).expect("a directory");
+    // What a program may do as whom is kept.
+    let program = root.join("program");
+    fs::write(&program, "#!/bin/sh").expect("a file");
+    std::os::unix::fs::chown(&program, Some(12), Some(34)).expect("root");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4751)).expect("a mode");
+    fs::create_dir(root.join("tmp")).expect("a directory");
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("a mode");
     let root = root.to_str().expect("UTF-8");
     let output = cluster.proa_output(&["image", "pack", root, "-t", "devices:1", "--cmd", "sh"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("left out 1 device nodes of"), "{said}");
     let layer = cluster.image("devices:1")["content"]["layers"][0].clone();
-    let made = fs::read_dir(layer.as_str().expect("a path")).expect("a directory");
-    assert!(made.flatten().map(|entry| entry.file_name()).eq(["fifo"]));
+    let layer = Path::new(layer.as_str().expect("a path"));
+    let mut made =
+        fs::read_dir(layer).expect("a directory").flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+    made.sort();
+    assert_eq!(made, ["fifo", "program", "tmp"]);
+    let of = |name: &str| {
+        let metadata = layer.join(name).metadata().expect("a file");
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+    };
+    assert_eq!((of("program"), of("tmp")), ((0o4751, 12, 34), (0o1777, 0, 0)));
 
     // A reader that has seen enough is no failure.
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -71,7 +71,7 @@ pub struct Transfer {
 
 #[derive(Args)]
 pub struct Pack {
-    /// Root directory or .wasm file
+    /// Root directory, whose files keep their modes and owners, or .wasm file
     source: PathBuf,
     /// Name of the image
     #[arg(short = 't', long = "tag")]

@@ -161,28 +161,38 @@ fn append_sorted<W: Write>(
     for entry in entries {
         let inside = inside.join(entry.file_name());
         let path = entry.path();
-        let kind = entry.file_type().map_err(at(&path))?;
-        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
-            append_special(tar, &path, &inside).map_err(at(&path))?;
-            continue;
-        }
-        tar.append_path_with_name(&path, &inside).map_err(at(&path))?;
-        if kind.is_dir() {
+        append(tar, &path, &inside).map_err(at(&path))?;
+        if entry.file_type().map_err(at(&path))?.is_dir() {
             append_sorted(tar, source, &inside)?;
         }
     }
     Ok(())
 }
 
-/// A FIFO or a device, which the library would put under the name that it has on the node.
-fn append_special<W: Write>(tar: &mut tar::Builder<W>, path: &Path, inside: &Path) -> io::Result<()> {
+/// One file of any kind with its mode and owner, which make a difference in a container.
+fn append<W: Write>(tar: &mut tar::Builder<W>, path: &Path, inside: &Path) -> io::Result<()> {
     let metadata = path.symlink_metadata()?;
+    let kind = metadata.file_type();
     let mut header = tar::Header::new_gnu();
     header.set_metadata_in_mode(&metadata, tar::HeaderMode::Deterministic);
+    header.set_mode(metadata.mode() & 0o7777);
+    header.set_uid(metadata.uid().into());
+    header.set_gid(metadata.gid().into());
+    if kind.is_file() {
+        return tar.append_data(&mut header, inside, File::open(path)?.take(metadata.len()));
+    }
     header.set_size(0);
+    if kind.is_symlink() {
+        return tar.append_link(&mut header, inside, std::fs::read_link(path)?);
+    }
+    if kind.is_socket() {
+        return Err(io::Error::other("a socket cannot be part of an image"));
+    }
     let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
-    header.set_device_major(number(nix::sys::stat::major(metadata.rdev()))?)?;
-    header.set_device_minor(number(nix::sys::stat::minor(metadata.rdev()))?)?;
+    if kind.is_char_device() || kind.is_block_device() {
+        header.set_device_major(number(nix::sys::stat::major(metadata.rdev()))?)?;
+        header.set_device_minor(number(nix::sys::stat::minor(metadata.rdev()))?)?;
+    }
     tar.append_data(&mut header, inside, io::empty())
 }
 
