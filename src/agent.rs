@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{self, DEFAULT_DATA_DIR};
 use crate::up::{self, DNS_OFFSET, DNS_PORT, MAX_PODS};
-use crate::{lock, print};
+use crate::{data_dir, lock, print};
 
 /// What may be set; each also as `PROA_…` in the environment.
 #[derive(Args, Clone, Debug)]
@@ -80,7 +80,7 @@ pub fn run(options: Options) -> Result<()> {
 async fn serve(options: Options) -> Result<()> {
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     up::machine_is_ready()?;
-    up::make_data_dir(&options.data_dir)?;
+    data_dir::prepare(&options.data_dir)?;
     let _lock = lock::take(&options.data_dir)?;
     let shutdown = CancellationToken::new();
     let parts = TaskTracker::new();

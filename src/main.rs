@@ -6,6 +6,7 @@
 mod agent;
 mod cli;
 mod config;
+mod data_dir;
 mod lock;
 mod node_ip;
 mod print;

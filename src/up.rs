@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Options};
-use crate::{lock, node_ip, print};
+use crate::{data_dir, lock, node_ip, print};
 
 /// Addresses a node has for its pods: a /24.
 const NODE_PREFIX: u8 = 24;
@@ -78,15 +77,6 @@ pub fn machine_is_ready() -> Result<()> {
     proa_runtime::preflight::check().map_err(|lacks| anyhow::anyhow!(lacks))
 }
 
-/// Makes the data directory, which only root reads.
-pub fn make_data_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("cannot make the data directory {}", path.display()))
-}
-
 /// How what the node has outside its data directory is named.
 pub async fn host_names(data_dir: &Path) -> Result<HostNames> {
     proa_runtime::settle(&Paths::new(data_dir)).await.map_err(|failures| anyhow::anyhow!(failures))
@@ -134,7 +124,7 @@ async fn serve(config: Config) -> Result<()> {
     let addresses = Addresses::of(&config)?;
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     machine_is_ready()?;
-    make_data_dir(&config.data_dir)?;
+    data_dir::prepare(&config.data_dir)?;
     let _lock = lock::take(&config.data_dir)?;
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.

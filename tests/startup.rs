@@ -3,7 +3,7 @@
 mod cluster;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
@@ -41,14 +41,20 @@ fn what_is_in_the_way_is_named() {
     // A store of another version, or something else entirely.
     let strange = scratch("strange");
     fs::create_dir_all(&strange).expect("a directory");
-    fs::write(format!("{strange}/store.redb"), "not a database").expect("a file");
+    let put = |content: &str| {
+        let path = format!("{strange}/store.redb");
+        fs::write(&path, content).expect("a file");
+        // One that others may read is worth a line of its own.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("own file");
+    };
+    put("not a database");
     fails_with(&with_free(&["--data-dir", &strange, "--api-listen", "127.0.0.1:7443"]), "store");
 
     // A store that was there and is gone, or has been emptied.
     let keys = format!("{strange}/pki");
-    fs::create_dir_all(&keys).expect("a directory");
+    fs::DirBuilder::new().mode(0o700).create(&keys).expect("a directory");
     let strange_up = || with_free(&["--data-dir", &strange, "--api-listen", "127.0.0.1:7443"]);
-    fs::write(format!("{strange}/store.redb"), "").expect("a file");
+    put("");
     fails_with(&strange_up(), "store.redb is damaged: it is empty");
     fs::remove_file(format!("{strange}/store.redb")).expect("the file");
     fails_with(&strange_up(), "store.redb is missing");

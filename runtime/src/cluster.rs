@@ -6,6 +6,7 @@
 //! `kube-system`, and sets aside what another cluster's pods left before it starts any of its own.
 
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ fn set_aside(dir: &Path, cluster: &str) -> io::Result<Option<PathBuf>> {
     }
     let aside = PathBuf::from(format!("{}-of-{cluster}", dir.display()));
     std::fs::rename(dir, &aside)?;
-    std::fs::create_dir_all(dir)?;
+    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
     Ok(Some(aside))
 }
 

@@ -16,6 +16,11 @@ impl Paths {
         Paths { data: data.to_owned() }
     }
 
+    /// All directories of the node right in the data directory.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        vec![self.run(), self.volumes(), self.local_volumes(), self.logs(), self.images(), self.wasm()]
+    }
+
     /// What belongs to this run of the machine: `run`.
     pub fn run(&self) -> PathBuf {
         self.data.join("run")

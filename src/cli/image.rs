@@ -11,7 +11,7 @@ use proa_runtime::image::{
 use proa_runtime::paths::Paths;
 
 use super::DataDir;
-use crate::print;
+use crate::{data_dir, print};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -96,6 +96,7 @@ pub struct Pack {
 }
 
 fn store(data: &DataDir, insecure_registries: &[String]) -> Result<ImageStore> {
+    data_dir::prepare(&data.data_dir)?;
     ImageStore::open(&Paths::new(&data.data_dir), insecure_registries)
         .with_context(|| format!("cannot open the image store in {}", data.data_dir.display()))
 }

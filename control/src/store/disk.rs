@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -470,7 +471,10 @@ fn make(path: &Path) -> Result<Database, StoreError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    let made = Builder::new().set_cache_size(CACHE_BYTES).create(&temporary);
+    // It will hold Secrets.
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).create_new(true).mode(0o600).open(&temporary).map_err(io)?;
+    let made = Builder::new().set_cache_size(CACHE_BYTES).create_file(file);
     let database = made.map_err(|error| open_fault(path, error))?;
     make_tables(&database).map_err(|source| StoreError::Database { path: path.to_owned(), source })?;
     std::fs::rename(&temporary, path).map_err(io)?;
