@@ -77,10 +77,10 @@ pub fn run(options: Options) -> Result<()> {
     up::runtime().block_on(serve(options))
 }
 
-async fn serve(options: Options) -> Result<()> {
+async fn serve(mut options: Options) -> Result<()> {
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     up::machine_is_ready()?;
-    data_dir::prepare(&options.data_dir)?;
+    options.data_dir = data_dir::prepare(&options.data_dir)?;
     let _lock = lock::take(&options.data_dir)?;
     let shutdown = CancellationToken::new();
     let parts = TaskTracker::new();

@@ -22,8 +22,9 @@ const OF_PARTS: [&str; 7] =
     ["store.redb", "store.new", "pki", "node", "kubeconfig", "kubeconfig.new", "lock"];
 
 /// Makes the data directory and those in it, which only root reads, and narrows what is there. Links
-/// are followed, because parts of the data may lie on another disk.
-pub fn prepare(path: &Path) -> Result<()> {
+/// are followed, because parts of the data may lie on another disk. Gives the directory without links,
+/// as the kernel names what is mounted in it.
+pub fn prepare(path: &Path) -> Result<PathBuf> {
     make(path).with_context(|| format!("cannot make the data directory {}", path.display()))?;
     let shown = path.display();
     let mode = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.permissions().mode();
@@ -40,7 +41,7 @@ pub fn prepare(path: &Path) -> Result<()> {
     for part in directories.into_iter().chain(of_parts).chain(set_aside(path)?) {
         narrow(&part).with_context(|| format!("cannot close {} to others", part.display()))?;
     }
-    Ok(())
+    path.canonicalize().with_context(|| format!("cannot read {shown}"))
 }
 
 /// What pods of another cluster left, which `cluster.rs` of the node sets aside.

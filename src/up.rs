@@ -41,9 +41,10 @@ pub fn up(options: Options) -> Result<()> {
 /// Stops the cluster if it is up, then its pods, and removes what it made outside its data.
 pub fn down(data_dir: &Path) -> Result<()> {
     ensure!(is_root(), "proa down must be run as root");
-    let _lock = lock::stop_holder(data_dir)?;
+    let Ok(data_dir) = data_dir.canonicalize() else { return Ok(()) };
+    let _lock = lock::stop_holder(&data_dir)?;
     runtime()
-        .block_on(async { proa_runtime::down(data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
+        .block_on(async { proa_runtime::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
 }
 
 /// The runtime of everything that is asynchronous.
@@ -120,11 +121,11 @@ impl Addresses {
     }
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(mut config: Config) -> Result<()> {
     let addresses = Addresses::of(&config)?;
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     machine_is_ready()?;
-    data_dir::prepare(&config.data_dir)?;
+    config.data_dir = data_dir::prepare(&config.data_dir)?;
     let _lock = lock::take(&config.data_dir)?;
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.

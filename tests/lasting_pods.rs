@@ -131,8 +131,9 @@ fn traces(cluster: &Cluster) -> Traces {
     let names: Value = serde_json::from_str(&names).expect("JSON");
     let id = names["id"].as_str().expect("an id");
     let mut directories = BTreeSet::new();
-    for dir in ["volumes", "pods", "run/sandboxes"] {
-        directories.extend(fs::read_dir(data.join(dir)).expect("a directory").flatten().map(|e| e.path()));
+    for dir in ["volumes", "pods", "containers", "run/sandboxes"] {
+        let dir = cluster.mounted(&data.join(dir));
+        directories.extend(fs::read_dir(dir).expect("a directory").flatten().map(|e| e.path()));
     }
     let mut cgroups = BTreeSet::new();
     for controller in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
@@ -175,10 +176,11 @@ fn fifty_pods_leave_nothing() {
         ready(&cluster, &names);
         cluster.kubectl(&["delete", "pod", "--all"]);
     };
-    // What the first pods bring along stays: connections, compiled files, watches.
+    // What the first pods bring along stays: connections, compiled files, watches. So does the memory
+    // that sandboxes' directories are in.
     all(pods(0, 2));
     let settled =
-        Traces { processes: 0, mounts: 0, links: 2, cgroups: BTreeSet::new(), directories: BTreeSet::new() };
+        Traces { processes: 0, mounts: 1, links: 2, cgroups: BTreeSet::new(), directories: BTreeSet::new() };
     wait_for("the first pods to leave nothing", || traces(&cluster) == settled);
     let before = descriptors(&cluster);
     all(pods(2, 52));
@@ -196,13 +198,14 @@ fn an_empty_store_costs_no_data() {
     ready(&cluster, &["lost"]);
     cluster.wait("its first words", || cluster.kubectl(&["logs", "lost"]) == "hello\n");
     let uid = cluster.get("pod", "lost")["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let sandbox = cluster.mounted(&cluster.data_dir().join("run/sandboxes").join(&uid));
+    assert!(sandbox.exists());
     cluster.stop(Signal::SIGTERM);
     fs::remove_file(cluster.data_dir().join("store.redb")).expect("the store");
     // A store that was there is missed; without its keys the directory is of no cluster any more.
     fs::remove_dir_all(cluster.data_dir().join("pki")).expect("the keys");
     cluster.up();
     // Nobody knows the pod any more: it is ended, as gently as the kubelet ends such pods …
-    let sandbox = cluster.data_dir().join("run/sandboxes").join(&uid);
     cluster.wait("the orphan to be gone", || !sandbox.exists());
     // … and what it wrote is where the node's log says.
     let aside = |dir: &str| {

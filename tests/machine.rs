@@ -141,6 +141,12 @@ fn what_an_earlier_version_named_otherwise_is_removed() {
     let old = format!("/proa/{}", cluster.node_name());
     let like = format!("/proa/{}", id(&cluster));
     let plant = |cluster: &Cluster| {
+        // It had this directory on the disk.
+        let script = "cp -a run/. old && umount -l run && cp -a old/. run && rm -r old";
+        let mut shell = cluster.command("/bin/sh");
+        let data = cluster.data_dir();
+        let moved = shell.args(["-c", &format!("cd {} && {script}", data.display())]).status();
+        assert!(moved.is_ok_and(|status| status.success()), "{script}");
         let record = json!({"cgroup": old, "bridge": "proa0"}).to_string();
         fs::write(cluster.data_dir().join("run/node.json"), record).expect("a file");
         // The range would be refused as long as this has its address.
@@ -243,4 +249,30 @@ fn down_waits_and_then_names_what_does_not_end() {
     let output = down.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(cgroups(&group).is_empty());
+}
+
+#[test]
+fn down_names_who_uses_its_directory() {
+    let mut cluster = Cluster::start();
+    serve(&cluster);
+    let run = cluster.data_dir().join("run");
+    let script = format!("cd {} && exec sleep 1000", run.display());
+    let mut user = cluster.command("/bin/sh").args(["-c", &script]).spawn().expect("a shell");
+    let cwd = PathBuf::from(format!("/proc/{}/cwd", user.id()));
+    wait_for("it to be there", || fs::read_link(&cwd).is_ok_and(|cwd| cwd == run));
+    let output = cluster.proa_output(&["down"]);
+    cluster.ended();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let wanted = format!(
+        "unmount {}: Device or resource busy: process {} (sleep) uses it\n",
+        run.display(),
+        user.id()
+    );
+    assert!(!output.status.success() && said.ends_with(&wanted), "{said}");
+    assert!(sandboxes(&cluster).is_empty(), "the rest is done all the same");
+    user.kill().expect("it runs");
+    user.wait().expect("own child");
+    cluster.proa(&["down"]);
+    let mounts = cluster.command("/bin/cat").arg("/proc/mounts").output().expect("cat").stdout;
+    assert!(!String::from_utf8_lossy(&mounts).contains(run.to_str().expect("UTF-8")));
 }

@@ -83,3 +83,78 @@ fn an_open_data_directory_is_closed_at_the_start() {
     assert!(!output.status.success() && said.contains("(mode 0777): run `chmod go-w "), "{said}");
     set_mode(&data, 0o700);
 }
+
+/// A value that is nowhere else, and what a file that holds it holds.
+const VALUE: &str = "kahlschlag-zwetschge-41";
+const FILE_VALUE: &str = "walfisch-brombeere-17";
+
+/// Files below a directory, as the disk has them, that hold any of these.
+fn files_with(dir: &Path, texts: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory").flatten() {
+        let kind = entry.file_type().expect("a kind");
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), texts));
+        } else if kind.is_file() {
+            let bytes = fs::read(entry.path()).expect("root reads all");
+            let holds = |text: &&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            found.extend(texts.iter().any(holds).then(|| entry.path().display().to_string()));
+        }
+    }
+    found
+}
+
+#[test]
+fn values_of_secrets_are_on_no_disk_but_in_the_store() {
+    let mut cluster = Cluster::start();
+    pack(&cluster);
+    let literals = [format!("--from-literal=env={VALUE}"), format!("--from-literal=file={FILE_VALUE}")];
+    cluster.kubectl(&["create", "secret", "generic", "deep", &literals[0], &literals[1]]);
+    let env = json!([{"name": "DEEP", "valueFrom": {"secretKeyRef": {"name": "deep", "key": "env"}}}]);
+    let file = json!([{"name": "deep", "mountPath": "/deep"},
+        {"name": "mixed", "mountPath": "/part", "subPath": "in/file"}]);
+    let fields = json!({"env": env, "volumeMounts": file});
+    let script = "trap 'exit 0' TERM; echo scratch > /tmp/written; while true; do sleep 0.1; done";
+    let mut pod = lasting("deep", json!([shell(script, fields.clone()), wasm("http:1", &[], fields)]));
+    let volumes = json!([{"name": "deep", "secret": {"secretName": "deep"}},
+        {"name": "mixed", "projected": {"sources": [
+            {"secret": {"name": "deep", "items": [{"key": "file", "path": "in/file"}]}}]}}]);
+    pod["spec"]["volumes"]
+        .as_array_mut()
+        .expect("volumes")
+        .extend(volumes.as_array().expect("a list").clone());
+    cluster::pod::apply(&cluster, &[pod]);
+    ready(&cluster, &["deep"]);
+    // A command has the environment too.
+    let said =
+        cluster.kubectl(&["exec", "deep", "-c", "c0", "--", "sh", "-c", "echo $DEEP; cat /deep/file /part"]);
+    assert_eq!(said, format!("{VALUE}\n{FILE_VALUE}{FILE_VALUE}"));
+
+    // The mounts are in the cluster's own namespace: what is seen from here is the disk.
+    let data = cluster.data_dir();
+    let run = cluster.mounted(&data.join("run"));
+    assert!(!files_with(&run, &[VALUE]).is_empty(), "what its containers are started with is in memory");
+    assert!(!files_with(&data.join("containers"), &["scratch"]).is_empty(), "what they write is on the disk");
+    let encoded = ["a2FobHNjaGxhZy16d2V0c2NoZ2UtNDE=", "d2FsZmlzY2gtYnJvbWJlZXJlLTE3"];
+    let all = [VALUE, FILE_VALUE, encoded[0], encoded[1]];
+    let on_disk = files_with(&data, &all);
+    assert_eq!(on_disk, [path(&data.join("store.redb"))]);
+
+    // The memory outlives proa, and a reboot, which takes it, leaves no trace of the containers.
+    let before = cluster.get("pod", "deep")["status"]["containerStatuses"].clone();
+    cluster.stop(Signal::SIGTERM);
+    cluster.up();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/deep", "--timeout=60s"]);
+    assert_eq!(cluster.get("pod", "deep")["status"]["containerStatuses"], before);
+    cluster.proa(&["down"]);
+    cluster.ended();
+    assert_eq!(fs::read_dir(data.join("run")).expect("a directory").count(), 0);
+    assert_eq!(fs::read_dir(data.join("containers")).expect("a directory").count(), 0);
+    cluster.up();
+    cluster.wait("its containers anew", || {
+        let statuses = cluster.get("pod", "deep")["status"]["containerStatuses"].clone();
+        statuses
+            .as_array()
+            .is_some_and(|all| all.iter().all(|s| s["restartCount"] == 1 && s["ready"] == true))
+    });
+}

@@ -267,8 +267,8 @@ impl Agent {
 /// was here to hear it.
 async fn remove_forgotten(host: &Host, known: &BTreeSet<String>) {
     let paths = &host.paths;
-    let mut uids: BTreeSet<String> = names(&paths.sandboxes()).into_iter().collect();
-    uids.extend(names(&paths.volumes()));
+    let places = [paths.sandboxes(), paths.containers(), paths.volumes()];
+    let uids: BTreeSet<String> = places.iter().flat_map(|dir| names(dir)).collect();
     let forgotten = futures::stream::iter(uids.difference(known));
     // Each may take the time that its containers have to end.
     let remove = async |uid: &String| {

@@ -12,6 +12,7 @@ use crate::engine::reap;
 use crate::host_names::{CGROUP_OF_ALL, HostNames};
 use crate::net::Network;
 use crate::paths::Paths;
+use crate::run_dir;
 use crate::stop::{self, stop_sandbox};
 use crate::volume::mount;
 
@@ -33,55 +34,66 @@ const SHARED_TABLE: &str = "proa";
 /// table, and nothing of other nodes. Goes on after a failure; an error names all of them. Needs root.
 pub async fn down(data_dir: &Path) -> Result<(), String> {
     let paths = Paths::new(data_dir);
-    let shared = shared(&paths).map_err(about(&shared_file(&paths)))?;
-    let names = HostNames::known(&paths).map_err(about(&paths.node()))?;
+    let (shared, names) = noted(&paths)?;
     if shared.is_none() && names.is_none() {
-        // Nothing was started here, or in what this is a copy of.
+        // Nothing was started here; what this is a copy of may run.
         return Ok(());
     }
-    let mut failures = end_pods(&paths).await;
-    if let Some(shared) = &shared {
-        failures.extend(remove_shared(&paths, shared).await);
-    }
+    let mut failures = end_pods(&paths, shared.as_ref(), names.as_ref()).await;
     if let Some(names) = &names {
         let removed = Network::remove_left_over(&names.bridge(), &names.table()).await;
         failures.extend(removed.err().map(|error| error.to_string()));
-        failures.extend(remove_cgroup(names.cgroup()).await.err());
-        remove_if_empty(CGROUP_OF_ALL);
     }
+    let unmounted = blocking(move || run_dir::unmount(&paths)).await;
+    failures.extend(unmounted.err());
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
-/// Gives the names of what the node of this data directory is about to have outside of it. What an
-/// earlier version named otherwise is removed first: its pods are ended and will be started anew.
+/// Makes this data directory's part of the machine ready, and gives the names of what its node is about
+/// to have outside of it. Pods that nobody could find any more are ended first, and will be started
+/// anew: those of an earlier version, and those whose sandboxes' directories are not there.
 pub async fn settle(paths: &Paths) -> Result<HostNames, String> {
-    std::fs::create_dir_all(paths.run()).map_err(about(&paths.run()))?;
-    if let Some(shared) = shared(paths).map_err(about(&shared_file(paths)))? {
-        tracing::warn!("ending the pods that an earlier version started: they are started anew");
-        let sandboxes = futures::stream::iter(entries(&paths.sandboxes()));
-        sandboxes.for_each_concurrent(AT_A_TIME, async |dir| stop::end_gently(&dir).await).await;
-        let mut failures = end_pods(paths).await;
-        failures.extend(remove_shared(paths, &shared).await);
-        if !failures.is_empty() {
-            return Err(failures.join("; "));
+    let (shared, names) = noted(paths)?;
+    if !run_dir::is_mounted(paths).map_err(about(&paths.run()))? {
+        if shared.is_some() || names.is_some() {
+            let sandboxes = futures::stream::iter(entries(&paths.sandboxes()));
+            sandboxes.for_each_concurrent(AT_A_TIME, async |dir| stop::end_gently(&dir).await).await;
+            let failures = end_pods(paths, shared.as_ref(), names.as_ref()).await;
+            if !failures.is_empty() {
+                return Err(failures.join("; "));
+            }
         }
+        run_dir::mount_fresh(paths).map_err(about(&paths.run()))?;
     }
-    let known = HostNames::known(paths).map_err(about(&paths.node()))?;
-    if let Some(names) = known {
-        return Ok(names);
+    match names {
+        Some(names) => Ok(names),
+        None => HostNames::choose(paths).map_err(about(&paths.node())),
     }
-    // Sandboxes that are here all the same are those of the directory that this one is a copy of.
-    mount::remove_tree(&paths.sandboxes()).map_err(about(&paths.sandboxes()))?;
-    HostNames::choose(paths).map_err(about(&paths.node()))
 }
 
-/// Ends all pods and unmounts their volumes. Gives what failed.
-async fn end_pods(paths: &Paths) -> Vec<String> {
+fn noted(paths: &Paths) -> Result<(Option<Shared>, Option<HostNames>), String> {
+    let shared = shared(paths).map_err(about(&shared_file(paths)))?;
+    let names = HostNames::known(paths).map_err(about(&paths.node()))?;
+    Ok((shared, names))
+}
+
+/// Ends all pods, unmounts their volumes and removes what their containers wrote. Gives what failed.
+async fn end_pods(paths: &Paths, shared: Option<&Shared>, names: Option<&HostNames>) -> Vec<String> {
     let mut failures = Vec::new();
     for dir in entries(&paths.sandboxes()) {
         failures.extend(stop_sandbox(&dir, None).await.err());
     }
-    failures.extend(mount::unmount_below(&paths.volumes()).err().map(|error| error.to_string()));
+    if let Some(shared) = shared {
+        failures.extend(remove_shared(paths, shared).await);
+    }
+    if let Some(names) = names {
+        failures.extend(remove_cgroup(names.cgroup()).await.err());
+        remove_if_empty(CGROUP_OF_ALL);
+    }
+    failures.extend(mount::unmount_below(&paths.volumes()).err().map(about(&paths.volumes())));
+    for dir in entries(&paths.containers()) {
+        failures.extend(mount::remove_tree(&dir).err().map(about(&dir)));
+    }
     failures
 }
 
@@ -116,8 +128,12 @@ fn pod_uids(paths: &Paths) -> Vec<String> {
 }
 
 async fn remove_cgroup(cgroup: String) -> Result<(), String> {
-    let removed = tokio::task::spawn_blocking(move || reap::remove_cgroup(&cgroup)).await;
-    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    blocking(move || reap::remove_cgroup(&cgroup)).await
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 fn shared(paths: &Paths) -> io::Result<Option<Shared>> {

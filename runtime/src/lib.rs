@@ -40,6 +40,7 @@ pub mod preflight;
 pub mod probe;
 pub mod request_limits;
 pub mod resources;
+mod run_dir;
 mod runtime_class;
 pub mod security;
 pub mod start;

@@ -18,10 +18,18 @@ impl Paths {
 
     /// All directories of the node right in the data directory.
     pub fn directories(&self) -> Vec<PathBuf> {
-        vec![self.run(), self.volumes(), self.local_volumes(), self.logs(), self.images(), self.wasm()]
+        vec![
+            self.run(),
+            self.containers(),
+            self.volumes(),
+            self.local_volumes(),
+            self.logs(),
+            self.images(),
+            self.wasm(),
+        ]
     }
 
-    /// What belongs to this run of the machine: `run`.
+    /// What belongs to this run of the machine, in memory: `run`.
     pub fn run(&self) -> PathBuf {
         self.data.join("run")
     }
@@ -36,9 +44,19 @@ impl Paths {
         self.sandboxes().join(uid)
     }
 
-    /// Where one run of a container keeps its bundle and its writable layer.
+    /// Writable layers of all pods' containers: `containers`.
+    pub fn containers(&self) -> PathBuf {
+        self.data.join("containers")
+    }
+
+    /// Those of a pod.
+    pub fn pod_containers(&self, uid: &str) -> PathBuf {
+        self.containers().join(uid)
+    }
+
+    /// Where one run of a container keeps its writable layer.
     pub fn scratch(&self, uid: &str, id: &str) -> PathBuf {
-        self.sandbox(uid).join("scratch").join(id)
+        self.pod_containers(uid).join(id)
     }
 
     /// Volumes of all pods: `volumes`.

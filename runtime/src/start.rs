@@ -23,7 +23,7 @@ use crate::net::{HostPort, Protocol};
 use crate::observed::{ImageSeen, Outcome, all_containers, field_path, reason, report};
 use crate::probe::check::{Check, Target};
 use crate::runtime_class;
-use crate::volume;
+use crate::volume::{self, mount};
 
 /// Longest time of a lifecycle hook that runs after a start.
 const POST_START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -42,6 +42,8 @@ pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String
     if dir.exists() {
         engine::reap(&dir).await.map_err(|error| format!("remove what an earlier sandbox left: {error}"))?;
     }
+    mount::remove_tree(&host.paths.pod_containers(uid))
+        .map_err(|error| format!("remove what earlier containers wrote: {error}"))?;
     let config = sandbox_config(host, pod);
     let sandbox = Sandbox::start(&dir, &config).await.map_err(|error| error.to_string())?;
     match connect(host, pod, &sandbox).await {

@@ -124,6 +124,11 @@ impl Cluster {
         self.dir.path().join("data")
     }
 
+    /// A path of the cluster's machine, with what is mounted there.
+    pub fn mounted(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.holder.0.id(), path.display()))
+    }
+
     /// A directory for the test's own files.
     pub fn scratch(&self) -> &Path {
         self.dir.path()

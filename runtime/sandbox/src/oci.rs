@@ -33,8 +33,10 @@ pub struct Place<'a> {
     pub container: &'a Container,
     /// Its layers, lowest first.
     pub layers: &'a [String],
-    /// Its own directory.
+    /// Where its writable layer is, on a disk.
     pub scratch: &'a Path,
+    /// Where what it is started with is, in memory.
+    pub bundle: &'a Path,
     /// Its identity.
     pub security: &'a Security,
     /// Its cgroup.
@@ -58,14 +60,16 @@ pub enum Io {
         /// Standard error.
         stderr: OwnedFd,
     },
-    /// A terminal, which is sent to the socket of this name in the scratch directory.
+    /// A terminal, which is sent to the socket of this name in the bundle.
     Terminal(String),
 }
 
 /// Makes a container and starts its program. Gives the process id of its first process.
 pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
     prepare(place).map_err(|message| {
-        let _ = fs::remove_dir_all(place.scratch);
+        for directory in [place.scratch, place.bundle] {
+            let _ = fs::remove_dir_all(directory);
+        }
         Failure::new("CreateContainerError", message)
     })?;
     let causes = diagnostics::collect();
@@ -90,7 +94,7 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     }
     let spec = spec::of(place, &scratch.root);
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
-    fs::write(place.scratch.join("config.json"), config).map_err(|e| e.to_string())?;
+    fs::write(place.bundle.join("config.json"), config).map_err(|e| e.to_string())?;
     fs::create_dir_all(place.state).map_err(|e| e.to_string())?;
     // Below what this process has, it takes a capability that an agent in a container may lack;
     // the container then runs with the agent's own score, which is no reason not to run it.
@@ -101,7 +105,7 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
 fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
     let builder = builder(place, Start::default(), io)?;
     let mut container =
-        builder.as_init(place.scratch).with_systemd(false).with_detach(true).as_sibling(true).build()?;
+        builder.as_init(place.bundle).with_systemd(false).with_detach(true).as_sibling(true).build()?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     if place.cgroup.version() == Version::V2 && !place.security.privileged {
         devices::restrict(&place.cgroup.directory("")).map_err(LibcontainerError::OtherIO)?;
@@ -124,12 +128,12 @@ pub fn exec(place: &Place<'_>, args: &[String], io: Io) -> Result<i32, Failure> 
     let mut held = granted.clone();
     held.extend(["CAP_SYS_ADMIN", "CAP_SETPCAP"].map(str::to_owned));
     let console = match &io {
-        Io::Terminal(name) => Some(place.scratch.join(name)),
+        Io::Terminal(name) => Some(place.bundle.join(name)),
         Io::Pipes { .. } => None,
     };
     let container = Container { tty: console.is_some(), ..place.container.clone() };
     let process = spec::process(args, &container, place.security, &held, place.hostname);
-    let file = place.scratch.join(format!("process-{}.json", std::process::id()));
+    let file = place.bundle.join(format!("process-{}.json", std::process::id()));
     fs::write(&file, process.to_string()).map_err(|e| failed(e.to_string()))?;
     let causes = diagnostics::collect();
     let executor = Start { confine: Some(Confinement { seccomp, capabilities: granted }) };
@@ -149,7 +153,7 @@ fn builder(place: &Place<'_>, executor: Start, io: Io) -> Result<ContainerBuilde
         .validate_id()?
         .with_executor(executor);
     let (stdin, stdout, stderr) = match io {
-        Io::Terminal(name) => return Ok(builder.with_console_socket(Some(place.scratch.join(name)))),
+        Io::Terminal(name) => return Ok(builder.with_console_socket(Some(place.bundle.join(name)))),
         Io::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
     };
     let stdin = match stdin {

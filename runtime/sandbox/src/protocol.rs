@@ -247,7 +247,7 @@ pub enum Payload {
         /// Unpacked layers, lowest first. The sandbox puts an overlay with a fresh upper
         /// directory over them.
         layers: Vec<String>,
-        /// Where the overlay's upper and work directories and the bundle go; made at start and
+        /// Where the overlay's upper and work directories go, on a disk; made at start and
         /// removed with the container. Under the sandbox's own directory it is also removed with a
         /// sandbox that was killed.
         scratch: String,

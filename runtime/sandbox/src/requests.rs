@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -66,12 +66,13 @@ impl Server {
         let scratch = Path::new(&scratch).to_path_buf();
         let state = self.dir.join("state");
         let cgroup = self.pod.child(&container.id);
-        let directories = vec![scratch.clone(), state.join(&container.id)];
+        let bundle = self.bundle(&container.id);
+        let directories = vec![scratch.clone(), bundle.clone(), state.join(&container.id)];
         let mut entry = Entry::new(container.clone(), cgroup.clone(), directories, log);
-        fs::create_dir_all(&scratch).map_err(create_error)?;
+        fs::create_dir_all(&bundle).map_err(create_error)?;
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| create_error(e.into()));
         let (io, console) = if container.tty {
-            let console = Console::open(&scratch, CONSOLE_FILE).map_err(create_error)?;
+            let console = Console::open(&bundle, CONSOLE_FILE).map_err(create_error)?;
             (Io::Terminal(CONSOLE_FILE.to_owned()), Some(console))
         } else {
             let (out, stdout) = pipe()?;
@@ -92,6 +93,7 @@ impl Server {
                 container: &container,
                 layers: &layers,
                 scratch: &scratch,
+                bundle: &bundle,
                 security: &security,
                 cgroup: &cgroup,
                 hostname: &hostname,
@@ -104,6 +106,11 @@ impl Server {
         self.containers.push(entry);
         self.add_task(helper, connection, Purpose::Create { id, console });
         Ok(())
+    }
+
+    /// What a container is started with: its configuration, and values of Secrets in it.
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.dir.join("bundles").join(id)
     }
 
     fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
@@ -171,7 +178,7 @@ impl Server {
         let (container, cgroup) = (entry.container.clone(), entry.cgroup.clone());
         let place_cgroup = cgroup.clone();
         let (hostname, init, state) = (self.config.hostname.clone(), self.init, self.dir.join("state"));
-        let program = args.join(" ");
+        let (program, bundle) = (args.join(" "), self.bundle(id));
         let pipes = pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
             fcntl(read.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             Ok((read, write))
@@ -183,6 +190,7 @@ impl Server {
                     container: &container,
                     layers: &layers,
                     scratch: Path::new(&scratch),
+                    bundle: &bundle,
                     security: &security,
                     cgroup: &cgroup,
                     hostname: &hostname,

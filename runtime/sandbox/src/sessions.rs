@@ -55,12 +55,14 @@ impl Server {
         let (hostname, init, state) = (self.config.hostname.clone(), self.init, self.dir.join("state"));
         let exec = Exec::new(connection, args.join(" "), cgroup.clone());
         let console = format!("console-{}.sock", self.next_id());
-        let started = ends(wanted, Path::new(&scratch), &console).and_then(|(session, io)| {
+        let bundle = self.bundle(id);
+        let started = ends(wanted, &bundle.clone(), &console).and_then(|(session, io)| {
             let helper = Helper::start(LIMIT, move || {
                 let place = Place {
                     container: &container,
                     layers: &layers,
                     scratch: Path::new(&scratch),
+                    bundle: &bundle,
                     security: &security,
                     cgroup: &cgroup,
                     hostname: &hostname,
@@ -186,10 +188,10 @@ impl Server {
 }
 
 /// The two ends of the streams of a new command.
-fn ends(wanted: Wanted, scratch: &Path, console: &str) -> std::io::Result<(Session, Io)> {
+fn ends(wanted: Wanted, bundle: &Path, console: &str) -> std::io::Result<(Session, Io)> {
     let mut session = Session::default();
     if wanted.tty {
-        session.console = Some(Console::open(scratch, console)?);
+        session.console = Some(Console::open(bundle, console)?);
         return Ok((session, Io::Terminal(console.to_owned())));
     }
     let stdin = if wanted.stdin {

@@ -258,6 +258,7 @@ mod tests {
                 container: &container,
                 layers: &[],
                 scratch: Path::new("/s"),
+                bundle: Path::new("/s/bundle"),
                 security: &security,
                 cgroup: &cgroup,
                 hostname: "web",

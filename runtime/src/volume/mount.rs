@@ -116,7 +116,7 @@ fn prepare(target: &Path, dir: bool) -> io::Result<()> {
 }
 
 /// Mount points of this process, in the order they were made.
-fn points() -> io::Result<Vec<PathBuf>> {
+pub fn points() -> io::Result<Vec<PathBuf>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     let field = |line: &[u8]| Some(unescape(line.split(|b| *b == b' ').nth(4)?));
     Ok(table.split(|b| *b == b'\n').filter_map(field).collect())
