@@ -414,3 +414,87 @@ fn tokens_are_readable_for_whom_the_pod_runs_as() {
     check("group", json!({"runAsGroup": 1001, "fsGroup": 2001}), "0:2001:640");
     check("both", json!({"runAsUser": 1001, "runAsGroup": 1001, "fsGroup": 2001}), "1001:2001:640");
 }
+
+/// A directory in memory is no larger than its own limit, or than its pod's or the node's memory.
+/// <https://kubernetes.io/docs/concepts/storage/volumes/#emptydir>.
+#[test]
+fn a_directory_in_memory_is_as_large_as_the_pod_may_be() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let kilobytes = |name: &str, source: Value, limits: Value| {
+        let mut pod = shell(name, "/bin/busybox df -k /data | /bin/busybox tail -n 1", json!({}));
+        pod["spec"]["containers"][0]["resources"] = json!({"limits": limits});
+        pod["spec"]["volumes"][0] = json!({"name": "v", "emptyDir": source});
+        let log = succeeds(&cluster, &pod);
+        log.split_whitespace().nth(1).and_then(|n| n.parse::<i64>().ok()).unwrap_or_else(|| panic!("{log}"))
+    };
+    let (plain, small) = (json!({"medium": "Memory"}), json!({"medium": "Memory", "sizeLimit": "1Mi"}));
+    assert_eq!(kilobytes("own", small.clone(), json!({})), 1 << 10);
+    assert_eq!(kilobytes("pod", plain.clone(), json!({"memory": "32Mi"})), 32 << 10);
+    assert_eq!(kilobytes("smaller", small, json!({"memory": "32Mi"})), 1 << 10);
+    let of_node = cluster.get("node", cluster.node_name())["status"]["allocatable"]["memory"].clone();
+    let of_node = of_node.as_str().and_then(|text| text.strip_suffix("Ki")).expect("kilobytes");
+    assert_eq!(kilobytes("node", plain, json!({})).to_string(), of_node);
+}
+
+/// <https://kubernetes.io/docs/concepts/storage/ephemeral-storage/#resource-emphemeralstorage-consumption>.
+#[test]
+fn a_pod_that_fills_the_disk_over_its_limits_is_evicted() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let write = |file: &str, kilobytes: u32| {
+        format!("/bin/busybox dd if=/dev/zero of={file} bs=1024 count={kilobytes}; {SLEEP}")
+    };
+    let limited = |name: &str, script: &str, volume: Value, limit: Value| {
+        let mut pod = shell(name, script, json!({"terminationGracePeriodSeconds": 600}));
+        pod["spec"]["volumes"][0] = json!({"name": "v", "emptyDir": volume});
+        if !limit.is_null() {
+            pod["spec"]["containers"][0]["resources"] = json!({"limits": {"ephemeral-storage": limit}});
+        }
+        pod
+    };
+    let evicted = |pod: &Value, message: &str| {
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        cluster.wait(&format!("the end of {name}"), || phase(&cluster, "pod", name) == "Failed");
+        let found = cluster.get("pod", name);
+        assert_eq!(
+            (&found["status"]["reason"], &found["status"]["message"]),
+            (&json!("Evicted"), &json!(message))
+        );
+        cluster.wait_for_event(name, "Evicted", message);
+        let uid = found["metadata"]["uid"].as_str().expect("a uid");
+        let dir = cluster.data_dir().join("volumes").join(uid);
+        cluster.wait(&format!("the files of {name} to go"), || !dir.exists());
+        let ended =
+            || cluster.get("pod", name)["status"]["containerStatuses"][0]["state"]["terminated"].is_object();
+        cluster.wait(&format!("the container of {name} to show its end"), ended);
+    };
+    let none = Value::Null;
+    let quiet = limited("quiet", &write("/data/file", 512), json!({"sizeLimit": "1Mi"}), "2Mi".into());
+    let volume = limited("volume", &write("/data/file", 1025), json!({"sizeLimit": "1Mi"}), none.clone());
+    let both = limited("both", &write("/data/file", 1025), json!({}), "1Mi".into());
+    let layer = {
+        let mut pod = limited("layer", &write("/file", 1025), json!({}), "1Mi".into());
+        let mut other = pod["spec"]["containers"][0].clone();
+        other["name"] = "other".into();
+        other["args"] = json!([SLEEP]);
+        pod["spec"]["containers"].as_array_mut().expect("a list").push(other);
+        pod
+    };
+    let logs = limited(
+        "logs",
+        &format!("/bin/busybox yes | /bin/busybox head -n 100000; {SLEEP}"),
+        json!({}),
+        "1Mi".into(),
+    );
+    for pod in [&quiet, &volume, &both, &layer, &logs] {
+        cluster.apply(&pod.to_string());
+    }
+    evicted(&volume, "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
+    let of_pod = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ";
+    evicted(&both, of_pod);
+    evicted(&logs, of_pod);
+    evicted(&layer, "Container c exceeded its local ephemeral storage limit \"1Mi\". ");
+    // Others were looked at in the same time.
+    assert_eq!(phase(&cluster, "pod", "quiet"), "Running");
+}

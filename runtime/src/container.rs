@@ -126,7 +126,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
         log_max_bytes: LOG_MAX_BYTES,
         log_max_files: LOG_MAX_FILES,
         mounts,
-        resources: limits(pod, container, facts.allocatable_memory.units()),
+        resources: limits(pod, container, facts.memory_capacity.units()),
         tty: container.tty.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),

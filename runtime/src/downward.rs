@@ -23,6 +23,8 @@ pub struct Facts {
     pub allocatable_cpu: Amount,
     /// Bytes; see `allocatable_cpu`.
     pub allocatable_memory: Amount,
+    /// Bytes that the node has, for pods and for itself.
+    pub memory_capacity: Amount,
     /// Bytes; see `allocatable_cpu`.
     pub allocatable_storage: Amount,
 }

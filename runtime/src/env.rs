@@ -294,6 +294,7 @@ mod tests {
             pod_ip: [10, 42, 0, 7].into(),
             allocatable_cpu: Amount::from_millis(1500),
             allocatable_memory: Amount::from_units(1 << 30),
+            memory_capacity: Amount::from_units(1 << 30),
             allocatable_storage: Amount::from_units(1 << 33),
         }
     }

@@ -91,7 +91,8 @@ impl Host {
             host_ip: self.config.node_ip,
             pod_ip,
             allocatable_cpu: self.machine.cpu,
-            allocatable_memory: self.machine.memory,
+            allocatable_memory: self.machine.allocatable_memory,
+            memory_capacity: self.machine.memory,
             allocatable_storage: self.machine.storage,
         }
     }

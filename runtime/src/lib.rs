@@ -16,6 +16,7 @@ pub mod engine;
 pub mod env;
 pub mod etc;
 pub mod event;
+pub mod eviction;
 pub mod foreign;
 pub mod host;
 pub mod host_names;

@@ -111,7 +111,7 @@ pub enum Step {
 /// Why the node has given a pod up: `status.reason` and `status.message`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// `DeadlineExceeded`.
+    /// `DeadlineExceeded`, `Evicted` …
     pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
@@ -293,6 +293,8 @@ pub enum Outcome {
         /// The threshold of successes (true) or of failures (false) was reached.
         healthy: bool,
     },
+    /// The pod has more on the node's disk than it may: the message says where.
+    Exceeds(String),
     /// Nothing of the pod is left on the node.
     TornDown,
     /// Something of the pod is left on the node.

@@ -59,6 +59,11 @@ impl Paths {
         self.pod_containers(uid).join(id)
     }
 
+    /// What one run of a container has written beside its volumes. The sandbox makes it.
+    pub fn upper(&self, uid: &str, id: &str) -> PathBuf {
+        self.scratch(uid, id).join("upper")
+    }
+
     /// Volumes of all pods: `volumes`.
     pub fn volumes(&self) -> PathBuf {
         self.data.join("volumes")

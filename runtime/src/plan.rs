@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 
 use crate::backoff::{later, since};
+use crate::eviction;
 use crate::observed::{
     Blocked, ContainerSeen, Ended, PodObserved, ProbeKind, Role, Run, Step, Verdict, all_containers, reason,
 };
@@ -304,7 +305,8 @@ fn end(pod: &Pod, seen: &PodObserved, now: Timestamp, plan: &mut Plan) {
     if seen.starting.is_some() {
         plan.actions.push(Action::CancelStart);
     }
-    let grace = grace_period(pod);
+    let evicted = seen.verdict.as_ref().is_some_and(|verdict| verdict.reason == eviction::REASON);
+    let grace = if evicted { eviction::GRACE.min(grace_period(pod)) } else { grace_period(pod) };
     let running = |wanted: fn(Role) -> bool| {
         all_containers(pod).filter(move |(role, _)| wanted(*role)).filter_map(|(_, container)| {
             let state = seen.containers.get(&container.name)?;

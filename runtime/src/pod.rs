@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
+use crate::eviction::measure::Measured;
 use crate::host::Host;
 use crate::objects::Watched;
 use crate::observed::{
@@ -33,6 +34,9 @@ use crate::start::{self, Start};
 use crate::status::{merge_patch, status};
 use crate::stop;
 use crate::volume;
+use disk::Disk;
+
+mod disk;
 
 /// Pause before a status that the API server did not take is written again.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
@@ -79,6 +83,7 @@ enum Told {
     Sandbox(Sandbox, IpAddr),
     Written(Box<Result<Pod, kube::Error>>, Value),
     Refreshed(Result<(), String>),
+    Measured(Measured),
 }
 
 struct Worker {
@@ -101,6 +106,7 @@ struct Worker {
     wrote: Option<Value>,
     write_again: Option<Timestamp>,
     volumes: Refresh,
+    disk: Disk,
 }
 
 /// The probes of one run.
@@ -124,6 +130,7 @@ impl Worker {
         let now = Timestamp::now();
         let (tell, told) = mpsc::unbounded_channel();
         Worker {
+            disk: Disk::new(&pod),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             seen: PodObserved::new(&pod, now),
             host,
@@ -201,9 +208,10 @@ impl Worker {
             }
             self.keep_probes();
             let refresh = self.keep_volumes(now);
+            let measure = self.keep_disk(now);
             let write = self.keep_status(now);
             while self.tasks.try_join_next().is_some() {}
-            let wake = [plan.look_again, refresh, write].into_iter().flatten().min();
+            let wake = [plan.look_again, refresh, measure, write].into_iter().flatten().min();
             // A moment more, so that the clock is past the time it was set for.
             let pause = wake.map(|at| since(at, Timestamp::now()) + Duration::from_micros(100));
             let changed = self.objects_changed();
@@ -359,6 +367,7 @@ impl Worker {
                 self.sandbox = Some(sandbox);
                 self.apply(Outcome::SandboxUp(ip));
             }
+            Told::Measured(measured) => self.disk_measured(measured),
             Told::Written(written, patch) => self.status_written(*written, patch),
             Told::Refreshed(done) => {
                 self.volumes.running = false;

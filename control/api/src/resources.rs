@@ -111,12 +111,25 @@ impl Resources {
 /// needs beside the sidecars started before it, plus the overhead. The pod's own `resources`
 /// take the place of the sum where they are given.
 pub fn requests(spec: &PodSpec) -> Resources {
-    total(spec, of_container)
+    total(spec, of_container, spec.resources.as_ref().and_then(|r| r.requests.as_ref()))
+}
+
+/// Bytes of memory that a pod's containers may have together, if each of them has a limit, or the
+/// pod itself.
+pub fn memory_limit(spec: &PodSpec) -> Option<i64> {
+    let of_pod = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let limits = |container: &Container| {
+        let list = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+        list.map(Resources::of).unwrap_or_default()
+    };
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let limited = of_pod.is_some_and(|list| list.contains_key("memory"));
+    (limited || all.all(|c| limits(c).memory_bytes > 0)).then(|| total(spec, limits, of_pod).memory_bytes)
 }
 
 /// The same, where each container that asks for no CPU or memory counts as asking for something.
 pub fn weighed(spec: &PodSpec) -> Weighed {
-    let total = total(spec, |container| {
+    let counted = |container: &Container| {
         let mut needs = of_container(container);
         let states = |name: &str| {
             let resources = container.resources.as_ref();
@@ -132,11 +145,17 @@ pub fn weighed(spec: &PodSpec) -> Weighed {
             needs.memory_bytes = UNSTATED_MEMORY_BYTES;
         }
         needs
-    });
+    };
+    let of_pod = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let total = total(spec, counted, of_pod);
     Weighed { cpu_millis: total.cpu_millis, memory_bytes: total.memory_bytes }
 }
 
-fn total(spec: &PodSpec, of_container: impl Fn(&Container) -> Resources) -> Resources {
+fn total(
+    spec: &PodSpec,
+    of_container: impl Fn(&Container) -> Resources,
+    of_pod: Option<&BTreeMap<String, Quantity>>,
+) -> Resources {
     let mut sidecars = Resources::default();
     let mut initial = Resources::default();
     for container in spec.init_containers.iter().flatten() {
@@ -154,7 +173,7 @@ fn total(spec: &PodSpec, of_container: impl Fn(&Container) -> Resources) -> Reso
         total.add(&of_container(container));
     }
     total.raise_to(&initial);
-    if let Some(pod_level) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
+    if let Some(pod_level) = of_pod {
         let own = Resources::of(pod_level);
         if pod_level.contains_key("cpu") {
             total.cpu_millis = own.cpu_millis;
@@ -218,6 +237,23 @@ mod tests {
         check(json!({"containers": [c("100m")], "overhead": {"cpu": "10m"}}), 110);
         check(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "3"}}}]}), 3000);
         check(json!({"containers": [c("100m")], "resources": {"requests": {"cpu": "5"}}}), 5000);
+    }
+
+    #[test]
+    fn memory_is_limited_if_every_container_is() {
+        let c = |limit: &str| json!({"name": "c", "resources": {"limits": {"memory": limit}}});
+        let check = |spec: serde_json::Value, expected: Option<i64>| {
+            let parsed: PodSpec = serde_json::from_value(spec.clone()).unwrap();
+            assert_eq!(memory_limit(&parsed), expected, "{spec}");
+        };
+        check(json!({"containers": [c("1Ki"), c("2Ki")]}), Some(3 << 10));
+        check(json!({"containers": [c("1Ki"), {"name": "d"}]}), None);
+        check(json!({"containers": [c("1Ki")], "initContainers": [c("2Ki")]}), Some(2 << 10));
+        check(json!({"containers": [c("1Ki")], "initContainers": [{"name": "d"}]}), None);
+        check(
+            json!({"containers": [{"name": "d"}], "resources": {"limits": {"memory": "5Ki"}}}),
+            Some(5 << 10),
+        );
     }
 
     #[test]

@@ -8,9 +8,10 @@ use proa_sandbox::protocol;
 
 use super::{
     Blocked, CONFIG_RETRY, Ended, Outcome, PodObserved, ProbeKind, Report, Role, Run, Starting, Step, Stop,
-    all_containers, field_path, full_name, image_of, lost, millis, parse_id, reason, report,
+    Verdict, all_containers, field_path, full_name, image_of, lost, millis, parse_id, reason, report,
 };
 use crate::backoff::{Backoff, later};
+use crate::eviction;
 
 impl PodObserved {
     /// Takes over a sandbox that was found again: what it says about its containers is true,
@@ -84,6 +85,13 @@ impl PodObserved {
                 }
             }
             Outcome::Probed { name, attempt, kind, healthy } => self.probed(&name, attempt, kind, healthy),
+            Outcome::Exceeds(message) => {
+                if self.verdict.is_none() {
+                    self.verdict =
+                        Some(Verdict { reason: eviction::REASON.into(), message: message.clone() });
+                    return vec![report(None, true, eviction::REASON, message)];
+                }
+            }
             Outcome::TornDown => self.teardown = Step::Done,
             Outcome::TearDownFailed(message) => {
                 self.teardown.fail(message.clone(), now);

@@ -352,6 +352,7 @@ mod tests {
             pod_ip: [10, 42, 0, 7].into(),
             allocatable_cpu: none,
             allocatable_memory: none,
+            memory_capacity: none,
             allocatable_storage: none,
         };
         let found = files(&pod, &volume, &fetched, &facts);

@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount,
 };
 use proa_api::quantity::Amount;
+use proa_api::resources::memory_limit;
 use proa_sandbox::protocol::Mount;
 
 use crate::downward::Facts;
@@ -35,7 +36,7 @@ pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Res
     for (index, volume) in volumes.iter().enumerate() {
         let dir = paths.volume(uid, &volume.name);
         let made = match content::source(volume) {
-            Source::EmptyDir(source) => empty_dir(&dir, source, group),
+            Source::EmptyDir(source) => empty_dir(&dir, source, memory_size(pod, source, facts), group),
             Source::HostPath(source) => host_path(source),
             Source::Files { in_memory } => content::files(pod, volume, fetched, facts)
                 .and_then(|files| files_volume(&dir, in_memory, &files, group)),
@@ -139,12 +140,25 @@ fn one_mount(
     })
 }
 
-fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), String> {
+/// How large a directory in memory may become: no larger than its own limit, than what the pod's
+/// containers may have, and than what the node has for pods, as with the kubelet.
+fn memory_size(pod: &Pod, source: &EmptyDirVolumeSource, facts: &Facts) -> Option<i64> {
+    let own = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0).ok()).map(Amount::units);
+    let of_pod = pod.spec.as_ref().and_then(memory_limit);
+    let sizes = [own, of_pod, Some(facts.allocatable_memory.units())];
+    sizes.into_iter().flatten().filter(|bytes| *bytes > 0).min()
+}
+
+fn empty_dir(
+    dir: &Path,
+    source: &EmptyDirVolumeSource,
+    memory_bytes: Option<i64>,
+    group: Option<u32>,
+) -> Result<(), String> {
     let text = |error: std::io::Error| format!("{}: {error}", dir.display());
-    let limit = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0).ok());
     match source.medium.as_deref().unwrap_or_default() {
         "" => std::fs::create_dir_all(dir).map_err(text)?,
-        "Memory" => mount::tmpfs(dir, limit.map(Amount::units).filter(|bytes| *bytes > 0)).map_err(text)?,
+        "Memory" => mount::tmpfs(dir, memory_bytes).map_err(text)?,
         other => return Err(format!("emptyDir.medium {other} is not supported by this node")),
     }
     // Any user of any container may write here.
@@ -238,6 +252,7 @@ mod tests {
             pod_ip: [10, 42, 0, 7].into(),
             allocatable_cpu: none,
             allocatable_memory: none,
+            memory_capacity: none,
             allocatable_storage: none,
         }
     }
