@@ -370,3 +370,52 @@ fn an_image_in_use_is_not_removed() {
         cluster.proa_output(&["image", "rm", "hello-container:1"]).status.success()
     });
 }
+
+/// What an image calls its volumes can be written to, in each container for itself, also where the
+/// root is read-only, and a user whom the image does not know is at home in the root.
+/// <https://github.com/opencontainers/image-spec/blob/main/config.md> (Volumes).
+#[test]
+fn volumes_of_an_image_are_writable_under_a_read_only_root() {
+    let cluster = Cluster::start();
+    let root = cluster.scratch().join("root");
+    for dir in ["bin", "data", "etc"] {
+        fs::create_dir_all(root.join(dir)).expect("a directory");
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    fs::write(root.join("data/seed"), "seed\n").expect("a file");
+    fs::write(root.join("etc/passwd"), "web:x:33:33:Web:/srv:/bin/sh\n").expect("a file");
+    std::os::unix::fs::symlink("/etc", root.join("link")).expect("a link");
+    let volumes = ["--volume", "/data", "--volume", "/new/deep", "--volume", "/link", "--volume", "/taken"];
+    let pack = ["image", "pack", root.to_str().expect("UTF-8"), "-t", "volumes:1"];
+    cluster.proa(&[&pack[..], &volumes].concat());
+    let script = "cat /data/seed; echo own > /data/own; echo deep > /new/deep/file; echo in > /link/made; \
+        cat /data/own /new/deep/file /etc/made; \
+        for file in /file /new/file /taken/file; do echo x > $file || echo refused; done 2> /dev/null; echo $HOME";
+    let container = |name: &str, context: Value, script: &str| {
+        json!({
+            "name": name, "image": "volumes:1", "command": ["/bin/busybox", "sh", "-c", script],
+            "securityContext": context,
+            "volumeMounts": [{"name": "v", "mountPath": "/taken/", "readOnly": true}],
+        })
+    };
+    let read_only = json!({"readOnlyRootFilesystem": true});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {
+            "restartPolicy": "Never", "volumes": [{"name": "v", "emptyDir": {}}],
+            "initContainers": [container("first", read_only.clone(), script)],
+            "containers": [
+                container("second", read_only, "/bin/busybox ls /data"),
+                container("known", json!({"runAsUser": 33}), "echo $HOME"),
+                container("unknown", json!({"runAsUser": 1001}), "echo $HOME"),
+            ],
+        },
+    });
+    cluster.apply(&pod.to_string());
+    cluster.wait("the end of the pod", || cluster.get("pod", "p")["status"]["phase"] == "Succeeded");
+    let said = |container: &str| cluster.kubectl(&["logs", "p", "-c", container]);
+    assert_eq!(said("first"), "seed\nown\ndeep\nin\nrefused\nrefused\nrefused\n/\n");
+    assert_eq!(said("second"), "seed\n", "what one container writes no other sees");
+    assert_eq!((said("known").as_str(), said("unknown").as_str()), ("/srv\n", "/\n"));
+    assert!(!Path::new("/etc/made").exists(), "a link of the image leads no further than its root");
+}

@@ -282,6 +282,7 @@ impl Sandbox {
                 layers: vec![path(bench.dir.join("layer"))],
                 scratch: path(bench.scratch(round)),
                 security: Box::new(Security::default()),
+                volumes: Vec::new(),
             },
         };
         let request = Request::Start(Box::new(container));

@@ -84,12 +84,12 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
             let users = image_users(&image.config.user, layers)?;
             let (security, home) = security(pod, container, &users)?;
             variables.set_default("PATH", DEFAULT_PATH);
-            if let Some(home) = home {
-                variables.set_default("HOME", home);
-            }
+            // A user whom the image does not know is at home in the root, as with other runtimes.
+            variables.set_default("HOME", home.as_deref().unwrap_or("/"));
             Payload::Oci {
                 layers: layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
                 scratch: paths.scratch(uid, &id).to_string_lossy().into_owned(),
+                volumes: image_volumes(&image.config.volumes, &mounts),
                 security: Box::new(security),
             }
         }
@@ -229,6 +229,17 @@ fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>
     std::fs::set_permissions(file, anyone).map_err(text)?;
     let source = file.to_string_lossy().into_owned();
     Ok(Some(Mount { source, target: target.to_owned(), read_only: false, recursive_read_only: false }))
+}
+
+/// Directories of which the image says that they are written to, where the container mounts nothing
+/// of its own.
+fn image_volumes(volumes: &[String], mounts: &[Mount]) -> Vec<String> {
+    let clean = |path: &str| Path::new("/").join(path).components().collect::<PathBuf>();
+    let is_free = |path: &&String| {
+        let path = clean(path);
+        path != Path::new("/") && mounts.iter().all(|mount| clean(&mount.target) != path)
+    };
+    volumes.iter().filter(is_free).cloned().collect()
 }
 
 /// The image's user and its account files.

@@ -91,6 +91,9 @@ pub struct Pack {
     /// User or user:group
     #[arg(long, default_value = "")]
     user: String,
+    /// Directory that is written to, also where the root is read-only; repeat for each
+    #[arg(long)]
+    volume: Vec<String>,
     #[command(flatten)]
     data: DataDir,
 }
@@ -123,6 +126,7 @@ pub fn run(command: Command) -> Result<()> {
                 env: pack.env,
                 working_dir: pack.workdir,
                 user: pack.user,
+                volumes: pack.volume,
             };
             let image = store(&pack.data, &[])?.pack(&pack.source, &pack.name, &options)?;
             tell(&image);

@@ -22,7 +22,7 @@ use crate::devices;
 use crate::diagnostics;
 use crate::executor::{Confinement, Start};
 use crate::helper::Failure;
-use crate::protocol::{Container, Security};
+use crate::protocol::{Container, Payload, Security};
 use crate::rootfs::{self, Scratch};
 use crate::spec;
 use crate::targets;
@@ -92,7 +92,14 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
         rootfs::make_directory(&scratch.root, &place.container.cwd)
             .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;
     }
-    let spec = spec::of(place, &scratch.root);
+    let mut container = place.container.clone();
+    if let (Payload::Oci { volumes, .. }, true) = (&container.payload, place.security.read_only_root) {
+        let own =
+            rootfs::writable(&scratch.root, volumes).map_err(|e| format!("make the image's volumes: {e}"))?;
+        targets::check_names(&own)?;
+        container.mounts.extend(own);
+    }
+    let spec = spec::of(&Place { container: &container, ..*place }, &scratch.root);
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     fs::write(place.bundle.join("config.json"), config).map_err(|e| e.to_string())?;
     fs::create_dir_all(place.state).map_err(|e| e.to_string())?;

@@ -253,6 +253,9 @@ pub enum Payload {
         scratch: String,
         /// Process identity and privileges.
         security: Box<Security>,
+        /// Directories of the image that may be written to even if its root may not.
+        #[serde(default)]
+        volumes: Vec<String>,
     },
     /// A compiled Wasm module or component.
     Wasm {

@@ -61,7 +61,7 @@ impl Server {
     }
 
     fn start_oci(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
-        let Payload::Oci { layers, scratch, security } = container.payload.clone() else { return Ok(()) };
+        let Payload::Oci { layers, scratch, security, .. } = container.payload.clone() else { return Ok(()) };
         let create_error = |error: std::io::Error| Failure::new("CreateContainerError", error);
         let scratch = Path::new(&scratch).to_path_buf();
         let state = self.dir.join("state");
@@ -167,7 +167,7 @@ impl Server {
     pub(crate) fn exec(&mut self, connection: u64, id: &str, args: Vec<String>, timeout_ms: u64) {
         let Some(index) = self.find(connection, id) else { return };
         let entry = &self.containers[index];
-        let Payload::Oci { layers, scratch, security } = entry.container.payload.clone() else {
+        let Payload::Oci { layers, scratch, security, .. } = entry.container.payload.clone() else {
             let message = "a Wasm container holds no programs that could be run in it";
             return self.reply(connection, &failed("ExecNotSupported", message));
         };

@@ -7,13 +7,15 @@
 use std::ffi::{CStr, CString, c_int, c_uint};
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::utsname::uname;
+
+use crate::protocol::Mount;
 
 /// Where a container's files are, under its scratch directory.
 pub struct Scratch {
@@ -166,6 +168,19 @@ fn mount_at_once(layers: &[String], scratch: &Scratch, devices: bool) -> io::Res
 pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
     let root = pathrs::Root::open(root).map_err(io::Error::other)?;
     root.mkdir_all(path, &Permissions::from_mode(0o755)).map(|_| ()).map_err(io::Error::other)
+}
+
+/// Mounts by which directories of a container stay writable where its root is read-only: each is
+/// mounted on itself. They are made if they are not there, and links lead no further than the root.
+pub fn writable(root: &Path, paths: &[String]) -> io::Result<Vec<Mount>> {
+    let inside = pathrs::Root::open(root).map_err(io::Error::other)?;
+    let one = |path: &String| {
+        let made = inside.mkdir_all(path, &Permissions::from_mode(0o755)).map_err(io::Error::other)?;
+        let source = fs::read_link(format!("/proc/self/fd/{}", made.as_fd().as_raw_fd()))?;
+        let source = source.to_string_lossy().into_owned();
+        Ok(Mount { source, target: path.clone(), read_only: false, recursive_read_only: false })
+    };
+    paths.iter().map(one).collect()
 }
 
 #[cfg(test)]

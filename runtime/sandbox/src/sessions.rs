@@ -43,7 +43,7 @@ impl Server {
     pub(crate) fn command(&mut self, connection: u64, id: &str, args: Vec<String>, wanted: Wanted) {
         let Some(index) = self.find(connection, id) else { return };
         let entry = &self.containers[index];
-        let Payload::Oci { layers, scratch, security } = entry.container.payload.clone() else {
+        let Payload::Oci { layers, scratch, security, .. } = entry.container.payload.clone() else {
             let message = "a Wasm container holds no programs that could be run in it";
             return self.reply(connection, &failed("ExecNotSupported", message));
         };

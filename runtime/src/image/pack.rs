@@ -1,5 +1,6 @@
 //! Makes images without Docker: of a root directory, or of a `.wasm` file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -27,6 +28,8 @@ pub struct PackOptions {
     pub working_dir: String,
     /// User and group.
     pub user: String,
+    /// Directories that are written to.
+    pub volumes: Vec<String>,
 }
 
 pub(super) fn pack(
@@ -80,6 +83,9 @@ fn pack_wasm_with(layout: &Layout, source: &Path, options: &PackOptions) -> Resu
             "the entry point of a .wasm file is the file itself: give its arguments with --cmd",
         ));
     }
+    if !options.volumes.is_empty() {
+        return Err(ImageError::malformed("a .wasm file has no directories that could be a --volume"));
+    }
     let is_number = |part: &str| part.parse::<u32>().is_ok();
     if !options.user.is_empty() && !options.user.splitn(2, ':').all(is_number) {
         return Err(ImageError::malformed(format!(
@@ -121,6 +127,7 @@ fn image_of(
     entrypoint: &[String],
     options: &PackOptions,
 ) -> Packed {
+    let volumes: BTreeMap<&str, Value> = options.volumes.iter().map(|v| (v.as_str(), json!({}))).collect();
     let config = json!({
         "architecture": architecture,
         "os": os,
@@ -130,6 +137,7 @@ fn image_of(
             "Env": options.env,
             "WorkingDir": options.working_dir,
             "User": options.user,
+            "Volumes": volumes,
         },
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     });

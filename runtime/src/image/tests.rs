@@ -410,6 +410,8 @@ fn a_packed_wasm_file_keeps_what_it_is_given() {
     assert!(refused(entrypoint).contains("is the file itself"));
     let user = PackOptions { user: "app".to_owned(), ..PackOptions::default() };
     assert!(refused(user).contains("give numbers"));
+    let volume = PackOptions { volumes: list(&["/data"]), ..PackOptions::default() };
+    assert!(refused(volume).contains("no directories"));
 }
 
 #[test]

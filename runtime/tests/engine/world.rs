@@ -105,7 +105,8 @@ impl World {
         let layers =
             ["base", "top"].map(|layer| self.path("layers").join(layer).display().to_string()).to_vec();
         let scratch = pod.dir.join("containers").join(id).display().to_string();
-        let payload = Payload::Oci { layers, scratch, security: Box::new(Security::default()) };
+        let payload =
+            Payload::Oci { layers, scratch, security: Box::new(Security::default()), volumes: Vec::new() };
         pod.container(id, &["sh", "-c", script], payload)
     }
 
