@@ -103,6 +103,40 @@ fn down_of_one_cluster_leaves_the_other() {
     ready(&other, &["serves"]);
     assert_eq!((container(&other), sandboxes(&other)), before);
     assert_eq!((id(&one), id(&other)), (gone, stays));
+
+    // A copy of a data directory is not what it was copied from.
+    let copy = other.scratch().join("copy");
+    let copied = other.command("/bin/cp").arg("-a").arg(other.data_dir()).arg(&copy).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    let down = other.command(PROA).arg("down").arg("--data-dir").arg(&copy).output().expect("proa starts");
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert_eq!((container(&other), sandboxes(&other)), before);
+    assert_eq!(other.http(&addresses[1], "serves", "/").expect("an answer").1, "page\n");
+}
+
+#[test]
+fn a_data_directory_may_be_a_link() {
+    let mut cluster = Cluster::start_after(&[], |cluster| {
+        let elsewhere = cluster.scratch().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("a directory");
+        std::os::unix::fs::symlink(elsewhere, cluster.data_dir()).expect("a link");
+    });
+    let address = serve(&cluster);
+    let before = container(&cluster);
+    let mounts = |cluster: &Cluster| {
+        let output = cluster.command("/bin/cat").arg("/proc/mounts").output().expect("cat").stdout;
+        String::from_utf8_lossy(&output).lines().filter(|line| line.contains("elsewhere")).count()
+    };
+    let mounted = mounts(&cluster);
+    cluster.stop(Signal::SIGTERM);
+    cluster.up();
+    ready(&cluster, &["serves"]);
+    cluster
+        .wait("an answer", || cluster.http(&address, "serves", "/").is_ok_and(|answer| answer.1 == "page\n"));
+    assert_eq!((container(&cluster), mounts(&cluster)), (before, mounted));
+    cluster.proa(&["down"]);
+    cluster.ended();
+    assert_eq!(mounts(&cluster), 0);
 }
 
 #[test]

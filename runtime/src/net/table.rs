@@ -231,11 +231,17 @@ fn add_postrouting(layout: &Layout, batch: &mut Batch) {
     rule.extend(outside(Field::DestinationAddress, &layout.cluster));
     rule.push(Expr::Masquerade);
     batch.add_rule(chain, &rule);
-    // What came from outside to a service and goes on to another machine must come back this way.
+    // What came from outside to a service and goes on to another machine must come back this way. Other
+    // programs of this host rewrite destinations too: only those that services lead to are meant.
     let mut rule = rewritten(true);
     rule.extend(outside(Field::SourceAddress, &layout.cluster));
     rule.extend(outside(Field::DestinationAddress, &layout.node));
-    rule.push(Expr::Masquerade);
+    rule.extend([
+        Expr::Load(Field::DestinationAddress, R0),
+        Expr::Load(Field::DestinationAddress, R1),
+        Expr::In(HAIRPIN, R0),
+        Expr::Masquerade,
+    ]);
     batch.add_rule(chain, &rule);
 }
 

@@ -562,7 +562,15 @@ fn networks_of_two_nodes_are_removed_one_by_one() {
             (Network::start(config()).await.unwrap(), Network::start(beside.clone()).await.unwrap());
         let pods = [Pod::new("one"), Pod::new("other")];
         one.attach(&pods[0].uid, pods[0].thread).await.unwrap();
-        other.attach(&pods[1].uid, pods[1].thread).await.unwrap();
+        let at_other = other.attach(&pods[1].uid, pods[1].thread).await.unwrap();
+        // A client of one's service keeps its address past the rules of the other.
+        let client = Pod::new("client");
+        let at_client = other.attach(&client.uid, client.thread).await.unwrap();
+        pods[1].serve(8080);
+        let address = Ipv4Addr::new(10, 53, 0, 7);
+        other.set_services(service(address, Protocol::Tcp, 80, Pick::Random, &[at_other])).await.unwrap();
+        assert_eq!(client.run(move || ask((address, 80)).unwrap()), format!("other {at_client}"));
+        other.detach(&client.uid).await.unwrap();
         let names = async || {
             let links = other.0.links.list().await.unwrap().into_iter().map(|link| link.name);
             links.collect::<BTreeSet<_>>()
