@@ -209,17 +209,27 @@ fn what_this_node_does_not_do_is_said() {
     shaped["metadata"]["annotations"] = json!({"kubernetes.io/egress-bandwidth": "1M"});
     let rules = json!({
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]});
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+        "metadata": {"name": "nobodys"}, "handler": "nobodys-handler"});
     apply(
         &cluster,
         &[
             old,
             shaped,
+            class,
+            pod("class", "true", json!({}), json!({"runtimeClassName": "nobodys"})),
             pod("rules", "true", rules, json!({})),
             pod("users", "true", json!({}), json!({"hostUsers": false})),
             pod("resources", "true", json!({}), json!({"resources": {"limits": {"memory": "64Mi"}}})),
         ],
     );
     for (name, reason, text) in [
+        (
+            "class",
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to get sandbox runtime: no \
+             runtime for \"nobodys-handler\" is configured",
+        ),
         ("old-seccomp", "FailedCreatePodSandBox", "seccomp.security.alpha.kubernetes.io/pod"),
         ("shaped", "UndefinedShaper", "kubernetes.io/egress-bandwidth has no effect"),
         ("rules", "FailedCreatePodSandBox", "restartPolicyRules is not supported by this node"),

@@ -419,3 +419,62 @@ fn volumes_of_an_image_are_writable_under_a_read_only_root() {
     assert_eq!((said("known").as_str(), said("unknown").as_str()), ("/srv\n", "/\n"));
     assert!(!Path::new("/etc/made").exists(), "a link of the image leads no further than its root");
 }
+
+/// Compiling that takes its time is told, once: the second pod of the image finds it done.
+#[test]
+fn a_long_compile_is_told() {
+    let cluster = Cluster::start();
+    let file = cluster.scratch().join("slow.wasm");
+    fs::write(&file, idle_module(20_000)).expect("a module");
+    cluster.proa(&["image", "pack", file.to_str().expect("UTF-8"), "-t", "slow:1"]);
+    let run = |name: &str| {
+        let mut pod: Value = serde_json::from_str(&pod(name, "slow:1", "IfNotPresent")).expect("JSON");
+        pod["spec"]["restartPolicy"] = "Never".into();
+        cluster.apply(&pod.to_string());
+        cluster.wait(&format!("the end of {name}"), || {
+            cluster.get("pod", name)["status"]["phase"] == "Succeeded"
+        });
+    };
+    run("first");
+    cluster.wait_for_event(
+        "first",
+        "Compiling",
+        "Compiling image \"docker.io/library/slow:1\", which this node does once",
+    );
+    cluster.wait_for_event(
+        "first",
+        "Compiled",
+        "Successfully compiled image \"docker.io/library/slow:1\" in ",
+    );
+    run("second");
+    cluster.wait_for_event("second", "Started", "Started container c");
+    let field = "involvedObject.name=second,reason=Compiling";
+    assert_eq!(cluster.kubectl(&["get", "events", "--field-selector", field, "-o", "name"]), "");
+}
+
+/// A core module with so many functions that do little, the first of which is `_start`.
+fn idle_module(functions: u32) -> Vec<u8> {
+    let leb128 = |mut value: u32| {
+        let mut out = Vec::new();
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+        out
+    };
+    let code = [&[0][..], &b"\x41\0\x1a".repeat(15), &[0x0b]].concat();
+    let code = [leb128(code.len() as u32), code].concat();
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    for (id, section) in [
+        (1, vec![1, 0x60, 0, 0]),
+        (3, [leb128(functions), vec![0; functions as usize]].concat()),
+        (7, [&[1, 6][..], b"_start", &[0, 0]].concat()),
+        (10, [leb128(functions), code.repeat(functions as usize)].concat()),
+    ] {
+        module.push(id);
+        module.extend_from_slice(&leb128(section.len() as u32));
+        module.extend_from_slice(&section);
+    }
+    module
+}

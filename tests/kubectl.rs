@@ -129,6 +129,18 @@ fn change_in_place(cluster: &Cluster) {
     assert_eq!((&container["image"], &container["env"][0]["name"]), (&"hello-wasm:1".into(), &"X".into()));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
 
+    // What only made sense with the type that a Service had goes with it.
+    cluster.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: moves}\nspec: {type: NodePort, \
+         externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80}]}\n",
+    );
+    let outside = r#"{"spec":{"type":"ExternalName","externalName":"web.example"}}"#;
+    cluster.kubectl(&["patch", "service", "moves", "-p", outside]);
+    let spec = cluster.get("service", "moves")["spec"].clone();
+    let left = ["externalTrafficPolicy", "clusterIP", "clusterIPs"].map(|field| spec.get(field));
+    assert_eq!((left, spec["ports"][0].get("nodePort")), ([None; 3], None), "{spec}");
+    cluster.kubectl(&["delete", "service", "moves"]);
+
     let error = cluster.kubectl_fails(&[
         "patch",
         "cm",

@@ -479,3 +479,88 @@ fn pods_keep_company_or_distance() {
     lab.delete(&["cache", "soft", "anyway"]);
     lab.ready(&["not-cache", "store", "even"]);
 }
+
+/// Whoever names the node in `spec.nodeName` does not ask the scheduler: the node judges alone.
+/// <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename>.
+#[test]
+fn a_node_judges_pods_that_come_past_the_scheduler() {
+    let lab = Lab::start(&[]);
+    let node = lab.node.as_str();
+    let run = |name: &str, mut spec: Value| {
+        spec["nodeName"] = node.into();
+        lab.run(name, spec);
+    };
+    let taints = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+    lab.says(&["taint", "nodes", node, "k=v:NoExecute"], "tainted");
+    run("tolerates", json!({"tolerations": [{"key": "k", "operator": "Exists"}]}));
+    // The taint sends it away as well, so that it may be gone by now.
+    run("tainted", json!({}));
+    lab.event("tainted", "TaintToleration", taints);
+    lab.ready(&["tolerates"]);
+    lab.says(&["taint", "nodes", node, "k-"], "untainted");
+
+    run("has-port", json!({"ports": [{"containerPort": 80, "hostPort": 18081}]}));
+    lab.ready(&["has-port"]);
+    let allocatable = lab.cluster.get("node", node)["status"]["allocatable"].clone();
+    let number = |text: &Value, unit: &str| {
+        let text = text.as_str().expect("a quantity");
+        text.strip_suffix(unit).unwrap_or(text).parse::<u64>().expect("a number")
+    };
+    let cpu = number(&allocatable["cpu"], "m");
+    let cpu =
+        if allocatable["cpu"].as_str().is_some_and(|text| text.ends_with('m')) { cpu } else { cpu * 1000 };
+    let memory = number(&allocatable["memory"], "Ki") << 10;
+    let short = "Node didn't have enough resource";
+    for (name, spec, reason, message) in [
+        (
+            "same-port",
+            json!({"ports": [{"containerPort": 8080, "hostPort": 18081}]}),
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+                .to_owned(),
+        ),
+        (
+            "cpu",
+            json!({"resources": {"requests": {"cpu": "1000"}}}),
+            "OutOfcpu",
+            format!("{short}: cpu, requested: 1000000, used: 0, capacity: {cpu}"),
+        ),
+        (
+            "memory",
+            json!({"resources": {"requests": {"memory": "1Pi"}}}),
+            "OutOfmemory",
+            format!("{short}: memory, requested: {}, used: 0, capacity: {memory}", 1u64 << 50),
+        ),
+        (
+            "selector",
+            json!({"nodeSelector": {"disk": "none"}}),
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+        ),
+    ] {
+        run(name, spec);
+        lab.event(name, reason, &message);
+        lab.cluster
+            .wait(&format!("{name} to fail"), || lab.cluster.get("pod", name)["status"]["phase"] == "Failed");
+        let status = lab.cluster.get("pod", name)["status"].clone();
+        let expected = json!([reason, format!("Pod was rejected: {message}")]);
+        assert_eq!(json!([status["reason"], status["message"]]), expected, "{name}");
+    }
+    lab.ready(&["has-port", "tolerates"]);
+}
+
+/// Labels of before Kubernetes 1.14, which manifests still select by.
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#beta-kubernetes-io-arch>.
+#[test]
+fn nodes_have_the_old_labels_too() {
+    let lab = Lab::start(&[]);
+    let labels = lab.cluster.get("node", &lab.node)["metadata"]["labels"].clone();
+    assert_eq!(
+        (&labels["kubernetes.io/os"], &labels["beta.kubernetes.io/os"]),
+        (&"linux".into(), &"linux".into())
+    );
+    assert!(labels["kubernetes.io/arch"].is_string());
+    assert_eq!(labels["kubernetes.io/arch"], labels["beta.kubernetes.io/arch"]);
+    lab.run("selects", json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}}));
+    lab.ready(&["selects"]);
+}

@@ -9,6 +9,8 @@ pub enum FieldErrorKind {
     Required,
     /// The value is against the field's rules.
     Invalid,
+    /// The same of a number without a sign, which the stock server writes in hexadecimal.
+    InvalidUnsigned,
     /// The value is none of the allowed ones.
     NotSupported,
     /// The field may not be set, or not changed, here.
@@ -41,7 +43,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.kind {
             FieldErrorKind::Required => "FieldValueRequired",
-            FieldErrorKind::Invalid => "FieldValueInvalid",
+            FieldErrorKind::Invalid | FieldErrorKind::InvalidUnsigned => "FieldValueInvalid",
             FieldErrorKind::NotSupported => "FieldValueNotSupported",
             FieldErrorKind::Forbidden => "FieldValueForbidden",
             FieldErrorKind::Duplicate => "FieldValueDuplicate",
@@ -55,7 +57,7 @@ impl FieldError {
     pub fn body(&self) -> String {
         let words = match self.kind {
             FieldErrorKind::Required => "Required value",
-            FieldErrorKind::Invalid => "Invalid value",
+            FieldErrorKind::Invalid | FieldErrorKind::InvalidUnsigned => "Invalid value",
             FieldErrorKind::NotSupported => "Unsupported value",
             FieldErrorKind::Forbidden => "Forbidden",
             FieldErrorKind::Duplicate => "Duplicate value",
@@ -72,7 +74,9 @@ impl FieldError {
                 | FieldErrorKind::NotFound
                 | FieldErrorKind::TooMany
         );
-        if shows_value {
+        if self.kind == FieldErrorKind::InvalidUnsigned {
+            text.push_str(&format!(": {:#x}", self.value.as_u64().unwrap_or_default()));
+        } else if shows_value {
             text.push_str(&format!(": {}", self.value));
         }
         if !self.detail.is_empty() {
@@ -138,6 +142,11 @@ impl FieldErrors {
         detail: impl Into<String>,
     ) {
         self.push(FieldErrorKind::Invalid, path, value.into(), detail);
+    }
+
+    /// `Invalid value: 0x2a: detail`.
+    pub fn invalid_unsigned(&mut self, path: &Path<'_>, value: u64, detail: impl Into<String>) {
+        self.push(FieldErrorKind::InvalidUnsigned, path, value.into(), detail);
     }
 
     /// `Unsupported value: "value": supported values: "a", "b"`.

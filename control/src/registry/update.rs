@@ -207,7 +207,7 @@ fn is_any_version(version: &str) -> bool {
 fn unversioned(kind: &Kind, name: &str) -> Refusal {
     let mut errors = FieldErrors::new();
     let path = Path::root("metadata");
-    errors.invalid(&path.field("resourceVersion"), 0, "must be specified for an update");
+    errors.invalid_unsigned(&path.field("resourceVersion"), 0, "must be specified for an update");
     Refusal::invalid(&kind.group, &kind.plural, name, &errors)
 }
 

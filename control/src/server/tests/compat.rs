@@ -3,6 +3,7 @@
 use super::*;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
 
 #[tokio::test]
@@ -47,15 +48,27 @@ async fn versions_of_what_is_replaced() {
     let patch = json!({"metadata": {"resourceVersion": "0"}, "data": {"a": "2"}}).to_string();
     assert_eq!(fixture.ask("PATCH", &path, &[merge], patch).await.code, 200);
 
+    // Of some kinds nobody replaces what he has not seen.
     let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": ""}});
-    let made = fixture.ask("POST", LEASES, &[JSON], lease.to_string()).await.json();
-    assert_eq!(made["spec"], json!({"holderIdentity": ""}), "a pointer");
-    let path = format!("{LEASES}/l");
-    fixture.ask("PUT", &path, &[JSON], lease.to_string()).await.refused(
-        422,
-        "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update",
-    );
-    assert_eq!(fixture.ask("PUT", &path, &[JSON], made.to_string()).await.code, 200);
+    let budget = json!({"metadata": {"name": "l"}, "spec": {"selector": {"matchLabels": {"a": "b"}}}});
+    for (list, resource, body) in
+        [(LEASES, "leases.coordination.k8s.io", lease), (BUDGETS, "poddisruptionbudgets.policy", budget)]
+    {
+        let made = fixture.ask("POST", list, &[JSON], body.to_string()).await.json();
+        if list == LEASES {
+            assert_eq!(made["spec"], json!({"holderIdentity": ""}), "a pointer");
+        }
+        let path = format!("{list}/l");
+        for version in [Value::Null, "".into(), "0".into()] {
+            let mut body = body.clone();
+            body["metadata"]["resourceVersion"] = version;
+            let text = format!(
+                "{resource} \"l\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+            );
+            fixture.ask("PUT", &path, &[JSON], body.to_string()).await.refused(422, &text);
+        }
+        assert_eq!(fixture.ask("PUT", &path, &[JSON], made.to_string()).await.code, 200);
+    }
 }
 
 #[tokio::test]
