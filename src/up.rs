@@ -151,6 +151,8 @@ async fn serve(mut config: Config) -> Result<()> {
             cluster_cidr: config.cluster_cidr.as_str().into(),
             autoscaler: config.autoscaler.clone(),
             node_monitor_grace_period: config.node_monitor_grace_period,
+            // What else the server is set up with it fills in itself.
+            ..ClusterSettings::default()
         },
         extra_names: config.tls_san.clone(),
         build: build(),

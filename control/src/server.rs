@@ -57,7 +57,7 @@ pub struct Config {
     pub advertise: Option<SocketAddr>,
     /// This node's name, under which the API is also reached.
     pub node_name: String,
-    /// What controllers depend on.
+    /// What controllers depend on, beside what is here already.
     pub settings: ClusterSettings,
     /// Further DNS names and addresses under which it is reached.
     pub extra_names: Vec<String>,
@@ -202,7 +202,12 @@ impl Server {
             ca_pem: server.ca_pem().to_owned(),
             identity: identity.to_owned(),
             scheduler: config.scheduler.clone(),
-            settings: config.settings,
+            settings: ClusterSettings {
+                service_cidr: config.service_cidr.to_string().into(),
+                cluster_domain: config.cluster_domain.into(),
+                api_names: names.into(),
+                ..config.settings
+            },
             metrics: Some(metrics),
             pki: Some(pki),
         };

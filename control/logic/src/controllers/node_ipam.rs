@@ -2,7 +2,7 @@
 //!
 //! One key for all nodes: two decisions on one state would give the same range twice.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
@@ -28,6 +28,12 @@ impl Range {
         let size = 1u64.checked_shl(32 - u32::from(prefix).min(32)).filter(|_| prefix <= 32)?;
         let first = u32::from(address);
         Some(Range { first: first - u32::try_from(u64::from(first) % size).ok()?, prefix })
+    }
+
+    /// True if the address is in it.
+    pub fn contains(self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip.to_canonical() else { return false };
+        (self.first..=self.last()).contains(&u32::from(ip))
     }
 
     fn last(self) -> u32 {

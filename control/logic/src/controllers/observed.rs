@@ -74,6 +74,12 @@ whole_objects!(observed!);
 pub struct ClusterSettings {
     /// The addresses of all pods: `10.42.0.0/16`. If empty, nodes are given none.
     pub cluster_cidr: Arc<str>,
+    /// The addresses of all Services: `10.43.0.0/16`.
+    pub service_cidr: Arc<str>,
+    /// `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// The DNS names and addresses under which clients reach the API.
+    pub api_names: Arc<[String]>,
     /// A node that has not been heard of for this long is not ready.
     pub node_monitor_grace_period: SignedDuration,
     /// What autoscalers are set to.
@@ -84,6 +90,9 @@ impl Default for ClusterSettings {
     fn default() -> Self {
         ClusterSettings {
             cluster_cidr: "".into(),
+            service_cidr: "".into(),
+            cluster_domain: "cluster.local".into(),
+            api_names: Arc::default(),
             node_monitor_grace_period: SignedDuration::from_secs(40),
             autoscaler: horizontal_pod_autoscaler::Settings::default(),
         }

@@ -14,6 +14,8 @@ use super::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
 /// The effects of taints.
 pub const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+/// The types of addresses that are names.
+const DNS_ADDRESSES: [&str; 3] = ["Hostname", "InternalDNS", "ExternalDNS"];
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
 
 /// The rules of Nodes.
@@ -132,6 +134,10 @@ impl Rules for Nodes {
         validate_amounts(node, errors);
     }
 
+    fn validate_create(node: &Node, errors: &mut FieldErrors) {
+        validate_addresses(node, errors);
+    }
+
     fn validate_update(old: &Node, new: &Node, errors: &mut FieldErrors) {
         let spec = Path::root("spec");
         let ranges = |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
@@ -152,16 +158,26 @@ impl Rules for Nodes {
     }
 
     fn validate_status_update(_old: &Node, new: &Node, errors: &mut FieldErrors) {
-        let addresses = new.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
-        let path = Path::root("status");
-        let path = path.field("addresses");
-        for (i, address) in addresses.iter().enumerate() {
-            if addresses[..i].contains(address) {
-                let value = serde_json::to_value(address).unwrap_or_default();
-                errors.duplicate(&path.index(i), value);
-            }
-        }
+        validate_addresses(new, errors);
         validate_amounts(new, errors);
+    }
+}
+
+/// Names among the addresses are those of one host, as certificates and resolvers take them.
+fn validate_addresses(node: &Node, errors: &mut FieldErrors) {
+    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+    let path = Path::root("status");
+    let path = path.field("addresses");
+    let mut seen = BTreeSet::new();
+    for (i, address) in addresses.iter().enumerate() {
+        if !seen.insert((&address.type_, &address.address)) {
+            let value = serde_json::to_value(address).unwrap_or_default();
+            errors.duplicate(&path.index(i), value);
+        }
+        if DNS_ADDRESSES.contains(&address.type_.as_str()) {
+            let at = path.index(i);
+            report(syntax::subdomain(&address.address), &at.field("address"), &address.address, errors);
+        }
     }
 }
 
@@ -232,6 +248,8 @@ mod tests {
                 "{spec: {taints: [{key: 'a b', effect: ''}, {key: a, value: 'a b', effect: Never}]}}",
                 "{spec: {taints: [{key: a, effect: NoSchedule}, {key: a, effect: NoSchedule}]}}",
                 "{status: {capacity: {cpu: -1}}}",
+                "{status: {addresses: [{type: Hostname, address: '*.default.svc'}, {type: InternalDNS, address: KUBERNETES}, {type: ExternalDNS, address: ''}]}}",
+                "{status: {addresses: [{type: Hostname, address: a.b-c}, {type: ExternalIP, address: 192.0.2.1}, {type: Hostname, address: a.b-c}]}}",
             ],
             expect![[r#"
                 spec.podCIDRs[0]: Invalid value: "10.0.0.0/24": must match `podCIDR`
@@ -244,6 +262,10 @@ mod tests {
                 spec.taints[1]: Duplicate value: {"effect":"NoSchedule","key":"a"}
                 status.capacity[cpu]: Invalid value: "-1": must be greater than or equal to 0
                 status.allocatable[cpu]: Invalid value: "-1": must be greater than or equal to 0
+                status.addresses[0].address: Invalid value: "*.default.svc": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                status.addresses[1].address: Invalid value: "KUBERNETES": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                status.addresses[2].address: Invalid value: "": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+                status.addresses[2]: Duplicate value: {"address":"a.b-c","type":"Hostname"}
             "#]],
         );
         update_refusals(

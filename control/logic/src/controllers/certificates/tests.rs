@@ -34,7 +34,8 @@ fn csr(signer: &str, request: &str, usages: &[&str], by: (&str, &str), status: V
 
 fn node(name: &str, address: &str) -> Object {
     let addresses = json!([
-        { "type": "InternalIP", "address": address }, { "type": "Hostname", "address": format!("{name}.host") },
+        { "type": "InternalIP", "address": address }, { "type": "Hostname", "address": name },
+        { "type": "InternalDNS", "address": format!("{name}.host") },
     ]);
     object("v1", "Node", name, json!({ "status": { "addresses": addresses } }))
 }
@@ -75,20 +76,29 @@ fn client_certificates() {
     check(csr(NODE_CLIENT, &a(), CLIENT, BOOTSTRAPPER, denied), &[], false);
 }
 
+fn serving(names: &[&str]) -> Object {
+    csr(NODE_SERVING, &pem("system:node:a", "system:nodes", names), SERVER, NODE_A, json!({}))
+}
+
 #[test]
 fn serving_certificates() {
-    let serving = |names: &[&str]| {
-        csr(NODE_SERVING, &pem("system:node:a", "system:nodes", names), SERVER, NODE_A, json!({}))
-    };
     let (a, b) = (node("a", "10.0.0.1"), node("b", "10.0.0.2"));
-    check(serving(&["10.0.0.1", "a.host"]), &[a.clone(), b.clone()], true);
+    check(serving(&["10.0.0.1", "a"]), &[a.clone(), b.clone()], true);
     check(serving(&["10.0.0.1"]), std::slice::from_ref(&b), false);
     check(serving(&["10.0.0.2"]), &[a.clone(), b], false);
     check(serving(&["10.0.0.1"]), &[a.clone(), node("b", "10.0.0.1")], false);
-    check(serving(&["10.0.0.1", "b.host"]), std::slice::from_ref(&a), false);
-    check(serving(&["127.0.0.1"]), &[node("a", "127.0.0.1")], false);
-    let service = object("v1", "Service", "s", json!({ "spec": { "clusterIPs": ["10.0.0.1"] } }));
-    check(serving(&["10.0.0.1"]), &[a.clone(), service], false);
+    check(serving(&["10.0.0.1", "b"]), std::slice::from_ref(&a), false);
+    check(serving(&["10.0.0.1", "a.host"]), std::slice::from_ref(&a), false);
+    for special in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "224.0.0.1"] {
+        check(serving(&[special]), &[node("a", special)], false);
+    }
+    for spec in [
+        json!({ "spec": { "clusterIPs": ["10.0.0.1"] } }),
+        json!({ "spec": { "externalIPs": ["10.0.0.1"] } }),
+        json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "10.0.0.1" }] } } }),
+    ] {
+        check(serving(&["10.0.0.1"]), &[a.clone(), object("v1", "Service", "s", spec)], false);
+    }
     let api = object(
         "v1",
         "Endpoints",
@@ -106,6 +116,48 @@ fn serving_certificates() {
         json!({}),
     );
     check(bootstrapper, &[a], false);
+}
+
+#[test]
+fn no_node_gets_a_certificate_for_a_name_or_an_address_of_the_cluster() {
+    let approves = |node: &str, asked: &str| {
+        let shown = ["Hostname", "InternalDNS", "InternalIP"].map(|t| json!({ "type": t, "address": asked }));
+        let user = format!("system:node:{node}");
+        let by = (user.as_str(), "system:nodes");
+        let request = csr(NODE_SERVING, &pem(&user, "system:nodes", &[asked]), SERVER, by, json!({}));
+        let node = object("v1", "Node", node, json!({ "status": { "addresses": shown } }));
+        let mut seen = seen(vec![request, node]);
+        seen.settings.cluster_cidr = "10.42.0.0/16".into();
+        seen.settings.service_cidr = "10.43.0.0/16".into();
+        seen.settings.api_names = vec!["api.example.com".to_owned(), "192.0.2.7".to_owned()].into();
+        !reconcile_approval(&seen, &key(), at(100)).is_empty()
+    };
+    for name in ["evil", "kubernetes-1.example.com", "api2.example.com"] {
+        assert!(approves(name, name), "{name}");
+    }
+    // What a node shows as its own is not its own for that.
+    for name in ["*.default.svc", "KUBERNETES.default.svc", "Localhost", "EVIL", "evil.", "*", "b"] {
+        assert!(!approves("evil", name), "{name}");
+    }
+    // Nor is what it calls itself, where it is somebody else's name.
+    for name in [
+        "localhost",
+        "x.localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "x.default.svc",
+        "svc",
+        "x.default.svc.cluster.local",
+        "x.cluster.local",
+        "api.example.com",
+    ] {
+        assert!(!approves(name, name), "{name}");
+    }
+    assert!(approves("evil", "192.0.2.8"));
+    for address in ["10.42.9.1", "10.43.0.200", "192.0.2.7", "::ffff:10.43.0.1"] {
+        assert!(!approves("evil", address), "{address}");
+    }
 }
 
 fn approved(extra: Value) -> Value {
