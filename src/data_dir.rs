@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +27,7 @@ const OF_PARTS: [&str; 7] =
 pub fn prepare(path: &Path) -> Result<PathBuf> {
     make(path).with_context(|| format!("cannot make the data directory {}", path.display()))?;
     let shown = path.display();
+    check_owner(path)?;
     let mode = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.permissions().mode();
     ensure!(
         mode & OTHERS_WRITE == 0,
@@ -39,6 +40,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf> {
     }
     let of_parts = OF_PARTS.map(|name| path.join(name));
     for part in directories.into_iter().chain(of_parts).chain(set_aside(path)?) {
+        check_owner(&part)?;
         narrow(&part).with_context(|| format!("cannot close {} to others", part.display()))?;
     }
     path.canonicalize().with_context(|| format!("cannot read {shown}"))
@@ -49,6 +51,21 @@ fn set_aside(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
     let is_aside = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().contains("-of-"));
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_aside).collect())
+}
+
+/// Whom a directory belongs to puts there what they like.
+fn check_owner(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let owner = match fs::metadata(path) {
+        Ok(found) => found.uid(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+    };
+    ensure!(
+        owner == nix::unistd::geteuid().as_raw(),
+        "{shown} belongs to another user (uid {owner}): run `chown root {shown}`, or choose another --data-dir"
+    );
+    Ok(())
 }
 
 fn make(path: &Path) -> std::io::Result<()> {
@@ -105,6 +122,15 @@ mod tests {
         );
         assert_eq!(mode(&data.join("mine")), 0o755);
 
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(data.join("images"), Some(1000), None).unwrap();
+            let refused = prepare(&data).unwrap_err().to_string();
+            assert!(
+                refused.contains("images belongs to another user (uid 1000): run `chown root "),
+                "{refused}"
+            );
+            std::os::unix::fs::chown(data.join("images"), Some(0), None).unwrap();
+        }
         fs::set_permissions(&data, Permissions::from_mode(0o775)).unwrap();
         let refused = prepare(&data).unwrap_err().to_string();
         assert!(refused.starts_with("others may write to the data directory"), "{refused}");

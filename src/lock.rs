@@ -56,7 +56,13 @@ pub fn stop_holder(data_dir: &Path) -> Result<Option<Lock>> {
         let pid = holder(&file)?;
         if let Some(pid) = pid.filter(|pid| told != Some(*pid)) {
             told = Some(pid);
-            kill(pid, Signal::SIGTERM).with_context(|| format!("cannot stop proa (process {pid})"))?;
+            match kill(pid, Signal::SIGTERM) {
+                // It has just ended, and the lock with it.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot stop proa (process {pid})"));
+                }
+            }
         }
         ensure!(
             Instant::now() < deadline,

@@ -112,8 +112,9 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
         {"name": "memory", "mountPath": "/v/link"}]});
     let makes_link = json!({"initContainers": [
         with(shell("ln -s /proc/self /empty/link", json!({})), json!({"name": "attack"}))]});
-    let device =
-        "grep ' / / ' /proc/self/mountinfo; mknod /d b 8 0; mknod /n c 1 3; cat /d /n || echo closed";
+    let device = "grep ' / / ' /proc/self/mountinfo; mknod /n c 1 3; cat /n || echo closed
+        # Nothing but the filter is in the way here.
+        mknod /dev/ours c 1 3 && cat /dev/ours && echo null; mknod /dev/disk b 8 0 || echo no disk";
     // A directory of the node in which more is mounted.
     let access = "awk '$5 ~ \"^/v\" { print substr($6, 1, 2) }' /proc/self/mountinfo | sort -u";
     let sys = |name, recursive: &str| {
@@ -154,7 +155,9 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
         assert_ne!(state["terminated"]["exitCode"], 0, "{name}: {state}");
     }
     let said = ended(&cluster, "device");
-    assert!(said.contains("nodev") && said.contains("closed"), "{said}");
+    for text in ["nodev", "closed", "null", "no disk"] {
+        assert!(said.contains(text), "{text} in {said}");
+    }
     assert_eq!(ended(&cluster, "host"), "seen\n");
     assert_eq!(
         (ended(&cluster, "read-only"), ended(&cluster, "recursive")),
@@ -265,17 +268,29 @@ fn namespaces_are_shared_when_a_pod_asks() {
     };
     let worker = "trap 'echo heard; exit 3' TERM; touch /empty/up; while true; do sleep 0.1; done";
     let waits = "sleep 1000";
+    cluster.pack_examples();
+    let mut with_wasm =
+        lasting("mixed", json!([shell(waits, json!({})), {"name": "w", "image": "hello-wasm:1"}]));
+    with_wasm["spec"]["shareProcessNamespace"] = json!(true);
     apply(
         &cluster,
         &[
             two("together", worker, waits, json!({"shareProcessNamespace": true, "restartPolicy": "Never"})),
             two("apart", worker, waits, json!({})),
+            with_wasm,
             two("ipc", waits, waits, json!({"hostIPC": true})),
         ],
     );
-    ready(&cluster, &["together", "apart", "ipc"]);
-    let exec =
-        |pod: &str, script: &str| cluster.kubectl(&["exec", pod, "-c", "c1", "--", "sh", "-c", script]);
+    ready(&cluster, &["together", "apart", "ipc", "mixed"]);
+    let exec_in = |pod: &str, container: &str, script: &str| {
+        cluster.kubectl(&["exec", pod, "-c", container, "--", "sh", "-c", script])
+    };
+    let exec = |pod: &str, script: &str| exec_in(pod, "c1", script);
+    // A Wasm process is seen, and nothing is reached through it.
+    let script = "for p in /proc/[0-9]*; do if grep -q wasm $p/comm; then echo seen; \
+        ls $p/root/ $p/cwd/ && echo reached; fi; done 2>&1";
+    let seen = exec_in("mixed", "c0", script);
+    assert!(seen.contains("seen") && !seen.contains("reached"), "{seen}");
     assert!(!exec("apart", "ps").contains("trap"));
     let seen = exec("together", "cat /proc/1/comm; ps");
     assert!(seen.starts_with("pause\n") && seen.contains("trap"), "{seen}");

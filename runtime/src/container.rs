@@ -15,7 +15,7 @@ use crate::image::Image;
 use crate::image::tree::Tree;
 use crate::paths::Paths;
 use crate::plan::grace_period;
-use crate::request_limits::request_limits;
+use crate::request_limits::{self, request_limits};
 use crate::resources::limits;
 use crate::security::{ImageUsers, security};
 use crate::volume;
@@ -81,6 +81,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     let mut variables: Variables = image.config.env.iter().cloned().collect();
     let payload = match &parts.program {
         Program::Layers(layers) => {
+            request_limits::refuse_lost(pod, &container.name, false)?;
             let users = image_users(&image.config.user, layers)?;
             let (security, home) = security(pod, container, &users)?;
             variables.set_default("PATH", DEFAULT_PATH);

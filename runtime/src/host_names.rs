@@ -66,6 +66,7 @@ impl HostNames {
         let file = std::fs::File::create(&next)?;
         let kept = Kept { id: names.id.clone(), inode: file.metadata()?.ino() };
         serde_json::to_writer(&file, &kept)?;
+        file.sync_all()?;
         std::fs::rename(next, paths.node())?;
         Ok(names)
     }

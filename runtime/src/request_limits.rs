@@ -26,7 +26,7 @@ pub fn request_limits(
     shape: WasmShape,
     node_address: IpAddr,
 ) -> Result<RequestLimits, String> {
-    refuse_lost(pod, container, shape)?;
+    refuse_lost(pod, container, shape == WasmShape::Http)?;
     let timeout = match of(pod, container, ANNOTATION_REQUEST_TIMEOUT) {
         Some((name, text)) => {
             let wrong = format!("metadata.annotations[{name}]: {text:?} is not a duration such as 30s or 5m");
@@ -41,7 +41,8 @@ pub fn request_limits(
         })
     });
     Ok(RequestLimits {
-        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        // Zero is no limit, which is not what a fraction of a millisecond asks for.
+        timeout_ms: u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
         instance_memory_bytes: memory.transpose()?,
         node_address: Some(node_address),
     })
@@ -54,8 +55,9 @@ fn of<'a>(pod: &'a Pod, container: &str, name: &str) -> Option<(&'a str, &'a str
     own.or_else(|| annotations.get_key_value(name)).map(|(name, text)| (name.as_str(), text.as_str()))
 }
 
-/// What names a container that is not there, or has no requests, would be silently lost.
-fn refuse_lost(pod: &Pod, container: &str, shape: WasmShape) -> Result<(), String> {
+/// Refuses what names a container that is not there or, as this one may, serves no requests: it would
+/// be silently lost.
+pub fn refuse_lost(pod: &Pod, container: &str, serves_requests: bool) -> Result<(), String> {
     let names = pod.metadata.annotations.iter().flatten().map(|(name, _)| name);
     for name in names {
         let named = [ANNOTATION_REQUEST_TIMEOUT, ANNOTATION_INSTANCE_MEMORY]
@@ -65,7 +67,7 @@ fn refuse_lost(pod: &Pod, container: &str, shape: WasmShape) -> Result<(), Strin
         if !all_containers(pod).any(|(_, c)| c.name == named) {
             return Err(format!("metadata.annotations[{name}]: the pod has no container {named}"));
         }
-        if named == container && shape != WasmShape::Http {
+        if named == container && !serves_requests {
             return Err(format!("metadata.annotations[{name}]: container {named} serves no requests"));
         }
     }
@@ -97,6 +99,7 @@ mod tests {
             "proa.dev/instance-memory.b": "32Mi"});
         check(own.clone(), "a", 2000, None);
         check(own, "b", 500, Some(32 << 20));
+        check(json!({"proa.dev/request-timeout": "1us"}), "a", 1, None);
     }
 
     #[test]

@@ -317,7 +317,6 @@ fn refuse_unsupported(pod: &Pod) -> Result<(), String> {
         ),
         ("spec.hostUsers", spec.host_users == Some(false)),
         ("spec.resourceClaims", spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty())),
-        ("spec.os", spec.os.as_ref().is_some_and(|os| os.name != "linux")),
     ];
     match refused.into_iter().find(|(_, set)| *set) {
         Some((field, _)) => Err(format!("{field} is not supported by this node")),
@@ -338,11 +337,8 @@ fn wanted_host_ports(pod: &Pod) -> Result<Vec<HostPort>, String> {
     for (_, container) in all_containers(pod) {
         for port in container.ports.iter().flatten() {
             let Some(host_port) = port.host_port.filter(|p| *p > 0) else { continue };
-            let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
-                "TCP" => Protocol::Tcp,
-                "UDP" => Protocol::Udp,
-                other => return Err(format!("hostPort of protocol {other} is not supported by this node")),
-            };
+            let protocol = Protocol::from_api(port.protocol.as_deref());
+            let protocol = protocol.ok_or_else(|| format!("hostPort of protocol {:?}", port.protocol))?;
             let host_address = host_address(port.host_ip.as_deref().unwrap_or_default())?;
             let number = |n: i32| u16::try_from(n).map_err(|_| format!("invalid port number: {n}"));
             let (host_port, container_port) = (number(host_port)?, number(port.container_port)?);

@@ -16,6 +16,7 @@ use proa_api::Refusal;
 use proa_logic::rbac::{self, SERVICE_ACCOUNT_PREFIX};
 
 use super::bootstrap_token;
+use super::protocol_token;
 use crate::pki::token::{Claims, Reference, TokenError};
 use crate::pki::{Facts, Pki};
 use crate::registry::{Caller, Registry};
@@ -55,7 +56,11 @@ impl Authenticator {
         if let Some(caller) = request.extensions.get::<Caller>() {
             return Ok(caller.clone());
         }
-        let Some(token) = bearer_token(&request.headers)? else { return Ok(anonymous()) };
+        let token = match bearer_token(&request.headers)? {
+            Some(token) => Some(token.to_owned()),
+            None => protocol_token::of(&request.headers)?,
+        };
+        let Some(token) = token.as_deref() else { return Ok(anonymous()) };
         if let Some((id, secret)) = bootstrap_token::parse(token) {
             let caller = bootstrap_token::caller(&self.registry, id, secret, Timestamp::now());
             return caller.map_err(|why| {

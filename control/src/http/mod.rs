@@ -28,6 +28,7 @@ mod parts;
 pub mod path;
 mod present;
 mod pretty;
+mod protocol_token;
 mod proxy;
 pub mod query;
 pub mod rbac;
@@ -84,8 +85,9 @@ pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     if is_head { respond::without_body(response) } else { response }
 }
 
-async fn dispatch(api: &Api, parts: Parts, body: &mut Incoming) -> Result<Response<Body>, Refusal> {
+async fn dispatch(api: &Api, mut parts: Parts, body: &mut Incoming) -> Result<Response<Body>, Refusal> {
     let caller = caller(api, &parts)?;
+    protocol_token::strip(&mut parts.headers);
     let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
     match route {
         Route::Resource(path) if proxy::is_asked(&path) => {

@@ -9,22 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::authenticate::certificate_caller;
 
 /// A client that has not shaken hands by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// A client that has not sent its headers by then is dropped.
+/// A client that has not sent its headers by then, or nothing at all, is dropped.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -92,16 +94,64 @@ async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, api: Arc<Ap
             Ok::<_, Infallible>(Box::pin(super::answer(api, request)).await)
         }
     });
+    requests(stream, service, watcher, HEADER_LIMIT).await;
+}
+
+/// Serves what is asked over a connection. One over which nothing is asked in time is dropped.
+async fn requests<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S,
+    watcher: Watcher,
+    header_limit: Duration,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let asked = CancellationToken::new();
+    let service = {
+        let asked = asked.clone();
+        service_fn(move |request| {
+            asked.cancel();
+            service.call(request)
+        })
+    };
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_limit);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .max_concurrent_streams(MAX_STREAMS);
-    let served =
-        watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "connection ended");
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
+    let silent = async {
+        if tokio::time::timeout(header_limit, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = watcher.watch(connection) => if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        },
+        () = silent => tracing::debug!("no request came in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_nothing_is_dropped() {
+        for said in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /"] {
+            let (mut client, server) = tokio::io::duplex(1 << 10);
+            let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
+            let graceful = GracefulShutdown::new();
+            tokio::spawn(requests(server, service, graceful.watcher(), HEADER_LIMIT));
+            client.write_all(said.as_bytes()).await.unwrap();
+            let ended = async { while !matches!(client.read(&mut [0; 1024]).await, Ok(0) | Err(_)) {} };
+            tokio::time::timeout(HEADER_LIMIT * 2, ended).await.expect(said);
+        }
     }
 }

@@ -23,7 +23,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Version 1 controllers that a Wasm container and the sandbox are put under. `systemd` and
 /// `unified` limit nothing: leaving the agent's cgroup there keeps a service manager that stops
 /// the agent from stopping pods with it.
-const JOINED: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "systemd", "unified"];
+const JOINED: [&str; 7] = ["memory", "cpu", "cpuacct", "pids", "devices", "systemd", "unified"];
 
 /// Length of the period that a CPU quota is for, in microseconds.
 const CPU_PERIOD: u64 = 100_000;

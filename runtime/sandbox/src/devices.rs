@@ -1,8 +1,7 @@
-//! Which device nodes a container may make and open.
+//! Which device nodes a container that is not privileged may make and open.
 //!
-//! Version 1 cgroups have a file for it, which libcontainer fills from the rules here. Version 2
-//! asks programs (`BPF_PROG_TYPE_CGROUP_DEVICE`); ours says what the rules say. A kernel without
-//! `CONFIG_CGROUP_BPF` cannot ask, and there a container that is not privileged does not start.
+//! Version 1 cgroups have files for it. Version 2 asks programs (`BPF_PROG_TYPE_CGROUP_DEVICE`); a
+//! kernel without `CONFIG_CGROUP_BPF` cannot ask, and there such a container does not start.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,24 +11,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::cgroup::{Cgroup, Version};
+
 /// Devices that are any container's: null, zero, full, random, urandom, tty, ptmx.
 const DEVICES: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
 
 /// Terminals, of which a container sees its own.
 const TERMINALS: u32 = 136;
-
-/// The rules as an OCI runtime configuration has them.
-pub fn rules(privileged: bool) -> Value {
-    if privileged {
-        return json!([{"allow": true, "access": "rwm"}]);
-    }
-    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-    rules.extend(DEVICES.iter().map(
-        |(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}),
-    ));
-    rules.push(json!({"allow": true, "type": "c", "major": TERMINALS, "access": "rwm"}));
-    Value::Array(rules)
-}
 
 /// Every device node in `dir`, for a privileged container.
 pub fn of_host(dir: &Path) -> Vec<Value> {
@@ -56,12 +44,25 @@ pub fn of_host(dir: &Path) -> Vec<Value> {
     devices
 }
 
-/// Holds every process of a version 2 cgroup, and of those below, to the rules for containers that
-/// are not privileged.
-pub fn restrict(cgroup: &Path) -> io::Result<()> {
-    let failed = |error: io::Error| io::Error::new(error.kind(), format!("restrict devices: {error}"));
-    let cgroup = File::open(cgroup).map_err(failed)?;
-    load(&program()).and_then(|program| attach(&program, &cgroup)).map_err(failed)
+/// Holds every process of a cgroup, and of those below, to these devices.
+pub fn restrict(cgroup: &Cgroup) -> io::Result<()> {
+    let restricted = match cgroup.version() {
+        Version::V1 => write_lists(&cgroup.directory("devices")),
+        Version::V2 => attach_program(&cgroup.directory("")),
+    };
+    restricted.map_err(|error| io::Error::new(error.kind(), format!("restrict devices: {error}")))
+}
+
+/// As in <https://docs.kernel.org/admin-guide/cgroup-v1/devices.html>.
+fn write_lists(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("devices.deny"), "a")?;
+    let devices = DEVICES.iter().map(|(major, minor)| format!("c {major}:{minor} rwm"));
+    let terminals = format!("c {TERMINALS}:* rwm");
+    devices.chain([terminals]).try_for_each(|rule| fs::write(cgroup.join("devices.allow"), rule))
+}
+
+fn attach_program(cgroup: &Path) -> io::Result<()> {
+    attach(&load(&program())?, &File::open(cgroup)?)
 }
 
 /// One instruction, as in <https://docs.kernel.org/bpf/standardization/instruction-set.html>.
@@ -178,7 +179,7 @@ mod tests {
 
     /// As root, with version 2 mounted somewhere, if only beside version 1.
     #[test]
-    fn the_program_says_what_the_rules_say() {
+    fn the_program_lets_only_these_devices_pass() {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let root = mounts.lines().find_map(|line| line.contains(" cgroup2 ").then(|| line.split(' ').nth(1)));
         let Some(root) = root.flatten().filter(|_| nix::unistd::geteuid().is_root()) else {
@@ -186,7 +187,7 @@ mod tests {
         };
         let cgroup = Path::new(root).join(format!("proa-test-devices-{}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
-        let restricted = restrict(&cgroup);
+        let restricted = attach_program(&cgroup);
         let script = "echo $$ > $0/cgroup.procs; cd $1
             for f in null:c:1:3 zero:c:1:5 tty:c:5:0 full:c:1:7 random:c:1:8 urandom:c:1:9 ptmx:c:5:2 \
                 pts:c:136:7 mem:c:1:1 kmsg:c:1:11 console:c:5:1 tap:c:10:200 null2:b:1:3 loop:b:7:0 \
@@ -201,11 +202,5 @@ mod tests {
         let (said, complained) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert_eq!(said, "null zero tty full random urandom ptmx pts  00\n", "{complained}");
         assert!(complained.contains("Operation not permitted"), "{complained}");
-    }
-
-    #[test]
-    fn only_a_privileged_container_has_all() {
-        assert_eq!(rules(true).as_array().unwrap().len(), 1);
-        assert_eq!(rules(false).as_array().unwrap().len(), DEVICES.len() + 2);
     }
 }

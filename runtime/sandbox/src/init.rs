@@ -4,11 +4,13 @@
 //! Containers see it as process 1. It therefore holds nothing that they could get at through it: no
 //! file, no root directory but an empty one, no user's and no root's rights.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, pipe2, pivot_root, setgroups, setresgid, setresuid};
 
 use crate::executor::reset_signals;
 use crate::helper::die_with_parent;
@@ -16,25 +18,35 @@ use crate::helper::die_with_parent;
 /// Nobody's user and group, as that of other clusters' pause containers.
 const NOBODY: u32 = 65535;
 
-/// Forks it. Gives its process id, which ends with the sandbox.
+/// Forks it. Gives its process id, which ends with the sandbox, once it has nothing left to lose.
 pub fn start() -> io::Result<i32> {
+    let (result, report) = pipe2(OFlag::O_CLOEXEC)?;
     let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
     // SAFETY: without a stack of its own and with nothing shared this is a fork, and there is one
     // thread.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            let code = match confine() {
-                Ok(()) => loop {
-                    // SAFETY: waits for a signal.
-                    unsafe { libc::pause() };
-                },
-                Err(_) => 1,
-            };
-            // SAFETY: ends the process at once.
-            unsafe { libc::_exit(code) }
+            // Closing the pipe is one of the steps, and the word that all went well.
+            if let Err(error) = confine() {
+                let _ = File::from(report).write_all(error.to_string().as_bytes());
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(1) }
+            }
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
         }
-        pid => i32::try_from(pid).map_err(io::Error::other),
+        pid => {
+            drop(report);
+            let mut error = String::new();
+            File::from(result).read_to_string(&mut error)?;
+            if !error.is_empty() {
+                return Err(io::Error::other(error));
+            }
+            i32::try_from(pid).map_err(io::Error::other)
+        }
     }
 }
 
@@ -50,8 +62,6 @@ fn confine() -> io::Result<()> {
     chdir("/proc")?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
-    // SAFETY: the system call takes numbers only, and nothing here is used again.
-    unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0_u32) };
     setgroups(&[])?;
     setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
     setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?;
@@ -62,5 +72,7 @@ fn confine() -> io::Result<()> {
     }
     // Changed credentials have undone this.
     die_with_parent();
+    // SAFETY: the system call takes numbers only, and nothing here is used again.
+    unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0_u32) };
     Ok(())
 }

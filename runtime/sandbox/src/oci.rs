@@ -17,7 +17,7 @@ use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use libcontainer::syscall::syscall::SyscallType;
 
 use crate::capabilities;
-use crate::cgroup::{Cgroup, Version};
+use crate::cgroup::Cgroup;
 use crate::devices;
 use crate::diagnostics;
 use crate::executor::{Confinement, Start};
@@ -114,8 +114,8 @@ fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
     let mut container =
         builder.as_init(place.bundle).with_systemd(false).with_detach(true).as_sibling(true).build()?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
-    if place.cgroup.version() == Version::V2 && !place.security.privileged {
-        devices::restrict(&place.cgroup.directory("")).map_err(LibcontainerError::OtherIO)?;
+    if !place.security.privileged {
+        devices::restrict(place.cgroup).map_err(LibcontainerError::OtherIO)?;
     }
     container.start()?;
     Ok(pid)

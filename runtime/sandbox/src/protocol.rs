@@ -265,7 +265,7 @@ pub enum Payload {
         shape: WasmShape,
         /// The port an HTTP component is served on.
         port: u16,
-        /// Seconds between SIGTERM and the forced end of a command.
+        /// Seconds between SIGTERM and the forced end of an HTTP component; a command ends at once.
         grace_period_seconds: u64,
         /// Whom files that the guest makes belong to, if not root.
         user: Option<User>,

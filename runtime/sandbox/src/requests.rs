@@ -124,6 +124,7 @@ impl Server {
         }
         let program = Program {
             programs: &self.config.programs,
+            init: self.init,
             compiled,
             shape: *shape,
             port: *port,

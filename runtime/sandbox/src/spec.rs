@@ -212,7 +212,10 @@ fn limits(resources: &Resources, security: &Security, version: Version) -> Value
         cpu.insert("quota".to_owned(), json!(quota));
         cpu.insert("period".to_owned(), json!(100_000));
     }
-    let mut limits = json!({"devices": devices::rules(security.privileged)});
+    let mut limits = json!({});
+    if security.privileged {
+        limits["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    }
     if !cpu.is_empty() {
         limits["cpu"] = Value::Object(cpu);
     }

@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
 use nix::unistd::pipe2;
 
 use crate::cgroup::Cgroup;
+use crate::devices;
 use crate::executor::reset_signals;
 use crate::helper::{Failure, die_with_parent};
 use crate::protocol::{Container, RequestLimits, User, WasmShape};
@@ -26,13 +28,15 @@ use crate::wasm_view::view;
 pub struct Program<'a> {
     /// The directory of this program.
     pub programs: &'a Path,
+    /// The first process of the process namespace that it shares with the pod's others.
+    pub init: Option<i32>,
     /// The compiled file.
     pub compiled: &'a str,
     /// How it is run.
     pub shape: WasmShape,
     /// The port of an HTTP component.
     pub port: u16,
-    /// Seconds between SIGTERM and the forced end.
+    /// Seconds between SIGTERM and the forced end of an HTTP component.
     pub grace_period_seconds: u64,
     /// Whom it runs as, if not as root.
     pub user: Option<&'a User>,
@@ -87,7 +91,11 @@ pub fn spawn(
         report_fd: Some(report_end.as_raw_fd()),
     };
     let config = memory_file(&config).map_err(|e| create_error("write the configuration", &e))?;
-    let limited = cgroup.create().and_then(|()| cgroup.limit(&container.resources));
+    // A volume may hold device nodes, made by a container beside it.
+    let limited = cgroup
+        .create()
+        .and_then(|()| cgroup.limit(&container.resources))
+        .and_then(|()| devices::restrict(cgroup));
     let members: io::Result<Vec<File>> = limited.and_then(|()| {
         cgroup.member_files().iter().map(|file| OpenOptions::new().write(true).open(file)).collect()
     });
@@ -102,7 +110,11 @@ pub fn spawn(
     let oom_score_adj = container.resources.oom_score_adj.to_string();
     // SAFETY: between fork and exec there is one thread, as before, and nothing is held.
     unsafe { command.pre_exec(move || enter(&members, &oom_score_adj, kept)) };
-    let mut child = command.spawn().map_err(|e| {
+    let spawned = match program.init {
+        Some(init) => in_process_namespace(init, || command.spawn()),
+        None => command.spawn(),
+    };
+    let mut child = spawned.map_err(|e| {
         let _ = cgroup.remove();
         Failure::new("RunContainerError", format!("start {}: {e}", command.get_program().display()))
     })?;
@@ -112,6 +124,16 @@ pub fn spawn(
         return Err(Failure::new("RunContainerError", "the process has no output"));
     };
     Ok(Spawned { pid: child.id().cast_signed(), stdin, stdout, stderr, report })
+}
+
+/// Starts a process in the process namespace of `init`.
+fn in_process_namespace<T>(init: i32, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = File::open("/proc/self/ns/pid")?;
+    setns(File::open(format!("/proc/{init}/ns/pid"))?, CloneFlags::CLONE_NEWPID)?;
+    let started = start();
+    // What this process itself is in has not changed.
+    setns(own, CloneFlags::CLONE_NEWPID)?;
+    started
 }
 
 /// The steps of the new process before it becomes another program.

@@ -10,7 +10,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proa_sandbox::protocol::WasmShape;
 use proa_wasm::{engine, link, shape};
 use serde::{Deserialize, Serialize};
@@ -18,11 +17,10 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::outline::outline;
+use crate::child::Limits;
 
-/// Most seconds of processor time that compiling one module may take.
-const CPU_SECONDS: u64 = 300;
-/// Most address space: several times what the largest known components need.
-const ADDRESS_SPACE: u64 = 8 << 30;
+/// What compiling one module may use: several times what the largest known components need.
+const LIMITS: Limits = Limits { cpu_seconds: 300, address_space_bytes: 8 << 30 };
 /// Most missing imports that are named.
 const MAX_NAMES: usize = 20;
 /// Most bytes of one name, and of a message: both hold what a stranger wrote.
@@ -56,7 +54,7 @@ pub enum Verdict {
 
 /// Compiles the module at `input` into `output`. Exits with 0 when it has printed a verdict.
 pub fn main(input: &Path, output: &Path) -> ExitCode {
-    limit();
+    LIMITS.apply();
     match compile(input, output) {
         Ok(verdict) => {
             let line = serde_json::to_string(&verdict).unwrap_or_default();
@@ -70,20 +68,6 @@ pub fn main(input: &Path, output: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Limits are only ever lowered, which anyone may.
-fn limit() {
-    for (resource, wanted) in [(Resource::RLIMIT_CPU, CPU_SECONDS), (Resource::RLIMIT_AS, ADDRESS_SPACE)] {
-        if let Ok((_, hard)) = getrlimit(resource) {
-            let value = wanted.min(hard);
-            // Without the limit, the time limit of whoever waits still holds.
-            let _ = setrlimit(resource, value, value);
-        }
-    }
-    // Pods that run come before one that starts.
-    // SAFETY: takes and gives numbers only.
-    unsafe { libc::nice(10) };
 }
 
 fn compile(input: &Path, output: &Path) -> anyhow::Result<Verdict> {

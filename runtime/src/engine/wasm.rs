@@ -18,10 +18,10 @@ use std::time::{Duration, SystemTime};
 use proa_sandbox::protocol::WasmShape;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::compile::Verdict;
+use crate::child;
 
 /// Compilations at a time, of small files and of others: each may use every processor and much
 /// memory, and one of milliseconds need not wait for one of minutes.
@@ -158,19 +158,16 @@ async fn compile_now(module: &Path, path: &Path) -> Result<Compiled, CompileErro
 
 /// An error is of this moment, such as a disk that is full: it tells nothing of the file.
 async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
-    let mut child = Command::new("/proc/self/exe")
-        .arg("compile")
+    let mut child = child::command("compile")
         .arg(module)
         .arg(output)
-        .env_clear()
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .map_err(|e| e.to_string())?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let ended = async { tokio::join!(said(out), said(err), child.wait()) };
+    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("no pipes".to_owned());
+    };
+    let ended = async { tokio::join!(said(out), child::last_words(err), child.wait()) };
     let Ok((out, err, status)) = tokio::time::timeout(LIMIT, ended).await else {
         return Ok(Verdict::Crashed { message: "context deadline exceeded".to_owned() });
     };
@@ -178,8 +175,7 @@ async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
     if status.success() {
         return serde_json::from_slice(&out).map_err(|e| e.to_string());
     }
-    let err = String::from_utf8_lossy(&err);
-    let message = format!("{} ({status})", err.trim().lines().last().unwrap_or("no reason given"));
+    let message = format!("{err} ({status})");
     match status.signal() {
         // Whoever stops this node may stop its children too.
         None | Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP) => Err(message),
@@ -189,12 +185,10 @@ async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
 }
 
 /// The first part of what the child writes. What it cannot write ends it.
-async fn said(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+async fn said(stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        // What has come counts, whatever stopped the rest.
-        let _ = stream.take(MAX_SAID).read_to_end(&mut bytes).await;
-    }
+    // What has come counts, whatever stopped the rest.
+    let _ = stream.take(MAX_SAID).read_to_end(&mut bytes).await;
     bytes
 }
 

@@ -4,6 +4,7 @@
 //! its own and can be stopped. The child is given one [`Order`] and says [`Word`]s, a line of JSON
 //! each; what it made is in the store when it has said that it is done. It ends with its parent.
 
+use std::convert::Infallible;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,6 +26,10 @@ pub const ROLE: &str = "fetch";
 
 /// Pulls at a time.
 static AT_A_TIME: Semaphore = Semaphore::const_new(4);
+/// Those beside them that have gone on for longer than [`SLOW`], so that registries that hardly send
+/// anything hold up nobody else.
+static SLOW_AT_A_TIME: Semaphore = Semaphore::const_new(12);
+const SLOW: Duration = Duration::from_secs(60);
 /// How long one pull may take, waiting for its turn not counted. Blobs that came whole are kept for
 /// the next try.
 const DEADLINE: Duration = Duration::from_secs(3600);
@@ -37,7 +42,7 @@ const WORD_LIMIT_BYTES: u64 = 64 << 10;
 /// How often the child tells how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Of the environment, what says how the network is reached and whom TLS trusts.
+/// Of the environment, what says whom TLS trusts.
 const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// What to pull.
@@ -72,11 +77,23 @@ pub(super) async fn fetch(
     };
     let line = serde_json::to_string(order).map_err(|error| cannot(error.into()))?;
     // Never closed.
-    let _permit = AT_A_TIME.acquire().await.ok();
+    let permit = AT_A_TIME.acquire().await.ok();
     let passed = registry::PROXY_VARIABLES.into_iter().chain(TRUST_VARIABLES);
     let passed = passed.filter_map(|name| Some((name, std::env::var_os(name)?)));
     let mut child = child::command(ROLE).envs(passed).spawn().map_err(cannot)?;
-    let answer = tokio::time::timeout(DEADLINE, converse(&mut child, &line, progress)).await;
+    let make_room = async {
+        tokio::time::sleep(SLOW).await;
+        let _slow = SLOW_AT_A_TIME.acquire().await.ok();
+        drop(permit);
+        std::future::pending::<Infallible>().await
+    };
+    let conversation = async {
+        tokio::select! {
+            answer = converse(&mut child, &line, progress) => answer,
+            never = make_room => match never {},
+        }
+    };
+    let answer = tokio::time::timeout(DEADLINE, conversation).await;
     // It has said all that matters, or is past its time.
     let _ = child.kill().await;
     match answer {

@@ -18,6 +18,9 @@ use super::{Image, ImageError, PackOptions, archive, at, pack, platform, recogni
 /// The annotations in which an OCI layout's index tells an image's name.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
+/// Indexes inside the index of a layout: one for the platforms of an image is usual.
+const NESTED_INDEXES: usize = 2;
+
 /// One image of a `docker save` archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -110,19 +113,22 @@ fn import_oci(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<Ima
                 return Err(ImageError::malformed("the layout names no image: give a name with -t NAME"));
             }
         };
-        let digest = take_manifest(layout, dir, &entry.digest)?;
+        let digest = take_manifest(layout, dir, &entry.digest, NESTED_INDEXES)?;
         images.push(recognize::install(layout, &name, &digest)?);
     }
     Ok(images)
 }
 
-/// Copies a manifest and all it refers to; of an index, the manifest for this node.
-fn take_manifest(layout: &Layout, dir: &Path, digest: &str) -> Result<String, ImageError> {
+/// Copies a manifest and all it refers to; of an index, the manifest for this node. `deeper` more
+/// indexes may lie inside.
+fn take_manifest(layout: &Layout, dir: &Path, digest: &str, deeper: usize) -> Result<String, ImageError> {
     match read_json(&blob_in(dir, digest)?)? {
         OciManifest::ImageIndex(index) => {
             let chosen = platform::choose(&index.manifests)
                 .ok_or_else(|| ImageError::malformed("no image for this node's platform in the index"))?;
-            take_manifest(layout, dir, chosen)
+            let deeper = deeper.checked_sub(1);
+            let deeper = deeper.ok_or_else(|| ImageError::malformed("indexes are nested too deeply"))?;
+            take_manifest(layout, dir, chosen, deeper)
         }
         OciManifest::Image(manifest) => {
             for descriptor in manifest.layers.iter().chain([&manifest.config]) {

@@ -341,7 +341,13 @@ pub(super) const PROXY_VARIABLES: [&str; 8] = [
 
 fn proxies() -> Vec<String> {
     let values = PROXY_VARIABLES.iter().filter_map(|name| std::env::var(name).ok());
-    values.filter_map(|value| Some(Url::parse(&value).ok()?.host_str()?.to_owned())).collect()
+    values.filter_map(|value| proxy_host(&value)).collect()
+}
+
+/// The host of a proxy, whose scheme may be left out.
+fn proxy_host(value: &str) -> Option<String> {
+    let url = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
+    Some(Url::parse(&url).ok()?.host_str()?.to_owned())
 }
 
 /// Resolves names to the addresses that the registry may lead to.
@@ -367,6 +373,17 @@ mod tests {
         let host = host(&origin.url);
         let _ = origin.fitting(&host, vec![SocketAddr::new(ip.parse().unwrap(), 0)]).unwrap();
         origin
+    }
+
+    #[test]
+    fn a_proxy_needs_no_scheme() {
+        for (value, host) in [
+            ("http://proxy.corp:3128", "proxy.corp"),
+            ("proxy.corp:3128", "proxy.corp"),
+            ("user:pw@10.0.0.1:80", "10.0.0.1"),
+        ] {
+            assert_eq!(proxy_host(value).as_deref(), Some(host));
+        }
     }
 
     #[test]

@@ -54,13 +54,17 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
 /// The Node as it is now. Waits until it is registered and the API server answers.
 pub async fn current(host: &Host) -> Node {
     let api = Api::<Node>::all(host.client.clone());
+    let mut pause = REGISTERING;
     loop {
         match api.get_opt(&host.config.node_name).await {
             Ok(Some(node)) if node.status.as_ref().is_some_and(|s| s.allocatable.is_some()) => return node,
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the node could not be read"),
+            Err(error) => {
+                tracing::warn!(%error, "the node could not be read");
+                pause = (pause * 2).min(RETRY);
+            }
         }
-        tokio::time::sleep(REGISTERING).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -28,7 +28,7 @@ pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<
     Ok(match result {
         Some(Ok(Ok(()))) => Outcome::Exited(0),
         Some(Ok(Err(()))) => Outcome::Exited(1),
-        Some(Err(error)) => Outcome::of_error(&error, true),
+        Some(Err(error)) => Outcome::of_error(&error),
         None => Outcome::Interrupted,
     })
 }

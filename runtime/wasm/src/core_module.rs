@@ -25,7 +25,7 @@ pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<
     };
     Ok(match until_stopped(&engine, &interrupt, guest).await? {
         Some(Ok(())) => Outcome::Exited(0),
-        Some(Err(error)) => Outcome::of_error(&error, true),
+        Some(Err(error)) => Outcome::of_error(&error),
         None => Outcome::Interrupted,
     })
 }

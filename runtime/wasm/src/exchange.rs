@@ -156,13 +156,11 @@ impl Client {
     pub fn answer(mut self, asked: &Method, response: Response<WasiBody>) -> Response<WasiBody> {
         // Of these nothing is read but the head.
         let status = response.status().as_u16();
-        self.served = asked == Method::HEAD || matches!(status, 100..200 | 204 | 304);
         let length =
             response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        response.map(|body| {
-            let left = body.size_hint().exact().or(length);
-            Answer { body, left, client: self }.boxed_unsync()
-        })
+        let left = response.body().size_hint().exact().or(length);
+        self.served = asked == Method::HEAD || matches!(status, 100..200 | 204 | 304) || left == Some(0);
+        response.map(|body| Answer { body, left, client: self }.boxed_unsync())
     }
 }
 
@@ -276,6 +274,14 @@ mod tests {
         all(Method::GET, body("all"), true).await;
         all(Method::GET, Empty::new().map_err(|never| match never {}).boxed_unsync(), false).await;
         all(Method::HEAD, body("not wanted"), false).await;
+
+        // An empty answer whose guest has more to do is not asked for its body.
+        let exchange = Exchange::new(Some(Duration::from_secs(7)));
+        let mut empty = Response::new(pending());
+        empty.headers_mut().insert(CONTENT_LENGTH, 0.into());
+        drop(Client::new(&exchange).answer(&Method::GET, empty));
+        exchange.served().await;
+        assert_eq!(exchange.over().await, Over::Late);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::sync::Notify;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::config::RunConfig;
@@ -31,7 +32,7 @@ use crate::report::Reporter;
 use crate::room::Room;
 use crate::stop;
 
-/// A client may take so long to send the head of a request, and a connection may have none.
+/// A client may take so long to send the head of a request, and to ask for anything at all.
 const HEAD: Duration = Duration::from_secs(30);
 /// How often an HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(30);
@@ -81,16 +82,36 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let server = server.clone();
         let local = stream.local_addr().unwrap_or(unnamed);
-        let service =
-            hyper::service::service_fn(move |request| respond(server.clone(), local, peer.ip(), request));
+        let asked = Arc::new(Notify::new());
+        let service = {
+            let asked = asked.clone();
+            hyper::service::service_fn(move |request| {
+                asked.notify_one();
+                respond(server.clone(), local, peer.ip(), request)
+            })
+        };
         let connection =
             connections.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         // What goes wrong on a connection is its peer's business.
-        tokio::spawn(async move { connection.await.ok() });
+        tokio::spawn(async move { unless_silent(connection, &asked).await });
     }
     drop(listener);
     let _ = tokio::time::timeout(stop::grace(config), connections.shutdown()).await;
     Ok(Outcome::Exited(0))
+}
+
+/// Drives a connection, which is dropped if nothing is asked for in time: the limit of the HTTP/1.1
+/// side begins only when the first bytes have told the version.
+async fn unless_silent(connection: impl Future, asked: &Notify) {
+    let silent = async {
+        if tokio::time::timeout(HEAD, asked.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        _ = connection => {}
+        () = silent => {}
+    }
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

@@ -27,7 +27,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// What an error that came out of a guest means.
-    pub fn of_error(error: &wasmtime::Error, stopping: bool) -> Self {
+    pub fn of_error(error: &wasmtime::Error) -> Self {
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return Self::Exited(exit.0);
         }
@@ -35,7 +35,8 @@ impl Outcome {
             return Self::OutOfMemory;
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) if stopping => Self::Interrupted,
+            // Nothing else interrupts a guest that runs as a command.
+            Some(Trap::Interrupt) => Self::Interrupted,
             Some(trap) => Self::Trapped { cause: trap.to_string(), details: format!("{error:?}") },
             None => Self::Failed(format!("{error:#}")),
         }
@@ -80,20 +81,19 @@ mod tests {
 
     #[test]
     fn errors_become_exit_codes() {
-        let check = |error: wasmtime::Error, stopping, code| {
-            assert_eq!(Outcome::of_error(&error, stopping).exit_code(), code, "{error:#}");
+        let check = |error: wasmtime::Error, code| {
+            assert_eq!(Outcome::of_error(&error).exit_code(), code, "{error:#}");
         };
-        check(I32Exit(7).into(), false, 7);
-        check(Trap::UnreachableCodeReached.into(), false, 134);
-        check(Trap::Interrupt.into(), true, 143);
-        check(Trap::Interrupt.into(), false, 134);
-        check(wasmtime::format_err!("no such export"), false, 1);
+        check(I32Exit(7).into(), 7);
+        check(Trap::UnreachableCodeReached.into(), 134);
+        check(Trap::Interrupt.into(), 143);
+        check(wasmtime::format_err!("no such export"), 1);
     }
 
     #[test]
     fn a_trap_is_told_in_one_line() {
         let error = wasmtime::Error::from(Trap::UnreachableCodeReached).context("while running\na guest");
-        let outcome = Outcome::of_error(&error, false);
+        let outcome = Outcome::of_error(&error);
         let (_, message) = outcome.report().expect("a message");
         assert_eq!(message, "wasm trap: wasm `unreachable` instruction executed");
         assert!(outcome.details().is_some_and(|details| details.contains("while running\na guest")));

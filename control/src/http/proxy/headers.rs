@@ -19,8 +19,6 @@ const OF_ONE_CONNECTION: [HeaderName; 8] = [
 ];
 /// By which clients say who they are or want to be seen as, and what is this cluster's own.
 const SECRET: [&str; 4] = ["authorization", "impersonate-", "x-remote-", "proa-"];
-/// How browsers send a token with a WebSocket.
-const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The headers for the target.
 pub fn forwarded(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
@@ -34,7 +32,6 @@ pub fn forwarded(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     // It has been answered here.
     out.remove(header::EXPECT);
     join_cookies(headers, &mut out);
-    strip_tokens(headers, &mut out);
     if upgrade && let Some(protocol) = headers.get(header::UPGRADE) {
         out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         out.insert(header::UPGRADE, protocol.clone());
@@ -71,25 +68,6 @@ fn join_cookies(headers: &HeaderMap, out: &mut HeaderMap) {
         && let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
     {
         out.insert(header::COOKIE, joined);
-    }
-}
-
-fn strip_tokens(headers: &HeaderMap, out: &mut HeaderMap) {
-    let name = header::SEC_WEBSOCKET_PROTOCOL;
-    if !headers.contains_key(&name) {
-        return;
-    }
-    let values = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok());
-    let kept: Vec<&str> = values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|offer| !offer.is_empty() && !offer.starts_with(BEARER_PROTOCOL))
-        .collect();
-    out.remove(&name);
-    if !kept.is_empty()
-        && let Ok(value) = HeaderValue::from_str(&kept.join(", "))
-    {
-        out.insert(name, value);
     }
 }
 
@@ -139,9 +117,8 @@ mod tests {
             false,
             &[("cookie", "a=1; b=2"), ("x-a", "1"), ("x-a", "2")],
         );
-        let offers = "base64url.bearer.authorization.k8s.io.dA, chat, other";
         check(
-            &[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", offers)],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", "chat, other")],
             true,
             &[("connection", "Upgrade"), ("sec-websocket-protocol", "chat, other"), ("upgrade", "websocket")],
         );

@@ -314,7 +314,6 @@ fn ephemeral(spec: &core::PodSpec) -> Option<Arc<BTreeMap<String, core::Persiste
     (!templates.is_empty()).then(|| Arc::new(templates))
 }
 
-/// True for an init container that keeps running beside the others.
 fn wishes(spec: &core::PodSpec, nominated: Option<&str>) -> Wishes {
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let images = all.filter_map(|c| c.image.as_deref());
