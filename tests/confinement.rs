@@ -107,6 +107,15 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
     cluster.proa(&["image", "pack", path(&root), "-t", "linked:1", "--cmd", "sh"]);
     let mount = |at: &str| json!({"volumeMounts": [{"name": "empty", "mountPath": at}]});
     let linked = with(mount("/elsewhere"), json!({"image": "linked:1"}));
+    // An image whose /dev is a directory of the node.
+    let escape = cluster.scratch().join("escape");
+    fs::create_dir(&escape).expect("a directory");
+    fs::write(escape.join("ptmx"), "the node's").expect("a file");
+    let with_link = cluster.scratch().join("with-link");
+    fs::create_dir_all(with_link.join(path(&escape).trim_start_matches('/'))).expect("a directory");
+    symlink(&escape, with_link.join("dev")).expect("a link");
+    fs::copy("/bin/busybox", with_link.join("sh")).expect("busybox");
+    cluster.proa(&["image", "pack", path(&with_link), "-t", "dev-link:1", "--entrypoint", "/sh"]);
     // A volume in which a link leads there, made before the container that mounts below it.
     let inner = json!({"volumeMounts": [{"name": "empty", "mountPath": "/v"},
         {"name": "memory", "mountPath": "/v/link"}]});
@@ -129,6 +138,7 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
             sys("read-only", "Disabled"),
             sys("recursive", "Enabled"),
             pod("plain", "true", mount("/proc/sys"), json!({})),
+            pod("dev-link", "true", json!({"image": "dev-link:1"}), json!({})),
             pod("dots", "true", mount("/x/../proc"), json!({})),
             pod("linked", "true", linked, json!({})),
             pod("volume", "true", inner, makes_link),
@@ -146,6 +156,10 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
         let message = refused(&cluster, name);
         assert!(message.contains("cannot be mounted because it is inside /proc"), "{name}: {message}");
     }
+    let message = refused(&cluster, "dev-link");
+    assert!(message.contains("/dev of the image is not a directory"), "{message}");
+    assert_eq!(fs::read_to_string(escape.join("ptmx")).expect("the node's file"), "the node's");
+    assert_eq!(fs::read_dir(&escape).expect("a directory").count(), 1);
     for name in ["linked", "volume"] {
         cluster.wait(&format!("{name} to be refused"), || {
             let state = status(&cluster, name)["state"].clone();

@@ -50,10 +50,16 @@ impl Access {
             match passwords(wanted, secrets) {
                 Ok(passwords) => {
                     let name = &wanted.secret.1;
-                    let unusable = passwords.unusable().into_iter().map(|user| {
-                        format!("Secret {name}: the password of user {user:?} is hashed in a way that is not supported")
-                    });
-                    problems.extend(unusable);
+                    let unusable = passwords.unusable();
+                    if let Some(first) = unusable.first() {
+                        let others = match unusable.len() - 1 {
+                            0 => String::new(),
+                            n => format!(" (and of {n} others)"),
+                        };
+                        problems.push(format!(
+                            "Secret {name}: the password of user {first:?}{others} is hashed in a way that is not supported"
+                        ));
+                    }
                     access.auth = Some(Auth { realm: wanted.realm.clone(), passwords });
                 }
                 Err(why) => drop(access.closed.get_or_insert(why)),

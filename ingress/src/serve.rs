@@ -38,6 +38,8 @@ impl Default for Limits {
 
 /// Headers that are read of a request over HTTP/1.1; the proxy says what is too many.
 const HEADERS: usize = 128;
+/// Most bytes of a request's head; as much may be kept for every connection.
+const HEADERS_BYTES: usize = 32 << 10;
 /// An HTTP/2 client that is silent is asked this often whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -116,8 +118,18 @@ async fn connection(
         })
     };
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head).max_headers(HEADERS);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(PING_INTERVAL);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_headers(HEADERS)
+        .max_buf_size(HEADERS_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .max_header_list_size(HEADERS_BYTES as u32)
+        .keep_alive_interval(PING_INTERVAL);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
     let silent = async {

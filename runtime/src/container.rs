@@ -72,7 +72,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     let id = format!("{}-{attempt}", container.name);
     let own = env::variables(pod, container, parts.sources, parts.services, facts)?;
     let (entrypoint, cmd) = (&image.config.entrypoint, &image.config.cmd);
-    let mut args = env::arguments(container, entrypoint, cmd, &own);
+    let mut args = env::arguments(container, entrypoint, cmd, &own)?;
     let mut mounts = etc_mounts(&paths.etc(uid), container);
     if wants_termination_log(container, &parts.program) {
         mounts.extend(termination_mount(container, &paths.termination_log(uid, &id))?);

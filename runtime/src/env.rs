@@ -10,6 +10,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod
 
 use crate::downward::{self, Facts};
 
+/// Most bytes of all values of one container, and of one value.
+const ALL_BYTES: usize = 2 << 20;
+const ONE_BYTES: usize = 128 << 10;
+
 /// Variables in the order they were first set; setting one again replaces its value.
 #[derive(Clone, Debug, Default)]
 pub struct Variables(Vec<(String, String)>);
@@ -87,8 +91,12 @@ pub fn variables(
             }
         }
     }
+    // Each variable may hold the one before twice, and so on.
+    let mut room = Room::default();
     for variable in container.env.iter().flatten() {
         if let Some(value) = value(pod, container, variable, sources, facts, &all)? {
+            room.take(variable.name.len() + value.len())
+                .map_err(|error| format!("env {}: {error}", variable.name))?;
             all.set(&variable.name, value);
         }
     }
@@ -102,23 +110,53 @@ pub fn arguments(
     entrypoint: &[String],
     cmd: &[String],
     variables: &Variables,
-) -> Vec<String> {
-    let expanded = |list: &[String]| list.iter().map(|text| expand(text, variables)).collect::<Vec<_>>();
+) -> Result<Vec<String>, String> {
+    let mut room = Room::default();
+    let mut expanded = |list: &[String]| -> Result<Vec<String>, String> {
+        let one = |text: &String| {
+            let text = expand(text, variables)?;
+            room.take(text.len()).map(|()| text)
+        };
+        list.iter().map(one).collect()
+    };
     let command = container.command.as_deref().unwrap_or_default();
     let args = container.args.as_deref().unwrap_or_default();
-    let mut all = if command.is_empty() { entrypoint.to_vec() } else { expanded(command) };
+    let mut all = if command.is_empty() { entrypoint.to_vec() } else { expanded(command)? };
     match (command.is_empty(), args.is_empty()) {
         (true, true) => all.extend(cmd.iter().cloned()),
-        _ => all.extend(expanded(args)),
+        _ => all.extend(expanded(args)?),
     }
-    all
+    Ok(all)
+}
+
+/// How much of a container's environment or arguments is left to be used: as much as Linux gives
+/// to a new program (`execve(2)`), so that what is refused here could not be started anyway.
+struct Room {
+    left_bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { left_bytes: ALL_BYTES }
+    }
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.left_bytes.checked_sub(bytes);
+        self.left_bytes = left.ok_or_else(|| format!("argument list too long: over {ALL_BYTES} bytes"))?;
+        Ok(())
+    }
 }
 
 /// Replaces `$(NAME)` by the variable's value; an unknown name stays as it is, `$$` is `$`.
-pub fn expand(input: &str, variables: &Variables) -> String {
+pub fn expand(input: &str, variables: &Variables) -> Result<String, String> {
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
     while let Some(at) = rest.find('$') {
+        if out.len() > ONE_BYTES {
+            break;
+        }
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(tail) = rest.strip_prefix('$') {
@@ -135,7 +173,10 @@ pub fn expand(input: &str, variables: &Variables) -> String {
         }
     }
     out.push_str(rest);
-    out
+    if out.len() > ONE_BYTES {
+        return Err(format!("argument list too long: one value of over {ONE_BYTES} bytes"));
+    }
+    Ok(out)
 }
 
 impl Variables {
@@ -195,7 +236,8 @@ fn value(
     before: &Variables,
 ) -> Result<Option<String>, String> {
     let Some(from) = &variable.value_from else {
-        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), before)));
+        let value = expand(variable.value.as_deref().unwrap_or_default(), before);
+        return value.map(Some).map_err(|error| format!("env {}: {error}", variable.name));
     };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     match from {
@@ -407,7 +449,7 @@ mod tests {
                 ..Container::default()
             };
             let found = arguments(&container, &strings(&["/e"]), &strings(&["c"]), &variables);
-            assert_eq!(found, strings(expected), "{command:?} {args:?}");
+            assert_eq!(found, Ok(strings(expected)), "{command:?} {args:?}");
         }
     }
 
@@ -454,5 +496,21 @@ mod tests {
         .assert_eq(&names(&pod).join("\n"));
         pod.spec.as_mut().unwrap().enable_service_links = Some(false);
         assert!(names(&pod).iter().all(|v| v.starts_with("KUBERNETES_")));
+    }
+
+    #[test]
+    fn values_that_double_are_refused() {
+        let env: Vec<Value> = (1..40)
+            .map(|n| json!({"name": format!("A{n}"), "value": format!("$(A{0})$(A{0})", n - 1)}))
+            .collect();
+        let env = [vec![json!({"name": "A0", "value": "xxxxxxxx"})], env].concat();
+        let container: Container = serde_json::from_value(json!({"name": "c", "env": env})).unwrap();
+        let error = variables(&Pod::default(), &container, &Sources::default(), &[], &facts()).unwrap_err();
+        assert_eq!(error, "env A15: argument list too long: one value of over 131072 bytes");
+        let long = Variables::from_iter([("L".to_owned(), "x".repeat(100 << 10))]);
+        let args = vec!["$(L)".to_owned(); 30];
+        let container = Container { args: Some(args), ..container };
+        let error = arguments(&container, &[], &[], &long).unwrap_err();
+        assert_eq!(error, "argument list too long: over 2097152 bytes");
     }
 }

@@ -28,6 +28,8 @@ use super::authenticate::certificate_caller;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A client that has not sent its headers by then, or nothing at all, is dropped.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// Most bytes of a request's head; as much may be kept for every connection.
+const HEADERS_BYTES: usize = 32 << 10;
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
@@ -116,11 +118,12 @@ async fn requests<S>(
         })
     };
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_limit);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_limit).max_buf_size(HEADERS_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .max_header_list_size(HEADERS_BYTES as u32)
         .max_concurrent_streams(MAX_STREAMS);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
@@ -144,8 +147,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_for_nothing_is_dropped() {
-        for said in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /"] {
-            let (mut client, server) = tokio::io::duplex(1 << 10);
+        let endless = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(HEADERS_BYTES));
+        for said in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /", &endless] {
+            let (mut client, server) = tokio::io::duplex(1 << 20);
             let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
             let graceful = GracefulShutdown::new();
             tokio::spawn(requests(server, service, graceful.watcher(), HEADER_LIMIT));

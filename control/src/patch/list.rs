@@ -3,26 +3,31 @@
 //! Elements that the client knows stand in the client's order. Elements that only the server has
 //! keep their place among those that both have.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 /// The places of elements in a list, by merge key or, without one, by value.
 pub(super) struct Order<'a> {
-    items: &'a [Value],
+    places: HashMap<&'a Value, usize>,
     key: &'a str,
 }
 
 impl<'a> Order<'a> {
     pub(super) fn new(items: &'a [Value], key: &'a str) -> Self {
-        Order { items, key }
+        let mut places = HashMap::with_capacity(items.len());
+        for (place, item) in items.iter().enumerate() {
+            if let Some(known) = if key.is_empty() { Some(item) } else { item.get(key) } {
+                places.entry(known).or_insert(place);
+            }
+        }
+        Order { places, key }
     }
 
     /// The place of the element that is, or has the same merge key as, `item`.
     pub(super) fn position(&self, item: &Value) -> Option<usize> {
-        if self.key.is_empty() {
-            return self.items.iter().position(|other| other == item);
-        }
-        let key = item.get(self.key)?;
-        self.items.iter().position(|other| other.get(self.key) == Some(key))
+        let known = if self.key.is_empty() { item } else { item.get(self.key)? };
+        self.places.get(known).copied()
     }
 }
 

@@ -12,6 +12,8 @@ use super::list::{self, Order};
 use super::without_nulls;
 use proa_logic::schema::{Field, MessageId, Shape, Type, messages};
 
+/// A patch that needs more would hold up others.
+const MOST_COMPARISONS: usize = 4_000_000;
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
@@ -179,6 +181,7 @@ fn set_element_orders(
             _ => Vec::new(),
         };
         check_order(&new, &order, rule.merge_key)?;
+        check_work(old.len(), gone.len())?;
         old.retain(|item| !gone.contains(item));
         original.insert(name.to_owned(), Value::Array(merge_list(old, new, rule, Some(order))?));
     }
@@ -204,6 +207,16 @@ fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Each element of one list is looked for in the other.
+fn check_work(old: usize, new: usize) -> Result<(), Fault> {
+    if old.saturating_mul(new) > MOST_COMPARISONS {
+        return Err(Fault::Unmergeable(format!(
+            "lists of {old} and {new} elements are too long to be merged"
+        )));
+    }
+    Ok(())
+}
+
 /// Merges a list whose strategy is merge. Elements that the patch names stand in the patch's order
 /// (or in `order`, where it is given), the others where the server has them.
 fn merge_list(
@@ -212,6 +225,7 @@ fn merge_list(
     rule: Rule,
     order: Option<Vec<Value>>,
 ) -> Result<Vec<Value>, Fault> {
+    check_work(old.len(), new.len())?;
     let server = old.clone();
     let (merged, new) = if rule.merge_key.is_empty() {
         let mut merged = old;

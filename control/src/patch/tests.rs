@@ -43,6 +43,20 @@ fn json_patches_follow_rfc_6902() {
 }
 
 #[test]
+fn long_lists_are_not_compared_element_by_element() {
+    let gates = |from: usize| -> Vec<Value> {
+        (from..from + 20_000).map(|n| json!({"name": format!("g{n}")})).collect()
+    };
+    let current = pod(json!({ "schedulingGates": gates(0) }));
+    let refusal = patched(Type::Strategic, &current, &json!({"spec": {"schedulingGates": gates(20_000)}}));
+    let refusal = refusal.expect_err("too long");
+    assert!(
+        refusal.to_string().contains("lists of 20000 and 20000 elements are too long to be merged"),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn json_patches_cannot_grow_without_bound() {
     let current = pod(json!({"nodeName": "x".repeat(1000)}));
     let many = vec![json!({"op": "copy", "from": "/spec", "path": "/spec/a"}); 200];

@@ -88,6 +88,7 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     rootfs::enter_private_namespace().map_err(|e| format!("make a mount namespace: {e}"))?;
     rootfs::mount_overlay(place.layers, &scratch, place.security.privileged)
         .map_err(|e| format!("mount the root file system: {e}"))?;
+    rootfs::check_places(&scratch.root)?;
     if !place.container.cwd.is_empty() {
         rootfs::make_directory(&scratch.root, &place.container.cwd)
             .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;

@@ -164,6 +164,18 @@ fn mount_at_once(layers: &[String], scratch: &Scratch, devices: bool) -> io::Res
     Ok(())
 }
 
+/// Refuses a root whose `/dev`, `/proc` or `/sys` leads elsewhere: whoever fills them follows a link
+/// as the node sees it.
+pub fn check_places(root: &Path) -> Result<(), String> {
+    for place in ["dev", "proc", "sys"] {
+        match fs::symlink_metadata(root.join(place)) {
+            Ok(found) if !found.is_dir() => return Err(format!("/{place} of the image is not a directory")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Makes a directory inside the container's root, following its links but never out of it.
 pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
     let root = pathrs::Root::open(root).map_err(io::Error::other)?;

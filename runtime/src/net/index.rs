@@ -13,6 +13,11 @@ use super::entry::{self, External, Key, PortEntry, ServiceEntry, SliceEntry};
 use super::rules::{Backends, Endpoint, Frontend, Protocol, Rules};
 use super::scope::Scope;
 
+/// Of so many addresses of a Service it is told why they are not served.
+const MOST_PROBLEMS: usize = 16;
+/// So many pairs of an address beside its own and a port has a Service at most.
+const MOST_FRONTENDS: usize = 1024;
+
 /// An address that a Service claims and does not get.
 pub const REASON_ADDRESS: &str = "ExternalAddressNotServed";
 /// Endpoints that this node cannot reach.
@@ -169,15 +174,22 @@ fn add_external<'a>(
     owners: &mut BTreeMap<Frontend, &'a Key>,
     decision: &mut Decision,
 ) {
+    let mut said = BTreeSet::new();
     let mut refuse = |external: &External, why: &str| {
-        let message = format!("{} {} is not served: {why}", external.field, external.text);
-        let problem = Problem { about: service.about.clone(), reason: REASON_ADDRESS, message };
-        if !decision.problems.contains(&problem) {
-            decision.problems.push(problem);
+        let message = match said.len() {
+            MOST_PROBLEMS => "further addresses are not served".to_owned(),
+            _ => format!("{} {} is not served: {why}", external.field, external.text),
+        };
+        if said.len() <= MOST_PROBLEMS && said.insert(message.clone()) {
+            decision.problems.push(Problem { about: service.about.clone(), reason: REASON_ADDRESS, message });
         }
     };
     let mut served = Vec::new();
-    for external in &service.external {
+    for (at, external) in service.external.iter().enumerate() {
+        if at * service.ports.len() >= MOST_FRONTENDS {
+            refuse(external, &format!("the Service asks for more than {MOST_FRONTENDS} addresses and ports"));
+            break;
+        }
         let Ok(address) = external.text.parse::<Ipv4Addr>() else {
             refuse(external, "it is no IPv4 address");
             continue;

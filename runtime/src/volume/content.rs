@@ -54,6 +54,9 @@ const TOKEN_REFRESH_MOST_SECONDS: u64 = 24 * 3600;
 /// Permission bits of a file whose volume does not say so.
 const DEFAULT_MODE: i32 = 0o644;
 
+/// Most bytes of all files of a pod that come out of the API. The same key may be named many times.
+pub const FILES_LIMIT_BYTES: usize = 32 << 20;
+
 /// Permission bits of a token that one user or one group is to read. The group's come with it.
 const TOKEN_MODE: u32 = 0o600;
 
@@ -247,6 +250,12 @@ fn secret_files(
     picked(&data, items, optional, mode, |key| format!("references non-existent secret key: {key}"))
 }
 
+/// Refuses files that together are larger than [`FILES_LIMIT_BYTES`].
+pub fn check_size(bytes: usize) -> Result<(), String> {
+    let limit = FILES_LIMIT_BYTES >> 20;
+    if bytes > FILES_LIMIT_BYTES { Err(format!("its files are larger than {limit} MiB")) } else { Ok(()) }
+}
+
 /// All keys of an object, or those that `items` names, under the paths that it names.
 fn picked(
     data: &BTreeMap<&str, &[u8]>,
@@ -255,6 +264,12 @@ fn picked(
     default_mode: u32,
     missing: impl Fn(&str) -> String,
 ) -> Result<Vec<File>, String> {
+    let length = |key: &str| data.get(key).map_or(0, |value| value.len());
+    let total: usize = match items {
+        Some(items) => items.iter().map(|item| length(&item.key)).sum(),
+        None => data.values().map(|value| value.len()).sum(),
+    };
+    check_size(total)?;
     let Some(items) = items else {
         let file = |(key, value): (&&str, &&[u8])| File {
             path: (*key).to_owned(),

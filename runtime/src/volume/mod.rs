@@ -33,13 +33,17 @@ pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Res
     let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let group = content::fs_group(pod);
     make_private(&paths.pod_volumes(uid)).map_err(|e| e.to_string())?;
+    let mut written = 0;
     for (index, volume) in volumes.iter().enumerate() {
         let dir = paths.volume(uid, &volume.name);
         let made = match content::source(volume) {
             Source::EmptyDir(source) => empty_dir(&dir, source, memory_size(pod, source, facts), group),
             Source::HostPath(source) => host_path(source),
-            Source::Files { in_memory } => content::files(pod, volume, fetched, facts)
-                .and_then(|files| files_volume(&dir, in_memory, &files, group)),
+            Source::Files { in_memory } => content::files(pod, volume, fetched, facts).and_then(|files| {
+                written += files.iter().map(|file| file.bytes.len()).sum::<usize>();
+                content::check_size(written)?;
+                files_volume(&dir, in_memory, &files, group)
+            }),
             Source::Claim => claimed(pod, paths, volume, fetched),
             Source::Refused(field) => {
                 Err(format!("spec.volumes[{index}].{field} is not supported by this node"))
@@ -112,7 +116,7 @@ fn one_mount(
         Source::Refused(field) => return Err(format!("volume type {field} is not supported by this node")),
     };
     let sub_path = match (&wanted.sub_path, &wanted.sub_path_expr) {
-        (_, Some(expr)) if !expr.is_empty() => expand(expr, variables),
+        (_, Some(expr)) if !expr.is_empty() => expand(expr, variables)?,
         (Some(path), _) => path.clone(),
         _ => String::new(),
     };
@@ -225,7 +229,8 @@ fn claimed(pod: &Pod, paths: &Paths, volume: &Volume, fetched: &Fetched) -> Resu
 fn files_volume(dir: &Path, in_memory: bool, files: &[File], group: Option<u32>) -> Result<(), String> {
     let text = |error: std::io::Error| format!("{}: {error}", dir.display());
     if in_memory {
-        mount::tmpfs(dir, None).map_err(text)?;
+        // The next version of all files is written beside the present one.
+        mount::tmpfs(dir, Some(2 * content::FILES_LIMIT_BYTES as i64)).map_err(text)?;
     } else {
         std::fs::create_dir_all(dir).map_err(text)?;
     }
@@ -303,6 +308,18 @@ mod tests {
             ),
         );
         check(json!({"hostPath": {"path": "/dev/null", "type": "CharDevice"}}), Ok(()));
+    }
+
+    #[test]
+    fn a_key_that_is_named_often_is_not_copied_without_end() {
+        let items: Vec<Value> = (0..100).map(|n| json!({"key": "k", "path": format!("f{n}")})).collect();
+        let volume = json!({"configMap": {"name": "m", "items": items}});
+        let data = json!({"metadata": {"name": "m"}, "data": {"k": "x".repeat(1 << 20)}});
+        let mut fetched = Fetched::default();
+        fetched.sources.config_maps.insert("m".to_owned(), serde_json::from_value(data).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let error = set_up(&pod(volume), &Paths::new(dir.path()), &fetched, &facts()).unwrap_err();
+        assert_eq!(error, "MountVolume.SetUp failed for volume \"v\" : its files are larger than 32 MiB");
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::stop;
 
 /// A client may take so long to send the head of a request, and to ask for anything at all.
 const HEAD: Duration = Duration::from_secs(30);
+/// Most bytes of a request's head; as much may be kept for every connection.
+const HEAD_BYTES: usize = 16 << 10;
 /// How often an HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(30);
 
@@ -116,8 +118,12 @@ async fn unless_silent(connection: impl Future, asked: &Notify) {
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .max_header_list_size(HEAD_BYTES as u32);
     builder
 }
 

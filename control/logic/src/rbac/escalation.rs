@@ -10,6 +10,9 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use super::User;
 use super::rule::{self, ALL, list};
 
+/// More than any role has that people write.
+const MOST_PARTS: usize = 20_000;
+
 /// All that can be done; who has it may aggregate whatever there is.
 pub fn full_authority() -> Vec<PolicyRule> {
     let all = || vec![ALL.to_owned()];
@@ -21,7 +24,16 @@ pub fn full_authority() -> Vec<PolicyRule> {
 
 /// A sentence with what `granted` has and `held` has not; `None` if all is covered.
 pub fn refusal(user: User<'_>, held: &[&PolicyRule], granted: &[PolicyRule]) -> Option<String> {
-    let missing = missing(held, granted);
+    // What one rule covers as a whole need not be taken apart.
+    let whole = |rule: &PolicyRule| rule.resources.is_some() != rule.non_resource_urls.is_some();
+    let is_covered = |rule: &&PolicyRule| whole(rule) && held.iter().any(|held| covers(held, rule));
+    let granted: Vec<&PolicyRule> = granted.iter().filter(|rule| !is_covered(rule)).collect();
+    if granted.iter().map(|rule| size(rule)).fold(0_usize, usize::saturating_add) > MOST_PARTS {
+        return Some(format!(
+            "the rules grant more than {MOST_PARTS} single permissions, which are too many to compare"
+        ));
+    }
+    let missing = missing(held, &granted);
     if missing.is_empty() {
         return None;
     }
@@ -36,9 +48,17 @@ pub fn refusal(user: User<'_>, held: &[&PolicyRule], granted: &[PolicyRule]) -> 
 
 /// The parts of `granted` that no rule of `held` covers. Each has one verb and one resource or
 /// path.
-fn missing(held: &[&PolicyRule], granted: &[PolicyRule]) -> Vec<PolicyRule> {
-    let parts = granted.iter().flat_map(parts);
+fn missing(held: &[&PolicyRule], granted: &[&PolicyRule]) -> Vec<PolicyRule> {
+    let parts = granted.iter().flat_map(|rule| parts(rule));
     parts.filter(|part| !held.iter().any(|rule| covers(rule, part))).collect()
+}
+
+/// How many parts a rule has.
+fn size(rule: &PolicyRule) -> usize {
+    let resources = list(&rule.api_groups).len().saturating_mul(list(&rule.resources).len());
+    let resources = resources.saturating_mul(list(&rule.resource_names).len().max(1));
+    let paths = list(&rule.non_resource_urls).len();
+    rule.verbs.len().saturating_mul(resources.saturating_add(paths))
 }
 
 /// A rule as rules of one verb each, about one resource and at most one name, or one path.

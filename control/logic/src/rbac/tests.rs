@@ -196,6 +196,21 @@ fn nobody_grants_what_they_do_not_have() {
     let full: Vec<PolicyRule> = escalation::full_authority();
     let held: Vec<&PolicyRule> = full.iter().collect();
     assert_eq!(escalation::refusal(User { name: "root", groups: &[] }, &held, &full), None);
+
+    // A short rule may stand for millions.
+    let many = |name: &str| Some((0..300).map(|n| format!("{name}{n}")).collect::<Vec<_>>());
+    let verbs = many("v").unwrap_or_default();
+    let wide = PolicyRule {
+        verbs,
+        api_groups: many("g"),
+        resources: many("r"),
+        resource_names: many("n"),
+        ..PolicyRule::default()
+    };
+    let wide = [wide];
+    assert_eq!(escalation::refusal(User { name: "root", groups: &[] }, &held, &wide), None);
+    let text = escalation::refusal(User { name: "jane", groups: &[] }, &[], &wide);
+    assert!(text.is_some_and(|text| text.contains("too many to compare")));
 }
 
 /// What happens to the objects of a cluster; the names are few, so that they meet.

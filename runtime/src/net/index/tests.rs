@@ -160,6 +160,27 @@ fn addresses_of_others_are_not_taken_over() {
 }
 
 #[test]
+fn a_service_asks_for_so_many_addresses() {
+    let decide = |ips: Vec<String>, ports: u16| {
+        let mut service = claiming("greedy", "2024-01-01T00:00:00Z", json!({ "externalIPs": ips }));
+        service["metadata"]["namespace"] = json!("default");
+        let port = |n: u16| json!({"name": format!("p{n}"), "port": n, "targetPort": 80});
+        service["spec"]["ports"] = (1..=ports).map(port).collect();
+        let mut index = Index::default();
+        index.apply_service(&serde_json::from_value(service).unwrap());
+        index.decide(&Scope::for_tests())
+    };
+    let own = |n: usize| format!("192.0.{}.{}", n / 256, n % 256);
+    let of_pods = |n: usize| format!("10.42.{}.{}", n / 256, n % 256);
+    let refused = decide((0..50_000).map(of_pods).collect(), 1).problems;
+    assert_eq!(refused.len(), MOST_PROBLEMS + 1);
+    assert_eq!(refused[MOST_PROBLEMS].message, "further addresses are not served");
+    let refused = decide((0..50_000).map(own).collect(), 1000).problems;
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].message.ends_with("more than 1024 addresses and ports"), "{:?}", refused[0]);
+}
+
+#[test]
 fn the_oldest_service_keeps_an_address() {
     let claim = |name: &str, created: &str| claiming(name, created, json!({"externalIPs": ["192.0.2.1"]}));
     let services = [claim("a-new", "2024-06-01T00:00:00Z"), claim("b-old", "2024-01-01T00:00:00Z")];
