@@ -310,3 +310,37 @@ fn down_names_who_uses_its_directory() {
     let mounts = cluster.command("/bin/cat").arg("/proc/mounts").output().expect("cat").stdout;
     assert!(!String::from_utf8_lossy(&mounts).contains(run.to_str().expect("UTF-8")));
 }
+
+/// The kernel names what is mounted without links: what it does not find there must not be taken for
+/// a directory of the pod's, and removed with what others have in it.
+#[test]
+fn volumes_may_lie_on_another_disk() {
+    let cluster = Cluster::start_after(&[], |cluster| {
+        let (data, elsewhere) = (cluster.data_dir(), cluster.scratch().join("elsewhere"));
+        for dir in [&data, &elsewhere] {
+            fs::create_dir(dir).expect("a directory");
+        }
+        std::os::unix::fs::symlink(elsewhere, data.join("volumes")).expect("a link");
+    });
+    pack(&cluster);
+    let precious = cluster.scratch().join("precious");
+    fs::create_dir_all(precious.join("in")).expect("a directory");
+    fs::write(precious.join("in/file"), "kept\n").expect("a file");
+    let mount = json!({"volumeMounts": [{"name": "precious", "mountPath": "/d", "subPath": "in"}]});
+    let mut pod = lasting("reads", json!([shell("cat /d/file; exec sleep 1000", mount)]));
+    let volume = json!({"name": "precious", "hostPath": {"path": precious}});
+    pod["spec"]["volumes"].as_array_mut().expect("volumes").push(volume);
+    cluster::pod::apply(&cluster, &[pod]);
+    ready(&cluster, &["reads"]);
+    cluster.wait("its log", || cluster.kubectl(&["logs", "reads"]) == "kept\n");
+    let mounts = || {
+        let output = cluster.command("/bin/cat").arg("/proc/mounts").output().expect("cat").stdout;
+        String::from_utf8_lossy(&output).lines().filter(|line| line.contains("elsewhere")).count()
+    };
+    assert!(mounts() > 0);
+    cluster.kubectl(&["delete", "pod", "reads"]);
+    let left = || fs::read_dir(cluster.scratch().join("elsewhere")).expect("a directory").count();
+    cluster.wait("its volumes to be gone", || left() == 0);
+    assert_eq!(mounts(), 0);
+    assert_eq!(fs::read_to_string(precious.join("in/file")).expect("what is not the pod's"), "kept\n");
+}

@@ -4,13 +4,13 @@
 //! among it, which must be on no disk. A reboot empties it, as it ends what it tells of. The mount
 //! outlives `proa`, as the sandboxes do; `proa down` takes it away.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount, umount2};
+use nix::mount::{MntFlags, MsFlags, umount2};
 
 use crate::paths::Paths;
 use crate::volume::mount;
@@ -23,11 +23,7 @@ const NAMED: usize = 5;
 
 /// True if it is in memory already.
 pub fn is_mounted(paths: &Paths) -> io::Result<bool> {
-    match paths.run().canonicalize() {
-        Ok(run) => Ok(mount::points()?.contains(&run)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    mount::is_point(&paths.run())
 }
 
 /// Removes what lies there on the disk, and puts memory in its place.
@@ -39,12 +35,7 @@ pub fn mount_fresh(paths: &Paths) -> io::Result<()> {
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Not even swapped out, where the kernel can do that (Linux 6.4).
-    let tmpfs = |options: &str| mount(Some("tmpfs"), &run, Some("tmpfs"), flags, Some(options));
-    match tmpfs("mode=0700,noswap") {
-        Err(Errno::EINVAL) => Ok(tmpfs("mode=0700")?),
-        mounted => Ok(mounted?),
-    }
+    mount::memory(&run, flags, "mode=0700")
 }
 
 /// Takes the memory away, once nobody uses it. The error names who still does after a while.
@@ -52,7 +43,7 @@ pub fn unmount(paths: &Paths) -> io::Result<()> {
     let until = Instant::now() + LIMIT;
     while is_mounted(paths)? {
         let run = paths.run().canonicalize()?;
-        match umount2(&run, nix::mount::MntFlags::empty()) {
+        match umount2(&run, MntFlags::empty()) {
             Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(POLL),
             Err(error) => {
                 let text = format!("unmount {}: {}: {}", run.display(), error.desc(), users(&run)?);

@@ -9,6 +9,8 @@ use proa_sandbox::CONFIG_FILE;
 use proa_sandbox::cgroup::Cgroup;
 use proa_sandbox::protocol::SandboxConfig;
 
+use crate::volume::mount;
+
 /// How long killed processes may take to be gone.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long they are waited for between two tries to remove their cgroup.
@@ -26,11 +28,8 @@ fn reap_now(dir: &Path) -> io::Result<()> {
         let config: SandboxConfig = serde_json::from_slice(&config)?;
         remove_cgroup(&config.cgroup)?;
     }
-    unmount_below(dir)?;
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    // Containers have their mounts to themselves, so there is rarely anything to unmount.
+    mount::remove_tree(dir)
 }
 
 /// Kills every process of a cgroup and removes it with all below: that of one pod, or that of the
@@ -63,59 +62,5 @@ fn holders(cgroup: &Cgroup) -> String {
     match all.is_empty() {
         true => "no process of this PID namespace is in it".to_owned(),
         false => all.join(", "),
-    }
-}
-
-/// Containers have their mounts to themselves, so there is rarely anything here: an agent of
-/// another version may have left it, or a volume.
-fn unmount_below(dir: &Path) -> io::Result<()> {
-    let dir = match dir.canonicalize() {
-        Ok(dir) => dir,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let mut below: Vec<String> = points.filter(|point| Path::new(point).starts_with(&dir)).collect();
-    // Later mounts may lie on earlier ones.
-    below.reverse();
-    for point in below {
-        nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)?;
-    }
-    Ok(())
-}
-
-/// Spaces and the like are three octal digits in the table of mounts.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.filter(|_| bytes[at] == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        for (text, want) in
-            [("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/plain", "/plain"), ("/x\\", "/x\\")]
-        {
-            assert_eq!(unescape(text), want);
-        }
     }
 }

@@ -1,4 +1,8 @@
 //! Mounts that the agent makes on the node, all below a pod's directory, and their removal.
+//!
+//! The kernel names them without links, and parts of the data directory may be links to another disk:
+//! paths are looked up before they are compared. What is taken for a directory of the pod's own while
+//! something is mounted there would be removed with what others have in it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,15 +22,29 @@ const INHERITED: u32 = 0o2777;
 /// Mounts a tmpfs on `dir` unless one is there already.
 pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    if points()?.iter().any(|point| point == dir) {
+    if is_point(dir)? {
         return Ok(());
     }
     let options = match size_bytes {
         Some(bytes) => format!("mode=0755,size={bytes}"),
         None => "mode=0755".to_owned(),
     };
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))?)
+    memory(dir, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)
+}
+
+/// Mounts a tmpfs, which is not even swapped out where the kernel can do that (Linux 6.4).
+pub fn memory(dir: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
+    let tmpfs = |options: &str| mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options));
+    match tmpfs(&format!("{options},noswap")) {
+        Err(nix::Error::EINVAL) => Ok(tmpfs(options)?),
+        mounted => Ok(mounted?),
+    }
+}
+
+/// True if something is mounted on `path`, which need not exist.
+pub fn is_point(path: &Path) -> io::Result<bool> {
+    let Some(real) = real(path)? else { return Ok(false) };
+    Ok(points()?.contains(&real))
 }
 
 /// Bind-mounts `path`, which lies below `root`, on `target`. The path is resolved beneath the
@@ -42,7 +60,7 @@ pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
         }
         found => found?,
     };
-    if points()?.iter().any(|point| point == target) {
+    if is_point(target)? {
         umount2(target, MntFlags::MNT_DETACH)?;
     }
     let source = by_fd(&found);
@@ -52,7 +70,8 @@ pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
 
 /// Unmounts all that is mounted on `dir` or below it, the latest first.
 pub fn unmount_below(dir: &Path) -> io::Result<()> {
-    for point in points()?.iter().rev().filter(|point| point.starts_with(dir)) {
+    let Some(dir) = real(dir)? else { return Ok(()) };
+    for point in points()?.iter().rev().filter(|point| point.starts_with(&dir)) {
         match umount2(point, MntFlags::MNT_DETACH) {
             // Somebody else was faster.
             Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
@@ -62,12 +81,27 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Unmounts all below `dir` and removes it. Not an error if it is not there.
+/// Unmounts all below `dir` and removes it. Not an error if it is not there; an error before anything
+/// is removed if something stays mounted.
 pub fn remove_tree(dir: &Path) -> io::Result<()> {
-    unmount_below(dir)?;
+    let Some(dir) = real(dir)? else { return Ok(()) };
+    unmount_below(&dir)?;
+    if let Some(point) = points()?.into_iter().find(|point| point.starts_with(&dir)) {
+        let text = format!("{} is still mounted", point.display());
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// The path without links; `None` if there is nothing.
+fn real(path: &Path) -> io::Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(real) => Ok(Some(real)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
