@@ -487,13 +487,15 @@ fn a_pod_that_fills_the_disk_over_its_limits_is_evicted() {
         json!({}),
         "1Mi".into(),
     );
-    for pod in [&quiet, &volume, &both, &layer, &logs] {
+    let hosts = limited("hosts", &write("/etc/hosts", 1025), json!({}), "1Mi".into());
+    for pod in [&quiet, &volume, &both, &layer, &logs, &hosts] {
         cluster.apply(&pod.to_string());
     }
     evicted(&volume, "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
     let of_pod = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ";
     evicted(&both, of_pod);
     evicted(&logs, of_pod);
+    evicted(&hosts, of_pod);
     evicted(&layer, "Container c exceeded its local ephemeral storage limit \"1Mi\". ");
     // Others were looked at in the same time.
     assert_eq!(phase(&cluster, "pod", "quiet"), "Running");

@@ -97,7 +97,12 @@ impl Paths {
 
     /// Where a run of a container leaves its last words.
     pub fn termination_log(&self, uid: &str, id: &str) -> PathBuf {
-        self.pod_volumes(uid).join("termination").join(id)
+        self.termination_logs(uid).join(id)
+    }
+
+    /// The last words of all runs of a pod's containers.
+    pub fn termination_logs(&self, uid: &str) -> PathBuf {
+        self.pod_volumes(uid).join("termination")
     }
 
     /// Bind mounts of parts of volumes.

@@ -68,6 +68,9 @@ fn trees(paths: &Paths, pod: &Pod, runs: &[(String, u32)]) -> Vec<Tree> {
     });
     let mut trees: Vec<Tree> =
         on_disk.map(|v| Tree::Volume(v.name.clone(), paths.volume(uid, &v.name))).collect();
+    // Of the pod as a whole: what the node makes for it, and any container may write to.
+    let shared = [paths.etc(uid), paths.termination_logs(uid)];
+    trees.extend(shared.map(|dir| Tree::Container(String::new(), dir)));
     for (name, attempt) in runs {
         let id = format!("{name}-{attempt}");
         let logs = paths.pod_logs(pod).join(name);

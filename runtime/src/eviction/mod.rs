@@ -40,7 +40,8 @@ pub struct Limits {
 pub struct Used {
     /// In each `emptyDir` that is not in memory.
     pub volumes: BTreeMap<String, u64>,
-    /// By each container: its logs, and what it has written beside its volumes.
+    /// By each container: its logs, and what it has written beside its volumes. Without a name,
+    /// what the pod's containers have written to files that all of them have.
     pub containers: BTreeMap<String, u64>,
 }
 
