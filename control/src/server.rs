@@ -17,6 +17,7 @@ use axum::body::Body;
 use http::Request;
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_logic::controllers::node_ipam::Range;
 use proa_logic::controllers::observed::ClusterSettings;
 use proa_logic::kinds::built_in;
 use proa_logic::scheduler::profile::Settings;
@@ -140,6 +141,7 @@ impl Server {
             return Err(StoreError::Missing { path: store, sign: keys }.into());
         }
         let admission = AdmissionConfig {
+            pod_range: Range::parse(&config.settings.cluster_cidr),
             service_range: config.service_cidr,
             deny_external_ips: config.deny_external_ips,
             ..AdmissionConfig::default()

@@ -6,6 +6,7 @@
 //!
 //! - [`namespace`]: nothing is made in a namespace that is not there or on its way out
 //! - [`node`]: what nodes may write
+//! - [`node_addresses`]: which addresses nodes may say that they and their pods have
 //! - [`pod`]: the service account of a pod
 //! - [`pod_security`]: what pods may ask for in their namespace
 //! - [`external_ips`]: whether Services may have external addresses
@@ -21,6 +22,7 @@ pub mod ingress;
 pub mod limit_range;
 pub mod namespace;
 pub mod node;
+mod node_addresses;
 pub mod pod;
 pub mod pod_security;
 pub mod priority;
@@ -29,15 +31,19 @@ pub mod service;
 pub mod storage;
 
 use proa_api::Refusal;
+use proa_logic::controllers::node_ipam::Range;
 use proa_logic::kinds::Kind;
 use serde_json::Value;
 
+use crate::registry::Caller;
 use crate::store::{Key, Object, Store};
 use service::{AddressRange, PortRange, Reservation, Services};
 
 /// What admission needs to know of the cluster.
 #[derive(Clone, Debug)]
 pub struct AdmissionConfig {
+    /// Where nodes get the addresses of their pods; `None` if that is not known.
+    pub pod_range: Option<Range>,
     /// Where Services get their addresses.
     pub service_range: AddressRange,
     /// Where Services get their node ports.
@@ -53,6 +59,7 @@ pub struct AdmissionConfig {
 impl Default for AdmissionConfig {
     fn default() -> Self {
         AdmissionConfig {
+            pod_range: None,
             service_range: AddressRange::default(),
             node_ports: PortRange::default(),
             token_volumes: true,
@@ -101,6 +108,18 @@ impl Admission {
             namespace::check(store, kind, namespace, name)?;
         }
         Ok(())
+    }
+
+    /// Refuses what a node may not say of its own addresses and its pods'. `new` has been validated.
+    pub fn check_node_addresses(
+        &self,
+        store: &Store,
+        caller: &Caller,
+        kind: &Kind,
+        old: Option<&Value>,
+        new: &Value,
+    ) -> Result<(), Refusal> {
+        node_addresses::check(store, &self.config, caller, kind, old, new)
     }
 
     /// Fills in what depends on other objects, before the kind's hooks see a new object.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard};
 
@@ -60,6 +60,12 @@ impl AddressRange {
     /// The address of the cluster's DNS.
     pub fn dns(&self) -> Ipv4Addr {
         self.at(OFFSET_DNS)
+    }
+
+    /// True if the address is in it.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip else { return false };
+        u32::from(ip).checked_sub(self.base).is_some_and(|offset| offset < self.size())
     }
 
     fn size(&self) -> u32 {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use proa_api::Refusal;
+use proa_logic::controllers::node_ipam::Range;
 use proa_logic::kinds;
 use serde_json::{Value, json};
 
+use crate::admission::AdmissionConfig;
 use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, Warnings, WriteOptions};
 use crate::store::Object;
 
@@ -23,7 +25,10 @@ impl World {
     async fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.redb");
-        let registry = Registry::open(&path, kinds::built_in(), RegistryConfig::default()).unwrap();
+        let pod_range = Range::parse("10.42.0.0/16");
+        let admission = AdmissionConfig { pod_range, ..AdmissionConfig::default() };
+        let config = RegistryConfig { admission, ..RegistryConfig::default() };
+        let registry = Registry::open(&path, kinds::built_in(), config).unwrap();
         let world = World { registry, caller: Caller::system("test"), _dir: dir };
         world.made("v1 Namespace default", json!({})).await;
         world
@@ -284,4 +289,99 @@ async fn limit_ranges_give_and_refuse() {
     let claim =
         json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}});
     world.refused("v1 PersistentVolumeClaim x", claim, expect![[r#"403 persistentvolumeclaims "x" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"#]]).await;
+}
+
+/// Two nodes with ranges for their pods, and a world that acts as the second.
+async fn two_nodes() -> World {
+    let mut world = World::new().await;
+    for (name, range, address) in [("a", "10.42.0.0/24", "192.0.2.1"), ("b", "10.42.1.0/24", "192.0.2.2")] {
+        let status = json!({"addresses": [{"type": "InternalIP", "address": address}]});
+        let node = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}, "status": status});
+        world.made(&format!("v1 Node {name}"), node).await;
+    }
+    world.made("v1 Pod plain", pod(json!({"nodeName": "b"}))).await;
+    world.made("v1 Pod host", pod(json!({"nodeName": "b", "hostNetwork": true}))).await;
+    let external = json!({"spec": {"externalIPs": ["203.0.113.77"], "ports": [{"port": 80}]}});
+    world.made("v1 Service external", external).await;
+    world
+        .made("v1 Service balanced", json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}))
+        .await;
+    let balanced = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.78"}]}}});
+    world.change("v1 Service balanced", Target::Status, balanced).await.unwrap();
+    world.caller = Caller::node("b");
+    world
+}
+
+#[tokio::test]
+async fn a_node_gives_its_pods_no_address_of_others() {
+    let world = two_nodes().await;
+    let said = async |pod: &str, status: Value| {
+        let change = json!({ "status": status });
+        let changed = world.change(&format!("v1 Pod {pod}"), Target::Status, change).await;
+        changed.map(|_| ()).map_err(|refusal| refusal.to_string())
+    };
+    let both = |ip: &str| json!({"podIP": ip, "podIPs": [{"ip": ip}]});
+    expect![[r#"pods "plain" is forbidden: node "b" is not allowed to set podIP 10.42.0.7: it is not of the node's podCIDR"#]]
+        .assert_eq(&said("plain", both("10.42.0.7")).await.unwrap_err());
+    for foreign in
+        ["10.42.0.1", "192.0.2.1", "192.0.2.2", "10.43.0.1", "127.0.0.1", "::ffff:10.42.0.7", "fd00::1"]
+    {
+        assert!(said("plain", both(foreign)).await.is_err(), "{foreign}");
+        assert!(said("plain", json!({ "podIP": foreign })).await.is_err(), "{foreign}");
+        let second = json!({"podIP": "10.42.1.7", "podIPs": [{"ip": "10.42.1.7"}, {"ip": foreign}]});
+        assert!(said("plain", second).await.is_err(), "{foreign}");
+    }
+    assert_eq!(said("plain", both("10.42.1.7")).await, Ok(()));
+    assert_eq!(said("plain", json!({"phase": "Running"})).await, Ok(()));
+    expect![[r#"pods "host" is forbidden: node "b" is not allowed to set podIP 192.0.2.1: it is not the node's own"#]]
+        .assert_eq(&said("host", both("192.0.2.1")).await.unwrap_err());
+    assert!(said("host", both("10.42.1.7")).await.is_err());
+    assert_eq!(said("host", both("192.0.2.2")).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_node_shows_no_address_of_others() {
+    let world = two_nodes().await;
+    let shows = async |type_: &str, address: &str| {
+        let own = json!({"type": "InternalIP", "address": "192.0.2.2"});
+        let change = json!({"status": {"addresses": [own, {"type": type_, "address": address}]}});
+        let changed = world.change("v1 Node b", Target::Status, change).await;
+        changed.map(|_| ()).map_err(|refusal| refusal.to_string())
+    };
+    expect![[
+        r#"nodes "b" is forbidden: node "b" is not allowed to set address 203.0.113.77: a Service has it"#
+    ]]
+    .assert_eq(&shows("ExternalIP", "203.0.113.77").await.unwrap_err());
+    expect![[r#"nodes "b" is forbidden: node "b" is not allowed to set address 192.0.2.1: node "a" has it"#]]
+        .assert_eq(&shows("InternalIP", "192.0.2.1").await.unwrap_err());
+    for foreign in ["203.0.113.78", "10.42.0.1", "10.43.0.1", "::ffff:203.0.113.77", "::ffff:10.43.0.1"] {
+        assert!(shows("InternalIP", foreign).await.is_err(), "{foreign}");
+        assert!(shows("Hostname", foreign).await.is_err(), "{foreign}");
+    }
+    assert_eq!(shows("ExternalIP", "203.0.113.79").await, Ok(()));
+    assert_eq!(shows("Hostname", "b").await, Ok(()));
+    assert_eq!(shows("InternalIP", "127.0.0.1").await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_node_takes_no_range_of_others() {
+    let mut world = two_nodes().await;
+    let mut registers = async |name: &str, spec: Value| {
+        world.caller = Caller::node(name);
+        let made = world.create(&format!("v1 Node {name}"), json!({ "spec": spec }), &PLAIN).await;
+        made.map(|_| ()).map_err(|refusal| refusal.to_string())
+    };
+    let range = |range: &str| json!({"podCIDR": range, "podCIDRs": [range]});
+    expect![[r#"nodes "c" is forbidden: node "c" is not allowed to set podCIDR 10.42.0.0/24: node "a" has addresses of it"#]]
+        .assert_eq(&registers("c", range("10.42.0.0/24")).await.unwrap_err());
+    for foreign in ["10.42.0.0/16", "0.0.0.0/0", "10.42.0.128/25", "192.0.2.0/24", "fd00::/64"] {
+        assert!(registers("c", range(foreign)).await.is_err(), "{foreign}");
+    }
+    // An agent that begins anew registers again, and is told that it is there.
+    assert!(registers("b", range("10.42.1.0/24")).await.unwrap_err().contains("already exists"));
+    assert_eq!(registers("c", range("10.42.2.0/24")).await, Ok(()));
+    assert_eq!(registers("d", json!({})).await, Ok(()));
+    let later = world.change("v1 Node d", Target::Main, json!({ "spec": range("10.42.3.0/24") })).await;
+    expect![[r#"nodes "d" is forbidden: node "d" is not allowed to modify podCIDR"#]]
+        .assert_eq(&later.unwrap_err().to_string());
 }

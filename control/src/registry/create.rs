@@ -69,6 +69,7 @@ impl Registry {
         metadata::set_uid(&mut body);
         let mut object = (kind.hooks.create)(body)?;
         metadata::finish_create(kind, &mut object, now());
+        admission.check_node_addresses(&self.0.store, caller, kind, None, &object)?;
         pod_security::check_create(&self.0.store, kind, &object, &options.warnings)?;
         let reservation = admission.after_create(&self.0.store, kind, &mut object)?;
         let draft = self.bounded_draft(kind, key.clone(), &object, 0)?;

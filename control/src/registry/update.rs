@@ -117,6 +117,7 @@ impl Registry {
         let mut new = (kind.hooks.update)(&old, new, part)?;
         metadata::keep(&old, &mut new);
         certificates::stamp(kind, &old, &mut new, now());
+        admission.check_node_addresses(&self.0.store, caller, kind, Some(&old), &new)?;
         if target == Target::Main {
             pod_security::check_update(&self.0.store, kind, &old, &new, &options.warnings)?;
         }

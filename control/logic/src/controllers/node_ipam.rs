@@ -36,6 +36,21 @@ impl Range {
         (self.first..=self.last()).contains(&u32::from(ip))
     }
 
+    /// True if all of `other` is in it.
+    pub fn covers(self, other: Range) -> bool {
+        self.first <= other.first && other.last() <= self.last()
+    }
+
+    /// True if there are addresses in both.
+    pub fn overlaps(self, other: Range) -> bool {
+        self.first <= other.last() && other.first <= self.last()
+    }
+
+    /// True if it is no larger than what one node gets.
+    pub fn fits_one_node(self) -> bool {
+        self.prefix >= NODE_PREFIX
+    }
+
     fn last(self) -> u32 {
         let size = 1u64 << (32 - u32::from(self.prefix));
         u32::try_from(u64::from(self.first) + size - 1).unwrap_or(u32::MAX)
