@@ -2,6 +2,8 @@
 //! `DenyServiceExternalIPs` does.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#denyserviceexternalips>
 
+use std::collections::BTreeSet;
+
 use proa_api::Refusal;
 use proa_logic::kinds::Kind;
 use serde_json::Value;
@@ -12,13 +14,17 @@ const WHY: &str = "Use of external IPs is denied by admission control.";
 /// Refuses a Service that names an external address which it did not have before. What is there
 /// already may stay and be taken away.
 pub fn deny(kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
-    let addresses = |service: &Value| service["spec"]["externalIPs"].as_array().cloned().unwrap_or_default();
-    let had = old.map(addresses).unwrap_or_default();
-    if addresses(new).iter().all(|address| had.contains(address)) {
+    let had: BTreeSet<&str> = old.into_iter().flat_map(addresses).collect();
+    if addresses(new).all(|address| had.contains(address)) {
         return Ok(());
     }
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     Err(Refusal::forbidden(kind.resource(), name, WHY))
+}
+
+fn addresses(service: &Value) -> impl Iterator<Item = &str> {
+    let all = service["spec"]["externalIPs"].as_array().into_iter().flatten();
+    all.map(|address| address.as_str().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! a [`Reservation`] until its Service is written.
 //! <https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -191,7 +191,8 @@ impl Services {
             return Err(Refusal::invalid("", "Service", name, &errors));
         }
         if let Some(old) = old {
-            let (kept_addresses, kept_ports) = (addresses(service), node_ports(service));
+            let kept_addresses = addresses(service);
+            let kept_ports: BTreeSet<u16> = node_ports(service).into_iter().collect();
             reservation.leaves.1 = addresses(old)
                 .into_iter()
                 .filter(|address| !kept_addresses.contains(address))
@@ -288,6 +289,8 @@ impl Services {
         let ports = spec.field("ports");
         // One port of the node serves the same port of two protocols.
         let mut shared: BTreeMap<u64, u16> = BTreeMap::new();
+        // What is full is not searched again for each of many ports.
+        let mut is_full = false;
         for (at, port) in list.iter_mut().enumerate() {
             let item = ports.index(at);
             let path = item.field("nodePort");
@@ -297,7 +300,9 @@ impl Services {
                 continue;
             }
             let chosen = if wanted == 0 {
-                let free = shared.get(&number).copied().or_else(|| self.free_port(taken));
+                let known = shared.get(&number).copied();
+                let free = known.or_else(|| if is_full { None } else { self.free_port(taken) });
+                is_full |= free.is_none();
                 free.ok_or("failed to allocate a nodePort: range is full")
             } else {
                 let wanted = u16::try_from(wanted).unwrap_or(0);
@@ -402,18 +407,21 @@ pub fn carry_over(old: &Value, new: &mut Value) {
         }
         return;
     }
-    let said: Vec<u64> = node_ports(new).into_iter().map(u64::from).collect();
-    let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
+    let said: BTreeSet<u64> = node_ports(new).into_iter().map(u64::from).collect();
+    let same = |port: &Value| (port["port"].as_u64(), port["protocol"].as_str().unwrap_or("TCP").to_owned());
     let before = old["spec"]["ports"].as_array().into_iter().flatten();
-    let before: Vec<&Value> =
-        before.filter(|port| port["nodePort"].as_u64().is_some_and(|n| !said.contains(&n))).collect();
+    // Of two that are the same, the first counts.
+    let before: BTreeMap<(Option<u64>, String), &Value> = before
+        .filter(|port| port["nodePort"].as_u64().is_some_and(|n| !said.contains(&n)))
+        .rev()
+        .map(|port| (same(port), &port["nodePort"]))
+        .collect();
     for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
         if !port.is_object() || port["nodePort"].as_u64().is_some_and(|number| number != 0) {
             continue;
         }
-        let same = |old: &&&Value| old["port"] == port["port"] && protocol(old) == protocol(port);
-        if let Some(old) = before.iter().find(same) {
-            port["nodePort"] = old["nodePort"].clone();
+        if let Some(node_port) = before.get(&same(port)) {
+            port["nodePort"] = (*node_port).clone();
         }
     }
 }

@@ -3,7 +3,7 @@
 //! <https://kubernetes.io/docs/concepts/policy/limit-range/>. Fed by the registry with the
 //! LimitRanges of the object's namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{LimitRange, LimitRangeItem, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -128,13 +128,9 @@ fn check(ranges: &[LimitRange], look: impl Fn(&LimitRangeItem, &mut Vec<String>)
         for item in range.spec.iter().flat_map(|spec| &spec.limits) {
             look(item, &mut faults);
         }
-        let mut told: Vec<String> = Vec::new();
-        for fault in faults {
-            if !told.contains(&fault) {
-                told.push(fault);
-            }
-        }
-        match told.as_slice() {
+        let mut told = BTreeSet::new();
+        faults.retain(|fault| told.insert(fault.clone()));
+        match faults.as_slice() {
             [] => {}
             [one] => return Err(one.clone()),
             several => return Err(format!("[{}]", several.join(", "))),

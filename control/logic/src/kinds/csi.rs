@@ -3,6 +3,8 @@
 //! They are kept and checked for the drivers and operators that need them to be there. No part of
 //! Proa attaches a volume or talks to a driver.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::storage::v1::{
     CSIDriver, CSINode, CSINodeDriver, VolumeAttachment, VolumeAttributesClass,
 };
@@ -151,8 +153,9 @@ impl Rules for CsiDrivers {
         }
         let path = SPEC.field("tokenRequests");
         let requests = spec.token_requests.as_deref().unwrap_or_default();
+        let mut audiences = BTreeSet::new();
         for (i, request) in requests.iter().enumerate() {
-            if requests[..i].iter().any(|other| other.audience == request.audience) {
+            if !audiences.insert(&request.audience) {
                 let at = path.index(i);
                 errors.duplicate(&at.field("audience"), request.audience.as_str());
             }
@@ -188,9 +191,10 @@ impl Rules for CsiNodes {
 
     fn validate(node: &CSINode, errors: &mut FieldErrors) {
         let path = SPEC.field("drivers");
+        let mut names = BTreeSet::new();
         for (i, driver) in node.spec.drivers.iter().enumerate() {
             node_driver(driver, &path.index(i), errors);
-            if node.spec.drivers[..i].iter().any(|other| other.name == driver.name) {
+            if !names.insert(&driver.name) {
                 let at = path.index(i);
                 errors.duplicate(&at.field("name"), driver.name.as_str());
             }
@@ -199,9 +203,10 @@ impl Rules for CsiNodes {
 
     fn validate_update(old: &CSINode, new: &CSINode, errors: &mut FieldErrors) {
         let path = SPEC.field("drivers");
+        let before: BTreeMap<&str, &str> =
+            old.spec.drivers.iter().map(|driver| (driver.name.as_str(), driver.node_id.as_str())).collect();
         for driver in &new.spec.drivers {
-            let before = old.spec.drivers.iter().find(|other| other.name == driver.name);
-            if before.is_some_and(|before| before.node_id != driver.node_id) {
+            if before.get(driver.name.as_str()).is_some_and(|node_id| *node_id != driver.node_id) {
                 let value = serde_json::to_value(driver).unwrap_or_default();
                 errors.invalid(&path, value, IMMUTABLE);
             }
@@ -223,9 +228,10 @@ fn node_driver(driver: &CSINodeDriver, path: &Path<'_>, errors: &mut FieldErrors
     }
     let keys = path.field("topologyKeys");
     let list = driver.topology_keys.as_deref().unwrap_or_default();
+    let mut seen = BTreeSet::new();
     for (i, key) in list.iter().enumerate() {
         report(syntax::qualified_name(key), &keys, key, errors);
-        if list[..i].contains(key) {
+        if !seen.insert(key) {
             errors.duplicate(&keys.index(i), key.as_str());
         }
     }

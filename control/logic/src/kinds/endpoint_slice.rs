@@ -1,5 +1,6 @@
 //! EndpointSlice: up to a thousand of the addresses behind a Service.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
@@ -124,8 +125,9 @@ fn validate_endpoint(endpoint: &Endpoint, address_type: &str, path: &Path<'_>, e
         if zones.len() > HINTS_MAX {
             errors.too_many(&path, zones.len(), HINTS_MAX);
         }
+        let mut seen = BTreeSet::new();
         for (i, zone) in zones.iter().enumerate() {
-            if zones[..i].iter().any(|other| other.name == zone.name) {
+            if !seen.insert(&zone.name) {
                 errors.duplicate(&path.index(i).field("name"), zone.name.as_str());
             }
         }
@@ -152,13 +154,14 @@ fn validate_ports(ports: &[EndpointPort], errors: &mut FieldErrors) {
         errors.too_many(&path, ports.len(), PORTS_MAX);
         return;
     }
+    let mut seen = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
         let at = path.index(i);
         let name = port.name.as_deref().unwrap_or_default();
         if !name.is_empty() {
             report(syntax::label(name), &at.field("name"), name, errors);
         }
-        if ports[..i].iter().any(|other| other.name.as_deref().unwrap_or_default() == name) {
+        if !seen.insert(name) {
             errors.duplicate(&at.field("name"), name);
         }
         super::endpoints::protocol(

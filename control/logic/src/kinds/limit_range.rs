@@ -57,6 +57,7 @@ impl Rules for LimitRanges {
     fn validate(range: &LimitRange, errors: &mut FieldErrors) {
         let items = range.spec.as_ref().map(|spec| spec.limits.as_slice()).unwrap_or_default();
         let path = SPEC.field("limits");
+        let mut seen = BTreeSet::new();
         for (i, item) in items.iter().enumerate() {
             let at = path.index(i);
             let type_at = at.field("type");
@@ -65,7 +66,7 @@ impl Rules for LimitRanges {
                 let text = "must be a standard limit type or fully qualified";
                 errors.invalid(&type_at, item.type_.as_str(), text);
             }
-            if items[..i].iter().any(|other| other.type_ == item.type_) {
+            if !seen.insert(&item.type_) {
                 errors.duplicate(&type_at, item.type_.as_str());
             }
             self::item(item, &at, errors);

@@ -3,7 +3,7 @@
 //! Fed by `rules`; texts are those of the stock server. What is made by the server itself (uid,
 //! times, generation, resourceVersion) is the registry's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
@@ -125,7 +125,7 @@ fn validate_namespace(namespace: &str, namespaced: bool, errors: &mut FieldError
 /// What is wrong with a change of metadata.
 pub fn validate_update(old: &ObjectMeta, new: &ObjectMeta, errors: &mut FieldErrors) {
     if old.deletion_timestamp.is_some() {
-        let known = old.finalizers.as_deref().unwrap_or_default();
+        let known: BTreeSet<&String> = old.finalizers.iter().flatten().collect();
         let added: Vec<&String> = new.finalizers.iter().flatten().filter(|f| !known.contains(f)).collect();
         if !added.is_empty() {
             errors.forbidden(
@@ -197,6 +197,7 @@ pub fn annotations(map: Option<&BTreeMap<String, String>>, path: &Path<'_>, erro
 fn owner_references(references: &[OwnerReference], errors: &mut FieldErrors) {
     let path = METADATA.field("ownerReferences");
     let mut controller: Option<String> = None;
+    let mut is_told = false;
     for reference in references {
         let version = reference.api_version.rsplit('/').next().unwrap_or_default();
         if version.is_empty() {
@@ -216,14 +217,19 @@ fn owner_references(references: &[OwnerReference], errors: &mut FieldErrors) {
         if reference.controller == Some(true) {
             let this = format!("{}/{}", reference.kind, reference.name);
             match &controller {
-                Some(first) => errors.invalid(
-                    &path,
-                    serde_json::to_value(references).unwrap_or_default(),
-                    format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for \
-                         {first} and {this}"
-                    ),
-                ),
+                // It shows them all, so one time is enough.
+                Some(_) if is_told => {}
+                Some(first) => {
+                    is_told = true;
+                    errors.invalid(
+                        &path,
+                        serde_json::to_value(references).unwrap_or_default(),
+                        format!(
+                            "Only one reference can have Controller set to true. Found \"true\" in references \
+                             for {first} and {this}"
+                        ),
+                    );
+                }
                 None => controller = Some(this),
             }
         }

@@ -9,6 +9,8 @@ mod canonical;
 mod check;
 pub mod columns;
 mod decode;
+#[cfg(test)]
+mod long_lists;
 pub mod meta;
 pub mod rules;
 pub mod syntax;

@@ -195,6 +195,7 @@ fn validate_amounts(node: &Node, errors: &mut FieldErrors) {
 }
 
 fn taints(taints: &[Taint], path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut seen = BTreeSet::new();
     for (i, taint) in taints.iter().enumerate() {
         let at = path.index(i);
         report(syntax::qualified_name(&taint.key), &at.field("key"), &taint.key, errors);
@@ -205,8 +206,7 @@ fn taints(taints: &[Taint], path: &Path<'_>, errors: &mut FieldErrors) {
             effect if TAINT_EFFECTS.contains(&effect) => {}
             effect => errors.not_supported(&at.field("effect"), effect, &TAINT_EFFECTS),
         }
-        let same = |other: &Taint| other.key == taint.key && other.effect == taint.effect;
-        if taints[..i].iter().any(same) {
+        if !seen.insert((&taint.key, &taint.effect)) {
             errors.duplicate(&at, serde_json::to_value(taint).unwrap_or_default());
         }
     }

@@ -3,7 +3,7 @@
 //! <https://kubernetes.io/docs/concepts/policy/resource-quotas/>. What counts how much is in
 //! `admission/quota`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -146,17 +146,24 @@ fn fits(scope: &str, resource: &str) -> bool {
     !is_standard(resource) || resource == "pods" || scope != "BestEffort" && COMPUTE.contains(&resource)
 }
 
+/// True if each scope has a meaning for each resource of the quota.
+fn all_fit<'a>(scopes: impl Iterator<Item = &'a String>, spec: &ResourceQuotaSpec) -> bool {
+    let distinct: BTreeSet<&str> =
+        scopes.map(String::as_str).filter(|scope| SCOPES.contains(scope)).collect();
+    let fits_all = |scope: &&str| spec.hard.iter().flatten().all(|(resource, _)| fits(scope, resource));
+    distinct.iter().all(fits_all)
+}
+
 fn scopes(spec: &ResourceQuotaSpec, errors: &mut FieldErrors) {
     let Some(scopes) = &spec.scopes else { return };
     let path = SPEC.field("scopes");
     let all = || scopes.to_vec();
-    for scope in scopes {
-        if !SCOPES.contains(&scope.as_str()) {
-            errors.invalid(&path, all(), "unsupported scope");
-        }
-        for _ in spec.hard.iter().flatten().filter(|(resource, _)| !fits(scope, resource)) {
-            errors.invalid(&path, all(), "unsupported scope applied to resource");
-        }
+    // Each of these shows all scopes, so one time is enough.
+    if scopes.iter().any(|scope| !SCOPES.contains(&scope.as_str())) {
+        errors.invalid(&path, all(), "unsupported scope");
+    }
+    if !all_fit(scopes.iter(), spec) {
+        errors.invalid(&path, all(), "unsupported scope applied to resource");
     }
     let has = |scope: &str| scopes.iter().any(|one| one == scope);
     if OPPOSITES.iter().any(|pair| pair.iter().all(|scope| has(scope))) {
@@ -174,11 +181,10 @@ fn scope_selector(spec: &ResourceQuotaSpec, errors: &mut FieldErrors) {
         if !SCOPES.contains(&requirement.scope_name.as_str()) {
             errors.invalid(&path.field("scopeName"), requirement.scope_name.as_str(), "unsupported scope");
         }
-        let hard = spec.hard.iter().flatten();
-        for _ in hard.filter(|(resource, _)| !fits(&requirement.scope_name, resource)) {
-            errors.invalid(&path, whole(), "unsupported scope applied to resource");
-        }
         scope_requirement(requirement, &path, errors);
+    }
+    if !all_fit(requirements.iter().map(|requirement| &requirement.scope_name), spec) {
+        errors.invalid(&path, whole(), "unsupported scope applied to resource");
     }
     let has = |scope: &str| requirements.iter().any(|one| one.scope_name == scope);
     if OPPOSITES.iter().any(|pair| pair.iter().all(|scope| has(scope))) {

@@ -4,6 +4,8 @@
 //! from its image, so the handler makes no difference here; overhead and scheduling do, and are
 //! merged into pods at their admission.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use proa_api::field::{FieldErrors, Path};
@@ -47,8 +49,9 @@ impl Rules for RuntimeClasses {
         let tolerations = wanted.tolerations.as_deref().unwrap_or_default();
         let path = scheduling.field("tolerations");
         pod::tolerations(tolerations, &path, errors);
+        let mut seen = BTreeSet::new();
         for (i, toleration) in tolerations.iter().enumerate() {
-            if tolerations[..i].contains(toleration) {
+            if !seen.insert((pod::toleration_key(toleration), toleration.toleration_seconds)) {
                 let value = serde_json::to_value(toleration).unwrap_or_default();
                 errors.duplicate(&path.index(i), value);
             }

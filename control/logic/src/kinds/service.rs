@@ -2,6 +2,8 @@
 //!
 //! The address is allocated by the registry's admission; here stands what one may look like.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::field::FieldErrors;
@@ -193,11 +195,12 @@ fn keep_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
 }
 
 fn keep_node_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
+    // Of two that are the same, the first counts.
+    let before: BTreeMap<(i32, Option<&str>), Option<i32>> =
+        old.ports.iter().flatten().rev().map(|o| ((o.port, o.protocol.as_deref()), o.node_port)).collect();
     for port in new.ports.iter_mut().flatten() {
         if port.node_port.unwrap_or_default() == 0 {
-            let same =
-                old.ports.iter().flatten().find(|o| o.port == port.port && o.protocol == port.protocol);
-            port.node_port = same.and_then(|o| o.node_port);
+            port.node_port = before.get(&(port.port, port.protocol.as_deref())).copied().flatten();
         }
     }
     if new.health_check_node_port.unwrap_or_default() == 0 {
@@ -217,8 +220,9 @@ fn drop_type_dependent(old: &ServiceSpec, new: &mut ServiceSpec) {
     let checked =
         |spec: &ServiceSpec| balanced(spec) && spec.external_traffic_policy.as_deref() == Some("Local");
     if on_nodes(old) && !on_nodes(new) {
+        let before: BTreeSet<Option<i32>> = old.ports.iter().flatten().map(|o| o.node_port).collect();
         for port in new.ports.iter_mut().flatten() {
-            if old.ports.iter().flatten().any(|o| o.node_port == port.node_port) {
+            if before.contains(&port.node_port) {
                 port.node_port = None;
             }
         }

@@ -1,5 +1,6 @@
 //! What is wrong with a Service: ports, addresses and what fits which type.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
@@ -107,20 +108,19 @@ fn validate_port(port: &ServicePort, needs_name: bool, path: &Path<'_>, errors: 
 }
 
 fn validate_unique(ports: &[ServicePort], path: &Path<'_>, errors: &mut FieldErrors) {
+    let (mut names, mut numbers, mut node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (i, port) in ports.iter().enumerate() {
         let at = path.index(i);
-        let before = &ports[..i];
         let name = port.name.as_deref().unwrap_or_default();
-        if !name.is_empty() && before.iter().any(|p| p.name.as_deref() == Some(name)) {
+        if !name.is_empty() && !names.insert(name) {
             errors.duplicate(&at.field("name"), name);
         }
         let protocol = port.protocol.as_deref().unwrap_or_default();
-        if before.iter().any(|p| p.port == port.port && p.protocol == port.protocol) {
+        if !numbers.insert((port.port, protocol)) {
             errors.duplicate(&at, serde_json::json!({"protocol": protocol, "port": port.port}));
         }
         let node_port = port.node_port.unwrap_or_default();
-        let taken = |p: &ServicePort| p.node_port == port.node_port && p.protocol == port.protocol;
-        if node_port != 0 && before.iter().any(taken) {
+        if node_port != 0 && !node_ports.insert((node_port, protocol)) {
             errors.duplicate(
                 &at.field("nodePort"),
                 serde_json::json!({"protocol": protocol, "nodePort": node_port}),
@@ -168,12 +168,12 @@ fn validate_cluster_ip(spec: &ServiceSpec, type_: &str, errors: &mut FieldErrors
     if all.len() > 2 {
         errors.invalid(&path, all.to_vec(), "may only hold up to 2 values");
     }
-    for (i, ip) in all.iter().enumerate() {
-        if ip == HEADLESS && all.len() > 1 {
-            errors.invalid(&path.index(i), all.to_vec(), "'None' must be the first and only value");
-        } else if ip != HEADLESS {
-            report(syntax::ip(ip), &path.index(i), ip, errors);
-        }
+    // This shows all of them, so one time is enough.
+    if let Some(i) = all.iter().position(|ip| ip == HEADLESS).filter(|_| all.len() > 1) {
+        errors.invalid(&path.index(i), all.to_vec(), "'None' must be the first and only value");
+    }
+    for (i, ip) in all.iter().enumerate().filter(|(_, ip)| *ip != HEADLESS) {
+        report(syntax::ip(ip), &path.index(i), ip, errors);
     }
     if let [a, b] = all
         && let (Ok(a), Ok(b)) = (a.parse::<IpAddr>(), b.parse::<IpAddr>())

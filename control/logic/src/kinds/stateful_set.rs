@@ -1,5 +1,7 @@
 //! StatefulSet: pods with names that stay, made and replaced in order.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
 };
@@ -154,7 +156,8 @@ fn with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
         .collect();
     if let (Some(pod), false) = (&mut template.spec, names.is_empty()) {
         let volumes = pod.volumes.get_or_insert_default();
-        volumes.retain(|volume| !names.contains(&volume.name));
+        let claimed: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        volumes.retain(|volume| !claimed.contains(volume.name.as_str()));
         volumes.extend(names.into_iter().map(|name| Volume {
             persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
                 claim_name: name.clone(),

@@ -1,5 +1,7 @@
 //! StorageClass: who makes volumes for claims of the class, and how.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::storage::v1::StorageClass;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::names::ANNOTATION_DEFAULT_STORAGE_CLASS;
@@ -132,8 +134,9 @@ fn topologies(class: &StorageClass, errors: &mut FieldErrors) {
                 errors.required(&at.field("values"), "");
             }
             let values = at.field("values");
+            let mut seen = BTreeSet::new();
             for (k, value) in requirement.values.iter().enumerate() {
-                if requirement.values[..k].contains(value) {
+                if !seen.insert(value) {
                     errors.duplicate(&values.index(k), value.as_str());
                 }
             }

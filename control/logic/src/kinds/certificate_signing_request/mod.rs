@@ -6,6 +6,8 @@
 pub mod request;
 pub mod signers;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition as Condition,
 };
@@ -156,10 +158,11 @@ impl Rules for CertificateSigningRequests {
         if usages.is_empty() {
             errors.required(&usages_path, "");
         }
+        let mut seen = BTreeSet::new();
         for (i, usage) in usages.iter().enumerate() {
             if !USAGES.contains(&usage.as_str()) {
                 errors.not_supported(&usages_path.index(i), usage.as_str(), &USAGES);
-            } else if usages[..i].contains(usage) {
+            } else if !seen.insert(usage) {
                 errors.duplicate(&usages_path.index(i), usage.as_str());
             }
         }
@@ -228,6 +231,7 @@ fn validate_conditions(request: &CertificateSigningRequest, errors: &mut FieldEr
     let status = Path::root("status");
     let path = status.field("conditions");
     let list = conditions(request);
+    let mut seen = BTreeSet::new();
     for (i, condition) in list.iter().enumerate() {
         let at = path.index(i);
         if condition.type_.is_empty() {
@@ -241,7 +245,7 @@ fn validate_conditions(request: &CertificateSigningRequest, errors: &mut FieldEr
             "False" | "Unknown" => {}
             other => errors.not_supported(&at.field("status"), other, &["False", "True", "Unknown"]),
         }
-        if list[..i].iter().any(|earlier| earlier.type_ == condition.type_) {
+        if !seen.insert(condition.type_.as_str()) {
             errors.duplicate(&at.field("type"), condition.type_.as_str());
         }
         let opposite = match condition.type_.as_str() {
@@ -249,7 +253,7 @@ fn validate_conditions(request: &CertificateSigningRequest, errors: &mut FieldEr
             DENIED => APPROVED,
             _ => continue,
         };
-        if list[..i].iter().any(|earlier| earlier.type_ == opposite) {
+        if seen.contains(opposite) {
             let text = "Approved and Denied conditions are mutually exclusive";
             errors.invalid(&at.field("type"), condition.type_.as_str(), text);
         }

@@ -1,5 +1,7 @@
 //! What is wrong with a Job's policies on failed pods, on success and on replacement.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::batch::v1::{JobSpec, PodFailurePolicyRule, SuccessPolicyRule};
 use proa_api::field::{FieldErrors, Path};
 
@@ -18,6 +20,7 @@ pub(super) fn failure(spec: &JobSpec, path: &Path<'_>, errors: &mut FieldErrors)
     let rules_path = policy_path.field("rules");
     if policy.rules.len() > RULES_MAX {
         errors.too_many(&rules_path, policy.rules.len(), RULES_MAX);
+        return;
     }
     for (i, rule) in policy.rules.iter().enumerate() {
         failure_rule(spec, rule, &rules_path.index(i), errors);
@@ -73,11 +76,12 @@ fn exit_codes(spec: &JobSpec, rule: &PodFailurePolicyRule, path: &Path<'_>, erro
     } else if codes.values.len() > EXIT_CODES_MAX {
         errors.too_many(&values, codes.values.len(), EXIT_CODES_MAX);
     }
+    let mut seen = BTreeSet::new();
     for (i, code) in codes.values.iter().enumerate() {
         if *code == 0 && codes.operator == "In" {
             errors.invalid(&values.index(i), *code, "must not be 0 for the In operator");
         }
-        if codes.values[..i].contains(code) {
+        if !seen.insert(code) {
             errors.duplicate(&values.index(i), *code);
         }
     }
@@ -100,6 +104,7 @@ pub(super) fn success(spec: &JobSpec, path: &Path<'_>, errors: &mut FieldErrors)
         errors.required(&rules, "at least one rules must be specified when the successPolicy is specified");
     } else if policy.rules.len() > RULES_MAX {
         errors.too_many(&rules, policy.rules.len(), RULES_MAX);
+        return;
     }
     for (i, rule) in policy.rules.iter().enumerate() {
         success_rule(spec, rule, &rules.index(i), errors);

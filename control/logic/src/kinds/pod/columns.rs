@@ -1,5 +1,7 @@
 //! The columns of pods: readiness, the one word that says how a pod is, restarts.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -85,11 +87,11 @@ fn summary(pod: &Value) -> Summary {
     if items(pod, "/status/conditions").find(gated).is_some() {
         summary.status = "SchedulingGated".to_owned();
     }
-    let is_sidecar = |name: &str| sidecars().any(|c| text(c, "/name") == name);
+    let names: BTreeSet<&str> = sidecars().map(|c| text(c, "/name")).collect();
     let mut of_sidecars = Summary::default();
     let mut initializing = false;
     for (i, container) in items(pod, "/status/initContainerStatuses").enumerate() {
-        let sidecar = is_sidecar(text(container, "/name"));
+        let sidecar = names.contains(text(container, "/name"));
         summary.count(container);
         if sidecar {
             of_sidecars.count(container);

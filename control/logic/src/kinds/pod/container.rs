@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, VolumeDevice, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, VolumeMount};
 use proa_api::field::{FieldErrors, Path};
 
 use super::volume::Volumes;
@@ -147,7 +147,9 @@ fn host_ports(containers: &[Container], path: &Path<'_>, errors: &mut FieldError
 
 fn mounts(container: &Container, volumes: &Volumes<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
     let mut paths = BTreeSet::new();
-    let devices = container.volume_devices.as_deref().unwrap_or_default();
+    let devices = container.volume_devices.iter().flatten();
+    let (device_names, device_paths): (BTreeSet<&str>, BTreeSet<&str>) =
+        devices.map(|device| (device.name.as_str(), device.device_path.as_str())).unzip();
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let at = path.index(i);
         if mount.name.is_empty() {
@@ -162,11 +164,11 @@ fn mounts(container: &Container, volumes: &Volumes<'_>, path: &Path<'_>, errors:
         if !paths.insert(mount.mount_path.as_str()) {
             errors.invalid(&at.field("mountPath"), mount.mount_path.as_str(), "must be unique");
         }
-        if devices.iter().any(|device| device.name == mount.name) {
+        if device_names.contains(mount.name.as_str()) {
             let text = "must not already exist in volumeDevices";
             errors.invalid(&at.field("name"), mount.name.as_str(), text);
         }
-        if devices.iter().any(|device| device.device_path == mount.mount_path) {
+        if device_paths.contains(mount.mount_path.as_str()) {
             let text = "must not already exist as a path in volumeDevices";
             errors.invalid(&at.field("mountPath"), mount.mount_path.as_str(), text);
         }
@@ -219,6 +221,7 @@ fn mount_options(
 
 fn devices(container: &Container, volumes: &Volumes<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
     let devices = container.volume_devices.as_deref().unwrap_or_default();
+    let mut paths = BTreeSet::new();
     for (i, device) in devices.iter().enumerate() {
         let at = path.index(i);
         if device.name.is_empty() {
@@ -236,8 +239,7 @@ fn devices(container: &Container, volumes: &Volumes<'_>, path: &Path<'_>, errors
         if device.device_path.is_empty() {
             errors.required(&at.field("devicePath"), "");
         }
-        let same = |other: &VolumeDevice| other.device_path == device.device_path;
-        if devices[..i].iter().any(same) {
+        if !paths.insert(&device.device_path) {
             errors.invalid(&at.field("devicePath"), device.device_path.as_str(), "must be unique");
         }
     }

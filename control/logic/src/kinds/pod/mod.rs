@@ -19,7 +19,7 @@ use proa_api::field::{FieldErrors, Path};
 use serde_json::Value;
 
 pub use resources::{requirements, resource_name};
-pub use scheduling::tolerations;
+pub use scheduling::{toleration_key, tolerations};
 
 use super::columns::text;
 use super::rules::{Rules, row};

@@ -203,14 +203,20 @@ fn pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut FieldErrors) {
     report(syntax::qualified_name(&term.topology_key), &at, &term.topology_key, errors);
 }
 
+/// A toleration without its seconds, in an order.
+pub fn toleration_key(toleration: &Toleration) -> [Option<&str>; 4] {
+    [&toleration.key, &toleration.operator, &toleration.value, &toleration.effect]
+        .map(|field| field.as_deref())
+}
+
 /// What is wrong with constraints on how pods spread.
 pub fn topology_spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut seen = BTreeSet::new();
     for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         spread(constraint, &at, errors);
-        let pair = |c: &TopologySpreadConstraint| (c.topology_key.clone(), c.when_unsatisfiable.clone());
-        if constraints[..i].iter().any(|other| pair(other) == pair(constraint)) {
-            let (key, when) = pair(constraint);
+        let (key, when) = (&constraint.topology_key, &constraint.when_unsatisfiable);
+        if !seen.insert((key, when)) {
             let text = format!("{{{key}, {when}}}");
             errors.duplicate(&at.field("{topologyKey, whenUnsatisfiable}"), text);
         }
@@ -282,17 +288,20 @@ fn label_keys(
             report(syntax::qualified_name(key), &at.index(i), key, errors);
         }
     }
+    let places: BTreeMap<&str, usize> =
+        matching.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
     if let Some(selector) = selector {
         let mut seen: BTreeSet<&str> =
             selector.match_labels.iter().flatten().map(|(k, _)| k.as_str()).collect();
         for expression in selector.match_expressions.iter().flatten() {
             let again = !seen.insert(&expression.key);
-            if let Some(i) = matching.iter().rposition(|k| again && *k == expression.key) {
+            if let Some(i) = places.get(expression.key.as_str()).filter(|_| again) {
                 let text = "exists in both matchLabelKeys and labelSelector";
-                errors.invalid(&path.index(i), expression.key.as_str(), text);
+                errors.invalid(&path.index(*i), expression.key.as_str(), text);
             }
         }
     }
+    let mismatching: BTreeSet<&String> = mismatching.iter().collect();
     for (i, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
         let at = path.field("matchLabelKeys");
         errors.invalid(&at.index(i), key.as_str(), "exists in both matchLabelKeys and mismatchLabelKeys");

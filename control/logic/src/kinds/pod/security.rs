@@ -1,5 +1,7 @@
 //! What is wrong with security contexts of pods and containers.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, Sysctl};
 use proa_api::field::{FieldErrors, Path};
 
@@ -76,6 +78,7 @@ fn id(id: Option<i64>, path: &Path<'_>, errors: &mut FieldErrors) {
 }
 
 fn sysctls(sysctls: &[Sysctl], spec: &PodSpec, path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut seen = BTreeSet::new();
     for (i, sysctl) in sysctls.iter().enumerate() {
         let entry = path.index(i);
         let at = entry.field("name");
@@ -91,7 +94,7 @@ fn sysctls(sysctls: &[Sysctl], spec: &PodSpec, path: &Path<'_>, errors: &mut Fie
                      ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
                 ),
             );
-        } else if sysctls[..i].iter().any(|other| other.name == name) {
+        } else if !seen.insert(name) {
             errors.duplicate(&at, name);
         }
         let of = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.replace('/', ".").starts_with(prefix));

@@ -1,10 +1,13 @@
 //! What may change in a pod once it is there, and what its status may become.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Toleration};
 use proa_api::field::{FieldErrors, Path};
 use serde_json::Value;
 
 use super::container::init;
+use super::scheduling::toleration_key;
 use crate::kinds::syntax::{self, IMMUTABLE, not_between, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -31,10 +34,11 @@ pub fn spec(old: &PodSpec, new: &PodSpec, errors: &mut FieldErrors) {
     }
     let before = old.tolerations.as_deref().unwrap_or_default();
     only_added(before, new.tolerations.as_deref().unwrap_or_default(), errors);
-    let gates = old.scheduling_gates.as_deref().unwrap_or_default();
+    let gates: BTreeSet<&str> =
+        old.scheduling_gates.iter().flatten().map(|gate| gate.name.as_str()).collect();
     let list = SPEC.field("schedulingGates");
     for (i, gate) in new.scheduling_gates.iter().flatten().enumerate() {
-        if !gates.iter().any(|other| other.name == gate.name) {
+        if !gates.contains(gate.name.as_str()) {
             let text = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name);
             errors.forbidden(&list.index(i).field("name"), text);
         }
@@ -95,11 +99,8 @@ fn deadline(old: Option<i64>, new: Option<i64>, errors: &mut FieldErrors) -> boo
 }
 
 fn only_added(old: &[Toleration], new: &[Toleration], errors: &mut FieldErrors) {
-    let same = |before: &Toleration, after: &Toleration| {
-        let seconds = after.toleration_seconds;
-        Toleration { toleration_seconds: seconds, ..before.clone() } == *after
-    };
-    if !old.iter().all(|before| new.iter().any(|after| same(before, after))) {
+    let new: BTreeSet<_> = new.iter().map(toleration_key).collect();
+    if !old.iter().all(|before| new.contains(&toleration_key(before))) {
         let text = "existing toleration can not be modified except its tolerationSeconds";
         errors.forbidden(&SPEC.field("tolerations"), text);
     }
@@ -145,7 +146,7 @@ pub fn status(old: &Pod, new: &Pod, errors: &mut FieldErrors) {
         errors.invalid(&STATUS.field("qosClass"), class, IMMUTABLE);
     }
     let policy = old.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
-    let sidecars: Vec<&str> = old
+    let sidecars: BTreeSet<&str> = old
         .spec
         .iter()
         .flat_map(init)
@@ -156,7 +157,7 @@ pub fn status(old: &Pod, new: &Pod, errors: &mut FieldErrors) {
         before.container_statuses.as_deref().unwrap_or_default(),
         after.container_statuses.as_deref().unwrap_or_default(),
         policy,
-        &[],
+        &BTreeSet::new(),
         &STATUS.field("containerStatuses"),
         errors,
     );
@@ -185,7 +186,7 @@ fn stays_terminated(
     old: &[ContainerStatus],
     new: &[ContainerStatus],
     policy: &str,
-    sidecars: &[&str],
+    sidecars: &BTreeSet<&str>,
     path: &Path<'_>,
     errors: &mut FieldErrors,
 ) {
@@ -195,13 +196,15 @@ fn stays_terminated(
     let terminated = |status: &ContainerStatus| {
         status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
     };
+    let not_terminated: BTreeSet<&str> =
+        new.iter().filter(|after| terminated(after).is_none()).map(|after| after.name.as_str()).collect();
     for (i, before) in old.iter().enumerate() {
         let Some(exit_code) = terminated(before) else { continue };
         let retried = exit_code != 0 && policy == "OnFailure";
-        if retried || sidecars.contains(&before.name.as_str()) {
+        if retried || sidecars.contains(before.name.as_str()) {
             continue;
         }
-        if new.iter().any(|after| after.name == before.name && terminated(after).is_none()) {
+        if not_terminated.contains(before.name.as_str()) {
             let text = "may not be transitioned to non-terminated state";
             errors.forbidden(&path.index(i).field("state"), text);
         }

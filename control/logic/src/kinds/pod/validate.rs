@@ -3,6 +3,8 @@
 //! Containers, volumes and scheduling have files of their own. Order, paths and texts are those of
 //! the stock server.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{HostAlias, Pod, PodDNSConfig, PodSpec, Volume};
 use proa_api::field::{FieldErrors, Path};
 
@@ -165,9 +167,10 @@ fn gates(spec: &PodSpec, path: &Path<'_>, errors: &mut FieldErrors) {
     }
     let scheduling = path.field("schedulingGates");
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    let mut seen = BTreeSet::new();
     for (i, gate) in gates.iter().enumerate() {
         report(syntax::qualified_name(&gate.name), &scheduling.index(i), &gate.name, errors);
-        if gates[..i].iter().any(|other| other.name == gate.name) {
+        if !seen.insert(&gate.name) {
             errors.duplicate(&scheduling.index(i), gate.name.as_str());
         }
     }
