@@ -180,6 +180,16 @@ impl FieldErrors {
         self.push(FieldErrorKind::NotFound, path, value.into(), "");
     }
 
+    /// `Not found: "value": detail`.
+    pub fn not_found_among(
+        &mut self,
+        path: &Path<'_>,
+        value: impl Into<serde_json::Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(FieldErrorKind::NotFound, path, value.into(), detail);
+    }
+
     /// `Too long: may not be more than max bytes`.
     pub fn too_long(&mut self, path: &Path<'_>, max_bytes: usize) {
         self.push(

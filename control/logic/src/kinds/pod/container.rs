@@ -26,9 +26,11 @@ pub fn containers(spec: &PodSpec, volumes: &Volumes<'_>, path: &Path<'_>, errors
         errors.required(&list, "");
     }
     let mut names = BTreeSet::new();
+    let claims = spec.resource_claims.iter().flatten().map(|claim| claim.name.as_str()).collect();
     for (i, container) in spec.containers.iter().enumerate() {
         let at = list.index(i);
         common(container, spec, volumes, &at, errors);
+        resources::claims(container.resources.as_ref(), &claims, &at.field("resources"), errors);
         if !names.insert(container.name.as_str()) {
             errors.duplicate(&at.field("name"), container.name.as_str());
         }
@@ -42,6 +44,7 @@ pub fn containers(spec: &PodSpec, volumes: &Volumes<'_>, path: &Path<'_>, errors
     for (i, container) in init(spec).iter().enumerate() {
         let at = list.index(i);
         common(container, spec, volumes, &at, errors);
+        resources::claims(container.resources.as_ref(), &claims, &at.field("resources"), errors);
         if !container.name.is_empty() && !names.insert(container.name.as_str()) {
             errors.duplicate(&at.field("name"), container.name.as_str());
         }

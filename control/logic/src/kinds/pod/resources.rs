@@ -1,6 +1,6 @@
 //! What is wrong with requests and limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -9,6 +9,8 @@ use proa_api::quantity::Amount;
 
 use crate::kinds::syntax::{self, NOT_NEGATIVE, report};
 
+/// Names of a pod's claims that an error lists.
+const CLAIMS_SHOWN: usize = 16;
 const HUGE_PAGES: &str = "hugepages-";
 
 /// What is wrong with a container's resources.
@@ -42,6 +44,43 @@ pub fn requirements(resources: Option<&ResourceRequirements>, path: &Path<'_>, e
     let huge = names().any(|name| name.starts_with(HUGE_PAGES));
     if huge && !names().any(|name| name == "cpu" || name == "memory") {
         errors.forbidden(path, "HugePages require cpu or memory");
+    }
+}
+
+/// What is wrong with the claims of a container: each is one of its pod's.
+pub fn claims(
+    resources: Option<&ResourceRequirements>,
+    known: &BTreeSet<&str>,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    let list = path.field("claims");
+    let mut seen = BTreeSet::new();
+    for (i, claim) in resources.into_iter().flat_map(|r| r.claims.iter().flatten()).enumerate() {
+        let at = list.index(i);
+        let name = claim.name.as_str();
+        if name.is_empty() {
+            errors.required(&at, "");
+            continue;
+        }
+        let request = claim.request.as_deref().filter(|request| !request.is_empty());
+        if let Some(request) = request {
+            report(syntax::label(request), &at.field("request"), request, errors);
+        }
+        if !seen.insert((name, request)) {
+            errors.duplicate(&at, request.map_or(name.to_owned(), |request| format!("{name}/{request}")));
+        }
+        if !known.contains(name) {
+            let names: Vec<&str> = known.iter().copied().take(CLAIMS_SHOWN).collect();
+            let which = if names.is_empty() {
+                " which is empty".to_owned()
+            } else {
+                format!(": {}", names.join(", "))
+            };
+            // The stock server has the two blanks, too.
+            let text = format!(" must be one of the names in pod.spec.resourceClaims{which}");
+            errors.not_found_among(&at, name, text);
+        }
     }
 }
 

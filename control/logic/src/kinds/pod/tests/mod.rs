@@ -195,6 +195,34 @@ fn containers() {
 }
 
 #[test]
+fn claims_of_resources() {
+    let claims = |list: &str, more: &str| {
+        format!("{{spec: {{{more}containers: [{{resources: {{claims: [{list}]}}}}]}}}}")
+    };
+    let known = "resourceClaims: [{name: gpu, resourceClaimName: g}, {name: fpga, resourceClaimName: f}], ";
+    let init = "{spec: {initContainers: [{name: i, image: i, resources: {claims: [{name: gpu}]}}]}}";
+    let all = [
+        claims("{name: gpu}", ""),
+        claims("{name: gpu}, {name: other}", known),
+        claims("{name: ''}, {name: gpu, request: A}, {name: gpu}, {name: gpu}", known),
+        init.to_owned(),
+    ];
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    refusals(
+        BASE,
+        &all,
+        expect![[r#"
+        spec.containers[0].resources.claims[0]: Not found: "gpu":  must be one of the names in pod.spec.resourceClaims which is empty
+        spec.containers[0].resources.claims[1]: Not found: "other":  must be one of the names in pod.spec.resourceClaims: fpga, gpu
+        spec.containers[0].resources.claims[0]: Required value
+        spec.containers[0].resources.claims[1].request: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+        spec.containers[0].resources.claims[3]: Duplicate value: "gpu"
+        spec.initContainers[0].resources.claims[0]: Not found: "gpu":  must be one of the names in pod.spec.resourceClaims which is empty
+    "#]],
+    );
+}
+
+#[test]
 fn environment() {
     let env = |entries: &str| format!("{{spec: {{containers: [{{env: [{entries}]}}]}}}}");
     let changes = [
