@@ -91,7 +91,7 @@ async fn dispatch(api: &Api, mut parts: Parts, body: &mut Incoming) -> Result<Re
     let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
     match route {
         Route::Resource(path) if proxy::is_asked(&path) => {
-            proxy::serve(api, &caller, &path, parts, body).await
+            proxy::serve(api, &caller, &path, parts, body).await.map(pretty::leave)
         }
         Route::Resource(path) => {
             let call = call(api, caller, path, parts, body).await?;

@@ -1,6 +1,7 @@
 //! Indented JSON, for people: browsers and command line tools get it unasked, others with `?pretty`.
 //!
-//! Works on an answer as it is about to go out. Streams are left alone.
+//! Works on an answer as it is about to go out. Streams, what a proxy brings and what is too long to
+//! be read are left alone.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,6 +14,13 @@ use super::query::Query;
 /// How the names of programs begin that show an answer as it comes.
 const SHOWN_BY: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
 
+/// The longest answer that is indented, before and after.
+const MAX_BYTES: usize = 4 << 20;
+
+/// The mark of [`leave`].
+#[derive(Clone)]
+struct Left;
+
 /// True if the client wants to read the answer itself: it says so, or is known for it.
 pub fn is_wanted(uri: &Uri, headers: &HeaderMap) -> bool {
     if let Some(said) = Query::of(uri).get("pretty") {
@@ -22,22 +30,32 @@ pub fn is_wanted(uri: &Uri, headers: &HeaderMap) -> bool {
     SHOWN_BY.iter().any(|name| agent.starts_with(name))
 }
 
-/// The answer with its JSON indented, if it is JSON and there as a whole.
+/// Marks an answer that is somebody else's: it goes out as it came.
+pub fn leave(mut response: Response<Body>) -> Response<Body> {
+    response.extensions_mut().insert(Left);
+    response
+}
+
+/// The answer with its JSON indented, if it is JSON and there as a whole, and not too much of it.
 pub async fn print(response: Response<Body>) -> Response<Body> {
     let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_json = media_type.is_some_and(|value| value.split(';').next() == Some("application/json"));
-    if !is_json || response.body().size_hint().exact().is_none() {
+    let is_left = response.extensions().get::<Left>().is_some();
+    let fits = response.body().size_hint().exact().is_some_and(|bytes| bytes <= MAX_BYTES as u64);
+    if !is_json || is_left || !fits {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     // It has been made already, and cannot fail.
     let json = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let Some(indented) = indent(&json) else { return Response::from_parts(parts, Body::from(json)) };
     parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(Bytes::from(indent(&json))))
+    Response::from_parts(parts, Body::from(Bytes::from(indented)))
 }
 
-/// JSON with one member or item on a line, two blanks further in at each level.
-fn indent(json: &[u8]) -> Vec<u8> {
+/// JSON with one member or item on a line, two blanks further in at each level. `None` if that is
+/// more than [`MAX_BYTES`]: what is deep inside gets most of its length from the blanks.
+fn indent(json: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(json.len() * 2);
     let (mut depth, mut in_text, mut escaped) = (0, false, false);
     let line = |out: &mut Vec<u8>, depth: usize| {
@@ -45,6 +63,9 @@ fn indent(json: &[u8]) -> Vec<u8> {
         out.resize(out.len() + 2 * depth, b' ');
     };
     for (at, &byte) in json.iter().enumerate() {
+        if out.len() > MAX_BYTES {
+            return None;
+        }
         if in_text {
             in_text = escaped || byte != b'"';
             escaped = !escaped && byte == b'\\';
@@ -79,7 +100,7 @@ fn indent(json: &[u8]) -> Vec<u8> {
         }
     }
     out.push(b'\n');
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -94,9 +115,32 @@ mod tests {
         let value = json!({
             "a": [], "b": {}, "c": [1, {"d": null}, "x,\"y\\\\:{}[]"], "e": {"f": [[true]], "g": "\\"},
         });
-        let text = indent(&serde_json::to_vec(&value).unwrap());
+        let text = indent(&serde_json::to_vec(&value).unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), value);
         assert_eq!(String::from_utf8(text).unwrap(), serde_json::to_string_pretty(&value).unwrap() + "\n");
+    }
+
+    async fn printed(text: &str, mark: fn(Response<Body>) -> Response<Body>) -> String {
+        let answer = Response::builder().header(header::CONTENT_TYPE, "application/json");
+        let answer = mark(answer.body(Body::from(text.to_owned())).unwrap());
+        let body = print(answer).await.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_long_or_becomes_long_stays_as_it_is() {
+        let as_made = |answer| answer;
+        assert_eq!(printed("[1,2]", as_made).await, "[\n  1,\n  2\n]\n");
+        let items = |text: &str, count: usize| vec![text; count].join(",");
+        let deep = format!("{}{}{}", "[".repeat(120), items("1", 50_000), "]".repeat(120));
+        for text in [format!("[{}]", items("\"0123456789\"", 400_000)), deep, "[".repeat(10_000)] {
+            assert!(printed(&text, as_made).await == text, "{} bytes", text.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_proxy_brings_stays_as_it_is() {
+        assert_eq!(printed("[1,2]", leave).await, "[1,2]");
     }
 
     #[test]
