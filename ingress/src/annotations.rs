@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use regex::bytes::{Regex, RegexBuilder};
 
 use crate::index::Key;
 
@@ -29,9 +28,6 @@ const PROTECTING: [&str; 9] = [
     "whitelist-source-range",
 ];
 const DEFAULT_REALM: &str = "Authentication Required";
-/// A pattern may be as long as this, and as large when compiled, in bytes.
-const PATTERN_LENGTH: usize = 1024;
-const PATTERN_SIZE: usize = 256 * 1024;
 /// Ranges of addresses in one annotation.
 const RANGES: usize = 1000;
 
@@ -177,19 +173,6 @@ fn ranges(value: &str) -> Result<Vec<IpNet>, String> {
     }
 }
 
-/// A path as a regular expression from its beginning on; case does not count, as in ingress-nginx.
-pub fn pattern(path: &str) -> Result<Regex, String> {
-    if path.len() > PATTERN_LENGTH {
-        return Err(format!("a pattern has at most {PATTERN_LENGTH} characters"));
-    }
-    let built =
-        RegexBuilder::new(&format!("^(?:{path})")).case_insensitive(true).size_limit(PATTERN_SIZE).build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "the pattern is too large".to_owned(),
-        _ => "it is not a regular expression".to_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,14 +238,5 @@ mod tests {
         let ignored = format!("annotation {PREFIX}proxy-body-size is not supported and has no effect");
         assert_eq!(found.ignored, [ignored]);
         assert!(settings("ns", None).closed.is_none());
-    }
-
-    #[test]
-    fn patterns_are_bounded() {
-        assert!(pattern("/a(/|$)(.*)").unwrap().is_match(b"/A/x"));
-        assert!(!pattern("/b").unwrap().is_match(b"/a/b"));
-        assert_eq!(pattern("/(").unwrap_err(), "it is not a regular expression");
-        assert_eq!(pattern("/(a{1000}){1000}").unwrap_err(), "the pattern is too large");
-        assert!(pattern(&"a".repeat(2000)).is_err());
     }
 }

@@ -237,11 +237,11 @@ impl Index {
         })
     }
 
-    /// The ready endpoints of a Service's port that can be reached from here, and whether there are
-    /// others, pods of other nodes.
-    pub fn endpoints(&self, service: &Key, port: &Port) -> (Vec<SocketAddr>, bool) {
-        let slices = self.slices.values().filter(|s| s.service == *service);
-        let mut found: Vec<_> = slices.flat_map(|s| s.endpoints.get(&port.name)).flatten().copied().collect();
+    /// The ready endpoints of a port of the Service with these slices that can be reached from here, and
+    /// whether there are others, pods of other nodes.
+    pub fn endpoints(&self, slices: &[&Slice], port: &Port) -> (Vec<SocketAddr>, bool) {
+        let mut found: Vec<_> =
+            slices.iter().flat_map(|s| s.endpoints.get(&port.name)).flatten().copied().collect();
         found.sort_unstable();
         found.dedup();
         let all = found.len();

@@ -16,6 +16,7 @@ mod htpasswd;
 mod index;
 mod names;
 mod path;
+mod pattern;
 mod proxy;
 mod route;
 mod serve;

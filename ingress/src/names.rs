@@ -84,6 +84,7 @@ fn is_local(address: IpAddr) -> bool {
 mod tests {
     use super::*;
     use crate::index::{Index, Ranges};
+    use crate::pattern::Patterns;
     use crate::route::Table;
 
     #[test]
@@ -93,7 +94,7 @@ mod tests {
             Ranges { pods: net("10.42.0.0/16"), node: net("10.42.0.0/24"), services: net("10.43.0.0/16") };
         let mut index = Index { ranges: Some(ranges), ..Index::default() };
         index.nodes.insert("n2".to_owned(), vec!["192.0.2.7".parse().unwrap()]);
-        let table = Table::compile(&index);
+        let table = Table::compile(&index, &mut Patterns::default());
         for (address, refused) in [
             ("127.0.0.1", true),
             ("127.9.9.9", true),

@@ -2,21 +2,23 @@
 //!
 //! Compiled from the index, read by every request. Pure: equal indexes give equal tables.
 
+mod rules;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use regex::bytes::Regex;
+use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use rustls::sign::CertifiedKey;
 
 use crate::access::Access;
-use crate::annotations::{self, Settings};
-use crate::index::{Index, Key, Port, Ranges, ServiceEntry, key};
+use crate::annotations;
+use crate::index::{Index, Key, Ranges, key};
 use crate::path;
+use crate::pattern::{Pattern, Patterns};
+use rules::{Parts, Rules, Secured};
 
 /// All routes and certificates at one moment.
 #[derive(Default)]
@@ -72,7 +74,9 @@ enum Matcher {
     Exact(Vec<u8>),
     /// Whole elements; without a slash at the end.
     Prefix(Vec<u8>),
-    Pattern(Regex),
+    Pattern(Arc<Pattern>),
+    /// All that begins like this, whatever its case: stands for a pattern that is closed.
+    Beginning(Vec<u8>),
 }
 
 /// What becomes of a request that a rule matches.
@@ -86,7 +90,7 @@ pub struct Route {
 }
 
 struct Rewrite {
-    pattern: Option<Regex>,
+    pattern: Option<Arc<Pattern>>,
     target: String,
 }
 
@@ -103,6 +107,8 @@ pub struct Backend {
     pub http2: bool,
     /// Why there are none, if there are none.
     pub unavailable: &'static str,
+    /// Others are left out, as they cannot be reached.
+    left_out: bool,
     next: AtomicUsize,
 }
 
@@ -129,9 +135,6 @@ pub const REASON_PATH: &str = "InvalidPath";
 pub const REASON_CERTIFICATE: &str = "CertificateMissing";
 /// Pods of other nodes are left out.
 pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
-
-/// What makes a path a pattern.
-const SPECIAL: [char; 14] = ['\\', '^', '$', '.', '|', '?', '*', '+', '(', ')', '[', ']', '{', '}'];
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,7 +163,7 @@ impl OwnAddresses {
 impl Backend {
     fn none(name: String, unavailable: &'static str) -> Self {
         let (endpoints, next) = (Vec::new(), AtomicUsize::new(0));
-        Backend { name, endpoints, external: None, http2: false, unavailable, next }
+        Backend { name, endpoints, external: None, http2: false, unavailable, left_out: false, next }
     }
 
     /// The endpoints to try, each once, starting with another one each time.
@@ -175,7 +178,7 @@ impl Route {
     /// The path that replaces a request's, encoded, or why it cannot be sent; `None` if it stays.
     pub fn rewritten(&self, matched: &[u8]) -> Option<Result<String, &'static str>> {
         let rewrite = self.rewrite.as_ref()?;
-        let captures = rewrite.pattern.as_ref().and_then(|pattern| pattern.captures(matched));
+        let captures = rewrite.pattern.as_ref().and_then(|pattern| pattern.regex.captures(matched));
         let mut made = Vec::new();
         let mut chars = rewrite.target.chars().peekable();
         while let Some(char) = chars.next() {
@@ -194,16 +197,18 @@ impl Route {
 
 impl Table {
     /// Compiles all routes. Where two rules say the same, that of the older Ingress counts.
-    pub fn compile(index: &Index) -> Table {
+    pub fn compile(index: &Index, patterns: &mut Patterns) -> Table {
         let mut table = Table { compiled: true, own: Arc::new(OwnAddresses::of(index)), ..Table::default() };
         let mut ours: Vec<&Ingress> = index.ingresses.values().filter(|i| index.is_ours(i)).collect();
         ours.sort_by(|a, b| {
             let age = |i: &Ingress| i.metadata.creation_timestamp.as_ref().map(|t| t.0);
             (age(a), key(&a.metadata)).cmp(&(age(b), key(&b.metadata)))
         });
+        let mut parts = Parts::new(index, patterns);
         for ingress in ours {
-            table.add(index, ingress);
+            table.add(&mut parts, ingress);
         }
+        parts.patterns.forget_unused();
         for paths in table.hosts.values_mut().chain(table.wildcards.values_mut()) {
             // The sort is stable, so age decides last.
             paths.sort_by_key(|path| std::cmp::Reverse(path.precedence()));
@@ -232,10 +237,15 @@ impl Table {
         &self.own
     }
 
-    fn add(&mut self, index: &Index, ingress: &Ingress) {
+    fn add(&mut self, parts: &mut Parts<'_>, ingress: &Ingress) {
         let Some(spec) = &ingress.spec else { return };
+        let index = parts.index;
         let namespace = ingress.metadata.namespace.as_deref().unwrap_or_default();
-        let settings = annotations::settings(namespace, ingress.metadata.annotations.as_ref());
+        let mut settings = annotations::settings(namespace, ingress.metadata.annotations.as_ref());
+        let over_budget = parts.take_patterns(namespace, spec, &settings).err();
+        if let Some(why) = &over_budget {
+            settings.closed.get_or_insert_with(|| why.clone());
+        }
         self.secrets.extend(settings.auth.iter().map(|auth| auth.secret.clone()));
         for message in &settings.ignored {
             self.report(ingress, REASON_IGNORED, message.clone());
@@ -247,37 +257,38 @@ impl Table {
         for message in problems {
             self.report(ingress, REASON_PASSWORD, message);
         }
-        let mut compiler = Compiler {
-            index,
+        let tls = spec.tls.as_deref().unwrap_or_default();
+        let secured = Secured::of(tls);
+        let mut rules = Rules {
+            parts,
             namespace,
             settings: &settings,
             access: Arc::new(access),
+            patterns_closed: over_budget.is_some(),
             problems: Vec::new(),
         };
-        let tls = spec.tls.as_deref().unwrap_or_default();
-        let default = spec.default_backend.as_ref().map(|b| compiler.backend(b));
-        let to_https = |host: &str| {
-            settings.force_ssl_redirect || (settings.ssl_redirect && tls.iter().any(|tls| covers(tls, host)))
-        };
+        let default = spec.default_backend.as_ref().map(|b| rules.backend(b));
+        let to_https =
+            |host: &str| settings.force_ssl_redirect || (settings.ssl_redirect && secured.covers(host));
         if self.default.is_none() {
-            self.default = default.as_ref().map(|backend| compiler.route(backend, to_https("")));
+            self.default = default.as_ref().map(|backend| rules.route(backend, to_https("")));
         }
         for rule in spec.rules.iter().flatten() {
             let host = rule.host.as_deref().unwrap_or_default().to_ascii_lowercase();
             let to_https = to_https(&host);
             let mut paths = Vec::new();
             for path in rule.http.iter().flat_map(|h| &h.paths) {
-                paths.extend(compiler.path(path, to_https));
+                paths.push(rules.path(path, to_https));
             }
             // What this Ingress's rules leave of the host is its own default backend's, not that of
             // an Ingress which happens to be older.
-            paths.extend(default.iter().map(|b| Path::fallback(compiler.route(b, to_https))));
+            paths.extend(default.iter().map(|b| Path::fallback(rules.route(b, to_https))));
             match host.strip_prefix('*') {
                 Some(suffix) => self.wildcards.entry(suffix.to_owned()).or_default().extend(paths),
                 None => self.hosts.entry(host).or_default().extend(paths),
             }
         }
-        for (reason, message) in compiler.problems {
+        for (reason, message) in rules.problems {
             self.report(ingress, reason, message);
         }
         for tls in tls {
@@ -360,17 +371,6 @@ fn certificate<'a>(index: &'a Index, secret: &Key) -> Result<&'a Arc<CertifiedKe
     }
 }
 
-/// Whether TLS is set up for a rule's host.
-fn covers(tls: &IngressTLS, host: &str) -> bool {
-    let hosts = tls.hosts.as_deref().unwrap_or_default();
-    hosts.is_empty()
-        || hosts.iter().any(|of| {
-            let of = of.to_ascii_lowercase();
-            let suffix = host.find('.').map(|dot| &host[dot..]);
-            of == host || of.strip_prefix('*').is_some_and(|wild| suffix == Some(wild))
-        })
-}
-
 impl Path {
     fn fallback(route: Arc<Route>) -> Path {
         Path { matcher: Matcher::Prefix(Vec::new()), length: 0, fallback: true, route }
@@ -389,128 +389,10 @@ impl Path {
             Matcher::Prefix(prefix) => {
                 path.strip_prefix(&prefix[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
             }
-            Matcher::Pattern(pattern) => pattern.is_match(path),
-        }
-    }
-}
-
-/// Compiles the rules of one Ingress.
-struct Compiler<'a> {
-    index: &'a Index,
-    namespace: &'a str,
-    settings: &'a Settings,
-    access: Arc<Access>,
-    problems: Vec<(&'static str, String)>,
-}
-
-impl Compiler<'_> {
-    fn path(&mut self, path: &HTTPIngressPath, to_https: bool) -> Option<Path> {
-        let text = path.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-        let matcher = match self.matcher(text, path.path_type == "Exact") {
-            Ok(matcher) => matcher,
-            Err(why) => {
-                let why = format!("path {text} is not served: {why}");
-                self.problems.push((REASON_PATH, why.clone()));
-                return self.closed_path(text, why);
+            Matcher::Pattern(pattern) => pattern.regex.is_match(path),
+            Matcher::Beginning(begins) => {
+                path.get(..begins.len()).is_some_and(|start| start.eq_ignore_ascii_case(begins))
             }
-        };
-        let pattern = match &matcher {
-            Matcher::Pattern(pattern) => Some(pattern.clone()),
-            _ => None,
-        };
-        let length = match &matcher {
-            Matcher::Exact(path) | Matcher::Prefix(path) => path.len(),
-            Matcher::Pattern(_) => text.len(),
-        };
-        let backend = self.backend(&path.backend);
-        // As in ingress-nginx a path that is the target itself stays as it is.
-        let target = self.settings.rewrite.clone().filter(|target| target != text);
-        let rewrite = target.map(|target| Rewrite { pattern, target });
-        let access = Arc::clone(&self.access);
-        let route = Arc::new(Route { backend, access, to_https, rewrite });
-        Some(Path { matcher, length, fallback: false, route })
-    }
-
-    /// What a path that cannot be read would have matched is nobody else's: what is surely part of it
-    /// is closed, rather than left to a wider rule that may be open to more.
-    fn closed_path(&self, text: &str, why: String) -> Option<Path> {
-        let literal = text.split(SPECIAL).next().unwrap_or_default();
-        let matcher = annotations::pattern(&regex::escape(literal)).map(Matcher::Pattern).ok()?;
-        let backend = Arc::new(Backend::none(literal.to_owned(), ""));
-        let access = Arc::new(Access::closed(why));
-        let route = Arc::new(Route { backend, access, to_https: false, rewrite: None });
-        Some(Path { matcher, length: text.len(), fallback: false, route })
-    }
-
-    /// ImplementationSpecific is a prefix here. A path with a special character is a pattern where the
-    /// Ingress says so, with `use-regex` or by rewriting.
-    fn matcher(&self, text: &str, exact: bool) -> Result<Matcher, String> {
-        let may_be_pattern = !exact && (self.settings.use_regex || self.settings.rewrite.is_some());
-        if may_be_pattern && text.contains(SPECIAL) {
-            return annotations::pattern(text).map(Matcher::Pattern);
-        }
-        let mut path = path::target(text)?.matched;
-        if exact {
-            return Ok(Matcher::Exact(path));
-        }
-        while path.last() == Some(&b'/') {
-            path.pop();
-        }
-        Ok(Matcher::Prefix(path))
-    }
-
-    fn route(&self, backend: &Arc<Backend>, to_https: bool) -> Arc<Route> {
-        let (backend, access) = (Arc::clone(backend), Arc::clone(&self.access));
-        Arc::new(Route { backend, access, to_https, rewrite: None })
-    }
-
-    fn backend(&mut self, backend: &IngressBackend) -> Arc<Backend> {
-        let mut made = Backend::none(format!("{}/resource", self.namespace), RESOURCE_BACKEND);
-        made.http2 = self.settings.grpc;
-        let Some(service) = &backend.service else { return Arc::new(made) };
-        let wanted = match service.port.as_ref().map(|p| (p.number, p.name.as_ref())) {
-            Some((Some(number), _)) if number > 0 => IntOrString::Int(number),
-            Some((_, Some(name))) => IntOrString::String(name.clone()),
-            _ => IntOrString::Int(0),
-        };
-        let port_name = match &wanted {
-            IntOrString::Int(number) => number.to_string(),
-            IntOrString::String(name) => name.clone(),
-        };
-        made.name = format!("{}/{}:{port_name}", self.namespace, service.name);
-        let key = (self.namespace.to_owned(), service.name.clone());
-        match self.index.services.get(&key) {
-            None => made.unavailable = NO_SERVICE,
-            Some(ServiceEntry { external_name: Some(name), .. }) => {
-                // Such a Service need not list its ports.
-                let port = self.index.port(&key, &wanted);
-                let number = match (port, &wanted) {
-                    (Some(port), _) => port.number,
-                    (None, IntOrString::Int(number)) => *number,
-                    _ => 0,
-                };
-                made.http2 |= port.is_some_and(|port| port.http2);
-                made.external =
-                    u16::try_from(number).ok().filter(|n| *n > 0).map(|number| (name.clone(), number));
-                made.unavailable = NO_PORT;
-            }
-            Some(_) => match self.index.port(&key, &wanted) {
-                Some(port) => self.reach(&mut made, &key, port),
-                None => made.unavailable = NO_PORT,
-            },
-        }
-        Arc::new(made)
-    }
-
-    fn reach(&mut self, backend: &mut Backend, service: &Key, port: &Port) {
-        let (endpoints, left_out) = self.index.endpoints(service, port);
-        backend.unavailable = if left_out { NOT_REACHED } else { NO_ENDPOINTS };
-        backend.endpoints = endpoints;
-        backend.http2 |= port.http2;
-        if left_out {
-            let message =
-                format!("{}: pods of other nodes cannot be reached yet and are left out", backend.name);
-            self.problems.push((REASON_ENDPOINTS, message));
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events;
 use crate::index::{Index, Indexed, Key, key};
+use crate::pattern::Patterns;
 use crate::route::Table;
 use crate::status;
 
@@ -67,13 +68,14 @@ pub async fn run(
     let (problems, said) = tokio::sync::watch::channel(BTreeSet::new());
     let (secrets, named) = tokio::sync::watch::channel(BTreeSet::new());
     let compile = async {
+        let mut patterns = Patterns::default();
         loop {
             shared.changed.notified().await;
             let seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.unlisted > 0 {
                 continue;
             }
-            let next = Arc::new(Table::compile(&seen.index));
+            let next = Arc::new(Table::compile(&seen.index, &mut patterns));
             for problem in next.problems().difference(table.load().problems()) {
                 tracing::warn!("{problem}");
             }

@@ -26,6 +26,10 @@ fn index(objects: &[serde_json::Value]) -> Index {
     index
 }
 
+fn compile(index: &Index) -> Table {
+    Table::compile(index, &mut Patterns::default())
+}
+
 fn class() -> serde_json::Value {
     serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
         "metadata": {"name": "proa", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
@@ -45,7 +49,7 @@ fn rule(name: &str, host: &str, path: &str, path_type: &str) -> serde_json::Valu
 fn check(objects: &[serde_json::Value], cases: &[(&str, &str, Option<&str>)]) {
     let mut all = vec![class()];
     all.extend_from_slice(objects);
-    let table = Table::compile(&index(&all));
+    let table = compile(&index(&all));
     for (host, path, expected) in cases {
         let found = table.find(host, path.as_bytes()).map(|r| r.backend.name.as_str());
         assert_eq!(found, *expected, "{host} {path}");
@@ -159,7 +163,7 @@ fn classes() {
         ingress["spec"]["ingressClassName"] = field.into();
         ingress["metadata"]["annotations"] =
             annotation.map(|a| serde_json::json!({"kubernetes.io/ingress.class": a})).into();
-        Table::compile(&index(&[class(), ingress])).find("h", b"/").is_some()
+        compile(&index(&[class(), ingress])).find("h", b"/").is_some()
     };
     assert!(named(None, None), "the default class");
     assert!(named(Some("proa"), None));
@@ -172,7 +176,7 @@ fn classes() {
 fn a_missing_certificate_is_a_problem() {
     let mut ingress = rule("s", "h", "/", "Prefix");
     ingress["spec"]["tls"] = serde_json::json!([{"hosts": ["h"], "secretName": "cert"}]);
-    let table = Table::compile(&index(&[class(), ingress]));
+    let table = compile(&index(&[class(), ingress]));
     let problems: Vec<_> = table.problems().iter().map(ToString::to_string).collect();
     assert_eq!(problems, ["Ingress ns/s-1: Secret cert: there is no such Secret of type kubernetes.io/tls"]);
 }
@@ -187,14 +191,14 @@ fn endpoints_and_reasons() {
         "endpoints": [{"addresses": ["10.0.0.2"], "conditions": {"ready": true}},
             {"addresses": ["10.0.0.3"], "conditions": {"ready": false}}]});
     let ingress = rule("s", "h", "/", "Prefix");
-    let table = Table::compile(&index(&[class(), service.clone(), slice, ingress.clone()]));
+    let table = compile(&index(&[class(), service.clone(), slice, ingress.clone()]));
     let backend = &table.find("h", b"/").unwrap().backend;
     assert_eq!(backend.endpoints, ["10.0.0.2:8080".parse().unwrap()]);
-    let table = Table::compile(&index(&[class(), service, ingress.clone()]));
+    let table = compile(&index(&[class(), service, ingress.clone()]));
     assert_eq!(table.find("h", b"/").unwrap().backend.unavailable, NO_ENDPOINTS);
-    let table = Table::compile(&index(&[class(), ingress.clone()]));
+    let table = compile(&index(&[class(), ingress.clone()]));
     assert_eq!(table.find("h", b"/").unwrap().backend.unavailable, NO_SERVICE);
-    let table = Table::compile(&index(&[ingress]));
+    let table = compile(&index(&[ingress]));
     assert!(table.find("h", b"/").is_none(), "no class of ours: not our Ingress");
 }
 
@@ -222,23 +226,23 @@ fn rewriting() {
             rule("s", "h", path, "ImplementationSpecific"),
             &[("rewrite-target", target), ("use-regex", "true")],
         );
-        let table = Table::compile(&index(&[class(), ingress]));
+        let table = compile(&index(&[class(), ingress]));
         let found =
             table.find("h", request.as_bytes()).map(|r| r.rewritten(request.as_bytes()).unwrap().unwrap());
         assert_eq!(found.as_deref(), expected, "{path} {request}");
     }
-    let plain = Table::compile(&index(&[class(), rule("s", "h", "/a.b", "Prefix")]));
+    let plain = compile(&index(&[class(), rule("s", "h", "/a.b", "Prefix")]));
     assert!(plain.find("h", b"/axb").is_none(), "without the annotation a path is no pattern");
     let broken = annotated(rule("s", "h", "/(", "ImplementationSpecific"), &[("use-regex", "true")]);
-    let table = Table::compile(&index(&[class(), broken]));
+    let table = compile(&index(&[class(), broken]));
     let problems: Vec<_> = table.problems().iter().map(ToString::to_string).collect();
     assert_eq!(problems, ["Ingress ns/s-2: path /( is not served: it is not a regular expression"]);
     let broken = annotated(rule("s", "h", "/adm[", "ImplementationSpecific"), &[("use-regex", "true")]);
-    let table = Table::compile(&index(&[class(), broken, rule("wide", "h", "/", "Prefix")]));
+    let table = compile(&index(&[class(), broken, rule("wide", "h", "/", "Prefix")]));
     let closed = |path: &[u8]| table.find("h", path).unwrap().access.closed.is_some();
     assert_eq!([&b"/admin"[..], b"/Adm/x", b"/other"].map(closed), [true, true, false]);
     let root = annotated(rule("s", "h", "/", "Prefix"), &[("rewrite-target", "/")]);
-    let table = Table::compile(&index(&[class(), root]));
+    let table = compile(&index(&[class(), root]));
     assert!(table.find("h", b"/x").unwrap().rewritten(b"/x").is_none(), "the target is the path itself");
 }
 
@@ -258,7 +262,7 @@ fn plain_http_goes_to_https_where_the_host_has_tls() {
         if let Some(hosts) = &hosts {
             ingress["spec"]["tls"] = serde_json::json!([{ "hosts": hosts }]);
         }
-        let table = Table::compile(&index(&[class(), ingress]));
+        let table = compile(&index(&[class(), ingress]));
         assert_eq!(table.find("h.example", b"/").unwrap().to_https, expected, "{hosts:?} {annotations:?}");
     }
 }
@@ -268,9 +272,9 @@ fn an_ingress_that_would_be_open_to_others_is_closed() {
     let auth = [("auth-type", "basic"), ("auth-secret", "users")];
     let protected = annotated(rule("s", "h", "/", "Prefix"), &auth);
     let mut index = index(&[class(), protected]);
-    let closed = |index: &Index| Table::compile(index).find("h", b"/").unwrap().access.closed.clone();
+    let closed = |index: &Index| compile(index).find("h", b"/").unwrap().access.closed.clone();
     let wanted = ("ns".to_owned(), "users".to_owned());
-    assert!(Table::compile(&index).secrets().contains(&wanted));
+    assert!(compile(&index).secrets().contains(&wanted));
     assert_eq!(closed(&index).as_deref(), Some(""), "not known yet");
     index.passwords.insert(wanted.clone(), None);
     assert_eq!(closed(&index).as_deref(), Some("Secret users does not exist"));
@@ -281,7 +285,7 @@ fn an_ingress_that_would_be_open_to_others_is_closed() {
     assert_eq!(closed(&index), None);
 
     let unknown = annotated(rule("s", "h", "/", "Prefix"), &[("auth-url", "http://x"), ("app-root", "/x")]);
-    let table = Table::compile(&self::index(&[class(), unknown]));
+    let table = compile(&self::index(&[class(), unknown]));
     let problems: Vec<_> = table.problems().iter().map(|p| (p.reason, p.message.as_str())).collect();
     assert_eq!(
         problems,
@@ -317,7 +321,7 @@ fn pods_of_other_nodes_are_left_out() {
             node: net("10.42.0.0/24"),
             services: net("10.43.0.0/16"),
         });
-        let table = Table::compile(&index);
+        let table = compile(&index);
         let backend = &table.find("h", b"/").unwrap().backend;
         let found: Vec<_> = backend.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -326,4 +330,29 @@ fn pods_of_other_nodes_are_left_out() {
         );
         assert_eq!(table.problems().len(), usize::from(unavailable == NOT_REACHED));
     }
+}
+
+/// Three thousand patterns of one Ingress would take gigabytes, and as long at every change of a Service.
+#[test]
+fn an_ingress_with_too_many_patterns_is_closed_and_nothing_compiled() {
+    let mut many = annotated(rule("many", "h", "/", "Prefix"), &[("use-regex", "true")]);
+    let path = |n: usize| {
+        let path = format!("/p{n}/([a-z]+/){{8}}");
+        serde_json::json!({"path": path, "pathType": "ImplementationSpecific",
+            "backend": {"service": {"name": "many", "port": {"number": 80}}}})
+    };
+    many["spec"]["rules"][0]["http"]["paths"] = (0..3000).map(path).collect();
+    let mut few = many.clone();
+    few["metadata"]["name"] = "few".into();
+    few["spec"]["rules"][0]["host"] = "few".into();
+    few["spec"]["rules"][0]["http"]["paths"].as_array_mut().unwrap().truncate(10);
+    let wide = rule("wide", "h", "/", "Prefix");
+    let mut patterns = Patterns::default();
+    let table = Table::compile(&index(&[class(), many, few, wide]), &mut patterns);
+    let problems: Vec<_> = table.problems().iter().map(|p| (p.reason, p.message.as_str())).collect();
+    assert_eq!(problems, [(REASON_CLOSED, "it has more than 100 different patterns")]);
+    let closed = |host: &str, path: &str| table.find(host, path.as_bytes()).unwrap().access.closed.is_some();
+    assert!(closed("h", "/p17/x") && closed("h", "/P2999/a/") && !closed("h", "/other"));
+    assert!(!closed("few", "/p3/a/b/c/d/e/f/g/h/"));
+    assert_eq!(patterns.len(), 10);
 }
