@@ -12,6 +12,7 @@ pub mod placement;
 pub mod quantity;
 pub mod resources;
 pub mod selector;
+pub mod shares;
 pub mod status;
 
 pub use status::Refusal;

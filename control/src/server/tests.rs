@@ -3,6 +3,7 @@
 mod compat;
 mod nodes;
 mod pod_security;
+mod proxy;
 mod rbac;
 
 use std::time::Duration;

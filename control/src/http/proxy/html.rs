@@ -2,8 +2,6 @@
 //!
 //! Pure. Which attributes of which tags hold links is the list of a stock server.
 
-use std::borrow::Cow;
-
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 use html5gum::{Span, Tokenizer};
 
@@ -42,13 +40,13 @@ struct Change {
     text: String,
 }
 
-/// The page with each link for which `rewrite` gives another.
-pub fn rewrite(page: &[u8], rewrite: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+/// The page with each link for which `rewrite` gives another; none if it has more than `limit` bytes then.
+pub fn rewrite(page: &[u8], limit: usize, rewrite: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
     let (mut tag, mut attribute) = (Vec::new(), Vec::new());
     let look = |event: CallbackEvent<'_>, span: Span<usize>| -> Option<Change> {
         match event {
-            CallbackEvent::OpenStartTag { name } => tag = name.to_vec(),
-            CallbackEvent::AttributeName { name } => attribute = name.to_vec(),
+            CallbackEvent::OpenStartTag { name } => name.clone_into(&mut tag),
+            CallbackEvent::AttributeName { name } => name.clone_into(&mut attribute),
             CallbackEvent::AttributeValue { value } if holds_link(&tag, &attribute) => {
                 let new = rewrite(std::str::from_utf8(value).ok()?)?;
                 return Some(Change { span, text: escaped(&new) });
@@ -67,9 +65,12 @@ pub fn rewrite(page: &[u8], rewrite: impl Fn(&str) -> Option<String>) -> Vec<u8>
             out.extend_from_slice(text.as_bytes());
             done = span.end;
         }
+        if out.len() > limit {
+            return None;
+        }
     }
     out.extend_from_slice(page.get(done..).unwrap_or_default());
-    out
+    (out.len() <= limit).then_some(out)
 }
 
 fn holds_link(tag: &[u8], attribute: &[u8]) -> bool {
@@ -79,18 +80,19 @@ fn holds_link(tag: &[u8], attribute: &[u8]) -> bool {
 
 /// As a value in either kind of quotes, or in none.
 fn escaped(text: &str) -> String {
-    let one = |c: char| -> Cow<'static, str> {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         match c {
-            '&' => "&amp;".into(),
-            '"' => "&#34;".into(),
-            '\'' => "&#39;".into(),
-            '<' => "&lt;".into(),
-            '>' => "&gt;".into(),
-            c if c.is_whitespace() || c == '`' => format!("&#{};", u32::from(c)).into(),
-            c => c.to_string().into(),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            c if c.is_whitespace() || c == '`' => out.push_str(&format!("&#{};", u32::from(c))),
+            c => out.push(c),
         }
-    };
-    text.chars().map(one).collect()
+    }
+    out
 }
 
 #[cfg(test)]
@@ -99,10 +101,10 @@ mod tests {
 
     #[track_caller]
     fn check(page: &str, expected: &str) {
-        let changed = rewrite(page.as_bytes(), |link| {
+        let changed = rewrite(page.as_bytes(), usize::MAX, |link| {
             link.strip_prefix('/').filter(|_| link.is_ascii()).map(|rest| format!("/p/{rest}"))
         });
-        assert_eq!(String::from_utf8(changed).unwrap(), expected);
+        assert_eq!(String::from_utf8(changed.unwrap()).unwrap(), expected);
     }
 
     #[test]
@@ -125,7 +127,14 @@ mod tests {
 
     #[test]
     fn what_is_written_stays_one_value() {
-        let changed = rewrite(b"<a href=/x>", |_| Some("a b\"'>&`".to_owned()));
-        assert_eq!(String::from_utf8(changed).unwrap(), "<a href=a&#32;b&#34;&#39;&gt;&amp;&#96;>");
+        let changed = rewrite(b"<a href=/x>", usize::MAX, |_| Some("a b\"'>&`".to_owned()));
+        assert_eq!(String::from_utf8(changed.unwrap()).unwrap(), "<a href=a&#32;b&#34;&#39;&gt;&amp;&#96;>");
+    }
+
+    #[test]
+    fn a_page_that_would_be_too_large_is_left() {
+        let changed = |limit| rewrite(b"<a href=/x>", limit, |_| Some("/longer".to_owned()));
+        assert!(changed(15).is_none());
+        assert!(changed(16).is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! origin is left out.
 
 use std::io::{self, Read, Write};
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -13,15 +14,25 @@ use futures::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use proa_api::Refusal;
+use proa_api::shares::Shares;
+use tokio::sync::Semaphore;
 
 use super::headers::end_to_end;
-use super::html;
 use super::path::clean;
+use super::{html, take};
+use crate::registry::Caller;
 
 /// Pages that are larger go through as they are.
 const MAX_PAGE_BYTES: usize = 4 << 20;
-/// What of a compressed page is unpacked.
-const MAX_UNPACKED_BYTES: u64 = 16 << 20;
+/// And those that are larger when unpacked, in bytes,
+const MAX_UNPACKED_BYTES: u64 = 4 << 20;
+/// or with their links changed, which are longer then.
+const MAX_CHANGED_BYTES: usize = 8 << 20;
+
+/// Pages in memory at once, of all and of one caller, from their first byte to their last.
+static PAGES: LazyLock<Arc<Shares<String>>> = LazyLock::new(|| Shares::new(32, 8));
+/// Pages that are being changed at once; the others wait, while all other requests go on.
+static CHANGING: Semaphore = Semaphore::const_new(2);
 
 /// By which an answer tells browsers what other origins may do with this server's.
 const OF_THE_ORIGIN: [HeaderName; 4] = [
@@ -32,6 +43,7 @@ const OF_THE_ORIGIN: [HeaderName; 4] = [
 ];
 
 /// Where the target is seen by the client.
+#[derive(Clone)]
 pub struct Links {
     /// `/api/v1/namespaces/NAMESPACE/services/NAME/proxy`.
     pub prefix: String,
@@ -42,9 +54,10 @@ pub struct Links {
 impl Links {
     /// The answer as the client gets it.
     pub async fn kept_inside(
-        &self,
+        self,
         mut response: Response<Body>,
         method: &Method,
+        caller: &Caller,
     ) -> Result<Response<Body>, Refusal> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
@@ -61,44 +74,60 @@ impl Links {
         let type_ = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let bare = type_.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         if bare.eq_ignore_ascii_case("text/html") && method != Method::HEAD {
-            return self.page(response).await;
+            return self.page(response, caller).await;
         }
         Ok(response)
     }
 
-    async fn page(&self, response: Response<Body>) -> Result<Response<Body>, Refusal> {
+    async fn page(self, response: Response<Body>, caller: &Caller) -> Result<Response<Body>, Refusal> {
         let coding = response.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
         let packed = match coding {
             None | Some(b"" | b"identity") => false,
             Some(b"gzip") => true,
             Some(_) => return Ok(response),
         };
+        let share = take(&PAGES, caller)?;
         let (mut parts, body) = response.into_parts();
         let (page, rest) = begin(body).await?;
         if let Some(rest) = rest {
             let whole = stream::iter([Ok(page)]).chain(rest.into_data_stream());
             return Ok(Response::from_parts(parts, Body::from_stream(whole)));
         }
-        let changed = if packed { self.in_gzip(&page).unwrap_or(page) } else { self.in_page(&page) };
+        let changed = self.changed(page, packed).await?;
         if parts.headers.contains_key(header::CONTENT_LENGTH) {
             parts.headers.insert(header::CONTENT_LENGTH, changed.len().into());
         }
-        Ok(Response::from_parts(parts, Body::from(changed)))
+        let body = Body::from(changed).map_frame(move |frame| {
+            let _ = &share;
+            frame
+        });
+        Ok(Response::from_parts(parts, Body::new(body)))
     }
 
-    fn in_page(&self, page: &[u8]) -> Bytes {
-        html::rewrite(page, |link| self.rewritten(link)).into()
+    /// The page with its links changed, or as it is if it is too large for that.
+    async fn changed(self, page: Bytes, packed: bool) -> Result<Bytes, Refusal> {
+        let _turn = CHANGING.acquire().await.map_err(Refusal::internal)?;
+        let change = move || {
+            let changed = if packed { self.in_gzip(&page).ok().flatten() } else { self.in_page(&page) };
+            changed.unwrap_or(page)
+        };
+        tokio::task::spawn_blocking(change).await.map_err(Refusal::internal)
     }
 
-    fn in_gzip(&self, packed: &[u8]) -> io::Result<Bytes> {
+    fn in_page(&self, page: &[u8]) -> Option<Bytes> {
+        html::rewrite(page, MAX_CHANGED_BYTES, |link| self.rewritten(link)).map(Bytes::from)
+    }
+
+    fn in_gzip(&self, packed: &[u8]) -> io::Result<Option<Bytes>> {
         let mut page = Vec::new();
         GzDecoder::new(packed).take(MAX_UNPACKED_BYTES + 1).read_to_end(&mut page)?;
         if page.len() as u64 > MAX_UNPACKED_BYTES {
-            return Err(io::ErrorKind::FileTooLarge.into());
+            return Ok(None);
         }
+        let Some(changed) = self.in_page(&page) else { return Ok(None) };
         let mut out = GzEncoder::new(Vec::new(), Compression::fast());
-        out.write_all(&self.in_page(&page))?;
-        Ok(out.finish()?.into())
+        out.write_all(&changed)?;
+        Ok(Some(out.finish()?.into()))
     }
 
     /// The link through the proxy, of one that names the target's root or a path from there.
@@ -188,7 +217,7 @@ mod tests {
     }
 
     async fn answer(response: Response<Body>) -> (http::response::Parts, Vec<u8>) {
-        let kept = links().kept_inside(response, &Method::GET).await.unwrap();
+        let kept = links().kept_inside(response, &Method::GET, &Caller::part("ann")).await.unwrap();
         let (parts, body) = kept.into_parts();
         (parts, body.collect().await.unwrap().to_bytes().to_vec())
     }
@@ -227,5 +256,20 @@ mod tests {
         let response =
             Response::builder().header("content-type", "text/html").body(page.clone().into()).unwrap();
         assert_eq!(answer(response).await.1, page.as_bytes());
+    }
+
+    /// 32 KiB may be 16 MiB of links when unpacked, and 120 MiB with what is added to each.
+    #[tokio::test]
+    async fn a_page_that_is_too_large_when_changed_goes_through_as_it_is() {
+        for (links, changes) in [(16 << 17, false), (3 << 17, false), (1 << 10, true)] {
+            let page = "<a href=/>".repeat(links);
+            let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+            packer.write_all(page.as_bytes()).unwrap();
+            let packed = packer.finish().unwrap();
+            let html = Response::builder().header("content-type", "text/html");
+            let response = html.header("content-encoding", "gzip").body(packed.clone().into()).unwrap();
+            assert_eq!(answer(response).await.1 != packed, changes, "{links}");
+        }
+        assert_eq!(CHANGING.available_permits(), 2);
     }
 }

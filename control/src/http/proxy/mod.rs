@@ -9,9 +9,12 @@
 
 mod headers;
 mod html;
+mod in_time;
 mod links;
 mod path;
 mod target;
+
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use http::request::Parts;
@@ -20,7 +23,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use proa_api::Refusal;
 use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
-use tokio::sync::Semaphore;
+use proa_api::shares::{Share, Shares};
+use proa_logic::rbac::SERVICE_ACCOUNT_PREFIX;
 
 use super::api::Api;
 use super::authorize::Attributes;
@@ -31,12 +35,11 @@ use crate::registry::Caller;
 use links::Links;
 use target::Target;
 
-/// Requests under way at once; connections that were taken over do not count.
-const MAX_UNDER_WAY: usize = 1000;
 /// More of a node's refusal is not shown.
 const MAX_REFUSAL_BYTES: usize = 4 * 1024;
 
-static UNDER_WAY: Semaphore = Semaphore::const_new(MAX_UNDER_WAY);
+/// Requests under way at once, of all and of one caller; connections that were taken over do not count.
+static UNDER_WAY: LazyLock<Arc<Shares<String>>> = LazyLock::new(|| Shares::new(1000, 250));
 
 /// Whether a path is one of these.
 pub fn is_asked(path: &ResourcePath) -> bool {
@@ -62,27 +65,39 @@ pub async fn serve(
     if below.is_empty() && !upgrade && matches!(parts.method, Method::GET | Method::HEAD) {
         return redirect(&parts);
     }
-    let permit = UNDER_WAY.try_acquire().map_err(|_| {
-        Refusal::new(429, "TooManyRequests", "too many requests are being proxied, please try again later")
-    })?;
+    let share = take(&UNDER_WAY, caller)?;
     let target = target::find(&api.registry, path)?;
     let links = Links {
         prefix: path::prefix(path),
         hosts: [target.authority(), host(&parts)].into_iter().filter(|host| !host.is_empty()).collect(),
     };
     let method = parts.method.clone();
-    let request = request(&target, &below, &links.prefix, parts, body.take(), upgrade)?;
-    let response = api.kubelets.request(target.node(), request).await?;
+    let (body, taken) = in_time::watched(body.take());
+    let request = request(&target, &below, &links.prefix, parts, body, upgrade)?;
+    let response = in_time::begun(api.kubelets.request(target.node(), request), taken).await?;
     if response.headers().contains_key(PROXY_REFUSED_HEADER) {
         return Err(refused(response).await);
     }
-    let response = links.kept_inside(response, &method).await?;
+    let response = links.kept_inside(response, &method, caller).await?;
     Ok(response.map(|body| {
         Body::new(body.map_frame(move |frame| {
-            let _ = &permit;
+            let _ = &share;
             frame
         }))
     }))
+}
+
+/// One of what all callers share.
+fn take(shares: &Arc<Shares<String>>, caller: &Caller) -> Result<Share<String>, Refusal> {
+    shares.take(holder(&caller.user).to_owned()).ok_or_else(|| {
+        Refusal::new(429, "TooManyRequests", "too many requests are being proxied, please try again later")
+    })
+}
+
+/// Whoever may make one service account of a namespace may make many: all of them are one holder.
+fn holder(user: &str) -> &str {
+    let account = user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|account| account.rsplit_once(':'));
+    account.map_or(user, |(_, name)| &user[..user.len() - name.len()])
 }
 
 /// The verb is the method's. Who takes a node's connection over can run commands in its pods,
@@ -183,5 +198,23 @@ async fn refused(response: Response<Body>) -> Refusal {
     match code {
         StatusCode::BAD_REQUEST => Refusal::bad_request(text),
         _ => Refusal::unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders() {
+        for (user, expected) in [
+            ("ann", "ann"),
+            ("system:serviceaccount:ns:a", "system:serviceaccount:ns:"),
+            ("system:serviceaccount:ns:b", "system:serviceaccount:ns:"),
+            ("system:serviceaccount:ns2:a", "system:serviceaccount:ns2:"),
+            ("system:serviceaccount:", "system:serviceaccount:"),
+        ] {
+            assert_eq!(holder(user), expected);
+        }
     }
 }

@@ -1,0 +1,107 @@
+//! What there is only so much of, and of which nobody gets more than a share: the others are to find
+//! something left.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A number of things that are lent to holders of some kind.
+#[derive(Debug)]
+pub struct Shares<K: Ord> {
+    all: usize,
+    each: usize,
+    lent: Mutex<Lent<K>>,
+}
+
+#[derive(Debug)]
+struct Lent<K> {
+    all: usize,
+    /// By who holds them; nobody who holds none.
+    holders: BTreeMap<K, usize>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Share<K: Ord> {
+    of: Arc<Shares<K>>,
+    holder: K,
+}
+
+impl<K: Ord + Clone> Shares<K> {
+    /// So many for all together, and for each.
+    pub fn new(all: usize, each: usize) -> Arc<Self> {
+        Arc::new(Shares { all, each, lent: Mutex::new(Lent { all: 0, holders: BTreeMap::new() }) })
+    }
+
+    /// One for this holder, if there is one left.
+    pub fn take(self: &Arc<Self>, holder: K) -> Option<Share<K>> {
+        let mut lent = self.lent();
+        let held = lent.holders.get(&holder).copied().unwrap_or(0);
+        if lent.all >= self.all || held >= self.each {
+            return None;
+        }
+        lent.all += 1;
+        lent.holders.insert(holder.clone(), held + 1);
+        drop(lent);
+        Some(Share { of: Arc::clone(self), holder })
+    }
+}
+
+impl<K: Ord> Shares<K> {
+    fn lent(&self) -> MutexGuard<'_, Lent<K>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Ord> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut lent = self.of.lent();
+        lent.all -= 1;
+        if let Some(held) = lent.holders.get_mut(&self.holder) {
+            *held -= 1;
+            if *held == 0 {
+                lent.holders.remove(&self.holder);
+            }
+        }
+    }
+}
+
+/// Who holds what a client with this address takes: whoever has one IPv6 address has a whole /64
+/// (RFC 6177).
+pub fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_what_is_left_for_others() {
+        let shares = Shares::new(4, 2);
+        let take = |holder| shares.take(holder);
+        let ann = [take("ann").unwrap(), take("ann").unwrap()];
+        assert!(take("ann").is_none());
+        let others = ["bob", "eve"].map(|holder| take(holder).unwrap());
+        assert!(take("joe").is_none(), "all are lent");
+        drop(ann);
+        let joe = take("joe").unwrap();
+        drop((others, joe));
+        let lent = shares.lent();
+        assert_eq!((lent.all, lent.holders.len()), (0, 0));
+    }
+
+    #[test]
+    fn clients() {
+        for (address, who) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1:2:3:4", "2001:db8::"),
+        ] {
+            assert_eq!(client(address.parse().unwrap()), who.parse::<IpAddr>().unwrap());
+        }
+    }
+}
