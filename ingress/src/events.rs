@@ -16,8 +16,6 @@ use tokio::sync::watch;
 
 use crate::route::Problem;
 
-/// An Event's text may be as long as this, in characters: at most a kilobyte.
-const NOTE_LENGTH: usize = 255;
 /// A write may take this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,7 +46,7 @@ async fn write(client: &Client, problem: &Problem) {
         event_time: Some(MicroTime(now)),
         type_: Some("Warning".to_owned()),
         reason: Some(problem.reason.to_owned()),
-        note: Some(problem.message.chars().take(NOTE_LENGTH).collect()),
+        note: Some(problem.message.clone()),
         action: Some("Route".to_owned()),
         reporting_controller: Some(names::INGRESS_CONTROLLER.to_owned()),
         reporting_instance: Some(names::INGRESS_CONTROLLER.to_owned()),

@@ -4,7 +4,7 @@
 
 mod rules;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -66,6 +66,8 @@ struct Path {
     length: usize,
     /// Stands for an Ingress's `defaultBackend`: any rule of the same host goes before it.
     fallback: bool,
+    /// A pattern for a host that an older Ingress of another namespace has: rules without go before it.
+    behind: bool,
     route: Arc<Route>,
 }
 
@@ -133,8 +135,17 @@ pub const REASON_PASSWORD: &str = "PasswordNotSupported";
 pub const REASON_PATH: &str = "InvalidPath";
 /// A certificate that is missing or broken.
 pub const REASON_CERTIFICATE: &str = "CertificateMissing";
+/// Patterns are matched after the rules of another Ingress.
+pub const REASON_BEHIND: &str = "PatternsBehindOthers";
+/// There is more than is said.
+pub const REASON_MORE: &str = "MoreProblems";
 /// Pods of other nodes are left out.
 pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
+
+/// Problems of one Ingress that are said, each in an Event and a line of the log.
+const PROBLEMS: usize = 16;
+/// A problem's text may be as long as this, in characters: an Event's has at most a kilobyte.
+const MESSAGE_LENGTH: usize = 255;
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -247,16 +258,10 @@ impl Table {
             settings.closed.get_or_insert_with(|| why.clone());
         }
         self.secrets.extend(settings.auth.iter().map(|auth| auth.secret.clone()));
-        for message in &settings.ignored {
-            self.report(ingress, REASON_IGNORED, message.clone());
-        }
-        let (access, problems) = Access::of(&settings, &index.passwords);
-        for why in access.closed.iter().filter(|why| !why.is_empty()) {
-            self.report(ingress, REASON_CLOSED, why.clone());
-        }
-        for message in problems {
-            self.report(ingress, REASON_PASSWORD, message);
-        }
+        let (access, unusable) = Access::of(&settings, &index.passwords);
+        let closed = access.closed.iter().filter(|why| !why.is_empty());
+        let mut problems: Vec<_> = closed.map(|why| (REASON_CLOSED, why.clone())).collect();
+        problems.extend(unusable.into_iter().map(|message| (REASON_PASSWORD, message)));
         let tls = spec.tls.as_deref().unwrap_or_default();
         let secured = Secured::of(tls);
         let mut rules = Rules {
@@ -265,7 +270,7 @@ impl Table {
             settings: &settings,
             access: Arc::new(access),
             patterns_closed: over_budget.is_some(),
-            problems: Vec::new(),
+            problems,
         };
         let default = spec.default_backend.as_ref().map(|b| rules.backend(b));
         let to_https =
@@ -280,6 +285,7 @@ impl Table {
             for path in rule.http.iter().flat_map(|h| &h.paths) {
                 paths.push(rules.path(path, to_https));
             }
+            rules.put_behind(&host, &mut paths);
             // What this Ingress's rules leave of the host is its own default backend's, not that of
             // an Ingress which happens to be older.
             paths.extend(default.iter().map(|b| Path::fallback(rules.route(b, to_https))));
@@ -288,29 +294,42 @@ impl Table {
                 None => self.hosts.entry(host).or_default().extend(paths),
             }
         }
-        for (reason, message) in rules.problems {
-            self.report(ingress, reason, message);
-        }
+        let mut problems = rules.problems;
         for tls in tls {
-            self.add_certificate(index, ingress, tls);
+            problems.extend(self.add_certificate(index, namespace, tls));
+        }
+        problems.extend(settings.ignored.into_iter().map(|message| (REASON_IGNORED, message)));
+        self.report(ingress, problems);
+    }
+
+    /// Each once, and of many only the first ones.
+    fn report(&mut self, ingress: &Ingress, problems: Vec<(&'static str, String)>) {
+        let about = (key(&ingress.metadata), ingress.metadata.uid.clone().unwrap_or_default());
+        let mut different = HashSet::new();
+        for (reason, message) in problems {
+            let message: String = message.chars().take(MESSAGE_LENGTH).collect();
+            if different.insert((reason, message.clone())) && different.len() <= PROBLEMS {
+                self.problems.insert(Problem { about: Some(about.clone()), reason, message });
+            }
+        }
+        if different.len() > PROBLEMS {
+            let message = format!("and {} more problems", different.len() - PROBLEMS);
+            self.problems.insert(Problem { about: Some(about), reason: REASON_MORE, message });
         }
     }
 
-    fn report(&mut self, ingress: &Ingress, reason: &'static str, message: String) {
-        let uid = ingress.metadata.uid.clone().unwrap_or_default();
-        self.problems.insert(Problem { about: Some((key(&ingress.metadata), uid)), reason, message });
-    }
-
-    fn add_certificate(&mut self, index: &Index, ingress: &Ingress, tls: &IngressTLS) {
-        let (namespace, _) = key(&ingress.metadata);
-        let Some(secret_name) = &tls.secret_name else { return };
-        let secret: Key = (namespace, secret_name.clone());
+    /// The problem there is with a certificate, if there is one.
+    fn add_certificate(
+        &mut self,
+        index: &Index,
+        namespace: &str,
+        tls: &IngressTLS,
+    ) -> Option<(&'static str, String)> {
+        let secret_name = tls.secret_name.as_ref()?;
+        let secret: Key = (namespace.to_owned(), secret_name.clone());
         let certificate = match certificate(index, &secret) {
             Ok(certificate) => certificate,
-            Err(why) => {
-                self.report(ingress, REASON_CERTIFICATE, format!("Secret {secret_name}: {why}"));
-                return;
-            }
+            Err(why) => return Some((REASON_CERTIFICATE, format!("Secret {secret_name}: {why}"))),
         };
         let hosts = tls.hosts.as_deref().unwrap_or_default();
         // A certificate for no host in particular is for all that have none of their own.
@@ -319,6 +338,7 @@ impl Table {
             let host = host.strip_prefix('*').unwrap_or(host).to_ascii_lowercase();
             self.certificates.entry(host).or_insert_with(|| Arc::clone(certificate));
         }
+        None
     }
 
     /// What is set for names without a certificate goes before what an Ingress would show to all.
@@ -373,13 +393,13 @@ fn certificate<'a>(index: &'a Index, secret: &Key) -> Result<&'a Arc<CertifiedKe
 
 impl Path {
     fn fallback(route: Arc<Route>) -> Path {
-        Path { matcher: Matcher::Prefix(Vec::new()), length: 0, fallback: true, route }
+        Path { matcher: Matcher::Prefix(Vec::new()), length: 0, fallback: true, behind: false, route }
     }
 
     /// The longest path goes first, and an exact one before a prefix as long. A slash at the end
     /// of a prefix says nothing, so it does not count.
-    fn precedence(&self) -> (bool, usize, bool) {
-        (!self.fallback, self.length, matches!(self.matcher, Matcher::Exact(_)))
+    fn precedence(&self) -> (bool, bool, usize, bool) {
+        (!self.fallback, !self.behind, self.length, matches!(self.matcher, Matcher::Exact(_)))
     }
 
     /// A prefix matches by whole elements: `/a` covers `/a` and `/a/b`, never `/ab`.

@@ -7,8 +7,8 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressS
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{
-    Backend, Matcher, NO_ENDPOINTS, NO_PORT, NO_SERVICE, NOT_REACHED, Path, REASON_ENDPOINTS, REASON_PATH,
-    RESOURCE_BACKEND, Rewrite, Route,
+    Backend, Matcher, NO_ENDPOINTS, NO_PORT, NO_SERVICE, NOT_REACHED, Path, REASON_BEHIND, REASON_ENDPOINTS,
+    REASON_PATH, RESOURCE_BACKEND, Rewrite, Route,
 };
 use crate::access::Access;
 use crate::annotations::Settings;
@@ -24,6 +24,8 @@ pub struct Parts<'a> {
     slices: HashMap<&'a Key, Vec<&'a Slice>>,
     /// By Service, port and whether HTTP/2 is asked for: thousands of paths may lead to one Service.
     backends: HashMap<(Key, PortName, bool), Arc<Backend>>,
+    /// The namespace of the oldest Ingress with a rule for a host, by host.
+    owners: HashMap<String, String>,
 }
 
 /// A port by its name, if it has one that is no number, or by its number.
@@ -52,7 +54,14 @@ impl<'a> Parts<'a> {
         for slice in index.slices.values() {
             slices.entry(&slice.service).or_default().push(slice);
         }
-        Parts { index, patterns, budget: Budget::default(), slices, backends: HashMap::new() }
+        Parts {
+            index,
+            patterns,
+            budget: Budget::default(),
+            slices,
+            backends: HashMap::new(),
+            owners: HashMap::new(),
+        }
     }
 
     /// Takes what the patterns of an Ingress need of what its namespace may have.
@@ -130,7 +139,27 @@ impl Rules<'_, '_> {
         let rewrite = target.map(|target| Rewrite { pattern, target });
         let access = Arc::clone(&self.access);
         let route = Arc::new(Route { backend, access, to_https, rewrite });
-        Path { matcher, length, fallback: false, route }
+        Path { matcher, length, fallback: false, behind: false, route }
+    }
+
+    /// A pattern goes by the length of its text, which anybody can make as long as it takes to be asked
+    /// first. It is not to take a host from those of another namespace who have had it before.
+    pub fn put_behind(&mut self, host: &str, paths: &mut [Path]) {
+        let owner = self.parts.owners.entry(host.to_owned()).or_insert_with(|| self.namespace.to_owned());
+        if owner == self.namespace {
+            return;
+        }
+        let mut any = false;
+        for path in paths {
+            path.behind = matches!(path.matcher, Matcher::Pattern(_) | Matcher::Beginning(_));
+            any |= path.behind;
+        }
+        if any {
+            let message = format!(
+                "patterns of host {host:?} are matched after its other rules: an older Ingress of another namespace has that host"
+            );
+            self.problems.push((REASON_BEHIND, message));
+        }
     }
 
     pub fn route(&self, backend: &Arc<Backend>, to_https: bool) -> Arc<Route> {
@@ -209,7 +238,13 @@ impl Rules<'_, '_> {
 fn closed_path(text: &str, begins: Vec<u8>, access: Arc<Access>) -> Path {
     let backend = Arc::new(Backend::none(text.to_owned(), ""));
     let route = Route { backend, access, to_https: false, rewrite: None };
-    Path { matcher: Matcher::Beginning(begins), length: text.len(), fallback: false, route: Arc::new(route) }
+    Path {
+        matcher: Matcher::Beginning(begins),
+        length: text.len(),
+        fallback: false,
+        behind: false,
+        route: Arc::new(route),
+    }
 }
 
 /// A path as it stands; ImplementationSpecific is a prefix here.

@@ -356,3 +356,42 @@ fn an_ingress_with_too_many_patterns_is_closed_and_nothing_compiled() {
     assert!(!closed("few", "/p3/a/b/c/d/e/f/g/h/"));
     assert_eq!(patterns.len(), 10);
 }
+
+/// A pattern can be made to go first by making it longer.
+#[test]
+fn a_pattern_of_another_namespace_takes_no_host() {
+    let pattern = |namespace: &str| {
+        let path = "/(.*)(xxxxxxxx)?";
+        let mut taking =
+            annotated(rule("take", "h", path, "ImplementationSpecific"), &[("use-regex", "true")]);
+        taking["metadata"]["namespace"] = namespace.into();
+        taking
+    };
+    let rules = [rule("root", "h", "/", "Prefix"), rule("foo", "h", "/foo", "Prefix")];
+    let with = |more: serde_json::Value| [&rules[..], &[more]].concat();
+    check(&with(pattern("other")), &[("h", "/foo", Some("ns/foo:80")), ("h", "/x", Some("ns/root:80"))]);
+    check(&with(pattern("ns")), &[("h", "/foo", Some("ns/take:80"))]);
+    // What the others leave is the pattern's, and so is a host that it has had before them.
+    let foo = [rules[1].clone(), pattern("other")];
+    check(&foo, &[("h", "/foo", Some("ns/foo:80")), ("h", "/x", Some("other/take:80"))]);
+    check(&with(pattern("an-older-one")), &[("h", "/foo", Some("an-older-one/take:80"))]);
+    let table = compile(&index(&[&[class()][..], &foo].concat()));
+    let problems: Vec<_> = table.problems().iter().map(|p| (p.reason, p.message.as_str())).collect();
+    let said = "patterns of host \"h\" are matched after its other rules: an older Ingress of another namespace has that host";
+    assert_eq!(problems, [(REASON_BEHIND, said)]);
+}
+
+#[test]
+fn of_many_problems_the_first_ones_are_said() {
+    let mut broken = rule("s", "h", "/", "Prefix");
+    let path = |n: usize| {
+        serde_json::json!({"path": format!("/{n}/{}%zz", "x".repeat(1000)), "pathType": "Prefix",
+            "backend": {"service": {"name": "s", "port": {"number": 80}}}})
+    };
+    broken["spec"]["rules"][0]["http"]["paths"] = (0..1000).chain(0..10).map(path).collect();
+    let table = compile(&index(&[class(), broken]));
+    let (more, said): (Vec<_>, Vec<_>) = table.problems().iter().partition(|p| p.reason == REASON_MORE);
+    assert_eq!(more.iter().map(|p| p.message.as_str()).collect::<Vec<_>>(), ["and 984 more problems"]);
+    assert_eq!(said.len(), 16);
+    assert!(said.iter().all(|p| p.message.len() <= 255));
+}
