@@ -281,7 +281,8 @@ impl Server {
     }
 
     fn serve(&self, listener: TcpListener) {
-        self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone()));
+        let room = api::serve::room();
+        self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone(), room));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

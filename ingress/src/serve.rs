@@ -1,7 +1,7 @@
 //! Accepts connections and hands their requests to the proxy.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use proa_api::shares::{self, Share, Shares};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::proxy::{Proxy, Scheme};
 use crate::tls::{self, ByServerName};
 
-/// How long clients may take.
+/// How long clients may take, and how many may.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// To send a whole request head, the first or the next one, before the connection is dropped.
@@ -27,12 +28,15 @@ pub struct Limits {
     pub handshake: Duration,
     /// For requests under way to end after the end has been asked for.
     pub drain: Duration,
+    /// Connections that have asked nothing yet, from their first byte on. More are dropped as they come;
+    /// a quarter of them may be one client's.
+    pub waiting: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5) }
+        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5), waiting: 2048 }
     }
 }
 
@@ -40,13 +44,34 @@ impl Default for Limits {
 const HEADERS: usize = 128;
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
+/// Why a connection is dropped as it comes.
+const TOO_MANY: &str = "too many connections have asked nothing yet";
 /// An HTTP/2 client that is silent is asked this often whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A client's connection as it came in.
+struct Client {
+    peer: SocketAddr,
+    scheme: Scheme,
+    /// Held until something is asked.
+    waiting: Share<IpAddr>,
+}
+
+impl Limits {
+    fn waiting(&self) -> Arc<Shares<IpAddr>> {
+        Shares::new(self.waiting, self.waiting.div_ceil(4))
+    }
+}
+
 pub async fn http(listener: TcpListener, proxy: Arc<Proxy>, limits: Limits, shutdown: CancellationToken) {
-    let graceful = GracefulShutdown::new();
+    let (graceful, waiting) = (GracefulShutdown::new(), limits.waiting());
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
-        tokio::spawn(connection(stream, peer, Scheme::Http, Arc::clone(&proxy), limits, graceful.watcher()));
+        let Some(waiting) = waiting.take(shares::client(peer.ip())) else {
+            tracing::debug!(%peer, "{TOO_MANY}");
+            continue;
+        };
+        let client = Client { peer, scheme: Scheme::Http, waiting };
+        tokio::spawn(connection(stream, client, Arc::clone(&proxy), limits, graceful.watcher()));
     }
     drop(listener);
     drain(graceful, limits).await;
@@ -63,12 +88,17 @@ pub async fn https(
         Ok(config) => TlsAcceptor::from(config),
         Err(error) => return tracing::error!(%error, "the ingress cannot serve HTTPS"),
     };
-    let graceful = GracefulShutdown::new();
+    let (graceful, waiting) = (GracefulShutdown::new(), limits.waiting());
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
+        let Some(waiting) = waiting.take(shares::client(peer.ip())) else {
+            tracing::debug!(%peer, "{TOO_MANY}");
+            continue;
+        };
+        let client = Client { peer, scheme: Scheme::Https, waiting };
         let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
         tokio::spawn(async move {
             match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, peer, Scheme::Https, proxy, limits, watcher).await,
+                Ok(Ok(stream)) => connection(stream, client, proxy, limits, watcher).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
             }
@@ -101,12 +131,12 @@ async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
-    scheme: Scheme,
+    client: Client,
     proxy: Arc<Proxy>,
     limits: Limits,
     watcher: Watcher,
 ) {
+    let Client { peer, scheme, waiting } = client;
     let asked = CancellationToken::new();
     let ended = proxy.ended().clone();
     let service = {
@@ -134,6 +164,7 @@ async fn connection(
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
     let silent = async {
         if tokio::time::timeout(limits.head, asked.cancelled()).await.is_ok() {
+            drop(waiting);
             std::future::pending::<()>().await;
         }
     };

@@ -15,6 +15,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use proa_api::shares::{self, Share, Shares};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,9 @@ const HEADERS_BYTES: usize = 32 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
 const MAX_STREAMS: u32 = 1000;
+/// Connections of a listener that have asked nothing yet, in all and of one client. More are dropped as
+/// they come.
+const MAX_WAITING: (usize, usize) = (2048, 512);
 /// After a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are under way when the server stops get this long.
@@ -43,8 +47,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
+/// Room for connections that have asked nothing yet.
+pub fn room() -> Arc<Shares<IpAddr>> {
+    Shares::new(MAX_WAITING.0, MAX_WAITING.1)
+}
+
 /// Serves connections of one listener until the server stops, then waits for those under way.
-pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
+pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room: Arc<Shares<IpAddr>>) {
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -54,7 +63,12 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
         match accepted {
             Ok((stream, peer)) => {
                 let peer = Peer(peer.ip().to_canonical());
-                tokio::spawn(connection(stream, peer, tls.clone(), api.clone(), graceful.watcher()));
+                let Some(waiting) = room.take(shares::client(peer.0)) else {
+                    tracing::debug!(peer = %peer.0, "too many connections have asked nothing yet");
+                    continue;
+                };
+                let (tls, api) = (tls.clone(), api.clone());
+                tokio::spawn(connection(stream, peer, waiting, tls, api, graceful.watcher()));
             }
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
@@ -68,7 +82,14 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, api: Arc<Api>, watcher: Watcher) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    waiting: Share<IpAddr>,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    watcher: Watcher,
+) {
     // Answers are small and wanted at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
@@ -96,13 +117,14 @@ async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, api: Arc<Ap
             Ok::<_, Infallible>(Box::pin(super::answer(api, request)).await)
         }
     });
-    requests(stream, service, watcher, HEADER_LIMIT).await;
+    requests(stream, service, waiting, watcher, HEADER_LIMIT).await;
 }
 
 /// Serves what is asked over a connection. One over which nothing is asked in time is dropped.
 async fn requests<S>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: S,
+    waiting: Share<IpAddr>,
     watcher: Watcher,
     header_limit: Duration,
 ) where
@@ -129,6 +151,7 @@ async fn requests<S>(
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
     let silent = async {
         if tokio::time::timeout(header_limit, asked.cancelled()).await.is_ok() {
+            drop(waiting);
             std::future::pending::<()>().await;
         }
     };
@@ -147,15 +170,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_for_nothing_is_dropped() {
+        let (waiting, here) = (Shares::new(1, 1), IpAddr::from([127, 0, 0, 1]));
         let endless = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(HEADERS_BYTES));
         for said in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /", &endless] {
             let (mut client, server) = tokio::io::duplex(1 << 20);
             let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
             let graceful = GracefulShutdown::new();
-            tokio::spawn(requests(server, service, graceful.watcher(), HEADER_LIMIT));
+            let waiting = waiting.take(here).expect(said);
+            tokio::spawn(requests(server, service, waiting, graceful.watcher(), HEADER_LIMIT));
             client.write_all(said.as_bytes()).await.unwrap();
             let ended = async { while !matches!(client.read(&mut [0; 1024]).await, Ok(0) | Err(_)) {} };
             tokio::time::timeout(HEADER_LIMIT * 2, ended).await.expect(said);
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_asked_leaves_room_for_others() {
+        let (waiting, here) = (Shares::new(1, 1), IpAddr::from([127, 0, 0, 1]));
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
+        let graceful = GracefulShutdown::new();
+        let share = waiting.take(here).unwrap();
+        tokio::spawn(requests(server, service, share, graceful.watcher(), HEADER_LIMIT));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        assert!(waiting.take(here).is_none());
+        client.write_all(b"\r\n").await.unwrap();
+        client.read_exact(&mut [0; 12]).await.unwrap();
+        let room = async {
+            while waiting.take(here).is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(HEADER_LIMIT / 2, room).await.unwrap();
     }
 }

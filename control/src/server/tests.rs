@@ -1,6 +1,7 @@
 //! Requests against a whole server on a temporary directory.
 
 mod compat;
+mod connections;
 mod nodes;
 mod pod_security;
 mod proxy;

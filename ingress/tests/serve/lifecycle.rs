@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::Response;
 use proa_ingress::{Config, Ingress, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::api::Api;
 use crate::client::{Connection, connect, empty, get, read};
@@ -39,7 +39,7 @@ async fn an_address_in_use_is_named() {
 
 fn hasty() -> Limits {
     let soon = Duration::from_millis(200);
-    Limits { head: soon, handshake: soon, drain: Duration::from_secs(5) }
+    Limits { head: soon, handshake: soon, ..Limits::default() }
 }
 
 async fn is_dropped(stream: &mut TcpStream) {
@@ -68,6 +68,41 @@ async fn clients_that_take_their_time_are_dropped() {
         stream.write_all(begin.as_bytes()).await.unwrap();
         is_dropped(&mut stream).await;
     }
+}
+
+/// Whoever asks for nothing keeps nobody else out, nor those who have asked already.
+#[tokio::test]
+async fn connections_that_ask_nothing_are_few() {
+    let objects = route("a.example", &[echo("one").await]);
+    let limits = Limits { waiting: 8, ..Limits::default() };
+    let world = World::start_with(&objects, limits, Api::new()).await;
+    world.wait_for_routes().await;
+    let mut served = connect(world.http).await;
+    let ask = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    served.write_all(ask).await.unwrap();
+    assert!(read_head(&mut served).await.starts_with("HTTP/1.1 200 OK"));
+    let mut silent = Vec::new();
+    for (address, begin) in [(world.http, "GET / HTTP/1.1\r\nx: y"), (world.https, "\u{16}\u{3}\u{1}")] {
+        for _ in 0..2 {
+            let mut stream = connect(address).await;
+            stream.write_all(begin.as_bytes()).await.unwrap();
+            silent.push(stream);
+        }
+        is_dropped(&mut connect(address).await).await;
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(world.http).await.unwrap();
+    for stream in [&mut other, &mut served] {
+        stream.write_all(ask).await.unwrap();
+        assert!(soon("an answer", read_head(stream)).await.contains("HTTP/1.1 200 OK"));
+    }
+    drop(silent);
+    until("room", || async {
+        let mut stream = connect(world.http).await;
+        stream.write_all(ask).await.is_ok() && read_head(&mut stream).await.starts_with("HTTP/1.1 200 OK")
+    })
+    .await;
 }
 
 #[tokio::test]
