@@ -72,8 +72,7 @@ impl<'a> Parts<'a> {
         settings: &Settings,
     ) -> Result<(), String> {
         let paths = spec.rules.iter().flatten().flat_map(|rule| &rule.http).flat_map(|http| &http.paths);
-        let texts: BTreeSet<&str> =
-            paths.filter(|path| is_pattern(path, settings)).map(|path| text(path)).collect();
+        let texts: BTreeSet<&str> = paths.filter(|path| is_pattern(path, settings)).map(text).collect();
         if texts.is_empty() { Ok(()) } else { self.budget.take(namespace, &texts, self.patterns) }
     }
 }
