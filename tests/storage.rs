@@ -500,3 +500,41 @@ fn a_pod_that_fills_the_disk_over_its_limits_is_evicted() {
     // Others were looked at in the same time.
     assert_eq!(phase(&cluster, "pod", "quiet"), "Running");
 }
+
+/// However deep a container nests directories, its pod goes and the node stays.
+#[test]
+fn deep_directories_go_with_their_pod() {
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    cluster.apply(CLAIM);
+    let mut pod = shell("deep", SLEEP, json!({}));
+    pod["spec"]["volumes"].as_array_mut().expect("a list").push(json!({"name": "own", "emptyDir": {}}));
+    cluster.apply(&pod.to_string());
+    cluster.wait("the pod", || phase(&cluster, "pod", "deep") == "Running");
+    let uid = cluster.get("pod", "deep")["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let of_pod = cluster.data_dir().join("volumes").join(uid);
+    let of_claim = directory(&cluster, &volume_of(&cluster, "data"));
+    nest(&of_pod.join("volumes/own"), 18_000);
+    nest(&of_claim, 18_000);
+    cluster.kubectl(&["delete", "pod", "deep"]);
+    cluster.wait("the pod's directories to go", || !of_pod.exists());
+    cluster.kubectl(&["delete", "pvc", "data"]);
+    cluster.wait("the claim's directories to go", || !of_claim.exists());
+    cluster.wait("the volume to go", || cluster.list("pv", "").is_empty());
+    assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]), "ok");
+}
+
+/// Makes directories in one another, as deep as no path can say.
+fn nest(dir: &Path, depth: usize) {
+    use nix::fcntl::{OFlag, open, openat};
+    use nix::sys::stat::{Mode, mkdirat};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    // SAFETY: each has just been opened here and is given to nobody else.
+    let owned = |fd: nix::Result<i32>| unsafe { OwnedFd::from_raw_fd(fd.expect("a directory")) };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut at = owned(open(dir, flags, Mode::empty()));
+    for _ in 0..depth {
+        mkdirat(Some(at.as_raw_fd()), "d", Mode::S_IRWXU).expect("a directory");
+        at = owned(openat(Some(at.as_raw_fd()), "d", flags, Mode::empty()));
+    }
+}

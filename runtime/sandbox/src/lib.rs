@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 pub mod protocol;
+pub mod remove;
 pub mod sealed;
 pub mod sysctl;
 

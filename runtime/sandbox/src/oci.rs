@@ -23,6 +23,7 @@ use crate::diagnostics;
 use crate::executor::{Confinement, Start};
 use crate::helper::Failure;
 use crate::protocol::{Container, Payload, Security};
+use crate::remove::remove_tree;
 use crate::rootfs::{self, Scratch};
 use crate::spec;
 use crate::targets;
@@ -185,12 +186,8 @@ pub fn remove(cgroup: &Cgroup, directories: &[PathBuf]) -> Result<i32, Failure> 
     cgroup.kill_all(Duration::from_secs(5));
     cgroup.remove().map_err(|e| Failure::new("KillContainerError", e))?;
     for directory in directories {
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::new("KillContainerError", format!("{}: {error}", directory.display())));
-            }
-            _ => {}
-        }
+        remove_tree(directory)
+            .map_err(|e| Failure::new("KillContainerError", format!("{}: {e}", directory.display())))?;
     }
     Ok(0)
 }

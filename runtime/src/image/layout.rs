@@ -95,7 +95,7 @@ impl Layout {
         for entry in fs::read_dir(&dir).map_err(at(&dir))? {
             let path = entry.map_err(at(&dir))?.path();
             if path.is_dir() && !path.is_symlink() {
-                fs::remove_dir_all(&path)
+                proa_sandbox::remove::remove_tree(&path)
             } else {
                 fs::remove_file(&path)
             }
@@ -114,7 +114,7 @@ impl Layout {
                 if keep {
                     continue;
                 }
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                if path.is_dir() { proa_sandbox::remove::remove_tree(&path) } else { fs::remove_file(&path) }
                     .map_err(at(&path))?;
             }
         }

@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use proa_sandbox::remove::remove_tree;
+
 /// Prefix of a directory that is being removed.
 const REMOVED: &str = ".removed-";
 
@@ -38,10 +40,7 @@ pub fn remove(root: &Path, name: &str) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    remove_tree(&aside)
 }
 
 fn one_step(root: &Path, name: &str) -> io::Result<PathBuf> {

@@ -90,10 +90,7 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
         let text = format!("{} is still mounted", point.display());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
     }
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    proa_sandbox::remove::remove_tree(&dir)
 }
 
 /// The path without links; `None` if there is nothing.
