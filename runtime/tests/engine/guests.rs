@@ -261,7 +261,7 @@ async fn http_is_served(world: Arc<World>) {
     assert_eq!(pod.get(8080, "/trap").expect("an answer").0, 500);
     // One request's trap is not the next one's.
     assert_eq!(pod.get(8080, "/").expect("an answer").0, 200);
-    assert!(pod.log("w-0").contains("unreachable"));
+    pod.said("w-0", "unreachable").await;
     pod.stop().await;
 }
 

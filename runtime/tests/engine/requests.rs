@@ -106,7 +106,7 @@ async fn requests_end_in_time(world: Arc<World>) {
         idle(pod.pid(&format!("w-{port}")).await).await;
         assert_eq!(pod.get(port, "/").expect("an answer").0, 200);
     }
-    assert!(pod.log("w-8002").contains("a request took longer than 500ms and was ended"));
+    pod.said("w-8002", "a request took longer than 500ms and was ended").await;
     // Half a body, and an answer that goes on.
     let body = "POST /length HTTP/1.1\r\nHost: pod\r\nContent-Length: 100\r\n\r\nhalf";
     assert!(rest(pod.send(8002, body)).starts_with("HTTP/1.1 504"));
@@ -176,7 +176,7 @@ async fn one_request_out_of_memory(world: Arc<World>) {
     for other in others {
         assert!(rest(other).starts_with("HTTP/1.1 200"));
     }
-    assert!(pod.log("w-8080").contains("a request asked for more memory than its instance may have"));
+    pod.said("w-8080", "a request asked for more memory than its instance may have").await;
     assert!(pod.states().await.iter().all(|state| state.exit.is_none()));
     // All together do not get more than the container has.
     let eaters: Vec<_> = (0..6).map(|_| pod.send(8080, &get("/eat"))).collect();
