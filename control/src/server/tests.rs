@@ -1,5 +1,6 @@
 //! Requests against a whole server on a temporary directory.
 
+mod bodies;
 mod compat;
 mod connections;
 mod nodes;
@@ -12,9 +13,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 
 use super::*;
@@ -334,44 +332,6 @@ async fn pods_are_evicted_by_old_and_new_clients() {
 }
 
 #[tokio::test]
-async fn bodies_are_checked() {
-    let f = Fixture::start().await;
-    let deployments = "/apis/apps/v1/namespaces/default/deployments";
-    f.post(deployments, json!({ "apiVersion": "v1", "kind": "Deployment" }))
-        .await
-        .refused(
-            400,
-            "Deployment in version \"v1\" cannot be handled as a Deployment: no kind \"Deployment\" is registered \
-             for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-        );
-    f.post(CONFIG_MAPS, json!({ "metadata": { "name": "a", "namespace": "other" } })).await.refused(
-        400,
-        "the namespace of the provided object does not match the namespace sent on the request",
-    );
-    assert_eq!(f.ask("POST", CONFIG_MAPS, &[], "{").await.code, 400);
-    assert_eq!(f.ask("POST", CONFIG_MAPS, &[("content-type", "text/plain")], "{}").await.code, 415);
-    let large = f.ask("POST", CONFIG_MAPS, &[], vec![b' '; 3 * 1024 * 1024 + 1]).await;
-    assert_eq!(large.code, 413);
-
-    let misspelt = json!({ "metadata": { "name": "a" }, "dat": { "k": "v" } });
-    let strict = f.post(&format!("{CONFIG_MAPS}?fieldValidation=Strict"), misspelt.clone()).await;
-    assert_eq!(strict.code, 400, "{}", strict.text);
-    let text = strict.json()["message"].as_str().unwrap().to_owned();
-    assert!(text.contains("strict decoding error: unknown field \"dat\""), "{text}");
-    let warned = f.post(&format!("{CONFIG_MAPS}?dryRun=All"), misspelt.clone()).await;
-    assert_eq!(warned.code, 201, "{}", warned.text);
-    assert!(warned.headers["warning"].to_str().unwrap().starts_with("299 - \"unknown field \\\"dat\\\""));
-    let ignored = f.post(&format!("{CONFIG_MAPS}?fieldValidation=Ignore"), misspelt).await;
-    assert_eq!((ignored.code, ignored.headers.get("warning")), (201, None));
-    assert_eq!(f.post(&format!("{CONFIG_MAPS}?dryRun=Some"), json!({})).await.code, 422);
-
-    f.ask("PUT", &format!("{CONFIG_MAPS}/a"), &[], r#"{"metadata":{"name":"b"}}"#)
-        .await
-        .refused(400, "the name of the object (b) does not match the name on the URL (a)");
-    f.server.shutdown().await;
-}
-
-#[tokio::test]
 async fn paths_and_methods() {
     let f = Fixture::start().await;
     for (method, path, code) in [
@@ -541,115 +501,6 @@ async fn the_in_process_client() {
     f.server.shutdown().await;
 }
 
-type Tls = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
-
-/// A connection over TLS; `pair` is the client's certificate and key, PEM.
-async fn connect(f: &Fixture, pair: Option<(String, String)>, alpn: &[u8]) -> TokioIo<Tls> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(f.server.ca_pem().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut tls = match pair {
-        None => builder.with_no_client_auth(),
-        Some((cert, key)) => {
-            let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
-            builder
-                .with_client_auth_cert(vec![cert], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
-                .unwrap()
-        }
-    };
-    tls.alpn_protocols = vec![alpn.to_vec()];
-    let stream = tokio::net::TcpStream::connect(f.server.addresses()[0]).await.unwrap();
-    let name = ServerName::try_from("kubernetes.default.svc").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn));
-    TokioIo::new(stream)
-}
-
-/// A request without a body over a connection of its own.
-async fn over_tls(
-    f: &Fixture,
-    method: &str,
-    path: &str,
-    pair: Option<(String, String)>,
-    alpn: &[u8],
-) -> Answer {
-    let stream = connect(f, pair, alpn).await;
-    let uri = format!("https://kubernetes.default.svc{path}");
-    let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
-    let response = if alpn == b"h2" {
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
-        tokio::spawn(connection);
-        sender.send_request(request).await.unwrap()
-    } else {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        sender.send_request(request).await.unwrap()
-    };
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    Answer {
-        code: parts.status.as_u16(),
-        headers: parts.headers,
-        text: String::from_utf8(body.to_vec()).unwrap(),
-    }
-}
-
-#[tokio::test]
-async fn connections_over_tls() {
-    let f = Fixture::start().await;
-    let pair = f.server.api.pki.authority().issue_client("jane", "system:masters", Timestamp::now()).unwrap();
-    for alpn in [b"h2".as_slice(), b"http/1.1"] {
-        let known = Some((pair.cert_pem.clone(), pair.key_pem.clone()));
-        let whole = over_tls(&f, "GET", CONFIG_MAPS, known.clone(), alpn).await;
-        assert_eq!(whole.code, 200);
-        let whole = over_tls(&f, "GET", "/api/v1", known.clone(), alpn).await;
-        let head = over_tls(&f, "HEAD", "/api/v1", known.clone(), alpn).await;
-        assert_eq!((head.code, head.text.as_str()), (200, ""));
-        assert_eq!(head.headers["content-length"], whole.text.len().to_string());
-        assert_eq!(head.headers["content-type"], "application/json");
-        assert_eq!(over_tls(&f, "HEAD", CONFIG_MAPS, known, alpn).await.code, 200);
-        let refused = over_tls(&f, "GET", CONFIG_MAPS, None, alpn).await;
-        assert_eq!((refused.code, &refused.json()["reason"]), (403, &json!("Forbidden")));
-        assert_eq!(over_tls(&f, "HEAD", CONFIG_MAPS, None, alpn).await.code, 403);
-    }
-    f.server.shutdown().await;
-}
-
-/// What is answered to a POST of so many bytes by nobody in particular, and whether the connection
-/// serves another request after it.
-async fn refused_post(f: &Fixture, size: usize, headers: &[(&str, &str)]) -> (u16, bool, bool) {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(connect(f, None, b"http/1.1").await).await.unwrap();
-    tokio::spawn(connection);
-    let mut request = Request::post(CONFIG_MAPS);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response = sender.send_request(request.body(Body::from(vec![b' '; size])).unwrap()).await.unwrap();
-    let (code, closes) = (response.status().as_u16(), response.headers().contains_key("connection"));
-    response.into_body().collect().await.unwrap();
-    let next = Request::get("/readyz").body(Body::empty()).unwrap();
-    let goes_on = sender.ready().await.is_ok()
-        && sender.send_request(next).await.is_ok_and(|response| response.status() == 200);
-    (code, closes, goes_on)
-}
-
-#[tokio::test]
-async fn a_connection_goes_on_after_a_refusal_or_says_that_it_ends() {
-    let f = Fixture::start().await;
-    assert_eq!(refused_post(&f, 300_000, &[]).await, (403, false, true));
-    assert_eq!(refused_post(&f, 300_000, &[("authorization", "Bearer x")]).await, (401, false, true));
-    assert_eq!(refused_post(&f, 4 << 20, &[]).await, (403, true, false));
-    // Who asks first is not told to send.
-    assert_eq!(refused_post(&f, 300_000, &[("expect", "100-continue")]).await, (403, true, false));
-    f.server.shutdown().await;
-}
-
 #[tokio::test]
 async fn headers_that_say_who_someone_is_are_read_or_refused() {
     let f = Fixture::start().await;
@@ -689,56 +540,6 @@ async fn headers_that_say_who_someone_is_are_read_or_refused() {
     assert!(
         as_user("system:serviceaccount:a:b:c").await.contains("cannot impersonate resource \\\"users\\\"")
     );
-    f.server.shutdown().await;
-}
-
-#[tokio::test]
-async fn what_is_stored_is_bounded() {
-    let f = Fixture::start().await;
-    let data = |size: usize| json!({ "metadata": { "name": "big" }, "data": { "k": "x".repeat(size) } });
-    let pod = |size: usize| {
-        let spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
-        json!({ "metadata": { "name": "big", "annotations": {} }, "spec": spec, "x": "y".repeat(size) })
-    };
-    f.post(CONFIG_MAPS, data(4 << 20)).await.refused(413, "Request entity too large: limit is 3145728");
-    assert_eq!(f.post(CONFIG_MAPS, data(1000)).await.code, 201);
-    assert_eq!(f.post(PODS, pod(1000)).await.code, 201);
-    // Patch by patch a list grows, until it would be too large.
-    let path = format!("{PODS}/big");
-    let tolerations: Vec<Value> = (0..1000)
-        .map(|i| json!({ "op": "add", "path": "/spec/tolerations/-", "value": { "key": format!("k{i}.{}", "x".repeat(50)), "operator": "Exists", "effect": "NoSchedule" } }))
-        .collect();
-    let patch = async |of: usize| {
-        let body: Vec<&Value> = tolerations.iter().cycle().take(of).collect();
-        let headers = [("content-type", "application/json-patch+json")];
-        f.ask("PATCH", &path, &headers, serde_json::to_string(&body).unwrap()).await
-    };
-    patch(10_001).await.refused(
-        413,
-        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
-    );
-    let mut codes = Vec::new();
-    let text = loop {
-        let answer = patch(10_000).await;
-        codes.push(answer.code);
-        if answer.code != 200 || codes.len() > 9 {
-            break answer.json()["message"].as_str().unwrap_or_default().to_owned();
-        }
-    };
-    assert_eq!(codes.last(), Some(&413), "{codes:?} {text}");
-    assert!(
-        text.starts_with("Request entity too large: the object would have ")
-            && text.ends_with("limit is 1572864"),
-        "{text}"
-    );
-    let stored = f.get(&path).await.text.len();
-    assert!((1_000_000..1_572_864).contains(&stored), "{stored}");
-    // It can still be made smaller, and deleted.
-    let headers = [("content-type", "application/merge-patch+json")];
-    let smaller =
-        f.ask("PATCH", &path, &headers, json!({ "metadata": { "labels": { "a": "b" } } }).to_string()).await;
-    assert_eq!(smaller.code, 200, "{}", &smaller.text[..200.min(smaller.text.len())]);
-    assert_eq!(f.ask("DELETE", &path, &[], "").await.code, 200);
     f.server.shutdown().await;
 }
 

@@ -1,0 +1,91 @@
+//! What is taken as an object, and how large it may be.
+
+use super::*;
+
+#[tokio::test]
+async fn bodies_are_checked() {
+    let f = Fixture::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    f.post(deployments, json!({ "apiVersion": "v1", "kind": "Deployment" }))
+        .await
+        .refused(
+            400,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: no kind \"Deployment\" is registered \
+             for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        );
+    f.post(CONFIG_MAPS, json!({ "metadata": { "name": "a", "namespace": "other" } })).await.refused(
+        400,
+        "the namespace of the provided object does not match the namespace sent on the request",
+    );
+    assert_eq!(f.ask("POST", CONFIG_MAPS, &[], "{").await.code, 400);
+    assert_eq!(f.ask("POST", CONFIG_MAPS, &[("content-type", "text/plain")], "{}").await.code, 415);
+    let large = f.ask("POST", CONFIG_MAPS, &[], vec![b' '; 3 * 1024 * 1024 + 1]).await;
+    assert_eq!(large.code, 413);
+
+    let misspelt = json!({ "metadata": { "name": "a" }, "dat": { "k": "v" } });
+    let strict = f.post(&format!("{CONFIG_MAPS}?fieldValidation=Strict"), misspelt.clone()).await;
+    assert_eq!(strict.code, 400, "{}", strict.text);
+    let text = strict.json()["message"].as_str().unwrap().to_owned();
+    assert!(text.contains("strict decoding error: unknown field \"dat\""), "{text}");
+    let warned = f.post(&format!("{CONFIG_MAPS}?dryRun=All"), misspelt.clone()).await;
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    assert!(warned.headers["warning"].to_str().unwrap().starts_with("299 - \"unknown field \\\"dat\\\""));
+    let ignored = f.post(&format!("{CONFIG_MAPS}?fieldValidation=Ignore"), misspelt).await;
+    assert_eq!((ignored.code, ignored.headers.get("warning")), (201, None));
+    assert_eq!(f.post(&format!("{CONFIG_MAPS}?dryRun=Some"), json!({})).await.code, 422);
+
+    f.ask("PUT", &format!("{CONFIG_MAPS}/a"), &[], r#"{"metadata":{"name":"b"}}"#)
+        .await
+        .refused(400, "the name of the object (b) does not match the name on the URL (a)");
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_stored_is_bounded() {
+    let f = Fixture::start().await;
+    let data = |size: usize| json!({ "metadata": { "name": "big" }, "data": { "k": "x".repeat(size) } });
+    let pod = |size: usize| {
+        let spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
+        json!({ "metadata": { "name": "big", "annotations": {} }, "spec": spec, "x": "y".repeat(size) })
+    };
+    f.post(CONFIG_MAPS, data(4 << 20)).await.refused(413, "Request entity too large: limit is 3145728");
+    assert_eq!(f.post(CONFIG_MAPS, data(1000)).await.code, 201);
+    assert_eq!(f.post(PODS, pod(1000)).await.code, 201);
+    // Patch by patch a list grows, until it would be too large.
+    let path = format!("{PODS}/big");
+    let tolerations: Vec<Value> = (0..1000)
+        .map(|i| json!({ "op": "add", "path": "/spec/tolerations/-", "value": { "key": format!("k{i}.{}", "x".repeat(50)), "operator": "Exists", "effect": "NoSchedule" } }))
+        .collect();
+    let patch = async |of: usize| {
+        let body: Vec<&Value> = tolerations.iter().cycle().take(of).collect();
+        let headers = [("content-type", "application/json-patch+json")];
+        f.ask("PATCH", &path, &headers, serde_json::to_string(&body).unwrap()).await
+    };
+    patch(10_001).await.refused(
+        413,
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
+    );
+    let mut codes = Vec::new();
+    let text = loop {
+        let answer = patch(10_000).await;
+        codes.push(answer.code);
+        if answer.code != 200 || codes.len() > 9 {
+            break answer.json()["message"].as_str().unwrap_or_default().to_owned();
+        }
+    };
+    assert_eq!(codes.last(), Some(&413), "{codes:?} {text}");
+    assert!(
+        text.starts_with("Request entity too large: the object would have ")
+            && text.ends_with("limit is 1572864"),
+        "{text}"
+    );
+    let stored = f.get(&path).await.text.len();
+    assert!((1_000_000..1_572_864).contains(&stored), "{stored}");
+    // It can still be made smaller, and deleted.
+    let headers = [("content-type", "application/merge-patch+json")];
+    let smaller =
+        f.ask("PATCH", &path, &headers, json!({ "metadata": { "labels": { "a": "b" } } }).to_string()).await;
+    assert_eq!(smaller.code, 200, "{}", &smaller.text[..200.min(smaller.text.len())]);
+    assert_eq!(f.ask("DELETE", &path, &[], "").await.code, 200);
+    f.server.shutdown().await;
+}
