@@ -42,7 +42,8 @@ pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String
     if dir.exists() {
         engine::reap(&dir).await.map_err(|error| format!("remove what an earlier sandbox left: {error}"))?;
     }
-    mount::remove_tree(&host.paths.pod_containers(uid))
+    mount::remove(host.paths.pod_containers(uid))
+        .await
         .map_err(|error| format!("remove what earlier containers wrote: {error}"))?;
     let config = sandbox_config(host, pod);
     let sandbox = Sandbox::start(&dir, &config).await.map_err(|error| error.to_string())?;

@@ -88,10 +88,11 @@ pub async fn tear_down(host: &Host, pod: &Pod, sandbox: Option<Sandbox>) -> Resu
 /// The same for a pod of which only the uid is known.
 pub async fn remove_from_node(host: &Host, uid: &str, sandbox: Option<Sandbox>) -> Result<(), String> {
     stop_sandbox(&host.paths.sandbox(uid), sandbox).await?;
-    let layers = mount::remove_tree(&host.paths.pod_containers(uid));
+    let layers = mount::remove(host.paths.pod_containers(uid)).await;
     layers.map_err(|error| format!("remove writable layers: {error}"))?;
     host.network.detach(uid).await.map_err(|error| error.to_string())?;
-    mount::remove_tree(&host.paths.pod_volumes(uid)).map_err(|error| format!("remove volumes: {error}"))
+    let volumes = mount::remove(host.paths.pod_volumes(uid)).await;
+    volumes.map_err(|error| format!("remove volumes: {error}"))
 }
 
 /// Gives the containers of a pod of which only the sandbox's directory is known the time to end by

@@ -93,6 +93,12 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
     proa_sandbox::remove::remove_tree(&dir)
 }
 
+/// The same, away from the threads that serve others: containers may have left millions of files.
+pub async fn remove(dir: PathBuf) -> io::Result<()> {
+    let removed = tokio::task::spawn_blocking(move || remove_tree(&dir)).await;
+    removed.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
 /// The path without links; `None` if there is nothing.
 fn real(path: &Path) -> io::Result<Option<PathBuf>> {
     match path.canonicalize() {
