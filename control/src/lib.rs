@@ -6,14 +6,9 @@ pub mod controllers;
 pub mod http;
 pub mod kubelet;
 pub mod metrics;
-pub mod openapi;
-pub mod patch;
 pub mod pki;
 pub mod policy;
 pub mod registry;
 pub mod server;
 pub mod store;
-#[cfg(test)]
-mod testing;
 pub mod watch;
-pub mod wire;

@@ -8,7 +8,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use proa_logic::rbac::Index;
+use proa_kinds::rbac::Index;
 use serde_json::Error;
 
 use crate::registry::Registry;

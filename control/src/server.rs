@@ -17,9 +17,9 @@ use axum::body::Body;
 use http::Request;
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use proa_logic::controllers::observed::ClusterSettings;
-use proa_logic::kinds::built_in;
 use proa_logic::scheduler::profile::Settings;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -147,7 +147,7 @@ impl Server {
             ..AdmissionConfig::default()
         };
         let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
-        let registry = Registry::open(&store, built_in(), registry_config)?;
+        let registry = Registry::open(&store, built_in::table(), registry_config)?;
 
         let service_address = config.service_cidr.api_server();
         let names = server_names(&config, &addresses, advertise, service_address);

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Derives control/logic/src/schema/messages.tbl, the table of the built-in Kubernetes messages.
+"""Derives control/kinds/src/schema/messages.tbl, the table of the built-in Kubernetes messages.
 
 Run by hand when the Kubernetes version moves; the build does not need it:
 
-    control/tools/messages.py K8S_PB_SRC K8S_OPENAPI_VERSION_SRC KUBECTL > control/logic/src/schema/messages.tbl
+    control/tools/messages.py K8S_PB_SRC K8S_OPENAPI_VERSION_SRC KUBECTL > control/kinds/src/schema/messages.tbl
 
 K8S_PB_SRC is the `src` folder of the crate k8s-pb (protobuf numbers, and the markers that the Go
 types carry as comments), K8S_OPENAPI_VERSION_SRC the folder of one version in the crate k8s-openapi

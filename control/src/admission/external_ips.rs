@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 /// The stock server's words.
@@ -29,14 +29,14 @@ fn addresses(service: &Value) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use proa_logic::kinds;
+    use proa_kinds::built_in;
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn new_addresses_are_denied_and_old_ones_may_stay() {
-        let kinds = kinds::built_in();
+        let kinds = built_in::table();
         let kind = kinds.by_kind("v1", "Service").unwrap();
         let service = |addresses: Option<&[&str]>| {
             let spec = addresses.map_or(json!({}), |a| json!({ "externalIPs": a }));

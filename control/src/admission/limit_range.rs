@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::LimitRange;
 use proa_api::Refusal;
-use proa_logic::admission::limit_range;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
+use proa_kinds::admission::limit_range;
 use serde::Deserialize;
 use serde_json::Value;
 

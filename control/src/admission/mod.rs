@@ -31,8 +31,8 @@ pub mod service;
 pub mod storage;
 
 use proa_api::Refusal;
+use proa_kinds::Kind;
 use proa_logic::controllers::node_ipam::Range;
-use proa_logic::kinds::Kind;
 use serde_json::Value;
 
 use crate::registry::Caller;

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use proa_api::Refusal;
 use proa_api::names::{FINALIZER_KUBERNETES, LABEL_METADATA_NAME};
 use proa_api::status::Resource;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::store::{Key, Store};

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use proa_api::Refusal;
 use proa_api::names::{GROUP_NODES, LABEL_HOSTNAME, NAMESPACE_NODE_LEASE, NODE_USER_PREFIX};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use crate::registry::{Caller, Target};
@@ -153,7 +153,7 @@ fn may_set(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proa_logic::kinds::built_in;
+    use proa_kinds::built_in;
     use serde_json::json;
 
     use super::*;
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn labels_and_taints_of_nodes() {
-        let table = built_in();
+        let table = built_in::table();
         let kind = table.by_kind("v1", "Node").unwrap();
         let node = |name: &str, labels: Value, taints: Value| json!({ "metadata": { "name": name, "labels": labels }, "spec": { "taints": taints } });
         let plain = node("a", json!({ "kubernetes.io/os": "linux", "disk": "ssd" }), Value::Null);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn leases_and_tokens() {
-        let table = built_in();
+        let table = built_in::table();
         let lease = |name: &str, namespace: &str| {
             let object = json!({ "metadata": { "name": name, "namespace": namespace } });
             check_create(&node_a(), table.by_kind("coordination.k8s.io/v1", "Lease").unwrap(), &object)

@@ -8,8 +8,8 @@
 use std::net::IpAddr;
 
 use proa_api::Refusal;
+use proa_kinds::Kind;
 use proa_logic::controllers::node_ipam::Range;
-use proa_logic::kinds::Kind;
 use serde_json::Value;
 
 use super::AdmissionConfig;

@@ -4,7 +4,7 @@
 
 use proa_api::Refusal;
 use proa_api::names::CONFIG_MAP_ROOT_CA;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use rand::Rng;
 use serde_json::{Value, json};
 

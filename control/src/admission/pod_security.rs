@@ -1,6 +1,6 @@
 //! PodSecurity: pods and templates against the labels of their namespace, and the labels themselves.
 //!
-//! What is found is [`proa_logic::admission::pod_security`]'s. There is no audit log: what is to be
+//! What is found is [`proa_kinds::admission::pod_security`]'s. There is no audit log: what is to be
 //! audited is written to the log of the server.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::Refusal;
 use proa_api::field::FieldErrors;
-use proa_logic::admission::pod_security::{Policy, decide, is_significant, namespace, policy};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
+use proa_kinds::admission::pod_security::{Policy, decide, is_significant, namespace, policy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use crate::store::{Object, Store};

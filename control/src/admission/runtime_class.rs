@@ -8,7 +8,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use proa_api::Refusal;
 use proa_api::names::RUNTIME_HANDLERS;
 use proa_api::quantity::canonical;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::store::Store;

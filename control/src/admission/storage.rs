@@ -6,7 +6,8 @@
 use proa_api::Refusal;
 use proa_api::names::{ANNOTATION_STORAGE_CLASS, FINALIZER_PV_PROTECTION, FINALIZER_PVC_PROTECTION, STORAGE};
 use proa_api::quantity::Amount;
-use proa_logic::kinds::{Kind, storage_class};
+use proa_kinds::Kind;
+use proa_kinds::built_in::storage_class;
 use serde_json::{Value, json};
 
 use crate::store::Store;

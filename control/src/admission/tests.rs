@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use proa_api::Refusal;
+use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
-use proa_logic::kinds;
 use serde_json::{Value, json};
 
 use crate::admission::AdmissionConfig;
@@ -28,7 +28,7 @@ impl World {
         let pod_range = Range::parse("10.42.0.0/16");
         let admission = AdmissionConfig { pod_range, ..AdmissionConfig::default() };
         let config = RegistryConfig { admission, ..RegistryConfig::default() };
-        let registry = Registry::open(&path, kinds::built_in(), config).unwrap();
+        let registry = Registry::open(&path, built_in::table(), config).unwrap();
         let world = World { registry, caller: Caller::system("test"), _dir: dir };
         world.made("v1 Namespace default", json!({})).await;
         world

@@ -10,8 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use proa_api::Refusal;
+use proa_kinds::Kind;
 use proa_logic::controllers::election::{Election, NAME, NAMESPACE};
-use proa_logic::kinds::Kind;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

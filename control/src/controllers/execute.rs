@@ -12,8 +12,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::names::FINALIZER_KUBERNETES;
+use proa_kinds::{Kind, Part};
 use proa_logic::controllers::plan::{Action, Change, Guard, Plan, Reference, Verb};
-use proa_logic::kinds::{Kind, Part};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::names::NAMESPACE_DEFAULT;
+use proa_kinds::Kind;
 use proa_logic::controllers::plan::{Change, Reference};
-use proa_logic::kinds::Kind;
 use serde_json::json;
 use tokio::sync::mpsc;
 

@@ -294,7 +294,7 @@ impl Shell {
     }
 
     fn finish_key(&mut self, id: (Controller, Key), outcome: &Outcome, now: Timestamp) {
-        let index = |kind: &proa_logic::kinds::Kind| {
+        let index = |kind: &proa_kinds::Kind| {
             self.feeds.kinds.iter().position(|k| k.kind.group == kind.group && k.kind.plural == kind.plural)
         };
         let writes: Vec<(usize, Revision)> =

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use proa_logic::kinds::built_in;
+use proa_kinds::built_in;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,8 @@ impl World {
     async fn start() -> World {
         let dir = tempfile::tempdir().unwrap();
         let registry =
-            Registry::open(&dir.path().join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
+            Registry::open(&dir.path().join("store.redb"), built_in::table(), RegistryConfig::default())
+                .unwrap();
         let shutdown = CancellationToken::new();
         let config = ControllersConfig {
             ca_pem: "PEM".into(),

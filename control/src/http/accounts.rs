@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call, accept};

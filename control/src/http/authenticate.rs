@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::rbac::{self, SERVICE_ACCOUNT_PREFIX};
+use proa_kinds::rbac::{self, SERVICE_ACCOUNT_PREFIX};
 
 use super::bootstrap_token;
 use super::protocol_token;

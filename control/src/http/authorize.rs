@@ -11,7 +11,7 @@ use proa_api::status::Resource;
 use serde_json::{Value, json};
 
 use crate::registry::Caller;
-pub use proa_logic::rbac::Attributes;
+pub use proa_kinds::rbac::Attributes;
 
 /// Members may do everything.
 const GROUP_MASTERS: &str = "system:masters";

@@ -1,15 +1,15 @@
 //! Objects and options that clients send, checked as far as the path says what they must be.
 //!
-//! Decoding is [`crate::wire`]'s; whether the object follows its kind's rules is the registry's.
+//! Decoding is [`proa_kinds::wire`]'s; whether the object follows its kind's rules is the registry's.
 
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::api::Call;
 use super::query::{FieldValidation, check_dry_run};
 use crate::registry::DeleteOptions;
-use crate::wire;
+use proa_kinds::wire;
 
 /// An object that a client sent.
 pub struct Sent {

@@ -3,7 +3,7 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization>).
 
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::api::{Api, Call};

@@ -7,7 +7,7 @@
 use axum::body::Body;
 use http::{HeaderName, Method, Request, Response, header};
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::api::{Api, Call};

@@ -4,7 +4,7 @@
 //! resources are asked but not stored. Formats:
 //! <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
 
-use proa_logic::kinds::{Kind, Table};
+use proa_kinds::{Kind, Table};
 use serde_json::{Map, Value, json};
 
 use super::metrics;
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn built_in_kinds_with_their_subresources() {
-        let table = proa_logic::kinds::built_in();
+        let table = proa_kinds::built_in::table();
         for kind in table.iter() {
             let list = resources(&table, &kind.group, &kind.version).unwrap();
             let names: Vec<&str> =

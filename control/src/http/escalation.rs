@@ -7,8 +7,8 @@
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use proa_api::Refusal;
 use proa_api::status::Resource;
-use proa_logic::kinds::Kind;
-use proa_logic::rbac::{Attributes, GROUP, escalation, index};
+use proa_kinds::Kind;
+use proa_kinds::rbac::{Attributes, GROUP, escalation, index};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proa_api::Refusal;
-use proa_logic::rbac::{Attributes, account_groups, account_of};
+use proa_kinds::rbac::{Attributes, account_groups, account_of};
 
 use super::authenticate::{ANONYMOUS, GROUP_AUTHENTICATED, GROUP_UNAUTHENTICATED};
 use super::path;

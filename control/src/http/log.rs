@@ -5,7 +5,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::api::{Api, Call};

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp, Unit};
 use proa_api::Refusal;
 use proa_api::quantity::{Amount, canonical};
 use proa_api::status::Resource;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call};

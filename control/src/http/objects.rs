@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::api::{Api, Call};
@@ -21,9 +21,9 @@ use super::query::FieldValidation;
 use super::respond;
 use super::table;
 use super::watch;
-use crate::patch;
 use crate::registry::{Deleted, Target};
-use crate::wire;
+use proa_kinds::patch;
+use proa_kinds::wire;
 
 /// Kinds whose removal is answered with the object itself, as `group/plural`.
 const ANSWERED_WITH_OBJECT: &[&str] = &["/namespaces", "/pods", "/serviceaccounts", "/services"];

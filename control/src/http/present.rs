@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use super::api::Call;

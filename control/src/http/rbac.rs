@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
-use proa_logic::rbac::rule::list;
-use proa_logic::rbac::{Attributes, User};
+use proa_kinds::rbac::rule::list;
+use proa_kinds::rbac::{Attributes, User};
 use serde_json::{Map, Value, json};
 
 use super::authorize::{Authorizer, Decision, Rules};

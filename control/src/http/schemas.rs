@@ -1,6 +1,6 @@
 //! OpenAPI documents over HTTP, which `kubectl explain`, `apply` and `diff` read.
 //!
-//! [`crate::openapi`] writes them from the table of kinds, which takes a while; here each is kept
+//! [`proa_kinds::openapi`] writes them from the table of kinds, which takes a while; here each is kept
 //! until the table changes, with an entity tag so that a client fetches it once. Documents that
 //! nobody asks for are never written: on an idle cluster there are none.
 
@@ -14,11 +14,11 @@ use bytes::Bytes;
 use http::header::{ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Response, StatusCode};
 use proa_api::Refusal;
-use proa_logic::kinds::Table;
+use proa_kinds::Table;
 
 use super::negotiate;
 use super::respond;
-use crate::openapi;
+use proa_kinds::openapi;
 
 /// The documents written so far for one table.
 #[derive(Default)]

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::{Kind, columns};
+use proa_kinds::{Kind, columns};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http::{Response, StatusCode};
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::api::{Api, Call};

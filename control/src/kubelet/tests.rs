@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use jiff::Timestamp;
-use proa_logic::kinds::built_in;
+use proa_kinds::built_in;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -89,7 +89,7 @@ impl World {
     fn new(dir: &Path) -> World {
         let pki = Pki::open(&dir.join("pki"), &[], "https://issuer", Timestamp::now()).unwrap();
         let registry =
-            Registry::open(&dir.join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
+            Registry::open(&dir.join("store.redb"), built_in::table(), RegistryConfig::default()).unwrap();
         let kubelets = Arc::new(Kubelets::new(&pki, registry.clone()).unwrap());
         World { pki, registry, kubelets }
     }

@@ -22,7 +22,7 @@ use http::Request;
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 use tokio::sync::Mutex;
 

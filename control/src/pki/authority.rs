@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
-use proa_logic::kinds::certificate_signing_request::request::Request;
+use proa_kinds::built_in::certificate_signing_request::request::Request;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,

@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
-use proa_logic::kinds::certificate_signing_request::request::Request;
-use proa_logic::kinds::certificate_signing_request::signers::{API_CLIENT, GROUP_MASTERS};
+use proa_kinds::Kind;
+use proa_kinds::built_in::certificate_signing_request::request::Request;
+use proa_kinds::built_in::certificate_signing_request::signers::{API_CLIENT, GROUP_MASTERS};
 use serde_json::{Value, json};
 
 use super::{Caller, metadata};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::Value;
 
 use super::{ATTEMPTS, Caller, Registry, Unwritten, WriteOptions, certificates, metadata, now};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use proa_api::Refusal;
 use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN, PROTECTED_NAMESPACES};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::{

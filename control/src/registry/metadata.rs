@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use rand::Rng;
 use serde_json::{Map, Value};
 

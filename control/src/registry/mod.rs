@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_logic::kinds::{Durability, Kind, Table};
+use proa_kinds::{Durability, Kind, Table};
 use serde_json::Value;
 
 pub use options::{

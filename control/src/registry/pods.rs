@@ -7,9 +7,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::status::Resource;
-use proa_logic::admission::eviction::{self, Verdict};
+use proa_kinds::Kind;
+use proa_kinds::admission::eviction::{self, Verdict};
 use proa_logic::controllers::plan::Change;
-use proa_logic::kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use super::delete::check_preconditions;

@@ -1,6 +1,6 @@
 //! ResourceQuotas: what a write takes or leaves of them, and what they hold in all.
 //!
-//! What counts how much is decided by `proa_logic::admission::quota`. Here it is asked within the
+//! What counts how much is decided by `proa_kinds::admission::quota`. Here it is asked within the
 //! store's one writer, on what is there at that moment: so no two writes take the same room, and
 //! the quota is written in the same commit as what it has counted.
 
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use proa_api::Refusal;
-use proa_logic::admission::quota::{Claim, Count, is_ignored, may_change, settle};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
+use proa_kinds::admission::quota::{Claim, Count, is_ignored, may_change, settle};
 use serde_json::{Value, json};
 
 use super::{ATTEMPTS, Caller, Registry, Unwritten, now};

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::FieldSelector;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::{List, ListOptions, Registry, WatchOptions, resource_name, views};

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::{Labels, Selector};
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use super::{Registry, metadata};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_logic::kinds::{Kind, Part};
+use proa_kinds::{Kind, Part};
 use serde_json::{Map, Value};
 
 use super::{

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use proa_api::selector::FieldSelector;
-use proa_logic::kinds::{Kind, View};
+use proa_kinds::{Kind, View};
 use serde_json::Value;
 
 use super::{Registry, selectable_fields};

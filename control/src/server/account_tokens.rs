@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::StreamExt;
 use proa_api::Refusal;
 use proa_api::selector::FieldSelector;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -12,7 +12,7 @@ use proa_api::names::{
     INGRESS_CONTROLLER, LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT,
     NAMESPACE_SYSTEM, SYSTEM_NAMESPACES, SYSTEM_PRIORITY_CLASSES,
 };
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

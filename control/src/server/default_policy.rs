@@ -1,11 +1,11 @@
 //! Writes the default roles and bindings at each start, before anybody is let in.
 //!
-//! What they are is in [`proa_logic::rbac::bootstrap`]. What is there and complete costs a read.
+//! What they are is in [`proa_kinds::rbac::bootstrap`]. What is there and complete costs a read.
 
 use futures::future::try_join_all;
 use proa_api::Refusal;
-use proa_logic::kinds::Kind;
-use proa_logic::rbac::bootstrap::{RETIRED, bindings, brought_up, is_own, roles};
+use proa_kinds::Kind;
+use proa_kinds::rbac::bootstrap::{RETIRED, bindings, brought_up, is_own, roles};
 use serde_json::Value;
 
 use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};

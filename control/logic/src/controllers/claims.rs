@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::facts::Pod;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// A workload, as far as its pods are concerned.
 #[derive(Debug)]

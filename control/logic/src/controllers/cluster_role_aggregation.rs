@@ -11,7 +11,7 @@ use serde_json::json;
 use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Decides whether the rules of a ClusterRole are those that it gathers.
 pub fn reconcile(seen: &Observed, key: &Key) -> Plan {

@@ -19,8 +19,8 @@ use super::facts::{Key, time};
 use super::job::finished_at;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
-use crate::kinds::Part;
-use crate::kinds::cron_job::schedule::Schedule;
+use proa_kinds::Part;
+use proa_kinds::built_in::cron_job::schedule::Schedule;
 
 /// More missed times than this point to a broken clock or a schedule that nobody has watched.
 const MISSED_MAX: usize = 100;

@@ -20,8 +20,8 @@ use super::namespace::now_json;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use super::templates::resolve;
-use crate::admission::eviction::{note_allowed, note_failure};
-use crate::kinds::Part;
+use proa_kinds::Part;
+use proa_kinds::admission::eviction::{note_allowed, note_failure};
 
 /// A pod that was to be deleted and is still there after this long counts again.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(120);

@@ -11,7 +11,7 @@ use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::service_endpoints::{Member, Port, labels, members, target_ref};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Label: who keeps the object.
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");

@@ -12,7 +12,7 @@ use super::facts::{Key, Meta};
 use super::graph::{OwnerState, waits_for_dependents};
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Decides about the object whose uid is the name of the key.
 pub fn reconcile(seen: &Observed, key: &Key) -> Plan {

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::facts::{Key, Node};
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// What the names of volumes begin with; the uid of the claim follows.
 const VOLUME_PREFIX: &str = "pvc-";

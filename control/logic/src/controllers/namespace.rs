@@ -12,7 +12,7 @@ use serde_json::json;
 use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// What is still there is told only after a while: most namespaces are gone sooner.
 const TELL_AFTER: SignedDuration = SignedDuration::from_secs(5);

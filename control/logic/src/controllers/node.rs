@@ -14,7 +14,7 @@ use super::facts::{Key, Node, Pod};
 use super::namespace::now_json;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Pods stay this long on a node that does not answer, unless they say otherwise.
 const STAY: SignedDuration = SignedDuration::from_secs(300);

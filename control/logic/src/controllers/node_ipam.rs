@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Addresses of one node: a /24.
 const NODE_PREFIX: u8 = 24;

@@ -13,7 +13,7 @@ use proa_api::status::Resource;
 use serde_json::{Value, json};
 
 use super::horizontal_pod_autoscaler::memory::Memory;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// What to do now, when to look again, and what to tell the owner of the object.
 #[derive(Clone, Debug, Default, PartialEq)]

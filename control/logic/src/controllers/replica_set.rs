@@ -22,7 +22,7 @@ use super::facts::{Key, Phase, Pod};
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Verb};
 use super::wakes::Controller;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// No more pods than this are created or deleted in one go; the next look takes the rest.
 const BURST: usize = 500;

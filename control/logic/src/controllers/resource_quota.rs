@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::facts::{Key, Pod};
 use super::observed::Observed;
 use super::plan::{Plan, Reference, Verb};
-use crate::admission::quota::is_known;
+use proa_kinds::admission::quota::is_known;
 
 /// Decides what one ResourceQuota needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {

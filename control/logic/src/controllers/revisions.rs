@@ -19,7 +19,7 @@ use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::templates;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Label of a pod: the revision of its template.
 pub(super) const LABEL_REVISION: &str = "controller-revision-hash";

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::service_endpoints::Port;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// A slice holds no more endpoints than this.
 const SLICE_SIZE: usize = 100;

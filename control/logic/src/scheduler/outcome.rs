@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::controllers::facts::Pod;
 use crate::controllers::plan::{Change, Guard, Plan, Problem, Report, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Binds a pod to a node.
 pub fn bind(pod: &Pod, node: &str) -> Plan {

@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
 use proa_api::Refusal;
-use proa_logic::admission::quota::{Claim, Count, is_ignored, settle};
+use proa_kinds::admission::quota::{Claim, Count, is_ignored, settle};
+use proa_kinds::{Kind, Part, Table, built_in};
 use proa_logic::controllers::plan::{Reference, Verb};
 use proa_logic::controllers::resources::{Resources, requests};
-use proa_logic::kinds::{Kind, Part, Table, built_in};
 use serde_json::{Value, json};
 
 /// API version and kind, namespace, name.
@@ -50,7 +50,7 @@ pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 impl Api {
     pub fn new(now: Timestamp) -> Self {
         Api {
-            table: built_in(),
+            table: built_in::table(),
             objects: BTreeMap::new(),
             log: Vec::new(),
             began: now,

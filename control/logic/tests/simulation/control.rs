@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_kinds::built_in;
 use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
 use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
 use proa_logic::controllers::{Controller, Key, KindName, Object, Observed, Wakes, reconcile};
-use proa_logic::kinds::built_in;
 use proa_logic::scheduler::Scheduler;
 
 use super::api::{Api, kind_name};
@@ -60,7 +60,7 @@ impl Control {
             decided: oracle::Decided::default(),
         };
         let mut wakes = Wakes::default();
-        for kind in built_in().iter().filter(|k| k.kind != "Event" && k.view.is_none()) {
+        for kind in built_in::table().iter().filter(|k| k.kind != "Event" && k.view.is_none()) {
             let name = KindName::new(&kind.api_version(), &kind.kind);
             let text = kind_name(&name.api_version, &name.kind);
             let objects = api.list(&text).map(|o| decode(&name, o)).collect();

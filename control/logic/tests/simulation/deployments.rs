@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};

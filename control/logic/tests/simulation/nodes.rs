@@ -1,7 +1,7 @@
 //! The nodes: they renew their Leases, start and stop pods, fall silent, vanish and come back.
 
 use jiff::SignedDuration;
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
+use proa_kinds::Part;
 use proa_logic::controllers::election::{Election, NAME, NAMESPACE};
-use proa_logic::kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{Api, reference, text};

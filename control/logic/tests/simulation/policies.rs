@@ -3,8 +3,8 @@
 //! Nothing but evictions takes pods away here, so what a budget promises can be checked at each.
 
 use k8s_openapi::api::core::v1::ResourceQuota;
-use proa_logic::admission::eviction::{Verdict, decide};
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
+use proa_kinds::admission::eviction::{Verdict, decide};
 use serde_json::{Value, json};
 
 use super::api::{reference, text};

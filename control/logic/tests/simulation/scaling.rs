@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1 as core;
+use proa_kinds::Part;
 use proa_logic::controllers::horizontal_pod_autoscaler::sample::{Adapters, Pod, Sample, Used};
 use proa_logic::controllers::plan::{Plan, Verb};
 use proa_logic::controllers::{Key, Observed};
-use proa_logic::kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{Api, reference, text};

@@ -2,7 +2,7 @@
 //! back by gates; and nodes that are cordoned and tainted. What the scheduler promises is checked in
 //! `oracle` and at each bind.
 
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proa_api::local_path::{self, Order, Orders, Outcome, Outcomes};
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
 use serde_json::{Value, json};
 
 use super::api::{reference, text};

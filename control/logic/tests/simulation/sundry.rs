@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::SignedDuration;
-use proa_logic::kinds::Part;
+use proa_kinds::Part;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::{Value, json};
 

@@ -1,12 +1,13 @@
 //! Two nodes with a pod each: what each of them may and may not see.
 
-use proa_logic::kinds::built_in;
+use proa_kinds::built_in;
 
 use super::*;
 use crate::registry::{RegistryConfig, WriteOptions};
 
 async fn registry(dir: &std::path::Path) -> Registry {
-    let registry = Registry::open(&dir.join("store.redb"), built_in(), RegistryConfig::default()).unwrap();
+    let registry =
+        Registry::open(&dir.join("store.redb"), built_in::table(), RegistryConfig::default()).unwrap();
     let make = async |api_version: &str, kind: &str, namespace: &str, object: Value| {
         let table = registry.kinds();
         let row = table.by_kind(api_version, kind).unwrap();

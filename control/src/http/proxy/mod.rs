@@ -24,7 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use proa_api::Refusal;
 use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
 use proa_api::shares::{Share, Shares};
-use proa_logic::rbac::SERVICE_ACCOUNT_PREFIX;
+use proa_kinds::rbac::SERVICE_ACCOUNT_PREFIX;
 
 use super::api::Api;
 use super::authorize::Attributes;

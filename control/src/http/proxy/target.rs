@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use proa_api::Refusal;
 use proa_api::names::KUBELET_PORT;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 use rand::seq::SliceRandom;
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 mod views;
 
 use futures::StreamExt;
-use proa_logic::kinds;
+use proa_kinds::built_in;
 use serde_json::json;
 
 use super::*;
@@ -24,7 +24,7 @@ impl World {
     async fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.redb");
-        let registry = Registry::open(&path, kinds::built_in(), RegistryConfig::default()).unwrap();
+        let registry = Registry::open(&path, built_in::table(), RegistryConfig::default()).unwrap();
         let world = World { registry, caller: Caller::system("test"), _dir: dir };
         world.create("v1", "Namespace", json!({"metadata": {"name": "default"}})).await;
         world
@@ -522,7 +522,7 @@ async fn collections_are_deleted_by_selection() {
 async fn services_get_addresses_that_outlive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
-    let open = || Registry::open(&path, kinds::built_in(), RegistryConfig::default()).unwrap();
+    let open = || Registry::open(&path, built_in::table(), RegistryConfig::default()).unwrap();
     let caller = Caller::system("test");
     let registry = open();
     let table = registry.kinds();

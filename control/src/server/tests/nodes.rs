@@ -2,7 +2,7 @@
 //! on what is another's.
 
 use expect_test::expect;
-use proa_logic::kinds::Kind;
+use proa_kinds::Kind;
 
 use super::*;
 

@@ -18,10 +18,10 @@ use crate::controllers::namespace::now_json;
 use crate::controllers::node_ipam::Range;
 use crate::controllers::observed::{ClusterSettings, Observed};
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
-use crate::kinds::certificate_signing_request::request::Request;
-use crate::kinds::certificate_signing_request::signers::{self, NODE_CLIENT, NODE_SERVING};
-use crate::kinds::certificate_signing_request::{APPROVED, DENIED, has};
+use proa_kinds::Part;
+use proa_kinds::built_in::certificate_signing_request::request::Request;
+use proa_kinds::built_in::certificate_signing_request::signers::{self, NODE_CLIENT, NODE_SERVING};
+use proa_kinds::built_in::certificate_signing_request::{APPROVED, DENIED, has};
 
 /// Decides whether a request is approved.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {

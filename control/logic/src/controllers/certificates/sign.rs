@@ -7,9 +7,9 @@ use crate::controllers::facts::Key;
 use crate::controllers::namespace::now_json;
 use crate::controllers::observed::Observed;
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
-use crate::kinds::certificate_signing_request::request::Request;
-use crate::kinds::certificate_signing_request::{APPROVED, DENIED, FAILED, has, signers};
+use proa_kinds::Part;
+use proa_kinds::built_in::certificate_signing_request::request::Request;
+use proa_kinds::built_in::certificate_signing_request::{APPROVED, DENIED, FAILED, has, signers};
 
 /// A certificate holds no longer than this: the stock signer's default.
 const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);

@@ -8,14 +8,27 @@ use super::*;
 use crate::controllers::facts::{Key, Object};
 use crate::controllers::plan::{Change, Plan, Verb};
 use crate::controllers::tests::{at, object, seen, stamp};
-use crate::kinds::Part;
-use crate::kinds::certificate_signing_request::signers::{API_CLIENT, NODE_CLIENT, NODE_SERVING};
-use crate::kinds::certificate_signing_request::tests::pem;
+use proa_kinds::Part;
+use proa_kinds::built_in::certificate_signing_request::signers::{API_CLIENT, NODE_CLIENT, NODE_SERVING};
+use rcgen::DnType;
 
 const CLIENT: &[&str] = &["digital signature", "client auth"];
 const SERVER: &[&str] = &["digital signature", "server auth"];
 const BOOTSTRAPPER: (&str, &str) = ("system:bootstrap:abcdef", "system:bootstrappers");
 const NODE_A: (&str, &str) = ("system:node:a", "system:nodes");
+
+/// A request in PEM for this subject and these alternative names.
+fn pem(common_name: &str, organization: &str, names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for (attribute, value) in [(DnType::OrganizationName, organization), (DnType::CommonName, common_name)] {
+        if !value.is_empty() {
+            params.distinguished_name.push(attribute, value);
+        }
+    }
+    params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap()
+}
 
 fn csr(signer: &str, request: &str, usages: &[&str], by: (&str, &str), status: Value) -> Object {
     let spec = json!({

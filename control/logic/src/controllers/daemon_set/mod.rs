@@ -24,7 +24,7 @@ use super::facts::{Key, Node, Phase, Pod};
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use super::revisions::{self, LABEL_REVISION, Revisions, Source};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// A pod that has failed is left alone for this long, so that a node that refuses it is not kept
 /// busy with its successors.

@@ -29,7 +29,7 @@ use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
 use super::templates::{self, resolve};
 use super::wakes::recreates;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Decides what one Deployment needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {

@@ -38,8 +38,8 @@ use super::facts::Key;
 use super::observed::Observed;
 use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
 use super::wakes::Controller;
-use crate::kinds::Part;
 use memory::Memory;
+use proa_kinds::Part;
 use sample::Sample;
 use target::Scale;
 

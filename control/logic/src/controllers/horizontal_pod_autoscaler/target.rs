@@ -7,7 +7,7 @@ use proa_api::selector::Selector;
 use crate::controllers::facts::Key;
 use crate::controllers::observed::Observed;
 use crate::controllers::plan::Reference;
-use crate::kinds::built_in;
+use proa_kinds::built_in;
 
 /// The scale of a workload.
 pub(super) struct Scale {
@@ -81,7 +81,7 @@ pub(super) fn scale(
                 selector: Selector::from_map(spec.and_then(|s| s.selector.as_ref()).into_iter().flatten()),
             })
         }
-        (group, kind) if built_in().iter().any(|k| k.group == group && k.kind == kind) => {
+        (group, kind) if built_in::table().iter().any(|k| k.group == group && k.kind == kind) => {
             Err("the server could not find the requested resource".to_owned())
         }
         (group, kind) => Err(format!("no matches for kind {kind:?} in group {group:?}")),

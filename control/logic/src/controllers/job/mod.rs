@@ -26,7 +26,7 @@ use super::facts::{Key, Phase, Pod, time};
 use super::observed::Observed;
 use super::plan::{Plan, Reference, Verb};
 
-pub use crate::kinds::job::Indexes;
+pub use proa_kinds::built_in::job::Indexes;
 
 /// What `managedBy` says if it says nothing.
 const SELF: &str = "kubernetes.io/job-controller";

@@ -9,7 +9,7 @@ use super::View;
 use super::count::{Counted, Tally};
 use super::verdict::Verdict;
 use crate::controllers::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Brings the status up to date. The change is refused if the Job is not the one that was decided
 /// upon: what has been counted since must not be counted again.

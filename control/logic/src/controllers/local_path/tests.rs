@@ -146,7 +146,7 @@ fn the_volume_is_what_the_claim_asked_for() {
     assert_eq!(body["spec"]["claimRef"]["uid"], "u1");
     assert_eq!(body["spec"]["capacity"], json!({"storage": "1Gi"}));
     assert_eq!(body["spec"]["persistentVolumeReclaimPolicy"], "Delete");
-    let table = crate::kinds::built_in();
+    let table = proa_kinds::built_in::table();
     let kind = table.by_kind("v1", "PersistentVolume").unwrap();
     (kind.hooks.create)(body.clone()).unwrap_or_else(|refusal| panic!("{refusal}"));
 }

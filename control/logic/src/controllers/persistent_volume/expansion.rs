@@ -36,7 +36,7 @@ pub fn reconcile(seen: &Observed, key: &Key) -> Plan {
         plan.problems.push(problem(Reference::to(&**claim), false, "ExternalExpanding", text));
         return plan;
     }
-    let amount = claim.spec.as_ref().and_then(crate::kinds::persistent_volume_claim::requested);
+    let amount = claim.spec.as_ref().and_then(proa_kinds::built_in::persistent_volume_claim::requested);
     let capacity = json!({ "capacity": { STORAGE: amount } });
     if matching::capacity(volume) < wanted {
         plan.act(change(&**volume, json!({ "spec": capacity })));

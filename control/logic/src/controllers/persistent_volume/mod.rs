@@ -33,7 +33,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::plan::{Change, Guard, Problem, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 fn annotation<'a>(object: &'a impl Metadata<Ty = ObjectMeta>, name: &str) -> Option<&'a str> {
     object.metadata().annotations.as_ref()?.get(name).map(String::as_str)

@@ -7,7 +7,7 @@ use crate::controllers::claims::Owner;
 use crate::controllers::facts::Pod;
 use crate::controllers::plan::{Change, Guard, Verb};
 use crate::controllers::revisions::{LABEL_REVISION, template_of};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Label of a pod: its own name, so that a Service can select it alone.
 const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";

@@ -7,7 +7,7 @@ use super::View;
 use crate::controllers::facts::{Phase, Pod};
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb, difference};
 use crate::controllers::revisions::LABEL_REVISION;
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// Brings the status up to date.
 pub(super) fn update(view: &View<'_>, plan: &mut Plan) {

@@ -17,7 +17,7 @@ use super::View;
 use crate::controllers::claims::Owner;
 use crate::controllers::facts::{Key, Phase, Pod};
 use crate::controllers::plan::{Change, Guard, Plan, Problem, Reference, Verb};
-use crate::kinds::Part;
+use proa_kinds::Part;
 
 /// True if a claim of this name may belong to one of the set's pods.
 pub fn may_own(set: &StatefulSet, claim: &str) -> bool {

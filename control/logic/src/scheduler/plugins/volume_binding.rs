@@ -18,9 +18,9 @@ use super::{CycleState, volumes};
 use crate::controllers::facts::{Key, Node, Pod};
 use crate::controllers::persistent_volume::matching::{self, is_bound_to};
 use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
-use crate::kinds::Part;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
 use crate::scheduler::snapshot::NodeInfo;
+use proa_kinds::Part;
 
 const UNBOUND_IMMEDIATE: &str = "pod has unbound immediate PersistentVolumeClaims";
 const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";

@@ -1,0 +1,167 @@
+//! ReplicaSet: a number of pods made from one template.
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use proa_api::field::{FieldErrors, Path};
+
+use super::template;
+use crate::columns::{age, column, managed_pods, name, number, template_containers, template_images};
+use crate::rules::{Rules, row};
+use crate::syntax::NOT_NEGATIVE;
+use crate::{Kind, ScalePaths, SelectableField};
+
+const SPEC: Path<'static> = Path::root("spec");
+
+/// The rules of ReplicaSets.
+pub struct ReplicaSets;
+
+/// The row of ReplicaSets.
+pub fn kind() -> Kind {
+    Kind {
+        short_names: vec!["rs"],
+        categories: vec!["all"],
+        has_generation: true,
+        scale: Some(ScalePaths {
+            spec_replicas: "/spec/replicas",
+            status_replicas: "/status/replicas",
+            selector: "/spec/selector",
+        }),
+        columns: vec![
+            name(),
+            column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
+            column("Current", "integer", "Number of pods there are.", |o, _| {
+                number(o, "/status/replicas").into()
+            }),
+            column("Ready", "integer", "Number of pods that are ready.", |o, _| {
+                number(o, "/status/readyReplicas").into()
+            }),
+            age(),
+            template_containers(),
+            template_images(),
+            managed_pods(),
+        ],
+        selectable_fields: vec![SelectableField {
+            name: "status.replicas",
+            value: |o| number(o, "/status/replicas").to_string(),
+        }],
+        ..row::<ReplicaSets>()
+    }
+}
+
+impl Rules for ReplicaSets {
+    type Object = ReplicaSet;
+    const HAS_STATUS: bool = true;
+
+    fn default(set: &mut ReplicaSet) {
+        set.status.get_or_insert_default();
+        let spec = set.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        template::default(spec.template.get_or_insert_default());
+    }
+
+    fn validate(set: &ReplicaSet, errors: &mut FieldErrors) {
+        let Some(spec) = &set.spec else { return };
+        let replicas = spec.replicas.unwrap_or_default();
+        if replicas < 0 {
+            errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
+        }
+        let min_ready = spec.min_ready_seconds.unwrap_or_default();
+        if min_ready < 0 {
+            errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
+        }
+        template::selector(&spec.selector, errors);
+        match &spec.template {
+            Some(template) => template::validate(template, &spec.selector, "ReplicaSet", errors),
+            None => errors.required(&SPEC.field("template"), ""),
+        }
+    }
+
+    fn validate_update(old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec)
+            && old.selector != new.selector
+        {
+            template::selector_changed(&new.selector, errors);
+        }
+    }
+
+    fn validate_status_update(_old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
+        let Some(status) = &new.status else { return };
+        let counts = [
+            ("replicas", Some(status.replicas)),
+            ("fullyLabeledReplicas", status.fully_labeled_replicas),
+            ("readyReplicas", status.ready_replicas),
+            ("availableReplicas", status.available_replicas),
+        ];
+        template::counts(&counts, status.replicas, errors);
+        template::available(status.available_replicas, status.ready_replicas, errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::check::{created, refusals, update_refusals};
+
+    const BASE: &str = "{apiVersion: apps/v1, kind: ReplicaSet, spec: {selector: {matchLabels: {a: b}}, template: \
+                        {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i:1}]}}}}";
+
+    #[test]
+    fn rules() {
+        created(
+            BASE,
+            expect![[r#"
+            apiVersion: apps/v1
+            kind: ReplicaSet
+            metadata:
+              name: x
+              namespace: default
+            spec:
+              replicas: 1
+              selector:
+                matchLabels:
+                  a: b
+              template:
+                metadata:
+                  labels:
+                    a: b
+                spec:
+                  containers:
+                  - image: i:1
+                    imagePullPolicy: IfNotPresent
+                    name: c
+                    resources: {}
+                    terminationMessagePath: /dev/termination-log
+                    terminationMessagePolicy: File
+                  dnsPolicy: ClusterFirst
+                  restartPolicy: Always
+                  schedulerName: default-scheduler
+                  securityContext: {}
+                  terminationGracePeriodSeconds: 30
+            status:
+              replicas: 0
+        "#]],
+        );
+        refusals(
+            BASE,
+            &[
+                "{spec: {replicas: -1, minReadySeconds: -1}}",
+                "{spec: {template: {metadata: {labels: {a: c}}}}}",
+                "{spec: {selector: {matchLabels: null}}}",
+            ],
+            expect![[r#"
+                spec.replicas: Invalid value: -1: must be greater than or equal to 0
+                spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
+                spec.template.metadata.labels: Invalid value: {"a":"c"}: `selector` does not match template `labels`
+                spec.selector: Required value
+                spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
+            "#]],
+        );
+        update_refusals(
+            BASE,
+            &["{spec: {selector: {matchExpressions: [{key: a, operator: Exists}]}}}"],
+            expect![[r#"
+                spec.selector: Invalid value: {"matchExpressions":[{"key":"a","operator":"Exists"}],"matchLabels":{"a":"b"}}: field is immutable
+            "#]],
+        );
+    }
+}

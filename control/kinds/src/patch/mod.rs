@@ -1,0 +1,152 @@
+//! The three patch types: current object and patch in, patched object out.
+//!
+//! Fed by the HTTP layer through the registry, which calls it again when another write came
+//! between. It decides nothing about what may change; the patched object goes through the same
+//! validation as an update. Server-side apply is not done here: it needs field ownership.
+
+mod list;
+mod strategic;
+
+use crate::Kind;
+use proa_api::Refusal;
+use serde_json::{Map, Value};
+
+use crate::schema;
+use crate::wire;
+
+/// Operations in one JSON patch, as the stock server limits them.
+const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+/// Bytes that the `copy` operations of one JSON patch may add.
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// The media types of patches, in the order error texts name them.
+pub const MEDIA_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+/// What kind of patch a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+    /// Merge by the keys of lists:
+    /// <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md>.
+    Strategic,
+}
+
+impl Type {
+    /// The type that a request's Content-Type names; 415 for any other.
+    pub fn from_content_type(content_type: &str) -> Result<Type, Refusal> {
+        match content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/json-patch+json" => Ok(Type::Json),
+            "application/merge-patch+json" => Ok(Type::Merge),
+            "application/strategic-merge-patch+json" => Ok(Type::Strategic),
+            _ => Err(Refusal::unsupported_media_type(&MEDIA_TYPES)),
+        }
+    }
+}
+
+/// Applies a patch to `current`. The result keeps the apiVersion and kind of `current`: a patch
+/// that changes them is refused.
+///
+/// `current` may be a subresource of `kind`, such as a Scale; its own apiVersion and kind decide how
+/// its lists merge.
+pub fn apply(kind: &Kind, type_: Type, current: &Value, body: &[u8]) -> Result<Value, Refusal> {
+    let text = |key: &str| current.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (mut api_version, mut kind_name) = (text("apiVersion"), text("kind"));
+    if api_version.is_empty() || kind_name.is_empty() {
+        (api_version, kind_name) = (kind.api_version(), kind.kind.clone());
+    }
+    let patch = wire::json_value(body).map_err(|e| match type_ {
+        Type::Json => Refusal::bad_request(format!("error decoding patch: {e}")),
+        _ => Refusal::bad_request(format!("invalid JSON document: {e}")),
+    })?;
+    let mut patched = match type_ {
+        Type::Json => json(current, patch.value)?,
+        Type::Merge => {
+            if !patch.value.is_object() {
+                return Err(Refusal::bad_request("a merge patch of an object must be an object"));
+            }
+            let mut patched = current.clone();
+            json_patch::merge(&mut patched, &patch.value);
+            patched
+        }
+        Type::Strategic => {
+            let message = schema::message_of(&api_version, &kind_name)
+                .ok_or_else(|| Refusal::unsupported_media_type(&MEDIA_TYPES[..2]))?;
+            let Value::Object(patch) = patch.value else {
+                return Err(Refusal::bad_request("a strategic merge patch must be an object"));
+            };
+            let original = current.as_object().cloned().unwrap_or_default();
+            Value::Object(
+                strategic::merge_map(original, patch, Some(message)).map_err(strategic::Fault::refusal)?,
+            )
+        }
+    };
+    if wire::deeper_than(&patched, wire::MAX_DEPTH) {
+        return Err(Refusal::bad_request(format!(
+            "the patched object is nested deeper than {} levels",
+            wire::MAX_DEPTH
+        )));
+    }
+    wire::expect_kind(&api_version, &kind_name, &mut patched)?;
+    Ok(patched)
+}
+
+fn json(current: &Value, operations: Value) -> Result<Value, Refusal> {
+    let count = operations.as_array().map_or(0, Vec::len);
+    if count > MAX_JSON_PATCH_OPERATIONS {
+        return Err(Refusal::entity_too_large(format_args!(
+            "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {count}"
+        )));
+    }
+    let patch: json_patch::Patch = serde_json::from_value(operations)
+        .map_err(|e| Refusal::bad_request(format!("error decoding patch: {e}")))?;
+    let mut patched = current.clone();
+    let mut copied = 0;
+    for operation in patch.iter() {
+        if let json_patch::PatchOperation::Copy(copy) = operation
+            && let Some(source) = patched.pointer(copy.from.as_str())
+        {
+            copied += size(source);
+            if copied > MAX_COPIED_BYTES {
+                return Err(unprocessable("the copy operations add more than 3 MiB"));
+            }
+        }
+        // A failed operation leaves `patched` half done, which is why it is a copy.
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)).map_err(unprocessable)?;
+    }
+    Ok(patched)
+}
+
+/// 422 with the stock text; what is wrong stands in the details.
+fn unprocessable(why: impl std::fmt::Display) -> Refusal {
+    let mut refusal =
+        Refusal::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    let cause = k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause {
+        field: Some("patch".to_owned()),
+        message: Some(why.to_string()),
+        ..Default::default()
+    };
+    refusal.0.details.get_or_insert_default().causes.get_or_insert_default().push(cause);
+    refusal
+}
+
+/// About how many bytes a value takes as JSON.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(size).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>(),
+        _ => 8,
+    }
+}
+
+/// Drops nulls from maps, as a merge onto nothing does.
+fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {
+    map.into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! Strategic merge patch: maps merge, lists merge by key where their type says so, and directives
+//! (`$patch`, `$retainKeys`, `$deleteFromPrimitiveList/…`, `$setElementOrder/…`) say what plain JSON
+//! cannot.
+//!
+//! The rules are those of the public description of the format; how a list merges comes from the
+//! table of [`crate::schema`].
+
+use proa_api::Refusal;
+use serde_json::{Map, Value};
+
+use super::list::{self, Order};
+use super::without_nulls;
+use crate::schema::{Field, MessageId, Shape, Type, messages};
+
+/// A patch that needs more would hold up others.
+const MOST_COMPARISONS: usize = 4_000_000;
+const DIRECTIVE: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+const ELEMENT_ORDER: &str = "$setElementOrder/";
+
+/// Why a patch cannot be applied.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fault {
+    /// The patch is not well formed: 400.
+    Malformed(String),
+    /// A list element lacks the key it merges by, or a list holds lists: 422.
+    Unmergeable(String),
+}
+
+impl Fault {
+    pub(super) fn refusal(self) -> Refusal {
+        match self {
+            Fault::Malformed(text) => Refusal::bad_request(text),
+            Fault::Unmergeable(text) => Refusal::new(422, "Invalid", text),
+        }
+    }
+}
+
+/// How a field merges. Fields outside the table merge as maps and replace as lists.
+#[derive(Clone, Copy, Default)]
+struct Rule {
+    merge: bool,
+    replace: bool,
+    merge_key: &'static str,
+    inner: Option<MessageId>,
+}
+
+impl Rule {
+    fn of(message: Option<MessageId>, name: &str) -> Rule {
+        message.and_then(|id| messages().field(id, name)).map_or_else(Rule::default, Rule::from_field)
+    }
+
+    fn from_field(field: &'static Field) -> Rule {
+        let strategies = || field.patch_strategy.split(',');
+        Rule {
+            merge: strategies().any(|s| s == "merge"),
+            replace: strategies().any(|s| s == "replace"),
+            merge_key: field.merge_key,
+            inner: match (field.type_, field.shape) {
+                (Type::Message(id), Shape::One | Shape::List) => Some(id),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Merges `patch` into `original`, an object of type `message`.
+pub(super) fn merge_map(
+    mut original: Map<String, Value>,
+    mut patch: Map<String, Value>,
+    message: Option<MessageId>,
+) -> Result<Map<String, Value>, Fault> {
+    match directive(&mut patch)? {
+        Some(Directive::Replace) => return Ok(patch),
+        Some(Directive::Delete) => return Ok(Map::new()),
+        Some(Directive::Merge) | None => {}
+    }
+    retain_keys(&mut original, &mut patch)?;
+    set_element_orders(&mut original, &mut patch, message)?;
+    for (name, value) in patch {
+        if let Some(name) = name.strip_prefix(DELETE_FROM) {
+            if let Some(Value::Array(items)) = original.get_mut(name) {
+                let gone = as_list(value, DELETE_FROM)?;
+                items.retain(|item| !gone.contains(item));
+            }
+            continue;
+        }
+        let merged = match (original.get_mut(&name).map(Value::take), value) {
+            (_, Value::Null) => {
+                original.shift_remove(&name);
+                continue;
+            }
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                let rule = Rule::of(message, &name);
+                if rule.replace {
+                    Value::Object(cleaned(new, rule.inner)?)
+                } else {
+                    Value::Object(merge_map(old, new, rule.inner)?)
+                }
+            }
+            (Some(Value::Array(old)), Value::Array(new)) => {
+                let rule = Rule::of(message, &name);
+                if rule.merge { Value::Array(merge_list(old, new, rule, None)?) } else { Value::Array(new) }
+            }
+            (_, Value::Object(new)) => Value::Object(cleaned(new, Rule::of(message, &name).inner)?),
+            (_, Value::Array(new)) => Value::Array(merge_list_onto_nothing(new, Rule::of(message, &name))?),
+            (_, scalar) => scalar,
+        };
+        original.insert(name, merged);
+    }
+    Ok(original)
+}
+
+enum Directive {
+    Replace,
+    Delete,
+    Merge,
+}
+
+/// Takes the `$patch` directive out of a map.
+fn directive(patch: &mut Map<String, Value>) -> Result<Option<Directive>, Fault> {
+    match patch.shift_remove(DIRECTIVE) {
+        None => Ok(None),
+        Some(Value::String(word)) => match word.as_str() {
+            "replace" => Ok(Some(Directive::Replace)),
+            "delete" => Ok(Some(Directive::Delete)),
+            "merge" => Ok(Some(Directive::Merge)),
+            _ => Err(Fault::Malformed(format!("unknown patch type found: {word}"))),
+        },
+        Some(other) => Err(Fault::Malformed(format!("unknown patch type found: {other}"))),
+    }
+}
+
+/// `$retainKeys`: what the list does not name is cleared before the merge.
+fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), Fault> {
+    let Some(keys) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
+    let keys = as_list(keys, RETAIN_KEYS)?;
+    let kept = |name: &str| keys.iter().any(|key| key.as_str() == Some(name));
+    for (name, value) in &*patch {
+        if !value.is_null() && !name.starts_with('$') && !kept(name) {
+            return Err(Fault::Malformed(format!(
+                "bad patch format for {RETAIN_KEYS}: {name} is set and not among the retained keys"
+            )));
+        }
+    }
+    original.retain(|name, _| kept(name));
+    Ok(())
+}
+
+/// `$setElementOrder/x`: merges list x if the patch holds it, then puts its elements in order.
+fn set_element_orders(
+    original: &mut Map<String, Value>,
+    patch: &mut Map<String, Value>,
+    message: Option<MessageId>,
+) -> Result<(), Fault> {
+    let names: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
+    for directive in names {
+        let order = as_list(patch.shift_remove(&directive).unwrap_or_default(), ELEMENT_ORDER)?;
+        let name = &directive[ELEMENT_ORDER.len()..];
+        let rule = Rule::of(message, name);
+        let gone = match patch.shift_remove(&format!("{DELETE_FROM}{name}")) {
+            Some(gone) => as_list(gone, DELETE_FROM)?,
+            None => Vec::new(),
+        };
+        let new = match patch.shift_remove(name) {
+            Some(Value::Array(new)) => new,
+            Some(Value::Null) => {
+                original.shift_remove(name);
+                continue;
+            }
+            Some(_) => return Err(Fault::Malformed(format!("{name} is ordered and must be a list"))),
+            None => Vec::new(),
+        };
+        let mut old = match original.get_mut(name).map(Value::take) {
+            Some(Value::Array(old)) => old,
+            _ if new.is_empty() => {
+                original.shift_remove(name);
+                continue;
+            }
+            _ => Vec::new(),
+        };
+        check_order(&new, &order, rule.merge_key)?;
+        check_work(old.len(), gone.len())?;
+        old.retain(|item| !gone.contains(item));
+        original.insert(name.to_owned(), Value::Array(merge_list(old, new, rule, Some(order))?));
+    }
+    Ok(())
+}
+
+/// The elements of the patch must stand in the order that the patch asks for.
+fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), Fault> {
+    let ordered = Order::new(order, key);
+    let mut last = 0;
+    for item in new.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+        match ordered.position(item) {
+            Some(position) if position >= last => last = position,
+            _ => {
+                return Err(Fault::Malformed(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    Value::Array(new.to_vec()),
+                    Value::Array(order.to_vec())
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each element of one list is looked for in the other.
+fn check_work(old: usize, new: usize) -> Result<(), Fault> {
+    if old.saturating_mul(new) > MOST_COMPARISONS {
+        return Err(Fault::Unmergeable(format!(
+            "lists of {old} and {new} elements are too long to be merged"
+        )));
+    }
+    Ok(())
+}
+
+/// Merges a list whose strategy is merge. Elements that the patch names stand in the patch's order
+/// (or in `order`, where it is given), the others where the server has them.
+fn merge_list(
+    old: Vec<Value>,
+    new: Vec<Value>,
+    rule: Rule,
+    order: Option<Vec<Value>>,
+) -> Result<Vec<Value>, Fault> {
+    check_work(old.len(), new.len())?;
+    let server = old.clone();
+    let (merged, new) = if rule.merge_key.is_empty() {
+        let mut merged = old;
+        for item in &new {
+            if item.is_array() || item.is_object() {
+                return Err(Fault::Unmergeable(format!(
+                    "{item} cannot be merged: its list has no merge key"
+                )));
+            }
+            if !merged.contains(item) {
+                merged.push(item.clone());
+            }
+        }
+        (merged, new)
+    } else {
+        let (old, new, replaced) = element_directives(old, new, rule)?;
+        if replaced {
+            return merge_list_onto_nothing(new, rule);
+        }
+        (merge_elements(old, &new, rule)?, new)
+    };
+    Ok(list::in_order(merged, order.as_deref().unwrap_or(&new), &server, rule.merge_key))
+}
+
+/// Carries out the directives that stand as elements of a list: `{"$patch": "delete", KEY: …}`
+/// removes, `{"$patch": "replace"}` makes the other elements of the patch the whole list.
+fn element_directives(
+    mut old: Vec<Value>,
+    new: Vec<Value>,
+    rule: Rule,
+) -> Result<(Vec<Value>, Vec<Value>, bool), Fault> {
+    let mut plain = Vec::with_capacity(new.len());
+    let mut replaced = false;
+    for mut item in new {
+        let word = match &mut item {
+            Value::Object(map) => directive(map)?,
+            _ => None,
+        };
+        match word {
+            None => plain.push(item),
+            Some(Directive::Delete) => {
+                let key = key_of(&item, rule.merge_key)?.clone();
+                old.retain(|old| old.get(rule.merge_key) != Some(&key));
+            }
+            Some(Directive::Replace) => {
+                replaced = true;
+                if item.as_object().is_some_and(|map| !map.is_empty()) {
+                    plain.push(item);
+                }
+            }
+            Some(Directive::Merge) => {
+                return Err(Fault::Malformed("merging list cannot yet be specified in the patch".to_owned()));
+            }
+        }
+    }
+    Ok((old, plain, replaced))
+}
+
+fn merge_elements(mut merged: Vec<Value>, new: &[Value], rule: Rule) -> Result<Vec<Value>, Fault> {
+    for item in new {
+        let key = key_of(item, rule.merge_key)?;
+        let Value::Object(patch) = item.clone() else { continue };
+        match merged.iter_mut().find(|old| old.get(rule.merge_key) == Some(key)) {
+            Some(slot) => {
+                let Value::Object(old) = slot.take() else { continue };
+                *slot = Value::Object(merge_map(old, patch, rule.inner)?);
+            }
+            None => merged.push(Value::Object(cleaned(patch, rule.inner)?)),
+        }
+    }
+    Ok(merged)
+}
+
+fn key_of<'a>(item: &'a Value, key: &str) -> Result<&'a Value, Fault> {
+    item.get(key)
+        .filter(|value| !value.is_null())
+        .ok_or_else(|| Fault::Unmergeable(format!("map: {item} does not contain declared merge key: {key}")))
+}
+
+/// A list that the object does not have yet: deletions have nothing to delete.
+fn merge_list_onto_nothing(new: Vec<Value>, rule: Rule) -> Result<Vec<Value>, Fault> {
+    let mut kept = Vec::with_capacity(new.len());
+    for item in new {
+        match item {
+            Value::Object(map) if matches!(map.get(DIRECTIVE).and_then(Value::as_str), Some("delete")) => {}
+            Value::Object(map) if rule.merge || map.contains_key(DIRECTIVE) => {
+                let map = cleaned(map, rule.inner)?;
+                if !map.is_empty() {
+                    kept.push(Value::Object(map));
+                }
+            }
+            other => kept.push(other),
+        }
+    }
+    Ok(kept)
+}
+
+/// A map that the object does not have yet: merged onto nothing, so that no directive and no null
+/// stays behind.
+fn cleaned(patch: Map<String, Value>, message: Option<MessageId>) -> Result<Map<String, Value>, Fault> {
+    merge_map(Map::new(), patch, message).map(without_nulls)
+}
+
+fn as_list(value: Value, directive: &str) -> Result<Vec<Value>, Fault> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(Fault::Malformed(format!(
+            "bad patch format for {}: it must be a list",
+            directive.trim_end_matches('/')
+        ))),
+    }
+}

@@ -1,0 +1,309 @@
+//! Request bodies: bytes in one of three encodings to JSON values, and what strict clients want to
+//! know about them.
+//!
+//! Fed by the HTTP layer, which has checked the body's size and read it whole. Its results go to
+//! the registry. It knows the shape of the built-in types ([`crate::schema`]) but no rule of any
+//! kind: defaults and validation come later. It never panics, whatever the bytes.
+
+mod build;
+mod fields;
+mod protobuf;
+mod words;
+
+use crate::Kind;
+use proa_api::Refusal;
+use serde::de::DeserializeSeed;
+use serde_json::Value;
+
+use crate::schema;
+
+use build::{Budget, Builder};
+pub use fields::{UnknownField, unknown_fields};
+
+/// Deepest nesting of a body. The JSON library reads at most 128 levels, and what is stored must
+/// stay readable inside a list, a watch event and a patch.
+pub const MAX_DEPTH: usize = 100;
+
+/// The media types of request bodies.
+pub const MEDIA_TYPES: [&str; 3] =
+    ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// A body as a JSON value.
+#[derive(Debug)]
+pub struct Decoded {
+    /// An object. `apiVersion` and `kind` are those of the body; JSON and YAML may lack them, and
+    /// [`expect_kind`] fills them.
+    pub value: Value,
+    /// Paths of keys that the body holds twice; the last one counts.
+    pub duplicate_fields: Vec<String>,
+    yaml: bool,
+}
+
+impl Decoded {
+    /// Reads what a YAML body says in words that mean something else than text to Kubernetes, where
+    /// the kind has something else than text.
+    pub fn fit_to(&mut self, kind: &Kind) {
+        let message = schema::message_of(&kind.api_version(), &kind.kind);
+        if let (true, Some(id)) = (self.yaml, message) {
+            words::replace(id, &mut self.value);
+        }
+    }
+
+    /// What `fieldValidation=Strict` refuses and `fieldValidation=Warn` warns of:
+    /// `unknown field "spec.replica"`, `duplicate field "spec.replicas"`.
+    pub fn complaints(&self, kind: &Kind) -> Vec<String> {
+        let unknown = unknown_fields(kind, &self.value);
+        let duplicate = self.duplicate_fields.iter().map(|path| format!("duplicate field \"{path}\""));
+        unknown.iter().map(ToString::to_string).chain(duplicate).collect()
+    }
+}
+
+/// 400 with what [`Decoded::complaints`] gave, for `fieldValidation=Strict`.
+pub fn strict_refusal(kind: &Kind, complaints: &[String]) -> Refusal {
+    Refusal::bad_request(format!(
+        "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+        complaints.join(", "),
+        kind = kind.kind,
+        version = kind.version,
+    ))
+}
+
+/// Decodes a request body. An empty media type is JSON.
+///
+/// Refuses with 415 what is in another encoding and with 400 what is malformed, deeper than
+/// [`MAX_DEPTH`], or grows when its YAML aliases are followed.
+pub fn decode(media_type: &str, body: &[u8]) -> Result<Decoded, Refusal> {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "" | "application/json" => json(body),
+        "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => protobuf::envelope(body),
+        _ => Err(Refusal::unsupported_media_type(&MEDIA_TYPES)),
+    }
+}
+
+/// Fills `apiVersion` and `kind` where a body left them out; refuses another kind's object with the
+/// words of the stock server.
+pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<(), Refusal> {
+    let Some(object) = value.as_object_mut() else {
+        return Err(Refusal::bad_request("the body of the request is not an object"));
+    };
+    let text = |object: &serde_json::Map<String, Value>, key: &str| match object.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(Refusal::bad_request(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal into Go struct field .{key} of type string"
+        ))),
+    };
+    let (found_version, found_kind) = (text(object, "apiVersion")?, text(object, "kind")?);
+    let said_version = if found_version.is_empty() { api_version } else { &found_version };
+    let said_kind = if found_kind.is_empty() { kind } else { &found_kind };
+    // DeleteOptions belong to every group version.
+    if said_kind != kind || said_version != api_version && kind != "DeleteOptions" {
+        return Err(another_kind((api_version, kind), (said_version, said_kind)));
+    }
+    if found_kind.is_empty() {
+        object.insert("kind".to_owned(), kind.into());
+    }
+    if found_version.is_empty() {
+        object.insert("apiVersion".to_owned(), api_version.into());
+    }
+    Ok(())
+}
+
+/// 400 for an object of another kind or version, in the words of the stock server.
+fn another_kind(expected: (&str, &str), said: (&str, &str)) -> Refusal {
+    let ((api_version, kind), (said_version, said_kind)) = (expected, said);
+    let version = said_version.rsplit('/').next().unwrap_or(said_version);
+    let is_known = schema::message_of(said_version, said_kind).is_some();
+    let why = if !is_known {
+        format!(
+            "no kind \"{said_kind}\" is registered for version \"{said_version}\" in scheme \
+             \"pkg/api/legacyscheme/scheme.go:30\""
+        )
+    } else if said_kind == kind {
+        return Refusal::bad_request(format!(
+            "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
+        ));
+    } else {
+        let package = match api_version.split_once('/') {
+            Some((group, _)) => group.split('.').next().unwrap_or(group),
+            None => "core",
+        };
+        format!("converting ({version}.{said_kind}) to ({package}.{kind}): unknown conversion")
+    };
+    Refusal::bad_request(format!("{said_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+}
+
+/// Reads JSON that need not be an object: a body, a patch.
+pub(crate) fn json_value(body: &[u8]) -> Result<Decoded, String> {
+    let mut duplicate_fields = Vec::new();
+    let mut budget = Budget::unlimited();
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = Builder::new(&mut duplicate_fields, &mut budget)
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|e| if e.is_eof() { "unexpected end of JSON input".to_owned() } else { e.to_string() })?;
+    Ok(Decoded { value, duplicate_fields, yaml: false })
+}
+
+/// True if `value` has more than `levels` lists and objects inside each other.
+pub(crate) fn deeper_than(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|item| deeper_than(item, levels - 1)),
+        _ => false,
+    }
+}
+
+fn json(body: &[u8]) -> Result<Decoded, Refusal> {
+    let decoded = json_value(body)
+        .map_err(|e| Refusal::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+    object(decoded)
+}
+
+fn yaml(body: &[u8]) -> Result<Decoded, Refusal> {
+    let mut duplicate_fields = Vec::new();
+    // Without aliases a document yields no more nodes and text than it has bytes.
+    let mut budget = Budget::of_yaml(body.len());
+    let value = Builder::new(&mut duplicate_fields, &mut budget)
+        .with_merge_keys()
+        .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
+        .map_err(|e| Refusal::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+    object(Decoded { value, duplicate_fields, yaml: true })
+}
+
+fn object(decoded: Decoded) -> Result<Decoded, Refusal> {
+    let found = match &decoded.value {
+        Value::Object(_) => return Ok(decoded),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    };
+    Err(Refusal::bad_request(format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into an object with apiVersion and kind"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[track_caller]
+    fn refused(media_type: &str, body: &str, text: &str) {
+        let refusal = decode(media_type, body.as_bytes()).expect_err("refused");
+        assert!(refusal.to_string().contains(text), "{refusal}");
+        assert!(matches!(refusal.code(), 400 | 415));
+    }
+
+    #[test]
+    fn json_and_yaml_say_the_same() {
+        let json = decode(
+            "application/json; charset=utf-8",
+            br#"{"kind":"Pod","a":[1,-2,3.5,18446744073709551615,true,null,"x"]}"#,
+        );
+        let yaml =
+            decode("application/yaml", b"kind: Pod\na: [1, -2, 3.5, 18446744073709551615, true, null, x]\n");
+        assert_eq!(json.expect("json").value, yaml.expect("yaml").value);
+    }
+
+    #[test]
+    fn duplicate_keys_are_named_and_the_last_counts() {
+        let body = br#"{"spec":{"replicas":1,"replicas":2,"list":[{},{"a":1,"a":1}]},"spec2":1}"#;
+        let decoded = decode("", body).expect("decodes");
+        assert_eq!(decoded.duplicate_fields, ["spec.replicas", "spec.list[1].a"]);
+        assert_eq!(decoded.value["spec"]["replicas"], 2);
+        let decoded = decode("text/yaml", b"a: 1\na: 2\n").expect("decodes");
+        assert_eq!(decoded.duplicate_fields, ["a"]);
+    }
+
+    #[test]
+    fn malformed_bodies_are_refused() {
+        refused(
+            "application/json",
+            "",
+            "couldn't get version/kind; json parse error: unexpected end of JSON input",
+        );
+        refused("application/json", "{", "unexpected end of JSON input");
+        refused(
+            "application/json",
+            "{]",
+            "couldn't get version/kind; json parse error: key must be a string",
+        );
+        refused("application/json", "{} x", "trailing characters");
+        refused("application/json", "[]", "cannot unmarshal array");
+        refused("application/yaml", "a: [", "error converting YAML to JSON");
+        refused("application/yaml", "a: 1\n---\nb: 1\n", "more than one document");
+        refused("application/yaml", "a: .nan\n", "not a JSON number");
+        refused("application/cbor", "{}", "accepted media types include: application/json");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let deep = |n: usize| format!("{}{}", "{\"a\":".repeat(n), "1".to_owned() + &"}".repeat(n));
+        assert!(decode("", deep(MAX_DEPTH - 1).as_bytes()).is_ok());
+        refused("", &deep(MAX_DEPTH + 1), "nested deeper than 100 levels");
+        refused("", &"[".repeat(1_000_000), "nested deeper");
+        refused("application/yaml", &"[".repeat(100_000), "yaml");
+        refused("application/yaml", &deep(MAX_DEPTH + 1), "nested deeper");
+    }
+
+    #[test]
+    fn yaml_aliases_are_followed_but_may_not_explode() {
+        let decoded =
+            decode("application/yaml", b"x: &x {a: 1}\ny: *x\nz: {<<: *x, b: 2}\n").expect("decodes");
+        assert_eq!(decoded.value, json!({"x": {"a": 1}, "y": {"a": 1}, "z": {"b": 2, "a": 1}}));
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..9 {
+            let before = format!("*a{},", level - 1).repeat(10);
+            bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
+        }
+        refused("application/yaml", &bomb, "excessive aliasing");
+        let wide = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(1000));
+        refused("application/yaml", &wide, "excessive aliasing");
+    }
+
+    #[test]
+    fn kinds_are_filled_in_or_refused() {
+        let mut value = json!({"metadata": {}});
+        expect_kind("apps/v1", "Deployment", &mut value).expect("fills");
+        assert_eq!(value["apiVersion"], "apps/v1");
+        let refusal = expect_kind("v1", "Pod", &mut value).expect_err("another kind");
+        assert_eq!(
+            refusal.to_string(),
+            "Deployment in version \"v1\" cannot be handled as a Pod: converting (v1.Deployment) to (core.Pod): \
+             unknown conversion"
+        );
+        let refusal = expect_kind("apps/v2", "Deployment", &mut value).expect_err("another version");
+        assert_eq!(
+            refusal.to_string(),
+            "the API version in the data (apps/v1) does not match the expected API version (apps/v2)"
+        );
+        let mut unknown = json!({"apiVersion": "v2", "kind": "Pot"});
+        assert_eq!(
+            expect_kind("v1", "Pod", &mut unknown).expect_err("nobody's kind").to_string(),
+            "Pot in version \"v2\" cannot be handled as a Pod: no kind \"Pot\" is registered for version \"v2\" \
+             in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        );
+        assert!(expect_kind("v1", "Pod", &mut json!({"kind": 1})).is_err());
+        let mut options = json!({"apiVersion": "apps/v1", "kind": "DeleteOptions"});
+        expect_kind("v1", "DeleteOptions", &mut options).expect("of any group version");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(media_type in 0usize..3, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(MEDIA_TYPES[media_type], &body);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(body in "[\\[\\]{}:,\"a1&*<\\- \n|>!%@#]{0,80}") {
+            let _ = decode(MEDIA_TYPES[0], body.as_bytes());
+            let _ = decode(MEDIA_TYPES[1], body.as_bytes());
+        }
+    }
+}

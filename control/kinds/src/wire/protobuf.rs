@@ -1,0 +1,349 @@
+//! The Kubernetes protobuf encoding to JSON.
+//!
+//! A body is the magic `k8s\0`, then a `runtime.Unknown` message: apiVersion and kind, and the
+//! object's own message as bytes. The decoder is driven by the table of [`crate::schema`]. Fields
+//! that the table does not know are skipped, as protobuf asks.
+//!
+//! Go clients always write fields whose Go type is no pointer, zero or not; the table says which of
+//! them JSON leaves out.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use proa_api::Refusal;
+use serde_json::{Map, Value};
+
+use super::{Decoded, MAX_DEPTH};
+use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
+
+const MAGIC: &[u8] = b"k8s\0";
+
+/// Decodes a body with its envelope.
+pub(super) fn envelope(body: &[u8]) -> Result<Decoded, Refusal> {
+    let value = open(body, 0).map_err(Refusal::bad_request)?;
+    Ok(Decoded { value, duplicate_fields: Vec::new(), yaml: false })
+}
+
+fn open(body: &[u8], depth: usize) -> Result<Value, String> {
+    let Some(rest) = body.strip_prefix(MAGIC) else {
+        return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
+            .to_owned());
+    };
+    let (mut api_version, mut kind, mut raw, mut content_type) = ("", "", &[][..], "");
+    let mut reader = Reader(rest);
+    while let Some((number, wire)) = reader.next()? {
+        match (number, wire) {
+            (1, Wire::Bytes(type_meta)) => {
+                let mut reader = Reader(type_meta);
+                while let Some((number, wire)) = reader.next()? {
+                    match (number, wire) {
+                        (1, Wire::Bytes(bytes)) => api_version = text(bytes)?,
+                        (2, Wire::Bytes(bytes)) => kind = text(bytes)?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Wire::Bytes(bytes)) => raw = bytes,
+            (4, Wire::Bytes(bytes)) => content_type = text(bytes)?,
+            _ => {}
+        }
+    }
+    if content_type == "application/json" {
+        return super::json_value(raw).map(|decoded| decoded.value);
+    }
+    if kind.is_empty() {
+        return Err("Object 'Kind' is missing in the protobuf envelope".to_owned());
+    }
+    let id = schema::message_of(api_version, kind)
+        .ok_or_else(|| format!("no kind \"{kind}\" is registered for version \"{api_version}\""))?;
+    let mut object = Map::new();
+    object.insert("apiVersion".to_owned(), api_version.into());
+    object.insert("kind".to_owned(), kind.into());
+    object_into(&mut object, id, raw, depth)?;
+    // Go writes the status of a new object field by field, all zero, and without the times that its
+    // type requires: that is no status.
+    if object.get("status").is_some_and(is_blank) {
+        object.shift_remove("status");
+    }
+    Ok(Value::Object(object))
+}
+
+/// Decodes a message's fields into a JSON object. A field that comes again is merged (messages),
+/// appended (lists) or replaced, as protobuf has it.
+fn object_into(
+    object: &mut Map<String, Value>,
+    id: MessageId,
+    bytes: &[u8],
+    depth: usize,
+) -> Result<(), String> {
+    if depth >= MAX_DEPTH {
+        return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
+    }
+    let message = messages().get(id);
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.next()? {
+        let Some(field) = message.fields.iter().find(|f| f.number == number) else { continue };
+        field_into(object, field, wire, depth).map_err(|e| within(message.name, field.name, e))?;
+    }
+    Ok(())
+}
+
+/// Names the innermost field that is wrong; the way there would only repeat it.
+fn within(message: &str, field: &str, error: String) -> String {
+    if error.starts_with("proto: ") || error.starts_with("the object") {
+        return error;
+    }
+    format!("proto: {}.{field}: {error}", message.rsplit('.').next().unwrap_or(message))
+}
+
+fn field_into(
+    object: &mut Map<String, Value>,
+    field: &Field,
+    wire: Wire<'_>,
+    depth: usize,
+) -> Result<(), String> {
+    match field.shape {
+        Shape::One => match (field.type_, wire) {
+            (Type::Message(id), Wire::Bytes(bytes)) if field.embedded => {
+                object_into(object, id, bytes, depth)
+            }
+            (Type::Message(id), Wire::Bytes(bytes)) if messages().get(id).nature == Nature::Object => {
+                let slot = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                match slot {
+                    Value::Object(inner) => object_into(inner, id, bytes, depth + 1),
+                    _ => Err("two types in one field".to_owned()),
+                }
+            }
+            (type_, wire) => {
+                let value = single(type_, wire, depth)?;
+                let left_out = value.is_null() || field.drop_zero && is_zero(&value);
+                if !left_out {
+                    object.insert(field.name.to_owned(), value);
+                }
+                Ok(())
+            }
+        },
+        Shape::List => {
+            let slot = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+            let Value::Array(items) = slot else { return Err("two types in one field".to_owned()) };
+            match (field.type_, wire) {
+                (Type::Integer | Type::Bool, Wire::Bytes(packed)) => {
+                    let mut reader = Reader(packed);
+                    while !reader.0.is_empty() {
+                        items.push(single(field.type_, Wire::Varint(reader.varint()?), depth)?);
+                    }
+                }
+                (type_, wire) => items.push(single(type_, wire, depth + 1)?),
+            }
+            Ok(())
+        }
+        Shape::Map => {
+            let slot = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(map) = slot else { return Err("two types in one field".to_owned()) };
+            let (key, value) = map_entry(field.type_, wire, depth)?;
+            map.insert(key, value);
+            Ok(())
+        }
+    }
+}
+
+fn map_entry(type_: Type, wire: Wire<'_>, depth: usize) -> Result<(String, Value), String> {
+    let Wire::Bytes(entry) = wire else { return Err("wrong wireType".to_owned()) };
+    let (mut key, mut value) = ("", None);
+    let mut reader = Reader(entry);
+    while let Some((number, wire)) = reader.next()? {
+        match (number, wire) {
+            (1, Wire::Bytes(bytes)) => key = text(bytes)?,
+            (2, wire) => value = Some(single(type_, wire, depth + 1)?),
+            _ => {}
+        }
+    }
+    let empty = match type_ {
+        Type::Integer => Wire::Varint(0),
+        Type::Bool => Wire::Varint(0),
+        Type::Float => Wire::Fixed64(0),
+        Type::Text | Type::Bytes | Type::Message(_) => Wire::Bytes(&[]),
+    };
+    let value = match value {
+        Some(value) => value,
+        None => single(type_, empty, depth + 1)?,
+    };
+    Ok((key.to_owned(), value))
+}
+
+fn single(type_: Type, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
+    match (type_, wire) {
+        (Type::Text, Wire::Bytes(bytes)) => Ok(text(bytes)?.into()),
+        (Type::Bytes, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
+        (Type::Bool, Wire::Varint(bits)) => Ok((bits != 0).into()),
+        // A negative int32 is sign-extended to 64 bits on the wire, so both widths read alike.
+        (Type::Integer, Wire::Varint(bits)) => Ok(bits.cast_signed().into()),
+        (Type::Float, Wire::Fixed64(bits)) => {
+            Ok(serde_json::Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
+        }
+        (Type::Message(id), Wire::Bytes(bytes)) => message(id, bytes, depth),
+        _ => Err("wrong wireType".to_owned()),
+    }
+}
+
+fn message(id: MessageId, bytes: &[u8], depth: usize) -> Result<Value, String> {
+    let nature = messages().get(id).nature;
+    if nature == Nature::Object {
+        let mut object = Map::new();
+        object_into(&mut object, id, bytes, depth)?;
+        return Ok(Value::Object(object));
+    }
+    match nature {
+        Nature::Time | Nature::MicroTime => return time(bytes, nature),
+        Nature::RawJson => return raw_json(bytes, depth),
+        _ => {}
+    }
+    let mut plain = Map::new();
+    object_into(&mut plain, id, bytes, depth)?;
+    let mut take = |name: &str| plain.remove(name);
+    Ok(match nature {
+        Nature::Quantity => take("string").unwrap_or_else(|| "0".into()),
+        Nature::IntOrString if take("type") == Some(1.into()) => take("strVal").unwrap_or_else(|| "".into()),
+        Nature::IntOrString => take("intVal").unwrap_or_else(|| 0.into()),
+        Nature::Items => take("items").unwrap_or_else(|| Value::Array(Vec::new())),
+        Nature::SchemaOrBool => take("schema").or_else(|| take("allows")).unwrap_or(false.into()),
+        Nature::SchemaOrList => {
+            take("schema").or_else(|| plain.into_values().next()).unwrap_or_else(|| Value::Array(Vec::new()))
+        }
+        Nature::Object | Nature::Time | Nature::MicroTime | Nature::RawJson => Value::Null,
+    })
+}
+
+/// The zero time is an empty message, which is no time at all.
+fn time(bytes: &[u8], nature: Nature) -> Result<Value, String> {
+    let (mut seconds, mut nanos) = (0_i64, 0_i64);
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.next()? {
+        match (number, wire) {
+            (1, Wire::Varint(bits)) => seconds = bits.cast_signed(),
+            (2, Wire::Varint(bits)) => nanos = bits.cast_signed(),
+            _ => {}
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    let nanos =
+        if nature == Nature::MicroTime { i32::try_from(nanos).map_err(|e| e.to_string())? } else { 0 };
+    let at = Timestamp::new(seconds, nanos).map_err(|e| format!("not a time: {e}"))?;
+    let format = if nature == Nature::MicroTime { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    Ok(at.strftime(format).to_string().into())
+}
+
+/// A message whose field 1 holds JSON, or a whole protobuf body.
+fn raw_json(bytes: &[u8], depth: usize) -> Result<Value, String> {
+    let mut raw = &[][..];
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.next()? {
+        if let (1, Wire::Bytes(bytes)) = (number, wire) {
+            raw = bytes;
+        }
+    }
+    if raw.is_empty() {
+        return Ok(Value::Null);
+    }
+    if depth >= MAX_DEPTH {
+        return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
+    }
+    if raw.starts_with(MAGIC) {
+        return open(raw, depth + 1);
+    }
+    let value = super::json_value(raw)?.value;
+    if super::deeper_than(&value, MAX_DEPTH - depth) {
+        return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
+    }
+    Ok(value)
+}
+
+/// True if nothing in the value says anything.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().all(is_blank),
+        Value::Object(map) => map.values().all(is_blank),
+        scalar => is_zero(scalar),
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Bool(bit) => !bit,
+        _ => false,
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|_| "string field contains invalid UTF-8".to_owned())
+}
+
+/// One value as it stands on the wire.
+#[derive(Clone, Copy)]
+enum Wire<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32,
+}
+
+/// Reads fields off a message: <https://protobuf.dev/programming-guides/encoding/>.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>, String> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).ok().filter(|n| *n != 0).ok_or("proto: illegal tag")?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => Wire::Fixed64(u64::from_le_bytes(self.fixed()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| UNEXPECTED_END)?;
+                Wire::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.fixed::<4>()?;
+                Wire::Fixed32
+            }
+            other => return Err(format!("proto: illegal wireType {other}")),
+        };
+        Ok(Some((number, wire)))
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.fixed::<1>()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("proto: integer overflow".to_owned())
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(UNEXPECTED_END)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(UNEXPECTED_END)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+}
+
+const UNEXPECTED_END: &str = "proto: unexpected EOF";
+
+#[cfg(test)]
+mod tests;
