@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::SignedDuration;
-use proa_logic::controllers::horizontal_pod_autoscaler as autoscaler;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::profile::Settings;
+use proa_logic::world::autoscaling as autoscaler;
 use proa_runtime::sysctl::UnsafeSysctl;
 use serde::Deserialize;
 

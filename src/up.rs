@@ -10,7 +10,7 @@ use proa_control::registry::Caller;
 use proa_control::server::{self, Server};
 use proa_dns::{DnsConfig, Upstream};
 use proa_ingress::Ingress;
-use proa_logic::controllers::observed::ClusterSettings;
+use proa_logic::world::settings::ClusterSettings;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::paths::Paths;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::names::FINALIZER_KUBERNETES;
 use proa_kinds::{Kind, Part};
-use proa_logic::controllers::plan::{Action, Change, Guard, Plan, Reference, Verb};
+use proa_logic::world::plan::{Action, Change, Guard, Plan, Reference, Verb};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

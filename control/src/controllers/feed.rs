@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
 use proa_kinds::{Kind, Table};
-use proa_logic::controllers::{KindName, Object};
+use proa_logic::world::{KindName, Object};
 
 use crate::registry::{Registry, WatchOptions};
 use crate::store::{EventKind, Object as Stored, Revision};

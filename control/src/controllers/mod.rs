@@ -27,8 +27,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use proa_logic::controllers::observed::ClusterSettings;
 use proa_logic::scheduler::profile::Settings;
+use proa_logic::world::settings::ClusterSettings;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;

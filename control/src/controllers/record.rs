@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::names::NAMESPACE_DEFAULT;
 use proa_kinds::Kind;
-use proa_logic::controllers::plan::{Change, Reference};
+use proa_logic::world::plan::{Change, Reference};
 use serde_json::json;
 use tokio::sync::mpsc;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
-use proa_logic::controllers::Key;
-use proa_logic::controllers::horizontal_pod_autoscaler::sample::{Adapters, Pod, Sample, Used};
+use proa_logic::world::Key;
+use proa_logic::world::autoscaling::sample::{Adapters, Pod, Sample, Used};
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::{self, ContainerName, Metrics, Snapshot, Usage};

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use proa_logic::controllers::facts::Pod;
-use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
-use proa_logic::controllers::observed::Change;
-use proa_logic::controllers::{Controller, Key, Observed, Plan, Wakes, reconcile};
+use proa_logic::controllers::reconcile;
 use proa_logic::scheduler::{self, Scheduler};
+use proa_logic::world::autoscaling::sample::Sample;
+use proa_logic::world::facts::Pod;
+use proa_logic::world::observed::Change;
+use proa_logic::world::{Controller, Key, Observed, Plan, Wakes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

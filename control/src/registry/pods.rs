@@ -9,7 +9,7 @@ use proa_api::field::{FieldErrors, Path};
 use proa_api::status::Resource;
 use proa_kinds::Kind;
 use proa_kinds::admission::eviction::{self, Verdict};
-use proa_logic::controllers::plan::Change;
+use proa_logic::world::plan::Change;
 use serde_json::{Map, Value, json};
 
 use super::delete::check_preconditions;

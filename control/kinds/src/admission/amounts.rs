@@ -1,6 +1,6 @@
 //! What a pod asks for and is limited to, resource by resource, as it was written.
 //!
-//! Read by `quota` and `limit_range`. The rules are those of `controllers/resources.rs`, which
+//! Read by `quota` and `limit_range`. The rules are those of `proa_api::resources`, which
 //! counts in integers for the scheduler; here what users are told must read as they wrote it.
 
 use std::collections::BTreeMap;

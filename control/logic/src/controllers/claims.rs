@@ -13,9 +13,9 @@ use proa_api::owner::controller_reference;
 use proa_api::selector::{Labels, Selector};
 use serde_json::{Value, json};
 
-use super::facts::Pod;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
+use crate::world::facts::Pod;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Report, Verb};
 use proa_kinds::Part;
 
 /// A workload, as far as its pods are concerned.

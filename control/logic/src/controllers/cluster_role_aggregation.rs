@@ -8,9 +8,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use proa_api::selector::Selector;
 use serde_json::json;
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// Decides whether the rules of a ClusterRole are those that it gathers.

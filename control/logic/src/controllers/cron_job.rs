@@ -15,10 +15,10 @@ use proa_api::owner::{controller_of, controller_reference};
 use proa_api::{condition, names};
 use serde_json::{Value, json};
 
-use super::facts::{Key, time};
 use super::job::finished_at;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
+use crate::world::facts::{Key, time};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
 use proa_kinds::Part;
 use proa_kinds::built_in::cron_job::schedule::Schedule;
 
@@ -270,8 +270,8 @@ fn body(cron_job: &CronJob, spec: &CronJobSpec, name: &str, scheduled: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::Object;
     use crate::controllers::tests::{at, object, owner, seen, stamp};
+    use crate::world::Object;
 
     /// A little after the hour.
     const NOW: i64 = 36_010;

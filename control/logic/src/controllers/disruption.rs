@@ -15,11 +15,11 @@ use proa_api::owner::controller_of;
 use proa_api::selector::Selector;
 use serde_json::json;
 
-use super::facts::{Key, Pod};
 use super::namespace::now_json;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use super::templates::resolve;
+use crate::world::facts::{Key, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use proa_kinds::Part;
 use proa_kinds::admission::eviction::{note_allowed, note_failure};
 
@@ -75,12 +75,6 @@ fn covered<'a>(seen: &'a Observed, key: &'a Key, budget: &PodDisruptionBudget) -
         seen.pods.labelled(&key.namespace, &labels)
     };
     candidates.into_iter().filter(|pod| whole.matches(Some(&pod.labels))).collect()
-}
-
-/// True if a budget covers a pod.
-pub fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
-    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    Selector::from_object(selector).matches(Some(&pod.labels))
 }
 
 /// What a budget asks for.
@@ -255,9 +249,9 @@ pub fn reconcile_stale(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
 mod tests {
     use serde_json::Value;
 
-    use super::super::facts::Object;
     use super::super::tests::{at, object, owner, seen, show, stamp};
     use super::*;
+    use crate::world::facts::Object;
 
     fn pod(name: &str, by: Option<(&str, &str)>, ready: bool, rest: Value) -> Object {
         let mut body = rest;

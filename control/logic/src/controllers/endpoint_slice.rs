@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use proa_api::owner::controller_reference;
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::Plan;
 use super::service_endpoints::{Member, Port, labels, members, target_ref};
 use super::slices::{self, Keeper};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::Plan;
 
 /// The value of the label that says who keeps a slice.
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";

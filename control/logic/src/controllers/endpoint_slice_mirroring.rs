@@ -10,11 +10,11 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use proa_api::owner::controller_reference;
 use proa_api::selector::Labels;
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Plan, Problem, Reference};
 use super::service_endpoints::Port;
 use super::slices::{self, Keeper};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Problem, Reference};
 
 /// The value of the label that says who keeps a slice.
 pub(super) const MANAGED_BY: &str = "endpointslicemirroring-controller.k8s.io";
@@ -133,8 +133,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controllers::facts::Object;
-    use crate::controllers::plan::Verb;
+    use crate::world::facts::Object;
+    use crate::world::plan::Verb;
 
     fn seen(service: Value, endpoints: Value) -> Observed {
         let mut seen = Observed::new("");

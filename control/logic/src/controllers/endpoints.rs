@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, 
 use proa_api::selector::Labels;
 use serde_json::{Value, json};
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::service_endpoints::{Member, Port, labels, members, target_ref};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// Label: who keeps the object.

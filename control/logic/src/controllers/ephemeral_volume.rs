@@ -4,9 +4,9 @@
 
 use serde_json::json;
 
-use super::facts::{Key, Pod};
-use super::observed::Observed;
-use super::plan::{Plan, Problem, Report, Verb};
+use crate::world::facts::{Key, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Problem, Report, Verb};
 
 /// Makes the claims of one pod.
 pub fn reconcile(seen: &Observed, key: &Key) -> Plan {

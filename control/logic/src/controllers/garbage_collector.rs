@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proa_api::names;
 use serde_json::json;
 
-use super::facts::{Key, Meta};
-use super::graph::{OwnerState, waits_for_dependents};
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::facts::{Key, Meta};
+use crate::world::graph::{OwnerState, waits_for_dependents};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// Decides about the object whose uid is the name of the key.

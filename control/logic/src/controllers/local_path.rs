@@ -9,21 +9,18 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::local_path::{self, ANNOTATION_ORDERS, FINALIZER, MAX_ORDERS, Order, Orders, Outcome};
 use proa_api::names::{
-    ANNOTATION_PROVISIONED_BY, ANNOTATION_SELECTED_NODE, ANNOTATION_STORAGE_PROVISIONER, LABEL_HOSTNAME,
-    LOCAL_PATH_PROVISIONER as PROVISIONER, STORAGE,
+    ANNOTATION_PROVISIONED_BY, LABEL_HOSTNAME, LOCAL_PATH_PROVISIONER as PROVISIONER, STORAGE,
 };
 use serde_json::{Value, json};
 
-use super::facts::{Key, Node};
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
+use crate::world::facts::{Key, Node};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
+use crate::world::volumes::{node_of_claim, node_of_volume};
 use proa_kinds::Part;
 
 /// What the names of volumes begin with; the uid of the claim follows.
@@ -45,26 +42,6 @@ pub fn reconcile(seen: &Observed, key: &Key) -> Plan {
     view.leftovers(&mut plan);
     view.order(&mut plan);
     plan
-}
-
-/// The node on which a claim is to have its local path; for the wakes.
-pub fn node_of_claim(claim: &PersistentVolumeClaim) -> Option<&str> {
-    let ours = annotation(&claim.metadata, ANNOTATION_STORAGE_PROVISIONER) == Some(PROVISIONER);
-    annotation(&claim.metadata, ANNOTATION_SELECTED_NODE).filter(|_| ours)
-}
-
-/// The node whose local path a volume is; for the wakes.
-pub fn node_of_volume(volume: &PersistentVolume) -> Option<&str> {
-    let affinity = volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()?;
-    let expressions =
-        affinity.node_selector_terms.iter().flat_map(|term| term.match_expressions.iter().flatten());
-    let here = |e: &&NodeSelectorRequirement| e.key == LABEL_HOSTNAME && e.operator == "In";
-    let values = expressions.filter(here).find_map(|e| e.values.as_deref())?;
-    let ours = annotation(&volume.metadata, ANNOTATION_PROVISIONED_BY) == Some(PROVISIONER);
-    match values {
-        [node] if ours => Some(node),
-        _ => None,
-    }
 }
 
 struct View<'a> {
@@ -354,10 +331,6 @@ fn is_of(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
 
 fn is_of_node(volume: &PersistentVolume, node: &str) -> bool {
     node_of_volume(volume) == Some(node)
-}
-
-fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    meta.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 #[cfg(test)]

@@ -1,22 +1,15 @@
 //! The controllers: each brings one kind of object to the state that its spec asks for.
 //!
-//! The shell in `proa-control` folds watch events into [`Observed`], asks [`Wakes`] who has to
-//! look again, calls [`reconcile`] and executes the [`Plan`]. A decision reads the state and the
-//! time, and nothing else; it never learns what has happened, only what is.
-
-pub mod plan;
-
-pub mod election;
-pub mod facts;
-pub mod graph;
-pub mod observed;
-pub mod pods;
-pub use proa_api::resources;
-pub mod wakes;
+//! The shell in `proa-control` folds watch events into [`Observed`], asks the
+//! [wakes](crate::world::Wakes) who has to look again, calls [`reconcile`] and executes the
+//! [`Plan`]. A decision reads the state and the time, and nothing else; it never learns what has
+//! happened, only what is.
 
 mod claims;
 mod revisions;
 mod templates;
+
+pub mod election;
 
 pub mod certificates;
 pub mod cluster_role_aggregation;
@@ -47,10 +40,7 @@ mod token_cleaner;
 
 use jiff::Timestamp;
 
-pub use facts::{Key, KindName, Object};
-pub use observed::Observed;
-pub use plan::Plan;
-pub use wakes::{Controller, Wakes};
+use crate::world::{Controller, Key, Observed, Plan};
 
 /// Decides what one key of one controller needs now.
 pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timestamp) -> Plan {
@@ -89,44 +79,5 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::VolumeExpansion => persistent_volume::reconcile_expansion(seen, key),
         Controller::EphemeralVolume => ephemeral_volume::reconcile(seen, key),
         Controller::LocalPath => local_path::reconcile(seen, key),
-    }
-}
-
-impl Controller {
-    /// Who an Event says it comes from.
-    pub fn component(self) -> &'static str {
-        match self {
-            Controller::Deployment => "deployment-controller",
-            Controller::ReplicaSet => "replicaset-controller",
-            Controller::ReplicationController => "replication-controller",
-            Controller::DaemonSet => "daemonset-controller",
-            Controller::StatefulSet => "statefulset-controller",
-            Controller::CronJob => "cronjob-controller",
-            Controller::Job | Controller::JobOrphan => "job-controller",
-            Controller::EndpointSlice => "endpoint-slice-controller",
-            Controller::EndpointSliceMirroring => "endpoint-slice-mirroring-controller",
-            Controller::Endpoints => "endpoint-controller",
-            Controller::GarbageCollector => "garbage-collector-controller",
-            Controller::HorizontalPodAutoscaler => "horizontal-pod-autoscaler",
-            Controller::Namespace => "namespace-controller",
-            Controller::ServiceAccount => "serviceaccount-controller",
-            Controller::RootCa => "root-ca-certificate-publisher-controller",
-            Controller::ResourceQuota => "resourcequota-controller",
-            Controller::Disruption | Controller::StaleDisruption => "controllermanager",
-            Controller::Node => "node-controller",
-            Controller::ClusterRoleAggregation => "clusterrole-aggregation-controller",
-            Controller::PodGarbage => "pod-garbage-collector-controller",
-            Controller::NodeIpam => "node-ipam-controller",
-            Controller::CertificateApproving => "certificatesigningrequest-approving-controller",
-            Controller::CertificateSigning => "certificatesigningrequest-signing-controller",
-            Controller::CertificateCleaner => "certificatesigningrequest-cleaner-controller",
-            Controller::TokenCleaner => "token-cleaner-controller",
-            Controller::ClaimBinder | Controller::VolumeBinder => "persistentvolume-controller",
-            Controller::ClaimProtection => "persistentvolumeclaim-protection-controller",
-            Controller::VolumeProtection => "persistentvolume-protection-controller",
-            Controller::VolumeExpansion => "volume_expand",
-            Controller::EphemeralVolume => "ephemeral_volume",
-            Controller::LocalPath => proa_api::names::LOCAL_PATH_PROVISIONER,
-        }
     }
 }

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use proa_api::names;
 use serde_json::json;
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// What is still there is told only after a while: most namespaces are gone sooner.

@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::placement::tolerates;
 use serde_json::{Value, json};
 
-use super::facts::{Key, Node, Pod};
 use super::namespace::now_json;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Verb};
+use crate::world::facts::{Key, Node, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb};
 use proa_kinds::Part;
 
 /// Pods stay this long on a node that does not answer, unless they say otherwise.

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Verb};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Verb};
 use proa_kinds::Part;
 
 /// Addresses of one node: a /24.

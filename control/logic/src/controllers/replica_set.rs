@@ -18,10 +18,10 @@ use proa_api::selector::Selector;
 use serde_json::{Value, json};
 
 use super::claims::{Owner, owned};
-use super::facts::{Key, Phase, Pod};
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Verb};
-use super::wakes::Controller;
+use crate::world::controller::Controller;
+use crate::world::facts::{Key, Phase, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Verb};
 use proa_kinds::Part;
 
 /// No more pods than this are created or deleted in one go; the next look takes the rest.

@@ -7,9 +7,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::facts::{Key, Pod};
-use super::observed::Observed;
-use super::plan::{Plan, Reference, Verb};
+use crate::world::facts::{Key, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Verb};
 use proa_kinds::admission::quota::is_known;
 
 /// Decides what one ResourceQuota needs.

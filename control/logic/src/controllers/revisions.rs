@@ -15,10 +15,10 @@ use proa_api::owner::controller_of;
 use serde_json::{Value, json};
 
 use super::claims::Owner;
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::templates;
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// Label of a pod: the revision of its template.

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::selector::Labels;
 
-use super::facts::Pod;
-use super::observed::Observed;
+use crate::world::facts::Pod;
+use crate::world::observed::Observed;
 
 /// Label of what belongs to a Service without an address of its own.
 pub(super) const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";

@@ -14,9 +14,9 @@ use proa_api::owner::controller_of;
 use proa_api::selector::Labels;
 use serde_json::{Value, json};
 
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Verb};
 use super::service_endpoints::Port;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 
 /// A slice holds no more endpoints than this.

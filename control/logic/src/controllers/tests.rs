@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::plan::{Change, Verb};
 use super::*;
+use crate::world::plan::{Change, Verb};
+use crate::world::{KindName, Object};
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()

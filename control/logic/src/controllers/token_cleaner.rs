@@ -4,9 +4,9 @@
 
 use jiff::Timestamp;
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Plan, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Verb};
 
 /// Decides whether the Secret of a token goes.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {

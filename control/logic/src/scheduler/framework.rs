@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::nominated::Nominated;
 use super::profile::Profile;
 use super::snapshot::{NodeIndex, NodeInfo, Snapshot};
-use crate::controllers::facts::{Key, Node, Pod, Wishes};
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::Plan;
+use crate::world::facts::{Key, Node, Pod, Wishes};
+use crate::world::observed::Observed;
+use crate::world::plan::Plan;
 
 /// The highest score that a plugin gives.
 pub const MAX_SCORE: i64 = 100;

@@ -33,9 +33,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::controllers::facts::{Fact, Key, Node, Object, Pod};
-use crate::controllers::observed::{Change, Observed};
-use crate::controllers::plan::Plan;
+use crate::world::facts::{Fact, Key, Node, Object, Pod};
+use crate::world::observed::{Change, Observed};
+use crate::world::plan::Plan;
 
 use cycle::{Choice, Rotation};
 use framework::{Cycle, Event, PreBind};

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::controllers::facts::{Key, Pod};
+use crate::world::facts::{Key, Pod};
 
 /// The nominated pods by node.
 #[derive(Clone, Debug, Default)]

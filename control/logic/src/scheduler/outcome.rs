@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::controllers::facts::Pod;
-use crate::controllers::plan::{Change, Guard, Plan, Problem, Report, Verb};
+use crate::world::facts::Pod;
+use crate::world::plan::{Change, Guard, Plan, Problem, Report, Verb};
 use proa_kinds::Part;
 
 /// Binds a pod to a node.

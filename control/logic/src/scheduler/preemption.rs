@@ -16,7 +16,7 @@ use super::explain::Reasons;
 use super::framework::{Cycle, Misfit};
 use super::plugins::CycleState;
 use super::snapshot::NodeInfo;
-use crate::controllers::facts::{Key, Pod};
+use crate::world::facts::{Key, Pod};
 
 /// What preemption comes to.
 #[derive(Debug)]

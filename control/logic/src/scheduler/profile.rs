@@ -3,7 +3,7 @@
 use super::args::Args;
 use super::plugins::Plugin;
 use super::queue::BackOff;
-use crate::controllers::facts::Pod;
+use crate::world::facts::Pod;
 
 /// The settings of the scheduler.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::framework::Event;
 use super::plugins::Plugin;
-use crate::controllers::facts::{Key, Pod};
+use crate::world::facts::{Key, Pod};
 
 /// A parked pod is tried again after this long even if nothing seems to have changed.
 const FLUSH: SignedDuration = SignedDuration::from_mins(5);

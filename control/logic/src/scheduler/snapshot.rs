@@ -12,8 +12,8 @@ use proa_api::selector::Labels;
 
 use super::domains::{DomainCache, Domains};
 use super::members::{Count, Members};
-use crate::controllers::facts::{Key, Node, Pod, PodTerms};
-use crate::controllers::resources::{HostPort, Resources};
+use crate::world::facts::{Key, Node, Pod, PodTerms};
+use proa_api::resources::{HostPort, Resources};
 
 /// The place of a node in the [`Snapshot`].
 pub type NodeIndex = usize;

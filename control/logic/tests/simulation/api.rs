@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
 use proa_api::Refusal;
+use proa_api::resources::{Resources, requests};
 use proa_kinds::admission::quota::{Claim, Count, is_ignored, settle};
 use proa_kinds::{Kind, Part, Table, built_in};
-use proa_logic::controllers::plan::{Reference, Verb};
-use proa_logic::controllers::resources::{Resources, requests};
+use proa_logic::world::plan::{Reference, Verb};
 use serde_json::{Value, json};
 
 /// API version and kind, namespace, name.

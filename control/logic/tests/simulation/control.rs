@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_kinds::built_in;
-use proa_logic::controllers::horizontal_pod_autoscaler::sample::Sample;
-use proa_logic::controllers::plan::{Action, Plan, Reference, Verb};
-use proa_logic::controllers::{Controller, Key, KindName, Object, Observed, Wakes, reconcile};
+use proa_logic::controllers::reconcile;
 use proa_logic::scheduler::Scheduler;
+use proa_logic::world::autoscaling::sample::Sample;
+use proa_logic::world::plan::{Action, Plan, Reference, Verb};
+use proa_logic::world::{Controller, Key, KindName, Object, Observed, Wakes};
 
 use super::api::{Api, kind_name};
 use super::random::Random;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use proa_logic::controllers::observed::Shelf;
-use proa_logic::controllers::{Controller, Key, Observed};
+use proa_logic::world::observed::Shelf;
+use proa_logic::world::{Controller, Key, Observed};
 
 /// Makes the list of all controllers and of what their keys are. A controller that has no line
 /// here does not compile.

@@ -32,7 +32,7 @@ mod seeds;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use proa_logic::controllers::Controller;
+use proa_logic::world::Controller;
 use serde_json::{Value, json};
 
 use api::{Api, reference};

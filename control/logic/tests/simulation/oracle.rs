@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proa_api::resources::Resources;
 use proa_api::selector::Selector;
-use proa_logic::controllers::facts::{Node, Pod};
-use proa_logic::controllers::plan::{Change, Plan, Reference, Verb};
-use proa_logic::controllers::resources::Resources;
-use proa_logic::controllers::{Key, Observed};
+use proa_logic::world::facts::{Node, Pod};
+use proa_logic::world::plan::{Change, Plan, Reference, Verb};
+use proa_logic::world::{Key, Observed};
 
 use super::api::Api;
 

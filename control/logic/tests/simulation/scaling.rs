@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1 as core;
 use proa_kinds::Part;
-use proa_logic::controllers::horizontal_pod_autoscaler::sample::{Adapters, Pod, Sample, Used};
-use proa_logic::controllers::plan::{Plan, Verb};
-use proa_logic::controllers::{Key, Observed};
+use proa_logic::world::autoscaling::sample::{Adapters, Pod, Sample, Used};
+use proa_logic::world::plan::{Plan, Verb};
+use proa_logic::world::{Key, Observed};
 use serde_json::{Value, json};
 
 use super::api::{Api, reference, text};

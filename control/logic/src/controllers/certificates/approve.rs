@@ -13,11 +13,12 @@ use k8s_openapi::api::core::v1::Service;
 use proa_api::names::{GROUP_BOOTSTRAPPERS, GROUP_NODES, NAMESPACE_DEFAULT};
 use serde_json::json;
 
-use crate::controllers::facts::{Key, Node};
 use crate::controllers::namespace::now_json;
 use crate::controllers::node_ipam::Range;
-use crate::controllers::observed::{ClusterSettings, Observed};
-use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::facts::{Key, Node};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::settings::ClusterSettings;
 use proa_kinds::Part;
 use proa_kinds::built_in::certificate_signing_request::request::Request;
 use proa_kinds::built_in::certificate_signing_request::signers::{self, NODE_CLIENT, NODE_SERVING};

@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Plan, Reference, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Verb};
 use proa_kinds::built_in::certificate_signing_request::{APPROVED, DENIED, FAILED, conditions, request};
 
 /// A request that was decided upon stays this long, so that its maker can fetch the certificate.

@@ -3,10 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::controllers::facts::Key;
 use crate::controllers::namespace::now_json;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use proa_kinds::Part;
 use proa_kinds::built_in::certificate_signing_request::request::Request;
 use proa_kinds::built_in::certificate_signing_request::{APPROVED, DENIED, FAILED, has, signers};

@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::facts::{Key, Object};
-use crate::controllers::plan::{Change, Plan, Verb};
 use crate::controllers::tests::{at, object, seen, stamp};
+use crate::world::facts::{Key, Object};
+use crate::world::plan::{Change, Plan, Verb};
 use proa_kinds::Part;
 use proa_kinds::built_in::certificate_signing_request::signers::{API_CLIENT, NODE_CLIENT, NODE_SERVING};
 use rcgen::DnType;

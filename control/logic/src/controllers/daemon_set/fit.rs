@@ -4,10 +4,9 @@ use k8s_openapi::api::apps::v1::DaemonSetSpec;
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
-use proa_api::placement::tolerates;
+use proa_api::placement::{is_wanted, tolerates};
 
-use crate::controllers::facts::Node;
-use crate::scheduler::plugins::node_affinity::matches_term;
+use crate::world::facts::Node;
 
 /// What a node is to a DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,9 @@ pub(super) fn judge(spec: &DaemonSetSpec, node: &Node) -> Fit {
     let empty = PodSpec::default();
     let pod = spec.template.spec.as_ref().unwrap_or(&empty);
     let named = pod.node_name.as_deref().filter(|n| !n.is_empty());
-    if named.is_some_and(|name| *name != *node.meta.key.name) || !matches(pod, node) {
+    if named.is_some_and(|name| *name != *node.meta.key.name)
+        || !is_wanted(pod, &node.labels, &node.meta.key.name)
+    {
         return Fit::Never;
     }
     let tolerations = tolerations(Some(pod));
@@ -36,16 +37,6 @@ pub(super) fn judge(spec: &DaemonSetSpec, node: &Node) -> Fit {
         false if effects.any(|e| e == "NoSchedule") => Fit::Stays,
         false => Fit::Runs,
     }
-}
-
-fn matches(pod: &PodSpec, node: &Node) -> bool {
-    let mut selector = pod.node_selector.iter().flatten();
-    if !selector.all(|(key, value)| node.labels.get(key) == Some(value)) {
-        return false;
-    }
-    let affinity = pod.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| matches_term(t, node)))
 }
 
 /// The template's tolerations, with those that all daemons have: they stand what comes and goes

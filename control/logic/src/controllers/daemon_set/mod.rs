@@ -20,10 +20,10 @@ use serde_json::json;
 
 use self::fit::Fit;
 use super::claims::Owner;
-use super::facts::{Key, Node, Phase, Pod};
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use super::revisions::{self, LABEL_REVISION, Revisions, Source};
+use crate::world::facts::{Key, Node, Phase, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use proa_kinds::Part;
 
 /// A pod that has failed is left alone for this long, so that a node that refuses it is not kept

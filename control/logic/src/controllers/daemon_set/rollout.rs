@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::fit::Fit;
 use super::{Site, Steps, View};
-use crate::controllers::facts::Pod;
 use crate::controllers::templates::resolve;
+use crate::world::facts::Pod;
 
 /// Adds what the roll-out does next.
 pub(super) fn add<'a>(view: &View<'a>, steps: &mut Steps<'a>) {

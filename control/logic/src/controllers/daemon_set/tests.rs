@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::Object;
-use crate::controllers::plan::Verb;
 use crate::controllers::templates;
 use crate::controllers::tests::{at, object, owner, seen, stamp};
+use crate::world::Object;
+use crate::world::plan::Verb;
 
 fn template() -> Value {
     json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c"}]}})

@@ -24,11 +24,11 @@ use serde_json::json;
 
 use self::replica_sets::{Sets, sets_of};
 use super::claims::owned;
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Reference, Report, Verb};
 use super::templates::{self, resolve};
-use super::wakes::recreates;
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Report, Verb};
+use crate::world::workloads::recreates;
 use proa_kinds::Part;
 
 /// Decides what one Deployment needs.

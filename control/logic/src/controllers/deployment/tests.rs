@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::facts::Object;
 use crate::controllers::tests::{at, object, owner, seen, show, stamp};
+use crate::world::facts::Object;
 
 fn template(image: &str) -> Value {
     json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [{ "name": "c", "image": image }] } })
@@ -163,7 +163,7 @@ fn a_roll_out_that_makes_no_progress_is_late() {
         let spec = json!({ "progressDeadlineSeconds": 60 });
         let mut new = set("two", "v2", 2, 1);
         let status = json!({ "replicas": 1, "observedGeneration": 1 });
-        if let crate::controllers::facts::Fact::ReplicaSet(set) = &mut new.fact {
+        if let crate::world::facts::Fact::ReplicaSet(set) = &mut new.fact {
             let mut changed = (**set).clone();
             changed.status = serde_json::from_value(status).unwrap();
             *set = changed.into();

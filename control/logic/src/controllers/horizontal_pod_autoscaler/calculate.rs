@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use proa_api::selector::Selector;
 
 use super::Settings;
-use super::sample::{Pod, Sample};
-use crate::controllers::facts::{Key, Phase};
+use crate::world::autoscaling::sample::{Pod, Sample};
+use crate::world::facts::{Key, Phase};
 
 /// A ratio so near to 1 calls for nothing.
 #[derive(Clone, Copy, Debug)]

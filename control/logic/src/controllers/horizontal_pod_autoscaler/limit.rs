@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
 use super::Turn;
-use super::memory::Memory;
+use crate::world::autoscaling::memory::Memory;
 
 /// Without a behaviour, a workload grows to twice its size at once, or to this.
 const LEAST_GROWTH: i32 = 4;

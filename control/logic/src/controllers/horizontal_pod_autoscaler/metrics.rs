@@ -13,9 +13,9 @@ use proa_api::selector::Selector;
 pub(super) use k8s_openapi::api::autoscaling::v2::MetricStatus as Status;
 
 use super::calculate::{Pods, Proposal, Tolerances};
-use super::sample::{MetricName, millis};
 use super::target::Scale;
 use super::{Turn, target};
+use crate::world::autoscaling::sample::{MetricName, millis};
 
 const NO_CUSTOM_API: &str = "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered";
 

@@ -2,30 +2,23 @@
 //! the autoscaler's spec asks for.
 //!
 //! Rules: <https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/>. Each look at
-//! the pods ([`sample::Sample`]) is decided upon once: a second decision on the same figures would
-//! scale twice for one reason. What a decision must know of those before it ([`memory::Memory`])
-//! comes in with what is seen and goes out with the plan.
+//! the pods ([`Sample`]) is decided upon once: a second decision on the same figures would scale
+//! twice for one reason. What a decision must know of those before it ([`Memory`]) comes in with
+//! what is seen and goes out with the plan.
 //!
-//! - [`sample`]: what is measured
 //! - `target`: the workload and its scale
 //! - `metrics`: how many replicas the metrics call for
 //! - `calculate`: the same, of one metric
 //! - `limit`: how fast the number may change
-//! - [`memory`]: what was decided before
 
 mod calculate;
 mod limit;
-pub mod memory;
 mod metrics;
-pub mod sample;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{
     HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerSpec,
     HorizontalPodAutoscalerStatus,
@@ -34,61 +27,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::condition;
 use serde_json::{Value, json};
 
-use super::facts::Key;
-use super::observed::Observed;
-use super::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
-use super::wakes::Controller;
-use memory::Memory;
+use crate::world::autoscaling::Settings;
+use crate::world::autoscaling::memory::Memory;
+use crate::world::autoscaling::sample::Sample;
+use crate::world::controller::Controller;
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb};
 use proa_kinds::Part;
-use sample::Sample;
 use target::Scale;
-
-/// What autoscalers are set to, all of them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// How often pods are looked at.
-    pub sync_period: SignedDuration,
-    /// For so long a higher recommendation holds, where the spec says nothing of it.
-    pub downscale_stabilization: SignedDuration,
-    /// So far from the target a ratio may be without any change, where the spec says nothing of it.
-    pub tolerance: f64,
-    /// For so long after its start, the CPU of a pod counts only while it is ready.
-    pub cpu_initialization_period: SignedDuration,
-    /// A pod that has become unready no later than this after its start was never ready.
-    pub initial_readiness_delay: SignedDuration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            sync_period: SignedDuration::from_secs(15),
-            downscale_stabilization: SignedDuration::from_mins(5),
-            tolerance: 0.1,
-            cpu_initialization_period: SignedDuration::from_mins(5),
-            initial_readiness_delay: SignedDuration::from_secs(30),
-        }
-    }
-}
-
-/// What is known for autoscalers beside the objects.
-#[derive(Clone, Debug, Default)]
-pub struct Autoscaling {
-    /// The last look at the pods.
-    pub sample: Option<Arc<Sample>>,
-    /// What each has decided before.
-    pub memory: BTreeMap<Key, Memory>,
-}
-
-impl Autoscaling {
-    /// Keeps what a decision wants to be reminded of; nothing of an autoscaler that is gone.
-    pub fn remember(&mut self, key: &Key, memory: Memory) {
-        if memory == Memory::default() {
-            self.memory.remove(key);
-        } else {
-            self.memory.insert(key.clone(), memory);
-        }
-    }
-}
 
 /// One decision under way.
 struct Turn<'a> {

@@ -4,9 +4,9 @@ use k8s_openapi::api::autoscaling::v2::CrossVersionObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::selector::Selector;
 
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::Reference;
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::Reference;
 use proa_kinds::built_in;
 
 /// The scale of a workload.

@@ -2,15 +2,16 @@
 
 mod properties;
 
+use jiff::SignedDuration;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::sample::{MetricName, Pod, Ready, Sample, Used};
 use super::*;
-use crate::controllers::Object;
-use crate::controllers::facts::Phase;
 use crate::controllers::tests::{at, object, seen, show};
+use crate::world::Object;
+use crate::world::autoscaling::sample::{MetricName, Pod, Ready, Sample, Used};
+use crate::world::facts::Phase;
 
 const KEY: (&str, &str) = ("d", "web");
 
@@ -77,7 +78,7 @@ impl World {
         let key = Key::new(KEY.0, KEY.1);
         let mut body = json!(**self.seen.deployments.get(&key).unwrap());
         change(&mut body);
-        let kind = crate::controllers::KindName::new("apps/v1", "Deployment");
+        let kind = crate::world::KindName::new("apps/v1", "Deployment");
         let changed = Object::decode(&kind, &serde_json::to_vec(&body).unwrap()).unwrap();
         self.seen.apply(changed, at(0));
     }
@@ -116,7 +117,7 @@ impl World {
                 Verb::Patch { change, .. } => {
                     let found = self.seen.horizontal_pod_autoscalers.get(&key).unwrap();
                     let body = change.apply(&json!(**found));
-                    let kind = crate::controllers::KindName::new("autoscaling/v2", "HorizontalPodAutoscaler");
+                    let kind = crate::world::KindName::new("autoscaling/v2", "HorizontalPodAutoscaler");
                     let changed = Object::decode(&kind, &serde_json::to_vec(&body).unwrap()).unwrap();
                     self.seen.apply(changed, at(0));
                 }

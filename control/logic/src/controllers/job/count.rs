@@ -12,8 +12,8 @@ use proa_api::names::FINALIZER_JOB_TRACKING;
 use super::failure::{Consequence, consequence};
 use super::verdict::Verdict;
 use super::{Indexes, View};
-use crate::controllers::facts::{Phase, Pod};
-use crate::controllers::observed::Observed;
+use crate::world::facts::{Phase, Pod};
+use crate::world::observed::Observed;
 
 /// No more uids than this stand in a status.
 const UNCOUNTED_MAX: usize = 500;

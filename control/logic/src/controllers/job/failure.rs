@@ -4,7 +4,7 @@ use k8s_openapi::api::batch::v1::{
     PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 
-use crate::controllers::facts::{End, Pod};
+use crate::world::facts::{End, Pod};
 
 /// What follows from a failed pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

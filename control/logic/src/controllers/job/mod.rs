@@ -22,9 +22,9 @@ use proa_api::condition;
 use proa_api::names::FINALIZER_JOB_TRACKING;
 
 use super::claims::{Owner, remove_finalizer};
-use super::facts::{Key, Phase, Pod, time};
-use super::observed::Observed;
-use super::plan::{Plan, Reference, Verb};
+use crate::world::facts::{Key, Phase, Pod, time};
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Verb};
 
 pub use proa_kinds::built_in::job::Indexes;
 

@@ -15,8 +15,8 @@ use super::View;
 use super::count::{Tally, failures};
 use super::failure::{Consequence, consequence};
 use crate::controllers::claims::Owner;
-use crate::controllers::facts::{Phase, Pod};
-use crate::controllers::plan::Plan;
+use crate::world::facts::{Phase, Pod};
+use crate::world::plan::Plan;
 
 /// No more pods than this are created or deleted in one go; the next look takes the rest.
 const BURST: usize = 500;

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::View;
 use super::count::{Counted, Tally};
 use super::verdict::Verdict;
-use crate::controllers::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
 use proa_kinds::Part;
 
 /// Brings the status up to date. The change is refused if the Job is not the one that was decided

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::Object;
-use crate::controllers::plan::Change;
 use crate::controllers::tests::{at, object, owner, seen, stamp};
+use crate::world::Object;
+use crate::world::plan::Change;
 
 const NOW: i64 = 1000;
 

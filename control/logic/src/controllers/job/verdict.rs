@@ -8,8 +8,8 @@ use super::count::Tally;
 use super::failure::{Consequence, consequence};
 use super::pods::Steps;
 use super::{Indexes, View};
-use crate::controllers::facts::{Phase, time};
-use crate::controllers::plan::Plan;
+use crate::world::facts::{Phase, time};
+use crate::world::plan::Plan;
 
 /// The condition that says what is coming once all pods have ended.
 pub(super) const SUCCESS: &str = "SuccessCriteriaMet";

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::controllers::plan::{Change, Plan, Verb};
+use crate::controllers::reconcile;
 use crate::controllers::tests::{at, object, seen};
-use crate::controllers::{Controller, Key, Object, reconcile};
+use crate::world::plan::{Change, Plan, Verb};
+use crate::world::{Controller, Key, Object};
 
 fn merge(target: &mut Value, patch: Value) {
     match (target, patch) {

@@ -11,10 +11,11 @@ use proa_api::names::{
 };
 use serde_json::{Value, json};
 
-use super::{annotation, change, change_status, is_deleted, matching, problem};
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Plan, Reference, Verb, difference};
+use super::{change, change_status, is_deleted, matching, problem};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Verb, difference};
+use crate::world::volumes::{self, annotation};
 
 /// What a class names that has nobody to make its volumes.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -96,7 +97,7 @@ impl View<'_> {
                     self.tell(true, "VolumeMismatch", text, plan);
                 }
             }
-        } else if matching::is_bound_to(volume, self.claim) {
+        } else if volumes::is_bound_to(volume, self.claim) {
             self.bind(volume, plan);
         } else {
             let text = format!("volume {name:?} already bound to a different claim.");
@@ -106,11 +107,11 @@ impl View<'_> {
 
     /// The user leaves the choice to the cluster.
     fn find(&self, plan: &mut Plan) {
-        let waits = matching::waits_for_consumer(self.seen, self.claim);
+        let waits = volumes::waits_for_consumer(self.seen, self.claim);
         if let Some(volume) = matching::best(self.seen, self.claim, waits) {
             return self.bind(volume, plan);
         }
-        let class = matching::class_name(self.claim);
+        let class = volumes::class_name(self.claim);
         if class.is_none()
             && let Some(class) = matching::default_class(self.seen)
         {
@@ -145,7 +146,7 @@ impl View<'_> {
 
     /// Says whose turn it is to make a volume.
     fn provision(&self, class_name: &str, plan: &mut Plan) {
-        let Some(class) = matching::class(self.seen, self.claim) else {
+        let Some(class) = volumes::class(self.seen, self.claim) else {
             let text = format!("storageclass.storage.k8s.io {class_name:?} not found");
             return self.tell(true, "ProvisioningFailed", text, plan);
         };
@@ -209,7 +210,7 @@ impl View<'_> {
     fn promise(&self, volume: &PersistentVolume) -> Option<Verb> {
         let meta = &self.claim.metadata;
         let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-        let exact = matching::is_bound_to(volume, self.claim);
+        let exact = volumes::is_bound_to(volume, self.claim);
         if exact && reference.is_some_and(|r| r.uid == meta.uid) {
             return None;
         }

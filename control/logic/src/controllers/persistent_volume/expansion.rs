@@ -8,26 +8,27 @@ use proa_api::names::{ANNOTATION_PROVISIONED_BY, LOCAL_PATH_PROVISIONER, STORAGE
 use proa_api::quantity::Amount;
 use serde_json::json;
 
-use super::{annotation, change, change_status, is_deleted, matching, problem};
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Plan, Reference, Report};
+use super::{change, change_status, is_deleted, problem};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Report};
+use crate::world::volumes::{self, annotation};
 
 /// Decides whether one claim gets more.
 pub fn reconcile(seen: &Observed, key: &Key) -> Plan {
     let mut plan = Plan::default();
     let Some(claim) = seen.persistent_volume_claims.get(key) else { return plan };
     let status = claim.status.clone().unwrap_or_default();
-    let wanted = matching::requested(claim);
+    let wanted = volumes::requested(claim);
     if status.phase.as_deref() != Some("Bound") || is_deleted(&**claim) || wanted <= granted(claim) {
         return plan;
     }
     let name = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
     let Some(volume) = seen.persistent_volumes.get(&Key::new("", name)) else { return plan };
-    if !matching::is_bound_to(volume, claim) {
+    if !volumes::is_bound_to(volume, claim) {
         return plan;
     }
-    let grows = matching::class(seen, claim).is_some_and(|c| c.allow_volume_expansion == Some(true));
+    let grows = volumes::class(seen, claim).is_some_and(|c| c.allow_volume_expansion == Some(true));
     if !grows {
         return plan;
     }
@@ -38,7 +39,7 @@ pub fn reconcile(seen: &Observed, key: &Key) -> Plan {
     }
     let amount = claim.spec.as_ref().and_then(proa_kinds::built_in::persistent_volume_claim::requested);
     let capacity = json!({ "capacity": { STORAGE: amount } });
-    if matching::capacity(volume) < wanted {
+    if volumes::capacity(volume) < wanted {
         plan.act(change(&**volume, json!({ "spec": capacity })));
     }
     let text = format!("ExpandVolume succeeded for volume {}/{}", key.namespace, key.name);

@@ -5,17 +5,14 @@
 //! volume is ever promised to two claims. Making and removing the storage itself is its
 //! provisioner's: `claim.rs` only says whose turn it is.
 //!
-//! - [`matching`]: which volume is good for a claim; the scheduler asks too
-//! - [`concerns`]: who has to look again when one of them changes
+//! - `matching`: which volume is good for a claim
 //! - `claim`, `volume`: the two halves of the binder
 //! - `protection`: what holds claims and volumes that are in use
 //! - `expansion`: claims that ask for more than they have
 
-pub mod concerns;
-pub mod matching;
-
 mod claim;
 mod expansion;
+mod matching;
 mod protection;
 #[cfg(test)]
 mod tests;
@@ -32,12 +29,8 @@ use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::plan::{Change, Guard, Problem, Reference, Verb};
+use crate::world::plan::{Change, Guard, Problem, Reference, Verb};
 use proa_kinds::Part;
-
-fn annotation<'a>(object: &'a impl Metadata<Ty = ObjectMeta>, name: &str) -> Option<&'a str> {
-    object.metadata().annotations.as_ref()?.get(name).map(String::as_str)
-}
 
 fn is_deleted(object: &impl Metadata<Ty = ObjectMeta>) -> bool {
     object.metadata().deletion_timestamp.is_some()

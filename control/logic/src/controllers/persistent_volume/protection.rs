@@ -8,9 +8,9 @@ use proa_api::names::{FINALIZER_PV_PROTECTION, FINALIZER_PVC_PROTECTION};
 use serde_json::json;
 
 use super::{change, is_deleted};
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Plan, Verb};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Verb};
 
 /// Lets a claim on its way out go when no pod on a node uses it, also none that has ended.
 pub fn reconcile_claim(seen: &Observed, key: &Key) -> Plan {

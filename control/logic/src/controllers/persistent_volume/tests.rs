@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::controllers::plan::{Change, Plan, Verb};
+use crate::controllers::reconcile;
 use crate::controllers::tests::{at, object, seen, stamp};
-use crate::controllers::{Controller, Key, Object, reconcile};
+use crate::world::plan::{Change, Plan, Verb};
+use crate::world::{Controller, Key, Object};
 
 /// A claim of 1Gi. `more` is merged over its spec, `meta` over its metadata.
 fn claim(more: Value, meta: Value) -> Object {

@@ -8,10 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::names::{ANNOTATION_BOUND_BY_CONTROLLER, ANNOTATION_PROVISIONED_BY};
 use serde_json::json;
 
-use super::{annotation, change, change_status, matching, problem};
-use crate::controllers::facts::Key;
-use crate::controllers::observed::Observed;
-use crate::controllers::plan::{Plan, Reference, Verb};
+use super::{change, change_status, problem};
+use crate::world::facts::Key;
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Reference, Verb};
+use crate::world::volumes::{self, annotation};
 
 struct View<'a> {
     volume: &'a PersistentVolume,
@@ -73,7 +74,7 @@ impl View<'_> {
 
     /// A binding that has begun is completed by the claim's half, where it can be.
     fn wait_for(&self, claim: &PersistentVolumeClaim, plan: &mut Plan) {
-        if matching::same_mode(self.volume, claim) {
+        if volumes::same_mode(self.volume, claim) {
             return;
         }
         let (volume, name) = (self.name, claim.metadata.name.as_deref().unwrap_or_default());

@@ -19,11 +19,11 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use serde_json::json;
 
 use super::claims::{Owner, deletion, deletion_as_seen};
-use super::facts::{Key, Phase, Pod};
-use super::observed::Observed;
-use super::plan::{Plan, Problem, Verb};
 use super::revisions::{self, LABEL_REVISION, Revisions, Source};
 use super::templates::resolve;
+use crate::world::facts::{Key, Phase, Pod};
+use crate::world::observed::Observed;
+use crate::world::plan::{Plan, Problem, Verb};
 
 /// All that a decision about one StatefulSet reads.
 struct View<'a> {

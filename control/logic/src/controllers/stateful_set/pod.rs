@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::{View, volume_claims};
 use crate::controllers::claims::Owner;
-use crate::controllers::facts::Pod;
-use crate::controllers::plan::{Change, Guard, Verb};
 use crate::controllers::revisions::{LABEL_REVISION, template_of};
+use crate::world::facts::Pod;
+use crate::world::plan::{Change, Guard, Verb};
 use proa_kinds::Part;
 
 /// Label of a pod: its own name, so that a Service can select it alone.

@@ -4,9 +4,9 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use serde_json::{Value, json};
 
 use super::View;
-use crate::controllers::facts::{Phase, Pod};
-use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb, difference};
 use crate::controllers::revisions::LABEL_REVISION;
+use crate::world::facts::{Phase, Pod};
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb, difference};
 use proa_kinds::Part;
 
 /// Brings the status up to date.

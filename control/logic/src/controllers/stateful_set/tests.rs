@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::Object;
 use crate::controllers::templates;
 use crate::controllers::tests::{at, object, owner, seen, stamp};
+use crate::world::Object;
 
 fn template(image: &str) -> Value {
     json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": image}]}})
@@ -153,7 +153,7 @@ fn what_a_pod_carries_and_the_status_says() {
     assert_eq!(body["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"], "web-0");
     let status = |pods: &[(&str, &str)]| {
         let plan = look(json!({}), pods);
-        let Verb::Patch { change: crate::controllers::plan::Change::Merge(patch), .. } =
+        let Verb::Patch { change: crate::world::plan::Change::Merge(patch), .. } =
             &plan.actions.last().unwrap().verb
         else {
             panic!("{plan:?}")
@@ -214,7 +214,7 @@ fn steps(plan: &Plan) -> Vec<String> {
             Some(format!("make {kind} {}", body["metadata"]["name"].as_str().unwrap()))
         }
         Verb::Delete { target, .. } => Some(format!("delete {}", target.name)),
-        Verb::Patch { target, change: crate::controllers::plan::Change::Merge(patch), .. } => {
+        Verb::Patch { target, change: crate::world::plan::Change::Merge(patch), .. } => {
             let owners = patch["metadata"]["ownerReferences"].as_array()?;
             let kinds: Vec<&str> = owners.iter().filter_map(|o| o["kind"].as_str()).collect();
             Some(format!("own {} by {kinds:?}", target.name))

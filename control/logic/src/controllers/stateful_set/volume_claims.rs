@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proa_api::owner::{controller_of, controller_reference};
@@ -15,21 +14,9 @@ use serde_json::{Value, json};
 
 use super::View;
 use crate::controllers::claims::Owner;
-use crate::controllers::facts::{Key, Phase, Pod};
-use crate::controllers::plan::{Change, Guard, Plan, Problem, Reference, Verb};
+use crate::world::facts::{Key, Phase, Pod};
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb};
 use proa_kinds::Part;
-
-/// True if a claim of this name may belong to one of the set's pods.
-pub fn may_own(set: &StatefulSet, claim: &str) -> bool {
-    let name = set.metadata.name.as_deref().unwrap_or_default();
-    let templates = set.spec.iter().flat_map(|s| s.volume_claim_templates.iter().flatten());
-    templates.filter_map(|t| t.metadata.name.as_deref()).any(|template| {
-        claim
-            .strip_prefix(template)
-            .and_then(|rest| rest.strip_prefix('-'))
-            .is_some_and(|rest| rest.starts_with(name))
-    })
-}
 
 fn templates<'a>(view: &View<'a>) -> impl Iterator<Item = &'a PersistentVolumeClaim> + use<'a> {
     view.spec.volume_claim_templates.iter().flatten()

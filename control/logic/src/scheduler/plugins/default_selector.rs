@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use proa_api::selector::{Operator, Selector};
 
-use crate::controllers::facts::{Key, Pod};
-use crate::controllers::observed::Observed;
+use crate::world::facts::{Key, Pod};
+use crate::world::observed::Observed;
 
 /// The selector of a pod; one that selects everything if nothing selects the pod.
 pub fn of(pod: &Pod, seen: &Observed) -> Selector {

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use proa_api::selector::Labels;
 
 use super::CycleState;
-use crate::controllers::facts::{Pod, PodTerms, Term};
-use crate::controllers::observed::Observed;
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::members::Members;
 use crate::scheduler::snapshot::{NodeIndex, NodeInfo, Snapshot};
+use crate::world::facts::{Pod, PodTerms, Term};
+use crate::world::observed::Observed;
 
 const AFFINITY: &str = "node(s) didn't match pod affinity rules";
 const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";

@@ -45,11 +45,10 @@ mod tests;
 pub mod volume_binding;
 pub mod volume_restrictions;
 pub mod volume_zone;
-mod volumes;
 
 use super::framework::{Cycle, Event, Misfit, PreBind, PreFilter};
 use super::snapshot::NodeInfo;
-use crate::controllers::facts::Pod;
+use crate::world::facts::Pod;
 
 /// The plugins that filter or score, in the order in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::NodeAffinity;
 use proa_api::placement::Term;
 use proa_api::selector::Operator;
 
 use super::CycleState;
-use crate::controllers::facts::{Node, Pod};
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::{Node, Pod};
 
 const REASON: &str = "node(s) didn't match Pod's node affinity/selector";
 const REASON_ADDED: &str = "node(s) didn't match scheduler-enforced node affinity";
@@ -29,11 +29,6 @@ pub struct State {
 }
 
 /// True if a node meets all of a term.
-pub fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
-    is_met(&Term::of(term), node)
-}
-
-/// The same of a term that has been read.
 pub fn is_met(term: &Term, node: &Node) -> bool {
     term.matches(&node.labels, &node.meta.key.name)
 }

@@ -1,8 +1,8 @@
 //! NodePorts: a port of the node is given to one pod.
 
-use crate::controllers::facts::Pod;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::Pod;
 
 const REASON: &str = "node(s) didn't have free ports for the requested pod ports";
 

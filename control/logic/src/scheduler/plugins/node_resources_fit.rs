@@ -4,11 +4,11 @@
 //! scores too: by default the node with the most room left is the best.
 
 use super::resource_score::uses;
-use crate::controllers::facts::{Node, Pod};
-use crate::controllers::resources::Resources;
 use crate::scheduler::args::Strategy;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, Reason};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::{Node, Pod};
+use proa_api::resources::Resources;
 
 /// True if the node has room for the pod.
 pub fn filter(cycle: &Cycle<'_>, node: &NodeInfo) -> Result<(), Misfit> {

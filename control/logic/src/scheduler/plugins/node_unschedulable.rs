@@ -2,9 +2,9 @@
 
 use k8s_openapi::api::core::v1::Toleration;
 
-use crate::controllers::facts::Pod;
 use crate::scheduler::framework::{Cycle, Event, Misfit};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::Pod;
 
 const TAINT: &str = "node.kubernetes.io/unschedulable";
 const REASON: &str = "node(s) were unschedulable";

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
-use super::{CycleState, volumes};
-use crate::controllers::facts::{Key, Pod};
-use crate::controllers::observed::Observed;
-use crate::controllers::persistent_volume::matching;
+use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::{Key, Pod};
+use crate::world::observed::Observed;
+use crate::world::volumes;
 
 const EXCEEDED: &str = "node(s) exceed max volume count";
 
@@ -21,11 +21,11 @@ pub type State = BTreeMap<String, String>;
 
 /// What tells the volume of a claim from others, and its driver; `None` if no driver is known.
 fn volume(claim: &PersistentVolumeClaim, seen: &Observed) -> Option<(String, String)> {
-    if let Some(volume) = volumes::of(claim, seen) {
+    if let Some(volume) = volumes::volume_of(claim, seen) {
         let csi = volume.spec.as_ref()?.csi.as_ref()?;
         return Some((format!("{}/{}", csi.driver, csi.volume_handle), csi.driver.clone()));
     }
-    let class = matching::class(seen, claim)?;
+    let class = volumes::class(seen, claim)?;
     let meta = &claim.metadata;
     let id = format!(
         "{}-{}/{}",

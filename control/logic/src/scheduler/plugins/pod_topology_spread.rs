@@ -10,10 +10,10 @@ use proa_api::placement::tolerates;
 use proa_api::selector::Selector;
 
 use super::{CycleState, default_selector, node_affinity};
-use crate::controllers::facts::{Node, Pod, Spread};
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::snapshot::{NodeIndex, NodeInfo};
+use crate::world::facts::{Node, Pod, Spread};
 
 const REASON: &str = "node(s) didn't match pod topology spread constraints";
 const REASON_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";

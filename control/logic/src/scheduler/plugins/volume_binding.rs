@@ -13,13 +13,13 @@ use proa_api::names;
 use proa_api::placement::Term;
 use serde_json::json;
 
+use super::CycleState;
 use super::node_affinity::is_met;
-use super::{CycleState, volumes};
-use crate::controllers::facts::{Key, Node, Pod};
-use crate::controllers::persistent_volume::matching::{self, is_bound_to};
-use crate::controllers::plan::{Change, Guard, Plan, Reference, Verb};
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::{Key, Node, Pod};
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::volumes::{self, is_bound_to};
 use proa_kinds::Part;
 
 const UNBOUND_IMMEDIATE: &str = "pod has unbound immediate PersistentVolumeClaims";
@@ -73,7 +73,7 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
             Err(misfit) => return PreFilter::Reject(misfit),
         };
         if volumes::is_bound(claim) {
-            match volumes::of(claim, cycle.seen) {
+            match volumes::volume_of(claim, cycle.seen) {
                 Some(volume) => found.bound.extend(reach(volume)),
                 None => found.volume_is_gone = true,
             }
@@ -115,10 +115,10 @@ fn sound<'a>(cycle: &Cycle<'a>, name: &Arc<str>) -> Result<&'a Arc<PersistentVol
 /// does not wait.
 fn waits_for_consumer<'a>(claim: &PersistentVolumeClaim, cycle: &Cycle<'a>) -> Option<&'a Arc<StorageClass>> {
     let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|n| !n.is_empty());
-    if named || !matching::waits_for_consumer(cycle.seen, claim) {
+    if named || !volumes::waits_for_consumer(cycle.seen, claim) {
         return None;
     }
-    matching::class(cycle.seen, claim)
+    volumes::class(cycle.seen, claim)
 }
 
 fn waiting(claim: &Arc<PersistentVolumeClaim>, class: &StorageClass, cycle: &Cycle<'_>) -> Waiting {
@@ -126,7 +126,7 @@ fn waiting(claim: &Arc<PersistentVolumeClaim>, class: &StorageClass, cycle: &Cyc
     let mut volumes: Vec<_> = cycle.seen.persistent_volumes.iter().map(|(_, volume)| volume).collect();
     volumes.retain(|volume| would_do(volume, claim));
     // The one that was made for the claim goes first, then the smallest.
-    volumes.sort_by_key(|v| (!is_bound_to(v, claim), matching::capacity(v), v.metadata.name.clone()));
+    volumes.sort_by_key(|v| (!is_bound_to(v, claim), volumes::capacity(v), v.metadata.name.clone()));
     if volumes.first().is_some_and(|v| is_bound_to(v, claim)) {
         volumes.truncate(1);
     }
@@ -150,9 +150,9 @@ fn reach(volume: &PersistentVolume) -> Option<Vec<Term>> {
 /// True if a claim could be bound to the volume, wherever its pod runs.
 fn would_do(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     volume.metadata.deletion_timestamp.is_none()
-        && matching::same_mode(volume, claim)
-        && matching::capacity(volume) >= matching::requested(claim)
-        && (is_bound_to(volume, claim) || (matching::is_free(volume) && matching::fits(volume, claim)))
+        && volumes::same_mode(volume, claim)
+        && volumes::capacity(volume) >= volumes::requested(claim)
+        && (is_bound_to(volume, claim) || (volumes::is_free(volume) && volumes::fits(volume, claim)))
 }
 
 fn meets(terms: &[Term], node: &Node) -> bool {

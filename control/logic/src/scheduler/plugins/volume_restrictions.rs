@@ -2,8 +2,8 @@
 //!
 //! Rules: <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes>.
 
-use crate::controllers::facts::{Key, Pod};
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter, Reason};
+use crate::world::facts::{Key, Pod};
 
 use super::CycleState;
 

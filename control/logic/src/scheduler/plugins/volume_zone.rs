@@ -3,10 +3,11 @@
 //! For volumes without node affinity, from before there was any. Rules:
 //! <https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone>.
 
-use super::{CycleState, volumes};
-use crate::controllers::facts::{Key, Pod};
+use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
+use crate::world::facts::{Key, Pod};
+use crate::world::volumes;
 
 const CONFLICT: &str = "node(s) had no available volume zone";
 const LABELS: [&str; 4] = [
@@ -27,7 +28,7 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     for name in &cycle.pod.claims {
         let key = Key { namespace: cycle.pod.meta.key.namespace.clone(), name: name.clone() };
         let claim = cycle.seen.persistent_volume_claims.get(&key);
-        let Some(volume) = claim.and_then(|claim| volumes::of(claim, cycle.seen)) else { continue };
+        let Some(volume) = claim.and_then(|claim| volumes::volume_of(claim, cycle.seen)) else { continue };
         let labels = volume.metadata.labels.as_ref();
         for label in LABELS {
             if let Some(value) = labels.and_then(|l| l.get(label)) {

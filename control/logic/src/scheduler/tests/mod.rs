@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::facts::{KindName, Object};
-use crate::controllers::plan::Verb;
+use crate::world::facts::{KindName, Object};
+use crate::world::plan::Verb;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

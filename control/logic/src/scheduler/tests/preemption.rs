@@ -1,7 +1,7 @@
 //! Who is sent away for whom.
 
 use super::*;
-use crate::controllers::plan::Change as Patch;
+use crate::world::plan::Change as Patch;
 
 /// A pod that asks for `cpu`, is on `node` and has been since `started`.
 fn placed(name: &str, cpu: &str, priority: i32, node: &str, started: &str) -> Object {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::controllers::facts::Term;
+use crate::world::facts::Term;
 
 const LABELS: [&str; 3] = ["x", "y", "z"];
 

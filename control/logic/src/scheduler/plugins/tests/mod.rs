@@ -14,12 +14,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{CycleState, Plugin};
-use crate::controllers::facts::{Fact, KindName, Object, Pod};
-use crate::controllers::observed::Observed;
 use crate::scheduler::framework::{Cycle, Misfit, PreFilter};
 use crate::scheduler::nominated::Nominated;
 use crate::scheduler::profile::Profile;
 use crate::scheduler::snapshot::{NodeInfo, Snapshot};
+use crate::world::facts::{Fact, KindName, Object, Pod};
+use crate::world::observed::Observed;
 
 /// Everything a cycle looks at.
 struct World {

@@ -4,8 +4,8 @@ use expect_test::expect;
 
 use super::super::volume_binding;
 use super::*;
-use crate::controllers::plan::Verb;
 use crate::scheduler::framework::PreBind;
+use crate::world::plan::Verb;
 
 fn nodes() -> Vec<Object> {
     vec![node("a", json!({"zone": "a"}), json!({})), node("b", json!({"zone": "b"}), json!({}))]

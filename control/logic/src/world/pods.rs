@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proa_api::resources::{HostPort, Resources};
 use proa_api::selector::Labels;
 
 use super::facts::{Key, Pod, PodTerms};
-use super::resources::{HostPort, Resources};
 
 /// All pods and the ways to find them.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! What the controllers and the scheduler remember of a node.
 //!
-//! Made by [`super::Object::decode`], kept by [`crate::controllers::Observed`].
+//! Made by [`super::Object::decode`], kept by [`crate::world::Observed`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::local_path::{self, Orders, Outcomes};
 use proa_api::names;
+use proa_api::resources::Resources;
 use proa_api::selector::Labels;
 
-use super::{Fact, Meta, Object, kind_of};
-use crate::controllers::resources::Resources;
+use super::meta::Meta;
 
 /// What is kept of a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,7 @@ impl Node {
         self.conditions.iter().find(|c| c.type_ == type_)
     }
 
-    fn of(meta: Arc<Meta>, node: core::Node) -> Self {
+    pub(super) fn of(meta: Arc<Meta>, node: core::Node) -> Self {
         let spec = node.spec.unwrap_or_default();
         let status = node.status.unwrap_or_default();
         let offered = status.allocatable.or(status.capacity).unwrap_or_default();
@@ -103,13 +103,6 @@ pub fn image_name(reference: &str) -> Box<str> {
         name.push_str(":latest");
     }
     name.into()
-}
-
-impl From<core::Node> for Object {
-    fn from(node: core::Node) -> Self {
-        let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
-        Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
-use crate::controllers::plan::Reference;
+use crate::world::plan::Reference;
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +115,6 @@ pub fn kind_of<K: k8s_openapi::Resource>() -> KindName {
 }
 
 /// The moment in an optional time.
-pub(in crate::controllers) fn time(time: &Option<Time>) -> Option<Timestamp> {
+pub(crate) fn time(time: &Option<Time>) -> Option<Timestamp> {
     time.as_ref().map(|t| t.0)
 }

@@ -12,8 +12,8 @@ use proa_api::condition;
 use proa_api::quantity::Amount;
 use proa_api::selector::Labels;
 
-use crate::controllers::facts::{Key, Phase, phase, time};
-use crate::controllers::resources::is_sidecar;
+use crate::world::facts::{Key, Phase, phase, time};
+use proa_api::resources::is_sidecar;
 
 /// One look at the pods of all namespaces that have autoscalers.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -115,6 +115,6 @@ impl Pod {
 }
 
 /// A quantity in thousandths. Validation keeps out what is none.
-pub(super) fn millis(quantity: &Quantity) -> i64 {
+pub(crate) fn millis(quantity: &Quantity) -> i64 {
     Amount::parse(&quantity.0).unwrap_or_default().millis()
 }

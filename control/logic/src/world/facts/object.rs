@@ -1,14 +1,6 @@
-//! Facts: what the controllers remember of each object.
+//! One decoded object, and what is kept of which kind.
 //!
-//! The shell decodes each object once with [`Object::decode`]; [`super::Observed`] keeps it. Of
-//! objects that there are many of ([`pod`], [`node`]) only what a rule reads is kept, because
-//! tens of thousands of pods must fit a small board. Of the others, those in the list of
-//! [`whole_objects`], the whole typed object is.
-
-mod meta;
-mod node;
-mod pod;
-mod terms;
+//! Made by the shell, folded by [`crate::world::Observed`].
 
 use std::sync::Arc;
 
@@ -19,12 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::names;
 use serde::Deserialize;
 
-pub(super) use meta::time;
-pub use meta::{Key, KindName, Meta, kind_of};
-pub use node::{Node, image_name};
-pub(super) use pod::phase;
-pub use pod::{End, JobNotes, NamedPort, Phase, Pod, Wishes};
-pub use terms::{PodTerms, Spread, Term};
+use super::meta::{KindName, Meta, kind_of};
+use super::node::Node;
+use super::pod::Pod;
 
 /// One decoded object.
 #[derive(Clone, Debug)]
@@ -36,8 +25,8 @@ pub struct Object {
 }
 
 /// Hands the list of the kinds that are kept whole to another macro: the field of
-/// [`super::Observed`], the variant of [`Fact`], and the type. A kind that a controller needs whole
-/// is one line here.
+/// [`crate::world::Observed`], the variant of [`Fact`], and the type. A kind that a controller needs
+/// whole is one line here.
 macro_rules! whole_objects {
     ($($to:tt)*) => {
         $($to)* {
@@ -64,7 +53,7 @@ macro_rules! whole_objects {
         }
     };
 }
-pub(super) use whole_objects;
+pub(crate) use whole_objects;
 
 macro_rules! facts {
     ($($field:ident: $variant:ident($type:ty),)*) => {
@@ -150,7 +139,7 @@ fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
 }
 
 /// True for Secrets that may be bootstrap tokens. Nothing of other Secrets is looked at.
-pub(super) fn is_bootstrap_token(meta: &Meta) -> bool {
+fn is_bootstrap_token(meta: &Meta) -> bool {
     meta.kind.is::<core::Secret>()
         && &*meta.key.namespace == names::NAMESPACE_SYSTEM
         && meta.key.name.starts_with(names::BOOTSTRAP_TOKEN_PREFIX)
@@ -184,5 +173,19 @@ impl From<Lease> for Object {
         let meta = Arc::new(Meta::of(&kind_of::<Lease>(), &lease.metadata));
         let renewed = lease.spec.and_then(|s| s.renew_time).map(|t| t.0);
         Object { fact: Fact::Lease(renewed.unwrap_or(meta.created)), meta }
+    }
+}
+
+impl From<core::Node> for Object {
+    fn from(node: core::Node) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<core::Node>(), &node.metadata));
+        Object { fact: Fact::Node(Arc::new(Node::of(meta.clone(), node))), meta }
+    }
+}
+
+impl From<core::Pod> for Object {
+    fn from(pod: core::Pod) -> Self {
+        let meta = Arc::new(Meta::of(&kind_of::<core::Pod>(), &pod.metadata));
+        Object { fact: Fact::Pod(Arc::new(Pod::of(meta.clone(), pod))), meta }
     }
 }

@@ -12,7 +12,7 @@ use proa_api::Refusal;
 use proa_api::status::Resource;
 use serde_json::{Value, json};
 
-use super::horizontal_pod_autoscaler::memory::Memory;
+use super::autoscaling::memory::Memory;
 use proa_kinds::Part;
 
 /// What to do now, when to look again, and what to tell the owner of the object.

@@ -1,7 +1,7 @@
 //! What the controllers and the scheduler remember of a pod: no more than a rule reads, because
 //! tens of thousands of pods must fit a small board.
 //!
-//! Made by [`super::Object::decode`], kept by [`crate::controllers::pods`].
+//! Made by [`super::Object::decode`], kept by [`crate::world::pods`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use proa_api::condition;
 use proa_api::names;
+use proa_api::resources::{HostPort, Resources, Weighed, host_ports, is_sidecar, requests, weighed};
 use proa_api::selector::Labels;
 
+use super::meta::{Meta, time};
 use super::node::image_name;
 use super::terms::{PodTerms, Spread};
-use super::{Fact, Meta, Object, kind_of, time};
-use crate::controllers::resources::{
-    HostPort, Resources, Weighed, host_ports, is_sidecar, requests, weighed,
-};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,7 +177,7 @@ impl Pod {
         name.filter_map(|f| f.values.as_ref()?.first()).next().map(String::as_str)
     }
 
-    fn of(meta: Arc<Meta>, pod: core::Pod) -> Self {
+    pub(super) fn of(meta: Arc<Meta>, pod: core::Pod) -> Self {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let annotations = pod.metadata.annotations.unwrap_or_default();
@@ -273,7 +271,7 @@ impl JobNotes {
     }
 }
 
-pub(in crate::controllers) fn phase(text: Option<&str>) -> Phase {
+pub(crate) fn phase(text: Option<&str>) -> Phase {
     match text {
         Some("Running") => Phase::Running,
         Some("Succeeded") => Phase::Succeeded,
@@ -326,12 +324,5 @@ fn wishes(spec: &core::PodSpec, nominated: Option<&str>) -> Wishes {
         gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.as_str().into()).collect(),
         never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
         nominated: nominated.filter(|n| !n.is_empty()).map(Into::into),
-    }
-}
-
-impl From<core::Pod> for Object {
-    fn from(pod: core::Pod) -> Self {
-        let meta = Arc::new(Meta::of(&kind_of::<core::Pod>(), &pod.metadata));
-        Object { fact: Fact::Pod(Arc::new(Pod::of(meta.clone(), pod))), meta }
     }
 }

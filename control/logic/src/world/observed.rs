@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use proa_api::names;
 
+use super::autoscaling::Autoscaling;
+use super::controller::Controller;
 use super::facts::{Fact, Key, KindName, Meta, Node, Object, whole_objects};
 use super::graph::Graph;
-use super::horizontal_pod_autoscaler::{self, Autoscaling};
 use super::pods::Pods;
-use super::wakes::Controller;
+use super::settings::ClusterSettings;
 
 macro_rules! observed {
     ($($field:ident: $variant:ident($type:ty),)*) => {
@@ -68,36 +69,6 @@ macro_rules! observed {
     };
 }
 whole_objects!(observed!);
-
-/// What the cluster is set up with, as far as decisions depend on it.
-#[derive(Clone, Debug)]
-pub struct ClusterSettings {
-    /// The addresses of all pods: `10.42.0.0/16`. If empty, nodes are given none.
-    pub cluster_cidr: Arc<str>,
-    /// The addresses of all Services: `10.43.0.0/16`.
-    pub service_cidr: Arc<str>,
-    /// `cluster.local`.
-    pub cluster_domain: Arc<str>,
-    /// The DNS names and addresses under which clients reach the API.
-    pub api_names: Arc<[String]>,
-    /// A node that has not been heard of for this long is not ready.
-    pub node_monitor_grace_period: SignedDuration,
-    /// What autoscalers are set to.
-    pub autoscaler: horizontal_pod_autoscaler::Settings,
-}
-
-impl Default for ClusterSettings {
-    fn default() -> Self {
-        ClusterSettings {
-            cluster_cidr: "".into(),
-            service_cidr: "".into(),
-            cluster_domain: "cluster.local".into(),
-            api_names: Arc::default(),
-            node_monitor_grace_period: SignedDuration::from_secs(40),
-            autoscaler: horizontal_pod_autoscaler::Settings::default(),
-        }
-    }
-}
 
 /// Objects of one kind by namespace and name.
 #[derive(Clone, Debug)]

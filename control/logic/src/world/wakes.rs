@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -15,85 +15,11 @@ use proa_api::names;
 use proa_api::owner::controller_of;
 use proa_api::selector::Selector;
 
-use super::disruption::covers;
+use super::controller::Controller;
 use super::facts::{Fact, Key, Meta, Node, Object, Pod};
-use super::local_path;
 use super::observed::{Change, Observed, is_default_account};
-use super::persistent_volume::concerns;
-use super::stateful_set::volume_claims::may_own;
-
-/// The controllers, each with keys of its own sort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Controller {
-    /// By Deployment.
-    Deployment,
-    /// By ReplicaSet.
-    ReplicaSet,
-    /// By ReplicationController.
-    ReplicationController,
-    /// By DaemonSet.
-    DaemonSet,
-    /// By StatefulSet.
-    StatefulSet,
-    /// By Job.
-    Job,
-    /// By CronJob.
-    CronJob,
-    /// By pod that a Job's finalizer holds.
-    JobOrphan,
-    /// By ResourceQuota.
-    ResourceQuota,
-    /// By PodDisruptionBudget.
-    Disruption,
-    /// By pod that was said to go.
-    StaleDisruption,
-    /// By Service.
-    EndpointSlice,
-    /// By Endpoints.
-    EndpointSliceMirroring,
-    /// By Service.
-    Endpoints,
-    /// By uid, as the name.
-    GarbageCollector,
-    /// By HorizontalPodAutoscaler.
-    HorizontalPodAutoscaler,
-    /// By namespace, as the name.
-    Namespace,
-    /// By namespace, as the name.
-    ServiceAccount,
-    /// By namespace, as the name.
-    RootCa,
-    /// By node.
-    Node,
-    /// By node.
-    PodGarbage,
-    /// By PersistentVolumeClaim.
-    ClaimBinder,
-    /// By PersistentVolume.
-    VolumeBinder,
-    /// By PersistentVolumeClaim.
-    ClaimProtection,
-    /// By PersistentVolume.
-    VolumeProtection,
-    /// By PersistentVolumeClaim.
-    VolumeExpansion,
-    /// By pod that brings claims along.
-    EphemeralVolume,
-    /// By node.
-    LocalPath,
-    /// By ClusterRole.
-    ClusterRoleAggregation,
-    /// One key for all nodes.
-    NodeIpam,
-    /// By CertificateSigningRequest.
-    CertificateApproving,
-    /// By CertificateSigningRequest.
-    CertificateSigning,
-    /// By CertificateSigningRequest.
-    CertificateCleaner,
-    /// By Secret of a bootstrap token.
-    TokenCleaner,
-}
+use super::volumes;
+use super::workloads::{may_own, recreates};
 
 /// Who has to look again.
 #[derive(Clone, Debug, Default)]
@@ -210,18 +136,18 @@ impl Wakes {
             Fact::PersistentVolume(volume) => {
                 self.key(Controller::VolumeBinder, key);
                 self.key(Controller::VolumeProtection, key);
-                self.local_path(local_path::node_of_volume(volume));
-                for claim in concerns::claims_of(seen, volume) {
+                self.local_path(volumes::node_of_volume(volume));
+                for claim in volumes::claims_of(seen, volume) {
                     self.key(Controller::ClaimBinder, &claim);
                     self.key(Controller::VolumeExpansion, &claim);
                 }
             }
             Fact::StorageClass(_) => {
-                for claim in concerns::claims_of_class(seen, &key.name) {
+                for claim in volumes::claims_of_class(seen, &key.name) {
                     self.key(Controller::ClaimBinder, &claim);
                     self.key(Controller::VolumeExpansion, &claim);
                     let claim = seen.persistent_volume_claims.get(&claim);
-                    self.local_path(claim.and_then(|claim| local_path::node_of_claim(claim)));
+                    self.local_path(claim.and_then(|claim| volumes::node_of_claim(claim)));
                 }
             }
             Fact::ClusterRole(_) => self.aggregating_roles(seen),
@@ -242,12 +168,12 @@ impl Wakes {
     }
 
     fn claim(&mut self, seen: &Observed, key: &Key, claim: &PersistentVolumeClaim) {
-        self.local_path(local_path::node_of_claim(claim));
+        self.local_path(volumes::node_of_claim(claim));
         for controller in [Controller::ClaimBinder, Controller::ClaimProtection, Controller::VolumeExpansion]
         {
             self.key(controller, key);
         }
-        for volume in concerns::volumes_of(seen, claim) {
+        for volume in volumes::volumes_of(seen, claim) {
             self.key(Controller::VolumeBinder, &volume);
         }
         for (set, object) in seen.stateful_sets.in_namespace(&key.namespace) {
@@ -268,7 +194,7 @@ impl Wakes {
             if claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
                 self.key(Controller::ClaimProtection, &key);
             }
-            if claim.is_some_and(|claim| concerns::is_unbound(claim)) {
+            if claim.is_some_and(|claim| volumes::is_unbound(claim)) {
                 self.key(Controller::ClaimBinder, &key);
             }
         }
@@ -487,10 +413,10 @@ fn service_selects(service: &Service, pod: &Pod) -> bool {
     selector.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| pod.labels.get(k) == Some(v)))
 }
 
-/// True for the strategy that stops all old pods first.
-pub(super) fn recreates(deployment: &Deployment) -> bool {
-    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
-    strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+/// True if a budget covers a pod.
+fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    Selector::from_object(selector).matches(Some(&pod.labels))
 }
 
 /// How many pods a workload wants, which is what budgets in percent reckon by.

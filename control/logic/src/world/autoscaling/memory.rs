@@ -18,14 +18,14 @@ pub struct Memory {
 
 impl Memory {
     /// Before anything is recommended, what is there counts as recommended.
-    pub(super) fn begin(&mut self, replicas: i32, now: Timestamp) {
+    pub(crate) fn begin(&mut self, replicas: i32, now: Timestamp) {
         if self.recommendations.is_empty() {
             self.recommendations.push((now, replicas));
         }
     }
 
     /// Adds a recommendation; those that are older than any window are forgotten.
-    pub(super) fn recommend(&mut self, replicas: i32, longest: SignedDuration, now: Timestamp) {
+    pub(crate) fn recommend(&mut self, replicas: i32, longest: SignedDuration, now: Timestamp) {
         self.recommendations.retain(|(at, _)| now.duration_since(*at) <= longest);
         // Any number of equal ones says no more than the first and the last of them.
         if let [.., (_, a), (at, b)] = self.recommendations.as_mut_slice()
@@ -39,7 +39,7 @@ impl Memory {
     }
 
     /// Notes a change of size. Without a behaviour nothing asks for it.
-    pub(super) fn scaled(
+    pub(crate) fn scaled(
         &mut self,
         behavior: Option<&HorizontalPodAutoscalerBehavior>,
         from: i32,
