@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use jiff::SignedDuration;
 use proa_logic::scheduler::configuration;
-use proa_logic::scheduler::profile::Settings;
+use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::autoscaling as autoscaler;
 use proa_runtime::sysctl::UnsafeSysctl;
 use serde::Deserialize;

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
-use proa_logic::scheduler::profile::Settings;
+use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::settings::ClusterSettings;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use proa_logic::scheduler::profile::Settings;
+use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::settings::ClusterSettings;
 use tokio_util::sync::CancellationToken;
 

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use super::framework::{Cycle, Misfit, PreBind, PreFilter, Reason, Rejected};
-use super::plugins::{CycleState, Plugin};
+use super::plugin::Plugin;
+use super::plugins::{self, CycleState};
 use super::snapshot::{NodeIndex, NodeInfo};
+use crate::world::facts::Pod;
 
 /// No fewer nodes than these are looked for.
 const MIN_FEASIBLE: usize = 100;
@@ -114,8 +116,9 @@ pub fn choose(cycle: &Cycle<'_>, state: &mut CycleState, rotation: &mut Rotation
 /// What has to be done before the pod is bound to the node that was chosen.
 pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBind {
     let mut all = PreBind::Ready;
-    for plugin in cycle.profile.filter.iter().filter(|p| p.has_pre_bind() && !state.skips_filter(**p)) {
-        all = match (all, plugin.pre_bind(cycle, state, node)) {
+    for plugin in cycle.profile.filter.iter().filter(|p| !state.skips_filter(**p)) {
+        let Some(pre_bind) = plugins::of(*plugin).pre_bind else { continue };
+        all = match (all, pre_bind(cycle, &state.kept, node)) {
             (_, PreBind::Refuse) => return PreBind::Refuse,
             (PreBind::Wait(mut plan), PreBind::Wait(more)) => {
                 plan.actions.extend(more.actions);
@@ -131,13 +134,20 @@ pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBi
 /// The same for a pod that has waited: what the plugins knew then may be old.
 pub fn pre_bind_again(cycle: &Cycle<'_>, node: &NodeInfo) -> PreBind {
     let mut state = CycleState::default();
-    for plugin in cycle.profile.pre_filter.iter().filter(|p| p.has_pre_bind()) {
-        match plugin.pre_filter(cycle, &mut state) {
-            PreFilter::Skip => state.skip_filter(*plugin),
-            PreFilter::Reject(_) => return PreBind::Refuse,
-            PreFilter::Filter | PreFilter::Only(_) => {}
+    for plugin in &cycle.profile.pre_filter {
+        let points = plugins::of(*plugin);
+        if points.pre_bind.is_none() {
+            continue;
         }
-        if !state.skips_filter(*plugin) && plugin.filter(cycle, &state, node).is_err() {
+        match points.pre_filter.map(|pre_filter| pre_filter(cycle, &mut state.kept)) {
+            Some(PreFilter::Skip) => state.skip_filter(*plugin),
+            Some(PreFilter::Reject(_)) => return PreBind::Refuse,
+            Some(PreFilter::Filter | PreFilter::Only(_)) | None => {}
+        }
+        let rejects = |state: &CycleState| {
+            points.filter.is_some_and(|filter| filter(cycle, &state.kept, node).is_err())
+        };
+        if !state.skips_filter(*plugin) && rejects(&state) {
             return PreBind::Refuse;
         }
     }
@@ -155,11 +165,7 @@ pub fn fits(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<()
             let (mut state, mut node) = (state.clone(), node.clone());
             for pod in before {
                 node.add(pod.clone());
-                for plugin in &cycle.profile.pre_filter {
-                    if !state.skips_filter(*plugin) {
-                        plugin.add_pod(cycle, &mut state, pod, &node);
-                    }
-                }
+                count_pod(cycle, &mut state, pod, &node, 1);
             }
             filter(cycle, &state, &node)?;
         }
@@ -170,9 +176,21 @@ pub fn fits(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<()
 /// True if all filters let the pod be on the node; else who does not, and why.
 fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), (Plugin, Misfit)> {
     for plugin in cycle.profile.filter.iter().filter(|p| !state.skips_filter(**p)) {
-        plugin.filter(cycle, state, node).map_err(|misfit| (*plugin, misfit))?;
+        let Some(filter) = plugins::of(*plugin).filter else { continue };
+        filter(cycle, &state.kept, node).map_err(|misfit| (*plugin, misfit))?;
     }
     Ok(())
+}
+
+/// Lets the plugins count a pod in on a node (`amount` 1) or out (-1).
+pub fn count_pod(cycle: &Cycle<'_>, state: &mut CycleState, pod: &Pod, node: &NodeInfo, amount: i64) {
+    for plugin in &cycle.profile.pre_filter {
+        if !state.skips_filter(*plugin)
+            && let Some(count_pod) = plugins::of(*plugin).count_pod
+        {
+            count_pod(cycle, &mut state.kept, pod, node, amount);
+        }
+    }
 }
 
 /// The node where room has been made for the pod.
@@ -185,7 +203,8 @@ fn nominated_node<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
 fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState, diagnosis: &mut Diagnosis) -> Option<Range> {
     let mut only: Option<Vec<Arc<str>>> = None;
     for plugin in &cycle.profile.pre_filter {
-        match plugin.pre_filter(cycle, state) {
+        let Some(pre_filter) = plugins::of(*plugin).pre_filter else { continue };
+        match pre_filter(cycle, &mut state.kept) {
             PreFilter::Filter => {}
             PreFilter::Skip => state.skip_filter(*plugin),
             PreFilter::Reject(misfit) => {
@@ -256,7 +275,7 @@ fn best(
     rotation: &mut Rotation,
 ) -> NodeIndex {
     for plugin in &cycle.profile.pre_score {
-        if !plugin.pre_score(cycle, nodes, state) {
+        if plugins::of(*plugin).pre_score.is_some_and(|pre_score| !pre_score(cycle, &mut state.kept, nodes)) {
             state.skip_score(*plugin);
         }
     }
@@ -264,9 +283,13 @@ fn best(
     totals.clear();
     totals.resize(nodes.len(), 0);
     for (plugin, weight) in cycle.profile.score.iter().filter(|(p, _)| !state.skips_score(*p)) {
+        let points = plugins::of(*plugin);
+        let Some(score) = points.score else { continue };
         scores.clear();
-        scores.extend(nodes.iter().map(|node| plugin.score(cycle, state, node)));
-        plugin.normalize(cycle, state, nodes, scores);
+        scores.extend(nodes.iter().map(|node| score(cycle, &state.kept, node)));
+        if let Some(normalize) = points.normalize {
+            normalize(scores);
+        }
         for (total, score) in totals.iter_mut().zip(scores.iter()) {
             *total += weight * score;
         }

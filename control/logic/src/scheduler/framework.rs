@@ -1,12 +1,14 @@
 //! Framework: the words that plugins and the scheduling cycle share.
 //!
-//! A [`Plugin`](super::plugins::Plugin) is given a [`Cycle`] (the pod and the world it is to be
-//! placed in) and says of a node a [`Misfit`] or a score. Nothing here allocates for a node that
-//! fits, and a text is only written once it is known that no node fits.
+//! A plugin is a row of functions, its [`Points`]. They are given a [`Cycle`] (the pod and the world
+//! it is to be placed in) and say of a node a [`Misfit`] or a score. Nothing here allocates for a
+//! node that fits, and a text is only written once it is known that no node fits. The rows
+//! themselves are in the registry of [`super::plugins`], which nothing here knows.
 
 use std::sync::Arc;
 
 use super::nominated::Nominated;
+use super::plugin::Plugin;
 use super::profile::Profile;
 use super::snapshot::{NodeIndex, NodeInfo, Snapshot};
 use crate::world::facts::{Key, Node, Pod, Wishes};
@@ -183,9 +185,120 @@ pub struct Rejected {
     /// Which node.
     pub node: NodeIndex,
     /// By whom.
-    pub plugin: super::plugins::Plugin,
+    pub plugin: Plugin,
     /// Why.
     pub misfit: Misfit,
+}
+
+/// What a plugin has to say, and at which points: a function for each. `K` is what the plugins of
+/// a registry keep of the pod that is being placed, each in a field of its own.
+pub struct Points<K> {
+    /// Whose they are.
+    pub plugin: Plugin,
+    /// How much its score counts unless a profile says otherwise.
+    pub weight: i64,
+    /// Once per pod. Works out what the filter needs and keeps it. May say that it has nothing to
+    /// say of the pod ([`PreFilter::Skip`]), or that the pod fits nowhere.
+    pub pre_filter: Option<fn(&Cycle<'_>, &mut K) -> PreFilter>,
+    /// Once per node. Allocates nothing for a node that fits. The node may be another than the
+    /// snapshot has at its place: preemption tries nodes without some of their pods.
+    pub filter: Option<fn(&Cycle<'_>, &K, &NodeInfo) -> Result<(), Misfit>>,
+    /// Counts another pod on the node in (1) or out (-1), to keep true what is kept while preemption
+    /// tries what happens without that pod, or with a nominated one.
+    pub count_pod: Option<fn(&Cycle<'_>, &mut K, &Pod, &NodeInfo, i64)>,
+    /// Once per pod, with the nodes that it fits on. False if all nodes are alike to the plugin: it
+    /// is not asked for scores then.
+    pub pre_score: Option<fn(&Cycle<'_>, &mut K, &[&NodeInfo]) -> bool>,
+    /// Once per such node: how good it is for the pod; to be normalized.
+    pub score: Option<fn(&Cycle<'_>, &K, &NodeInfo) -> i64>,
+    /// Brings the scores to 0..=[`MAX_SCORE`]; none where they are so already.
+    pub normalize: Option<fn(&mut [i64])>,
+    /// Before the pod is bound to the node that was chosen: what has to be done or waited for
+    /// first, such as a volume. Asked again, with nothing kept, until it is ready.
+    pub pre_bind: Option<fn(&Cycle<'_>, &K, &NodeInfo) -> PreBind>,
+    /// What may void its rejections at all, whatever the pod.
+    pub listens: Listens,
+    /// True if the event may void its rejection of the pod. To err is to err on the side of true: a
+    /// pod that is woken in vain costs a little time.
+    pub may_fit_after: fn(&Pod, &Event<'_>) -> bool,
+}
+
+/// To which events about other pods a plugin listens. To all others each does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listens {
+    /// To none.
+    ToNoPod,
+    /// When pods leave nodes or change.
+    ToPodsThatLeave,
+    /// When they come, too.
+    ToAllPods,
+}
+
+impl Listens {
+    /// True if it hears of this event.
+    pub fn hears(self, event: &Event<'_>) -> bool {
+        match event {
+            Event::PodPlaced(_) => self == Listens::ToAllPods,
+            Event::PodGone(_) | Event::PodChanged { .. } => self != Listens::ToNoPod,
+            _ => true,
+        }
+    }
+}
+
+impl<K> Points<K> {
+    /// A plugin with nothing to say.
+    pub const fn of(plugin: Plugin) -> Self {
+        Points {
+            plugin,
+            weight: 1,
+            pre_filter: None,
+            filter: None,
+            count_pod: None,
+            pre_score: None,
+            score: None,
+            normalize: None,
+            pre_bind: None,
+            listens: Listens::ToAllPods,
+            may_fit_after: |_, _| false,
+        }
+    }
+}
+
+/// What the plugins have worked out about one pod.
+#[derive(Clone, Debug, Default)]
+pub struct CycleState<K> {
+    /// The plugins that have nothing to say of the pod when nodes are filtered: bits.
+    skip_filter: u64,
+    /// The same when nodes are scored.
+    skip_score: u64,
+    /// What each of them keeps.
+    pub kept: K,
+}
+
+impl<K> CycleState<K> {
+    /// True if the plugin's filter is not called for this pod.
+    pub fn skips_filter(&self, plugin: Plugin) -> bool {
+        self.skip_filter & bit(plugin) != 0
+    }
+
+    /// True if the plugin gives no scores for this pod.
+    pub fn skips_score(&self, plugin: Plugin) -> bool {
+        self.skip_score & bit(plugin) != 0
+    }
+
+    /// Says that the plugin's filter is not called.
+    pub fn skip_filter(&mut self, plugin: Plugin) {
+        self.skip_filter |= bit(plugin);
+    }
+
+    /// Says that the plugin gives no scores.
+    pub fn skip_score(&mut self, plugin: Plugin) {
+        self.skip_score |= bit(plugin);
+    }
+}
+
+const fn bit(plugin: Plugin) -> u64 {
+    1 << plugin as u64
 }
 
 /// Brings scores to 0..=[`MAX_SCORE`] in proportion to the highest; `reverse` makes the lowest

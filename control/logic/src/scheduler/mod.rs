@@ -10,6 +10,7 @@
 //! make room. [`configuration`] reads the settings, [`outcome`] writes what comes of it.
 
 pub mod args;
+pub mod plugin;
 pub mod profile;
 
 pub mod domains;
@@ -25,6 +26,7 @@ pub mod explain;
 mod outcome;
 mod preemption;
 pub mod queue;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +44,8 @@ use framework::{Cycle, Event, PreBind};
 use nominated::Nominated;
 use plugins::CycleState;
 use preemption::Preemption;
-use profile::Settings;
 use queue::Queue;
+use settings::Settings;
 use snapshot::Snapshot;
 
 /// Who an Event says it comes from.

@@ -163,22 +163,12 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn remove(&mut self, pod: &Arc<Pod>) {
         self.node.remove(&pod.meta.key);
-        for plugin in &self.cycle.profile.pre_filter {
-            if self.state.skips_filter(*plugin) {
-                continue;
-            }
-            plugin.remove_pod(self.cycle, &mut self.state, pod, &self.node);
-        }
+        cycle::count_pod(self.cycle, &mut self.state, pod, &self.node, -1);
     }
 
     fn add(&mut self, pod: &Arc<Pod>) {
         self.node.add(pod.clone());
-        for plugin in &self.cycle.profile.pre_filter {
-            if self.state.skips_filter(*plugin) {
-                continue;
-            }
-            plugin.add_pod(self.cycle, &mut self.state, pod, &self.node);
-        }
+        cycle::count_pod(self.cycle, &mut self.state, pod, &self.node, 1);
     }
 
     fn fits(&self) -> Result<(), Misfit> {

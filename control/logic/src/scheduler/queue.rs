@@ -2,7 +2,7 @@
 //!
 //! A pod that fits nowhere is parked. It wakes when something happens that may void what stood in
 //! its way, by the word of the plugins that rejected it
-//! ([`Plugin::may_fit_after`](super::plugins::Plugin::may_fit_after)), but not before its
+//! ([`Points::may_fit_after`](super::framework::Points::may_fit_after)), but not before its
 //! back-off is over; and after five minutes in any case. Kept by the
 //! [`Scheduler`](super::Scheduler); it knows nothing of nodes.
 
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::framework::Event;
-use super::plugins::Plugin;
+use super::plugin::Plugin;
+use super::plugins;
 use crate::world::facts::{Key, Pod};
 
 /// A parked pod is tried again after this long even if nothing seems to have changed.
@@ -135,7 +136,10 @@ impl Queue {
         if self.parked.is_empty() {
             return;
         }
-        let listening = self.parked.iter().filter(|(plugin, _)| plugin.is_none_or(|p| p.listens_to(event)));
+        let listening = self
+            .parked
+            .iter()
+            .filter(|(plugin, _)| plugin.is_none_or(|p| plugins::of(p).listens.hears(event)));
         let keys: BTreeSet<&Key> = listening.flat_map(|(_, keys)| keys).collect();
         let woken: Vec<Key> = keys.into_iter().filter(|key| self.touches(key, event)).cloned().collect();
         for key in woken {
@@ -228,7 +232,7 @@ impl Queue {
         if waiting.rejected_by.is_empty() {
             return matches!(event, Event::NodeAdded(_) | Event::Itself { .. });
         }
-        waiting.rejected_by.iter().any(|p| p.may_fit_after(&waiting.pod, event))
+        waiting.rejected_by.iter().any(|p| (plugins::of(*p).may_fit_after)(&waiting.pod, event))
     }
 
     fn set(&mut self, key: &Key, state: State) {

@@ -11,8 +11,10 @@ mod read;
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::profile::{Profile, Settings};
+use super::plugins::stock_profile;
+use super::profile::Profile;
 use super::queue::BackOff;
+use super::settings::Settings;
 use read::Fields;
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
@@ -41,7 +43,7 @@ pub fn settings(value: &Value) -> Result<Settings, String> {
     }
     fields.nothing_more()?;
     if profiles.is_empty() {
-        let mut stock = Profile::new(proa_api::names::DEFAULT_SCHEDULER);
+        let mut stock = stock_profile(proa_api::names::DEFAULT_SCHEDULER);
         stock.percentage_of_nodes_to_score = percentage;
         profiles.push(stock);
     }
@@ -56,7 +58,7 @@ pub fn settings(value: &Value) -> Result<Settings, String> {
 fn profile(value: &Value, path: &str, percentage_of_all: Option<i64>) -> Result<Profile, String> {
     let mut fields = Fields::of(value, path)?;
     let name = fields.text("schedulerName")?;
-    let mut profile = Profile::new(name.as_deref().unwrap_or(proa_api::names::DEFAULT_SCHEDULER));
+    let mut profile = stock_profile(name.as_deref().unwrap_or(proa_api::names::DEFAULT_SCHEDULER));
     profile.percentage_of_nodes_to_score = percentage(&mut fields)?.or(percentage_of_all);
     if let Some((value, path)) = fields.object("plugins") {
         plugins::apply(value, &path, &mut profile)?;
@@ -102,7 +104,7 @@ fn back_off(fields: &mut Fields<'_>) -> Result<BackOff, String> {
 #[cfg(test)]
 mod tests {
     use super::super::args::{ResourceWeight, Strategy};
-    use super::super::plugins::Plugin;
+    use super::super::plugin::Plugin;
     use super::*;
 
     fn read(yaml: &str) -> Result<Settings, String> {

@@ -6,7 +6,8 @@
 use serde_json::Value;
 
 use super::read::Fields;
-use crate::scheduler::plugins::Plugin;
+use crate::scheduler::plugin::Plugin;
+use crate::scheduler::plugins as registry;
 use crate::scheduler::profile::Profile;
 
 /// Plugins that do their work wherever they are; they cannot be turned off.
@@ -38,30 +39,41 @@ pub fn apply(value: &Value, path: &str, profile: &mut Profile) -> Result<(), Str
             return Err(format!("{path}.{point}: Forbidden: cannot be changed in Proa's scheduler"));
         }
     }
-    let stock: Vec<(Plugin, i64)> = Plugin::ALL.iter().map(|p| (*p, p.default_weight())).collect();
+    let stock: Vec<(Plugin, i64)> = Plugin::ALL.iter().map(|p| (*p, registry::of(*p).weight)).collect();
     let all = merge(stock, &multi, |_| true)?;
     let sets = ["preFilter", "filter", "preScore", "score"].map(|point| set(&mut fields, point));
     let [pre_filter, filter, pre_score, score] = sets;
     let plugins = |list: Vec<(Plugin, i64)>| list.into_iter().map(|(p, _)| p).collect::<Vec<_>>();
-    profile.pre_filter = plugins(merge(all.clone(), &pre_filter?, Plugin::has_pre_filter)?);
-    profile.filter = plugins(merge(all.clone(), &filter?, Plugin::has_filter)?);
-    profile.pre_score = plugins(merge(all.clone(), &pre_score?, Plugin::has_pre_score)?);
-    profile.score = merge(all, &score?, Plugin::has_score)?;
+    profile.pre_filter = plugins(merge(all.clone(), &pre_filter?, has_pre_filter)?);
+    profile.filter = plugins(merge(all.clone(), &filter?, has_filter)?);
+    profile.pre_score = plugins(merge(all.clone(), &pre_score?, has_pre_score)?);
+    profile.score = merge(all, &score?, has_score)?;
     profile.preempts = preempts(&multi, &set(&mut fields, "postFilter")?)?;
     fields.nothing_more()?;
     together(profile, path)
 }
 
+fn has_pre_filter(plugin: Plugin) -> bool {
+    registry::of(plugin).pre_filter.is_some()
+}
+
+fn has_filter(plugin: Plugin) -> bool {
+    registry::of(plugin).filter.is_some()
+}
+
+fn has_pre_score(plugin: Plugin) -> bool {
+    registry::of(plugin).pre_score.is_some()
+}
+
+fn has_score(plugin: Plugin) -> bool {
+    registry::of(plugin).score.is_some()
+}
+
 /// A plugin's filter relies on what it has worked out before.
 fn together(profile: &Profile, path: &str) -> Result<(), String> {
     let halves = [
-        ("preFilter", &profile.filter, &profile.pre_filter, Plugin::has_pre_filter as fn(Plugin) -> bool),
-        (
-            "preScore",
-            &profile.score.iter().map(|(p, _)| *p).collect(),
-            &profile.pre_score,
-            Plugin::has_pre_score,
-        ),
+        ("preFilter", &profile.filter, &profile.pre_filter, has_pre_filter as fn(Plugin) -> bool),
+        ("preScore", &profile.score.iter().map(|(p, _)| *p).collect(), &profile.pre_score, has_pre_score),
     ];
     for (point, users, makers, has) in halves {
         if let Some(plugin) = users.iter().find(|p| has(**p) && !makers.contains(p)) {
@@ -112,7 +124,7 @@ fn merge(base: Vec<(Plugin, i64)>, set: &Set, has: fn(Plugin) -> bool) -> Result
             return Err(format!("{path}: Invalid value: {name:?}: does not extend this point"));
         }
         if !merged.iter().any(|(p, _)| *p == plugin) {
-            merged.push((plugin, weight.unwrap_or(plugin.default_weight())));
+            merged.push((plugin, weight.unwrap_or(registry::of(plugin).weight)));
         }
     }
     Ok(merged)

@@ -6,7 +6,6 @@
 
 use proa_api::names::LABEL_ARCH;
 
-use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter, Reason};
 use crate::scheduler::snapshot::NodeInfo;
 
@@ -14,7 +13,7 @@ use crate::scheduler::snapshot::NodeInfo;
 pub type State = Vec<(String, Box<str>)>;
 
 /// Looks for the pod's images in what nodes have found.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     let mut foreign = State::new();
     for info in cycle.snapshot.nodes_with_foreign_images() {
         let Some(architecture) = info.node.labels.get(LABEL_ARCH) else { continue };
@@ -32,14 +31,14 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     if foreign.is_empty() {
         return PreFilter::Skip;
     }
-    state.image_architecture = foreign;
+    *state = foreign;
     PreFilter::Filter
 }
 
 /// True if all images may have something to run on the node.
-pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+pub fn filter(state: &State, node: &NodeInfo) -> Result<(), Misfit> {
     let architecture = node.node.labels.get(LABEL_ARCH);
-    match state.image_architecture.iter().find(|(foreign, _)| Some(foreign) == architecture) {
+    match state.iter().find(|(foreign, _)| Some(foreign) == architecture) {
         Some((_, text)) => Err(Misfit { unresolvable: true, reason: Reason::Named(text.clone()) }),
         None => Ok(()),
     }

@@ -3,7 +3,6 @@
 //! The larger the images and the more nodes have them, the more they count: an image that only one
 //! node has does not draw all pods there.
 
-use super::CycleState;
 use crate::scheduler::framework::{Cycle, MAX_SCORE};
 use crate::scheduler::snapshot::NodeInfo;
 
@@ -17,21 +16,21 @@ const HIGHEST_PER_CONTAINER: i64 = 1000 * MIB;
 pub type State = Vec<(Box<str>, i64)>;
 
 /// Looks which images are on nodes. False if none is.
-pub fn pre_score(cycle: &Cycle<'_>, state: &mut CycleState) -> bool {
+pub fn pre_score(cycle: &Cycle<'_>, state: &mut State) -> bool {
     let images = cycle.wishes.images.iter();
     let there = images.map(|image| (image.clone(), cycle.snapshot.nodes_with_image(image)));
-    state.image_locality = there.filter(|(_, nodes)| *nodes > 0).collect();
-    !state.image_locality.is_empty()
+    *state = there.filter(|(_, nodes)| *nodes > 0).collect();
+    !state.is_empty()
 }
 
 /// How much of the images the node has.
-pub fn score(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> i64 {
+pub fn score(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> i64 {
     let all = i64::try_from(cycle.snapshot.len()).unwrap_or(i64::MAX).max(1);
     let spread = |(image, nodes): &(Box<str>, i64)| {
         let size = node.node.images.get(image).copied().unwrap_or(0);
         i64::try_from(i128::from(size) * i128::from(*nodes) / i128::from(all)).unwrap_or(0)
     };
-    let sum: i64 = state.image_locality.iter().map(spread).sum();
+    let sum: i64 = state.iter().map(spread).sum();
     let containers = i64::try_from(cycle.wishes.images.len()).unwrap_or(1).max(1);
     let highest = HIGHEST_PER_CONTAINER * containers;
     MAX_SCORE * (sum.clamp(LOWEST, highest) - LOWEST) / (highest - LOWEST)

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use proa_api::selector::Labels;
 
-use super::CycleState;
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::members::Members;
@@ -30,10 +29,10 @@ pub struct State {
 }
 
 /// Counts the pods that the filter asks about.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     match Filter::new(cycle) {
         Some(filter) => {
-            state.inter_pod_affinity.filter = filter;
+            state.filter = filter;
             PreFilter::Filter
         }
         None => PreFilter::Skip,
@@ -41,28 +40,28 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
 }
 
 /// True if the pods around the node let the pod be there.
-pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
-    state.inter_pod_affinity.filter.check(node.index)
+pub fn filter(state: &State, node: &NodeInfo) -> Result<(), Misfit> {
+    state.filter.check(node.index)
 }
 
 /// Counts another pod in (`amount` 1) or out (-1).
-pub fn change(cycle: &Cycle<'_>, state: &mut CycleState, other: &Pod, node: &NodeInfo, amount: i64) {
-    state.inter_pod_affinity.filter.change(cycle, other, node.index, amount);
+pub fn change(cycle: &Cycle<'_>, state: &mut State, other: &Pod, node: &NodeInfo, amount: i64) {
+    state.filter.change(cycle, other, node.index, amount);
 }
 
 /// Adds up what is preferred. False if no node is better than another.
-pub fn pre_score(cycle: &Cycle<'_>, state: &mut CycleState) -> bool {
+pub fn pre_score(cycle: &Cycle<'_>, state: &mut State) -> bool {
     let args = &cycle.profile.args.inter_pod_affinity;
     let score =
         Score::new(cycle, args.hard_pod_affinity_weight, args.ignore_preferred_terms_of_existing_pods);
     let found = score.is_some();
-    state.inter_pod_affinity.score = score.unwrap_or_default();
+    state.score = score.unwrap_or_default();
     found
 }
 
 /// The weight of the preferences that the node meets; to be normalized.
-pub fn score(state: &CycleState, node: &NodeInfo) -> i64 {
-    state.inter_pod_affinity.score.of(node.index)
+pub fn score(state: &State, node: &NodeInfo) -> i64 {
+    state.score.of(node.index)
 }
 
 /// True if nodes have come or changed their labels, or pods that matter have come or gone.

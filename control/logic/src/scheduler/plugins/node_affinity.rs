@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::NodeAffinity;
 use proa_api::placement::Term;
 use proa_api::selector::Operator;
 
-use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
 use crate::world::facts::{Node, Pod};
@@ -35,17 +34,15 @@ pub fn is_met(term: &Term, node: &Node) -> bool {
 
 /// True if the pod's `nodeSelector` and required node affinity let it be on the node. PodTopologySpread
 /// counts only such nodes.
-pub fn matches_node(cycle: &Cycle<'_>, state: &CycleState, node: &Node) -> bool {
-    let state = &state.node_affinity;
+pub fn matches_node(cycle: &Cycle<'_>, state: &State, node: &Node) -> bool {
     let selected = cycle.wishes.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v));
     selected && state.required.as_ref().is_none_or(|terms| terms.iter().any(|t| is_met(t, node)))
 }
 
 /// Reads what the pod says, and which nodes it names if it names any.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     let added = cycle.profile.args.node_affinity.added_affinity.as_ref();
     let own = cycle.wishes.node_affinity.as_ref();
-    let state = &mut state.node_affinity;
     state.added = added.and_then(required);
     state.required = own.and_then(required);
     if state.added.is_none() && state.required.is_none() && cycle.wishes.node_selector.is_empty() {
@@ -65,8 +62,8 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
 }
 
 /// True if the node has the labels that the pod asks for.
-pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
-    let added = state.node_affinity.added.as_ref();
+pub fn filter(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> Result<(), Misfit> {
+    let added = state.added.as_ref();
     if added.is_some_and(|terms| !terms.iter().any(|t| is_met(t, &node.node))) {
         return Err(Misfit::unresolvable(REASON_ADDED));
     }
@@ -74,20 +71,19 @@ pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<
 }
 
 /// Reads what the pod prefers. False if it does not mind.
-pub fn pre_score(cycle: &Cycle<'_>, state: &mut CycleState) -> bool {
+pub fn pre_score(cycle: &Cycle<'_>, state: &mut State) -> bool {
     let added = cycle.profile.args.node_affinity.added_affinity.as_ref();
     let own = cycle.wishes.node_affinity.as_ref();
     let terms = [added, own].into_iter().flatten();
     let preferred =
         terms.flat_map(|a| a.preferred_during_scheduling_ignored_during_execution.iter().flatten());
-    state.node_affinity.preferred =
-        preferred.map(|p| (i64::from(p.weight), Term::of(&p.preference))).collect();
-    !state.node_affinity.preferred.is_empty()
+    state.preferred = preferred.map(|p| (i64::from(p.weight), Term::of(&p.preference))).collect();
+    !state.preferred.is_empty()
 }
 
 /// The weight of the preferences that the node meets.
-pub fn score(state: &CycleState, node: &NodeInfo) -> i64 {
-    let met = state.node_affinity.preferred.iter().filter(|(_, term)| is_met(term, &node.node));
+pub fn score(state: &State, node: &NodeInfo) -> i64 {
+    let met = state.preferred.iter().filter(|(_, term)| is_met(term, &node.node));
     met.map(|(weight, _)| weight).sum()
 }
 

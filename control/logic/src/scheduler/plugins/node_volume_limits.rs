@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
-use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
 use crate::world::facts::{Key, Pod};
@@ -37,7 +36,7 @@ fn volume(claim: &PersistentVolumeClaim, seen: &Observed) -> Option<(String, Str
 }
 
 /// Looks up the drivers of the pod's claims.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     let mut own = State::new();
     for name in &cycle.pod.claims {
         let key = Key { namespace: cycle.pod.meta.key.namespace.clone(), name: name.clone() };
@@ -47,24 +46,24 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     if own.is_empty() || cycle.seen.csi_nodes.iter().next().is_none() {
         return PreFilter::Skip;
     }
-    state.node_volume_limits = own;
+    *state = own;
     PreFilter::Filter
 }
 
 /// True if no driver gets more volumes than it can have on the node.
-pub fn filter(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+pub fn filter(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> Result<(), Misfit> {
     let key = Key { namespace: "".into(), name: node.name().clone() };
     let Some(limits) = cycle.seen.csi_nodes.get(&key) else { return Ok(()) };
     let limits = limits.spec.drivers.iter().filter_map(|d| Some((&d.name, d.allocatable.as_ref()?.count?)));
     let limits: BTreeMap<&String, i32> = limits.collect();
-    if !state.node_volume_limits.values().any(|driver| limits.contains_key(driver)) {
+    if !state.values().any(|driver| limits.contains_key(driver)) {
         return Ok(());
     }
     let claims = node.claims.keys().filter_map(|key| cycle.seen.persistent_volume_claims.get(key));
     let there: State = claims.filter_map(|claim| volume(claim, cycle.seen)).collect();
     for (driver, limit) in limits {
         let of_driver = |volumes: &State| volumes.values().filter(|d| *d == driver).count();
-        let own = state.node_volume_limits.iter().filter(|(id, d)| *d == driver && !there.contains_key(*id));
+        let own = state.iter().filter(|(id, d)| *d == driver && !there.contains_key(*id));
         let own = own.count();
         let all = i64::try_from(of_driver(&there) + own).unwrap_or(i64::MAX);
         if own > 0 && all > i64::from(limit) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proa_api::placement::tolerates;
 use proa_api::selector::Selector;
 
-use super::{CycleState, default_selector, node_affinity};
+use super::{default_selector, node_affinity};
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::snapshot::{NodeIndex, NodeInfo};
@@ -91,8 +91,8 @@ impl Counted {
     }
 
     /// True if the pods of this node count.
-    fn includes(&self, cycle: &Cycle<'_>, state: &CycleState, node: &Node) -> bool {
-        (!self.spread.honors_affinity || node_affinity::matches_node(cycle, state, node))
+    fn includes(&self, cycle: &Cycle<'_>, affinity: &node_affinity::State, node: &Node) -> bool {
+        (!self.spread.honors_affinity || node_affinity::matches_node(cycle, affinity, node))
             && (!self.spread.honors_taints || stands(cycle.pod, node))
     }
 }
@@ -143,7 +143,7 @@ fn system_defaults() -> [Spread; 2] {
 }
 
 /// Counts the pods for the constraints that must hold.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, affinity: &node_affinity::State, state: &mut State) -> PreFilter {
     let wanted = constraints(cycle, true);
     if wanted.is_empty() {
         return PreFilter::Skip;
@@ -153,10 +153,10 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
         counted.iter_mut().for_each(|c| c.pods.fill(Some(0)));
         count_all(cycle, &mut counted);
     } else {
-        count_included(cycle, state, &mut counted);
+        count_included(cycle, affinity, &mut counted);
     }
     counted.iter_mut().for_each(Counted::sum_up);
-    state.pod_topology_spread.required = counted;
+    state.required = counted;
     PreFilter::Filter
 }
 
@@ -175,14 +175,14 @@ fn count_all(cycle: &Cycle<'_>, counted: &mut [Counted]) {
 }
 
 /// Counts the pods of the nodes that each constraint includes, node by node.
-fn count_included(cycle: &Cycle<'_>, state: &CycleState, counted: &mut [Counted]) {
+fn count_included(cycle: &Cycle<'_>, affinity: &node_affinity::State, counted: &mut [Counted]) {
     let mut included = vec![vec![false; cycle.snapshot.slots()]; counted.len()];
     for info in cycle.snapshot.nodes() {
         if !has_all_labels(counted, info.index) {
             continue;
         }
         for (constraint, included) in counted.iter_mut().zip(&mut included) {
-            if constraint.includes(cycle, state, &info.node) {
+            if constraint.includes(cycle, affinity, &info.node) {
                 constraint.admit(info.index);
                 included[info.index] = true;
             }
@@ -201,8 +201,8 @@ fn count_included(cycle: &Cycle<'_>, state: &CycleState, counted: &mut [Counted]
 }
 
 /// True if the pod may be on the node without making the domains too uneven.
-pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
-    for constraint in &state.pod_topology_spread.required {
+pub fn filter(state: &State, node: &NodeInfo) -> Result<(), Misfit> {
+    for constraint in &state.required {
         let Some(pods) = constraint.at(node.index) else { return Err(Misfit::unresolvable(REASON_LABEL)) };
         let spread = &constraint.spread;
         let too_few_domains = spread.min_domains.is_some_and(|least| constraint.present < least);
@@ -215,24 +215,35 @@ pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
 }
 
 /// Counts another pod in (`amount` 1) or out (-1).
-pub fn change(cycle: &Cycle<'_>, state: &mut CycleState, other: &Pod, node: &NodeInfo, amount: i64) {
+pub fn change(
+    cycle: &Cycle<'_>,
+    affinity: &node_affinity::State,
+    state: &mut State,
+    other: &Pod,
+    node: &NodeInfo,
+    amount: i64,
+) {
     if other.meta.key.namespace != cycle.pod.meta.key.namespace || other.meta.deleted.is_some() {
         return;
     }
-    let mut required = std::mem::take(&mut state.pod_topology_spread.required);
-    if has_all_labels(&required, node.index) {
-        for constraint in &mut required {
-            if constraint.selects(&other.labels) && constraint.includes(cycle, state, &node.node) {
-                constraint.add(node.index, amount);
-                constraint.sum_up();
-            }
+    if !has_all_labels(&state.required, node.index) {
+        return;
+    }
+    for constraint in &mut state.required {
+        if constraint.selects(&other.labels) && constraint.includes(cycle, affinity, &node.node) {
+            constraint.add(node.index, amount);
+            constraint.sum_up();
         }
     }
-    state.pod_topology_spread.required = required;
 }
 
 /// Counts the pods for the constraints that should hold. False if there are none.
-pub fn pre_score(cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState) -> bool {
+pub fn pre_score(
+    cycle: &Cycle<'_>,
+    affinity: &node_affinity::State,
+    state: &mut State,
+    nodes: &[&NodeInfo],
+) -> bool {
     let wanted = constraints(cycle, false);
     if wanted.is_empty() {
         return false;
@@ -249,10 +260,9 @@ pub fn pre_score(cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState)
     if counted.iter().all(|c| c.includes_all(cycle) && (!needs_all || c.domains.is_total())) {
         count_all(cycle, &mut counted);
     } else {
-        count_compared(cycle, state, needs_all, &mut counted);
+        count_compared(cycle, affinity, needs_all, &mut counted);
     }
     counted.iter_mut().for_each(Counted::sum_up);
-    let state = &mut state.pod_topology_spread;
     // Two more than there are, so that one domain has a weight too.
     state.weights =
         counted.iter().map(|c| f64::from(i32::try_from(c.present + 2).unwrap_or(i32::MAX)).ln()).collect();
@@ -262,7 +272,12 @@ pub fn pre_score(cycle: &Cycle<'_>, nodes: &[&NodeInfo], state: &mut CycleState)
 }
 
 /// Counts the pods of the nodes that are compared, node by node.
-fn count_compared(cycle: &Cycle<'_>, state: &CycleState, needs_all: bool, counted: &mut [Counted]) {
+fn count_compared(
+    cycle: &Cycle<'_>,
+    affinity: &node_affinity::State,
+    needs_all: bool,
+    counted: &mut [Counted],
+) {
     for (group, members) in cycle.snapshot.label_groups_of(&cycle.pod.meta.key.namespace) {
         let selects: Vec<bool> = counted.iter().map(|c| c.selects(&group.labels)).collect();
         if !selects.contains(&true) {
@@ -274,7 +289,7 @@ fn count_compared(cycle: &Cycle<'_>, state: &CycleState, needs_all: bool, counte
             }
             let info = cycle.node(node);
             for (constraint, _) in counted.iter_mut().zip(&selects).filter(|(_, selects)| **selects) {
-                if constraint.includes(cycle, state, &info.node) {
+                if constraint.includes(cycle, affinity, &info.node) {
                     constraint.add(node, i64::from(count.pods - count.leaving));
                 }
             }
@@ -285,8 +300,7 @@ fn count_compared(cycle: &Cycle<'_>, state: &CycleState, needs_all: bool, counte
 /// How many pods like it there are around the node: to be normalized, the fewer the better.
 #[expect(clippy::cast_possible_truncation, reason = "scores are far below what an i64 holds")]
 #[expect(clippy::cast_precision_loss, reason = "there are far fewer pods than an f64 counts exactly")]
-pub fn score(state: &CycleState, node: &NodeInfo) -> i64 {
-    let state = &state.pod_topology_spread;
+pub fn score(state: &State, node: &NodeInfo) -> i64 {
     if state.needs_all_labels && !has_all_labels(&state.preferred, node.index) {
         return IGNORED;
     }

@@ -13,7 +13,6 @@ use proa_api::names;
 use proa_api::placement::Term;
 use serde_json::json;
 
-use super::CycleState;
 use super::node_affinity::is_met;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
 use crate::scheduler::snapshot::NodeInfo;
@@ -61,7 +60,7 @@ enum Binding<'a> {
 }
 
 /// Looks the claims up.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     if cycle.pod.claims.is_empty() {
         return PreFilter::Skip;
     }
@@ -88,7 +87,7 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
         return PreFilter::Reject(Misfit::unresolvable(UNBOUND_IMMEDIATE));
     }
     let skip = found.bound.is_empty() && !found.volume_is_gone && found.waiting.is_empty();
-    state.volume_binding = found;
+    *state = found;
     if skip { PreFilter::Skip } else { PreFilter::Filter }
 }
 
@@ -190,8 +189,7 @@ fn name(volume: &PersistentVolume) -> &str {
 }
 
 /// True if all volumes can be reached from the node, or can be there.
-pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
-    let state = &state.volume_binding;
+pub fn filter(state: &State, node: &NodeInfo) -> Result<(), Misfit> {
     let bound = state.bound.iter().all(|terms| meets(terms, &node.node));
     let unbound = state.waiting.is_empty() || bindings(state, &node.node).is_some();
     let rows = [(!bound, NODE_CONFLICT), (!unbound, BIND_CONFLICT), (state.volume_is_gone, VOLUME_GONE)];
@@ -203,8 +201,7 @@ pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
 }
 
 /// What has to be done, and waited for, before the pod can be bound to the node.
-pub fn pre_bind(cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> PreBind {
-    let state = &state.volume_binding;
+pub fn pre_bind(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> PreBind {
     if state.waiting.is_empty() {
         return PreBind::Ready;
     }

@@ -5,8 +5,6 @@
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter, Reason};
 use crate::world::facts::{Key, Pod};
 
-use super::CycleState;
-
 const CONFLICT: &str =
     "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
 
@@ -18,7 +16,7 @@ pub struct State {
 }
 
 /// Counts the pods that use such claims of this pod, on whatever node.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     let mut found = State::default();
     for name in &cycle.pod.claims {
         let key = Key { namespace: cycle.pod.meta.key.namespace.clone(), name: name.clone() };
@@ -36,18 +34,17 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     if found.claims.is_empty() {
         return PreFilter::Skip;
     }
-    state.volume_restrictions = found;
+    *state = found;
     PreFilter::Filter
 }
 
 /// True if nobody else uses them.
-pub fn filter(state: &CycleState) -> Result<(), Misfit> {
-    if state.volume_restrictions.users > 0 { Err(Misfit::unschedulable(CONFLICT)) } else { Ok(()) }
+pub fn filter(state: &State) -> Result<(), Misfit> {
+    if state.users > 0 { Err(Misfit::unschedulable(CONFLICT)) } else { Ok(()) }
 }
 
 /// Counts another pod in (`amount` 1) or out (-1).
-pub fn change(state: &mut CycleState, other: &Pod, amount: i64) {
-    let state = &mut state.volume_restrictions;
+pub fn change(state: &mut State, other: &Pod, amount: i64) {
     let uses = |key: &&Key| key.namespace == other.meta.key.namespace && other.claims.contains(&key.name);
     let shared = i64::try_from(state.claims.iter().filter(uses).count()).unwrap_or(i64::MAX);
     state.users += amount * shared;

@@ -3,7 +3,6 @@
 //! For volumes without node affinity, from before there was any. Rules:
 //! <https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone>.
 
-use super::CycleState;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
 use crate::scheduler::snapshot::NodeInfo;
 use crate::world::facts::{Key, Pod};
@@ -23,7 +22,7 @@ const SEPARATOR: &str = "__";
 pub type State = Vec<(&'static str, Vec<String>)>;
 
 /// Reads the labels of the pod's volumes.
-pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+pub fn pre_filter(cycle: &Cycle<'_>, state: &mut State) -> PreFilter {
     let mut wanted = State::new();
     for name in &cycle.pod.claims {
         let key = Key { namespace: cycle.pod.meta.key.namespace.clone(), name: name.clone() };
@@ -39,12 +38,12 @@ pub fn pre_filter(cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
     if wanted.is_empty() {
         return PreFilter::Skip;
     }
-    state.volume_zone = wanted;
+    *state = wanted;
     PreFilter::Filter
 }
 
 /// True if the node is in all of the zones, or in a cluster that has none.
-pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+pub fn filter(state: &State, node: &NodeInfo) -> Result<(), Misfit> {
     let labels = &node.node.labels;
     if !LABELS.iter().any(|label| labels.contains_key(*label)) {
         return Ok(());
@@ -52,7 +51,7 @@ pub fn filter(state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
     let fits = |(label, values): &(&str, Vec<String>)| {
         labels.get(other_name(label)).or_else(|| labels.get(*label)).is_some_and(|v| values.contains(v))
     };
-    if state.volume_zone.iter().all(fits) { Ok(()) } else { Err(Misfit::unresolvable(CONFLICT)) }
+    if state.iter().all(fits) { Ok(()) } else { Err(Misfit::unresolvable(CONFLICT)) }
 }
 
 /// The newer name of a beta label, which nodes have.

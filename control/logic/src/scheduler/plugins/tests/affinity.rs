@@ -198,14 +198,14 @@ fn preemption_counts_who_stays() {
     let plugin = Plugin::InterPodAffinity;
     let node = world.snapshot.by_name("a1").unwrap();
     let cycle = world.cycle(incoming);
-    assert!(plugin.filter(&cycle, &state, node).is_err());
-    plugin.remove_pod(&cycle, &mut state, &victim, node);
-    assert!(plugin.filter(&cycle, &state, node).is_ok());
-    plugin.add_pod(&cycle, &mut state, &victim, node);
-    assert!(plugin.filter(&cycle, &state, node).is_err());
+    assert!(filter(plugin, &cycle, &state, node).is_err());
+    count_pod(plugin, &cycle, &mut state, &victim, node, -1);
+    assert!(filter(plugin, &cycle, &state, node).is_ok());
+    count_pod(plugin, &cycle, &mut state, &victim, node, 1);
+    assert!(filter(plugin, &cycle, &state, node).is_err());
     world.snapshot.remove(&victim.meta.key);
     let (state, _) = world.prepared(plugin, incoming);
-    assert!(plugin.filter(&world.cycle(incoming), &state, world.snapshot.by_name("a1").unwrap()).is_ok());
+    assert!(filter(plugin, &world.cycle(incoming), &state, world.snapshot.by_name("a1").unwrap()).is_ok());
 }
 
 #[test]

@@ -100,7 +100,7 @@ proptest! {
                         means(t, incoming) && around(world, &t.topology_key, node, |q| q.meta.key == p.meta.key) > 0
                     })
                 });
-                let fits = Plugin::InterPodAffinity.filter(&cycle, affinity, node).is_ok();
+                let fits = filter(Plugin::InterPodAffinity, &cycle, affinity, node).is_ok();
                 prop_assert_eq!(fits, !close && !unwelcome, "affinity on {}", node.name());
                 let mut counts: BTreeMap<&String, i64> = BTreeMap::new();
                 for node in world.snapshot.nodes() {
@@ -113,7 +113,7 @@ proptest! {
                 let even = node.node.labels.get("zone").is_some_and(|zone| {
                     counts[zone] + 1 - counts.values().min().unwrap() <= max_skew
                 });
-                let fits = Plugin::PodTopologySpread.filter(&cycle, spread, node).is_ok();
+                let fits = filter(Plugin::PodTopologySpread, &cycle, spread, node).is_ok();
                 prop_assert_eq!(fits, even, "spread on {}", node.name());
             }
             Ok(())
@@ -127,8 +127,8 @@ proptest! {
         };
         let node = world.snapshot.by_name(victim.node.as_ref().unwrap()).unwrap();
         let cycle = world.cycle(incoming);
-        Plugin::InterPodAffinity.remove_pod(&cycle, &mut affinity, &victim, node);
-        Plugin::PodTopologySpread.remove_pod(&cycle, &mut spread, &victim, node);
+        count_pod(Plugin::InterPodAffinity, &cycle, &mut affinity, &victim, node, -1);
+        count_pod(Plugin::PodTopologySpread, &cycle, &mut spread, &victim, node, -1);
         world.snapshot.remove(&victim.meta.key);
         agree(&world, &affinity, &spread)?;
     }

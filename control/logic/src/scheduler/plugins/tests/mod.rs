@@ -13,9 +13,10 @@ use expect_test::Expect;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{CycleState, Plugin};
+use super::{CycleState, of, stock_profile};
 use crate::scheduler::framework::{Cycle, Misfit, PreFilter};
 use crate::scheduler::nominated::Nominated;
+use crate::scheduler::plugin::Plugin;
 use crate::scheduler::profile::Profile;
 use crate::scheduler::snapshot::{NodeInfo, Snapshot};
 use crate::world::facts::{Fact, KindName, Object, Pod};
@@ -69,13 +70,32 @@ fn selects(app: &str) -> Value {
     json!({"matchLabels": {"app": app}})
 }
 
+fn pre_filter(plugin: Plugin, cycle: &Cycle<'_>, state: &mut CycleState) -> PreFilter {
+    of(plugin).pre_filter.map_or(PreFilter::Filter, |pre_filter| pre_filter(cycle, &mut state.kept))
+}
+
+fn filter(plugin: Plugin, cycle: &Cycle<'_>, state: &CycleState, node: &NodeInfo) -> Result<(), Misfit> {
+    of(plugin).filter.map_or(Ok(()), |filter| filter(cycle, &state.kept, node))
+}
+
+fn count_pod(
+    plugin: Plugin,
+    cycle: &Cycle<'_>,
+    state: &mut CycleState,
+    other: &Pod,
+    node: &NodeInfo,
+    amount: i64,
+) {
+    of(plugin).count_pod.expect("a plugin that counts pods")(cycle, &mut state.kept, other, node, amount);
+}
+
 impl World {
     fn new(objects: Vec<Object>) -> Self {
         let mut world = World {
             seen: Observed::new(""),
             snapshot: Snapshot::default(),
             nominated: Nominated::default(),
-            profile: Profile::new("default-scheduler"),
+            profile: stock_profile("default-scheduler"),
         };
         objects.into_iter().for_each(|object| world.apply(object));
         world
@@ -111,8 +131,8 @@ impl World {
     /// What NodeAffinity and then the plugin work out about a pod.
     fn prepared(&self, plugin: Plugin, pod: &Pod) -> (CycleState, PreFilter) {
         let mut state = CycleState::default();
-        Plugin::NodeAffinity.pre_filter(&self.cycle(pod), &mut state);
-        let said = plugin.pre_filter(&self.cycle(pod), &mut state);
+        pre_filter(Plugin::NodeAffinity, &self.cycle(pod), &mut state);
+        let said = pre_filter(plugin, &self.cycle(pod), &mut state);
         (state, said)
     }
 
@@ -133,7 +153,7 @@ impl World {
             PreFilter::Reject(misfit) => writeln!(lines, "{}", text(&misfit, None)).unwrap(),
             PreFilter::Filter => {
                 for node in self.nodes() {
-                    let verdict = match plugin.filter(&self.cycle(pod), &state, node) {
+                    let verdict = match filter(plugin, &self.cycle(pod), &state, node) {
                         Ok(()) => "ok".to_owned(),
                         Err(misfit) => text(&misfit, Some(node)),
                     };
@@ -150,11 +170,15 @@ impl World {
         let cycle = self.cycle(pod);
         let (mut state, _) = self.prepared(Plugin::NodeAffinity, pod);
         let nodes = self.nodes();
-        if plugin.has_pre_score() && !plugin.pre_score(&cycle, &nodes, &mut state) {
+        let points = of(plugin);
+        if points.pre_score.is_some_and(|pre_score| !pre_score(&cycle, &mut state.kept, &nodes)) {
             return "skip".to_owned();
         }
-        let mut scores: Vec<i64> = nodes.iter().map(|n| plugin.score(&cycle, &state, n)).collect();
-        plugin.normalize(&cycle, &state, &nodes, &mut scores);
+        let score = points.score.expect("a plugin that scores");
+        let mut scores: Vec<i64> = nodes.iter().map(|n| score(&cycle, &state.kept, n)).collect();
+        if let Some(normalize) = points.normalize {
+            normalize(&mut scores);
+        }
         let lines = nodes.iter().zip(scores).map(|(node, score)| format!("{}: {score}", node.name()));
         lines.collect::<Vec<_>>().join(", ")
     }

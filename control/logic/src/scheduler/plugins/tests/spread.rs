@@ -210,10 +210,10 @@ fn preemption_counts_who_stays() {
     let (mut state, _) = world.prepared(plugin, incoming);
     let (cycle, node) = (world.cycle(incoming), world.snapshot.by_name("a2").unwrap());
     let victim = world.seen.pods.iter().next().unwrap().clone();
-    assert!(plugin.filter(&cycle, &state, node).is_err());
-    plugin.remove_pod(&cycle, &mut state, &victim, world.snapshot.by_name("a1").unwrap());
-    assert!(plugin.filter(&cycle, &state, node).is_ok());
-    plugin.add_pod(&cycle, &mut state, &victim, world.snapshot.by_name("b1").unwrap());
-    assert!(plugin.filter(&cycle, &state, node).is_ok());
-    assert!(plugin.filter(&cycle, &state, world.snapshot.by_name("b1").unwrap()).is_err());
+    assert!(filter(plugin, &cycle, &state, node).is_err());
+    count_pod(plugin, &cycle, &mut state, &victim, world.snapshot.by_name("a1").unwrap(), -1);
+    assert!(filter(plugin, &cycle, &state, node).is_ok());
+    count_pod(plugin, &cycle, &mut state, &victim, world.snapshot.by_name("b1").unwrap(), 1);
+    assert!(filter(plugin, &cycle, &state, node).is_ok());
+    assert!(filter(plugin, &cycle, &state, world.snapshot.by_name("b1").unwrap()).is_err());
 }

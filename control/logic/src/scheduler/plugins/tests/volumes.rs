@@ -222,7 +222,10 @@ fn asked(more: Vec<Object>) -> Option<Vec<String>> {
     let Fact::Pod(pod) = &pod.fact else { panic!("a pod") };
     let (state, _) = world.prepared(Plugin::VolumeBinding, pod);
     let node = world.snapshot.by_name("b").unwrap();
-    let PreBind::Wait(plan) = volume_binding::pre_bind(&world.cycle(pod), &state, node) else { return None };
+    let PreBind::Wait(plan) = volume_binding::pre_bind(&world.cycle(pod), &state.kept.volume_binding, node)
+    else {
+        return None;
+    };
     let line = |verb: &Verb| match verb {
         Verb::Patch { target, change, .. } => format!("{} {}: {change:?}", target.kind, target.name),
         other => format!("{other:?}"),
