@@ -9,7 +9,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use crate::schema::{Field, MessageId, definition_name, messages};
 
 /// The definition name of a kind's own type.

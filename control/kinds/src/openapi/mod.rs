@@ -6,6 +6,7 @@
 //! takes some milliseconds, and most clusters serve a client that asks once and caches.
 
 mod definitions;
+mod dialect;
 mod gnostic;
 mod paths;
 
@@ -16,14 +17,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// Which of the two specifications a document follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    /// Swagger 2.0.
-    V2,
-    /// OpenAPI 3.0.
-    V3,
-}
+use dialect::Dialect;
 
 /// The media type by which clients ask for the protobuf form of v2.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";

@@ -7,8 +7,8 @@
 use crate::{Kind, Subresource};
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
 use super::definitions::{group_version_kind, name_of, reference};
+use super::dialect::Dialect;
 use crate::{patch, wire};
 
 /// The paths of all kinds.

@@ -9,7 +9,7 @@ mod strategic;
 
 use crate::Kind;
 use proa_api::Refusal;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::schema;
 use crate::wire;
@@ -141,11 +141,6 @@ fn size(value: &Value) -> usize {
         Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>(),
         _ => 8,
     }
-}
-
-/// Drops nulls from maps, as a merge onto nothing does.
-fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {
-    map.into_iter().filter(|(_, value)| !value.is_null()).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use proa_api::Refusal;
 use serde_json::{Map, Value};
 
 use super::list::{self, Order};
-use super::without_nulls;
 use crate::schema::{Field, MessageId, Shape, Type, messages};
 
 /// A patch that needs more would hold up others.
@@ -337,4 +336,9 @@ fn as_list(value: Value, directive: &str) -> Result<Vec<Value>, Fault> {
             directive.trim_end_matches('/')
         ))),
     }
+}
+
+/// Drops nulls from maps, as a merge onto nothing does.
+fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {
+    map.into_iter().filter(|(_, value)| !value.is_null()).collect()
 }

@@ -1,7 +1,7 @@
 //! What each patch type does, as tables of object, patch and result.
 
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::testing;

@@ -9,7 +9,7 @@ use proa_api::field::Path;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::MAX_DEPTH;
+use super::depth::MAX_DEPTH;
 
 /// How much a document may still yield, in nodes and bytes of text.
 pub(super) struct Budget(Cell<usize>);

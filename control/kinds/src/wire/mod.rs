@@ -6,6 +6,8 @@
 //! kind: defaults and validation come later. It never panics, whatever the bytes.
 
 mod build;
+mod decoded;
+mod depth;
 mod fields;
 mod protobuf;
 mod words;
@@ -18,45 +20,15 @@ use serde_json::Value;
 use crate::schema;
 
 use build::{Budget, Builder};
+pub use decoded::Decoded;
+pub(crate) use decoded::json_value;
+pub use depth::MAX_DEPTH;
+pub(crate) use depth::deeper_than;
 pub use fields::{UnknownField, unknown_fields};
-
-/// Deepest nesting of a body. The JSON library reads at most 128 levels, and what is stored must
-/// stay readable inside a list, a watch event and a patch.
-pub const MAX_DEPTH: usize = 100;
 
 /// The media types of request bodies.
 pub const MEDIA_TYPES: [&str; 3] =
     ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-
-/// A body as a JSON value.
-#[derive(Debug)]
-pub struct Decoded {
-    /// An object. `apiVersion` and `kind` are those of the body; JSON and YAML may lack them, and
-    /// [`expect_kind`] fills them.
-    pub value: Value,
-    /// Paths of keys that the body holds twice; the last one counts.
-    pub duplicate_fields: Vec<String>,
-    yaml: bool,
-}
-
-impl Decoded {
-    /// Reads what a YAML body says in words that mean something else than text to Kubernetes, where
-    /// the kind has something else than text.
-    pub fn fit_to(&mut self, kind: &Kind) {
-        let message = schema::message_of(&kind.api_version(), &kind.kind);
-        if let (true, Some(id)) = (self.yaml, message) {
-            words::replace(id, &mut self.value);
-        }
-    }
-
-    /// What `fieldValidation=Strict` refuses and `fieldValidation=Warn` warns of:
-    /// `unknown field "spec.replica"`, `duplicate field "spec.replicas"`.
-    pub fn complaints(&self, kind: &Kind) -> Vec<String> {
-        let unknown = unknown_fields(kind, &self.value);
-        let duplicate = self.duplicate_fields.iter().map(|path| format!("duplicate field \"{path}\""));
-        unknown.iter().map(ToString::to_string).chain(duplicate).collect()
-    }
-}
 
 /// 400 with what [`Decoded::complaints`] gave, for `fieldValidation=Strict`.
 pub fn strict_refusal(kind: &Kind, complaints: &[String]) -> Refusal {
@@ -133,27 +105,6 @@ fn another_kind(expected: (&str, &str), said: (&str, &str)) -> Refusal {
         format!("converting ({version}.{said_kind}) to ({package}.{kind}): unknown conversion")
     };
     Refusal::bad_request(format!("{said_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
-}
-
-/// Reads JSON that need not be an object: a body, a patch.
-pub(crate) fn json_value(body: &[u8]) -> Result<Decoded, String> {
-    let mut duplicate_fields = Vec::new();
-    let mut budget = Budget::unlimited();
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Builder::new(&mut duplicate_fields, &mut budget)
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|e| if e.is_eof() { "unexpected end of JSON input".to_owned() } else { e.to_string() })?;
-    Ok(Decoded { value, duplicate_fields, yaml: false })
-}
-
-/// True if `value` has more than `levels` lists and objects inside each other.
-pub(crate) fn deeper_than(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(items) => levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1)),
-        Value::Object(map) => levels == 0 || map.values().any(|item| deeper_than(item, levels - 1)),
-        _ => false,
-    }
 }
 
 fn json(body: &[u8]) -> Result<Decoded, Refusal> {

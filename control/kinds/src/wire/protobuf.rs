@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use proa_api::Refusal;
 use serde_json::{Map, Value};
 
-use super::{Decoded, MAX_DEPTH};
+use super::decoded::{Decoded, json_value};
+use super::depth::{MAX_DEPTH, deeper_than};
 use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
 
 const MAGIC: &[u8] = b"k8s\0";
@@ -49,7 +50,7 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
         }
     }
     if content_type == "application/json" {
-        return super::json_value(raw).map(|decoded| decoded.value);
+        return json_value(raw).map(|decoded| decoded.value);
     }
     if kind.is_empty() {
         return Err("Object 'Kind' is missing in the protobuf envelope".to_owned());
@@ -253,8 +254,8 @@ fn raw_json(bytes: &[u8], depth: usize) -> Result<Value, String> {
     if raw.starts_with(MAGIC) {
         return open(raw, depth + 1);
     }
-    let value = super::json_value(raw)?.value;
-    if super::deeper_than(&value, MAX_DEPTH - depth) {
+    let value = json_value(raw)?.value;
+    if deeper_than(&value, MAX_DEPTH - depth) {
         return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
     }
     Ok(value)

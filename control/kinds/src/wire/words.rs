@@ -1,7 +1,7 @@
 //! Words of YAML 1.1: `yes` and `on` are booleans, `0644` is an octal number.
 //!
 //! Kubernetes reads YAML 1.1, the YAML library here 1.2, where these are texts. Fed by
-//! [`super::Decoded::fit_to`], which knows the kind: a text becomes a boolean or a number only where
+//! [`super::decoded::Decoded::fit_to`], which knows the kind: a text becomes a boolean or a number only where
 //! the kind has one, so that `data: {a: yes}` keeps what its writer typed. It never refuses anything:
 //! what fits no field is left to the decoding of the kind.
 

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use super::framework::{Cycle, Misfit, PreBind, PreFilter, Reason, Rejected};
+use super::node_info::{NodeIndex, NodeInfo};
 use super::plugin::Plugin;
 use super::plugins::{self, CycleState};
-use super::snapshot::{NodeIndex, NodeInfo};
 use crate::world::facts::Pod;
 
 /// No fewer nodes than these are looked for.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::snapshot::{NodeIndex, NodeInfo};
+use super::node_info::{NodeIndex, NodeInfo};
 
 /// Nodes without the label.
 const NONE: u32 = u32::MAX;

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
+use super::node_info::{NodeIndex, NodeInfo};
 use super::nominated::Nominated;
 use super::plugin::Plugin;
 use super::profile::Profile;
-use super::snapshot::{NodeIndex, NodeInfo, Snapshot};
+use super::snapshot::Snapshot;
 use crate::world::facts::{Key, Node, Pod, Wishes};
 use crate::world::observed::Observed;
 use crate::world::plan::Plan;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::domains::Domains;
-use super::snapshot::NodeIndex;
+use super::node_info::NodeIndex;
 
 /// Counts are kept for so many labels; users choose them.
 const MAX_TALLIES: usize = 8;

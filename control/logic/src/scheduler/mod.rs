@@ -16,6 +16,7 @@ pub mod profile;
 pub mod domains;
 pub mod framework;
 pub mod members;
+pub mod node_info;
 pub mod nominated;
 pub mod plugins;
 pub mod snapshot;

@@ -14,8 +14,8 @@ use proa_api::selector::Selector;
 use super::cycle::{self, Diagnosis};
 use super::explain::Reasons;
 use super::framework::{Cycle, Misfit};
+use super::node_info::NodeInfo;
 use super::plugins::CycleState;
-use super::snapshot::NodeInfo;
 use crate::world::facts::{Key, Pod};
 
 /// What preemption comes to.

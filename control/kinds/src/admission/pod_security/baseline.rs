@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{LifecycleHandler, Probe, SELinuxOptions, WindowsSecurityContextOptions};
 
-use super::check::{One, Subject, Violation};
+use super::subject::{One, Subject, Violation};
 use super::words::{containers, plural, quoted, setters, sorted};
 
 /// The capabilities that container runtimes give by default, but for raw sockets.

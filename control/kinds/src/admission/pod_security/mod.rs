@@ -5,7 +5,8 @@
 //! Nobody and nothing is exempt.
 //!
 //! - [`policy`]: levels and versions, and which of them a namespace has
-//! - [`check`]: the pod, the table of checks, and what they find
+//! - [`check`]: the table of checks, and what they find
+//! - `subject`: the pod as they see it
 //! - `baseline`, `restricted`: the checks
 //! - [`namespace`]: what is told of the pods of a namespace whose level changes
 
@@ -15,6 +16,7 @@ pub mod policy;
 
 mod baseline;
 mod restricted;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Volume;
 
 use super::baseline::{self, confines};
-use super::check::{One, Subject, Violation};
+use super::subject::{One, Subject, Violation};
 use super::words::{containers, plural, quoted, setters, sorted};
 
 /// What a volume may be made of.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use k8s_openapi::api::batch::v1::JobSpec;
+
 /// A set of indexes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Indexes(BTreeSet<i32>);
@@ -86,6 +88,11 @@ impl fmt::Display for Indexes {
         }
         Ok(())
     }
+}
+
+/// True if each completion has an index.
+pub(super) fn is_indexed(spec: &JobSpec) -> bool {
+    spec.completion_mode.as_deref() == Some("Indexed")
 }
 
 #[cfg(test)]

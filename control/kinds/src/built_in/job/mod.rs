@@ -266,11 +266,6 @@ fn managed_by(by: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-/// True if each completion has an index.
-fn is_indexed(spec: &JobSpec) -> bool {
-    spec.completion_mode.as_deref() == Some("Indexed")
-}
-
 fn completion_mode(spec: &JobSpec, path: &Path<'_>, errors: &mut FieldErrors) {
     let mode = spec.completion_mode.as_deref().unwrap_or("NonIndexed");
     if mode == "NonIndexed" {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::batch::v1::{JobSpec, PodFailurePolicyRule, SuccessPolicyRule};
 use proa_api::field::{FieldErrors, Path};
 
-use super::{Indexes, is_indexed};
+use super::indexes::{Indexes, is_indexed};
 use crate::syntax::{self, NOT_NEGATIVE, report};
 
 const RULES_MAX: usize = 20;

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use proa_api::field::{FieldErrors, Path};
 use serde::Serialize;
 
-use super::is_indexed;
+use super::indexes::is_indexed;
 use crate::syntax::IMMUTABLE;
 
 const SPEC: Path<'static> = Path::root("spec");

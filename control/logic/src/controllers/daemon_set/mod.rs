@@ -8,8 +8,9 @@ mod fit;
 mod rollout;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,8 +20,9 @@ use proa_api::names;
 use serde_json::json;
 
 use self::fit::Fit;
+use self::view::{Site, Steps, View};
 use super::claims::Owner;
-use super::revisions::{self, LABEL_REVISION, Revisions, Source};
+use super::revisions::{self, LABEL_REVISION, Source};
 use crate::world::facts::{Key, Node, Phase, Pod};
 use crate::world::observed::Observed;
 use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
@@ -33,38 +35,6 @@ const FAILED_POD_REST: SignedDuration = SignedDuration::from_secs(10);
 const BURST: usize = 250;
 /// Label of a pod: how many templates its DaemonSet had had when it was made.
 const LABEL_TEMPLATE_GENERATION: &str = "pod-template-generation";
-
-/// One node, or the name of one that is gone, as one DaemonSet sees it.
-#[derive(Debug)]
-struct Site<'a> {
-    node: Option<&'a Node>,
-    fit: Fit,
-    /// Those that have a node first, of those the oldest.
-    pods: Vec<&'a Arc<Pod>>,
-}
-
-impl<'a> Site<'a> {
-    /// The pods that are not on their way out.
-    fn staying(&self) -> impl Iterator<Item = &'a Arc<Pod>> {
-        self.pods.iter().copied().filter(|p| p.meta.deleted.is_none())
-    }
-}
-
-/// All that a decision about one DaemonSet reads.
-struct View<'a> {
-    spec: &'a DaemonSetSpec,
-    revisions: &'a Revisions,
-    sites: BTreeMap<&'a str, Site<'a>>,
-    now: Timestamp,
-}
-
-/// The pods to make and to delete.
-#[derive(Debug, Default)]
-struct Steps<'a> {
-    /// Names of nodes.
-    create: BTreeSet<&'a str>,
-    delete: BTreeMap<&'a Key, &'a Arc<Pod>>,
-}
 
 /// Decides what one DaemonSet needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
@@ -189,21 +159,6 @@ fn ended(pod: &Pod, owner: &Owner) -> Problem {
         warning: failed,
         reason,
         message: format!("Found {state} daemon pod {namespace}/{name} on node {node}, will try to {verb} it"),
-    }
-}
-
-impl View<'_> {
-    /// True for a pod of the newest template.
-    fn is_new(&self, pod: &Pod) -> bool {
-        pod.labels.get(LABEL_REVISION) == Some(&self.revisions.hash)
-    }
-
-    fn available_at(&self, pod: &Pod) -> Option<Timestamp> {
-        pod.available_at(self.spec.min_ready_seconds.unwrap_or(0))
-    }
-
-    fn is_available(&self, pod: &Pod) -> bool {
-        pod.meta.deleted.is_none() && self.available_at(pod).is_some_and(|at| at <= self.now)
     }
 }
 

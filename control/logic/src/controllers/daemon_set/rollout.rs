@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::fit::Fit;
-use super::{Site, Steps, View};
+use super::view::{Site, Steps, View};
 use crate::controllers::templates::resolve;
 use crate::world::facts::Pod;
 

@@ -4,6 +4,7 @@
 //! to is decided in `rollout.rs` (towards a new template) and `scale.rs` (towards another number
 //! of replicas), both on plain numbers; what the user sees of it in `status.rs`.
 
+mod counts;
 mod replica_sets;
 mod rollout;
 mod scale;
@@ -16,15 +17,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::names;
-use proa_api::owner::{controller_of, controller_reference};
-use proa_api::selector::Selector;
 use serde_json::json;
 
+use self::counts::{Sizes, limits, replica_counts, replicas, wanted};
 use self::replica_sets::{Sets, sets_of};
 use super::claims::owned;
-use super::templates::{self, resolve};
+use super::templates;
 use crate::world::facts::Key;
 use crate::world::observed::Observed;
 use crate::world::plan::{Change, Guard, Plan, Reference, Report, Verb};
@@ -126,94 +125,6 @@ fn finish(
         clean_up(spec, sets, plan);
     }
     status::update(deployment, spec, sets, None, now, plan);
-}
-
-/// How many replicas each set is to have; the old ones in the order of [`Sets::old`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Sizes {
-    new: i32,
-    old: Vec<i32>,
-}
-
-/// All that the arithmetic of rolling and scaling reads.
-#[derive(Clone, Debug)]
-struct Counts {
-    wanted: i32,
-    surge: i32,
-    unavailable: i32,
-    rolling: bool,
-    new: Option<SetCounts>,
-    /// Oldest first.
-    old: Vec<SetCounts>,
-}
-
-/// The numbers of one ReplicaSet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct SetCounts {
-    /// In its spec.
-    replicas: i32,
-    /// In its status.
-    available: i32,
-    /// Pods that there may be: those in its spec, or those in its status if they are more.
-    present: i32,
-    /// True if its controller has seen its spec. Before, it may still be making pods that an
-    /// earlier one asked for.
-    settled: bool,
-    /// What the Deployment wanted when it last sized this set.
-    desired: Option<i32>,
-    /// What the Deployment allowed then, with the surge.
-    maximum: Option<i32>,
-    /// Seconds since the epoch.
-    created: i64,
-}
-
-fn replica_counts(spec: &DeploymentSpec, sets: &Sets) -> Counts {
-    let (surge, unavailable) = limits(spec);
-    let number = |set: &ReplicaSet, name: &str| {
-        set.metadata.annotations.as_ref().and_then(|a| a.get(name)).and_then(|v| v.parse().ok())
-    };
-    let of = |set: &Arc<ReplicaSet>| SetCounts {
-        replicas: replicas(set),
-        available: set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0),
-        present: set.status.as_ref().map_or(0, |s| s.replicas).max(replicas(set)),
-        settled: set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation,
-        desired: number(set, names::ANNOTATION_DESIRED_REPLICAS),
-        maximum: number(set, names::ANNOTATION_MAX_REPLICAS),
-        created: set.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
-    };
-    Counts {
-        wanted: wanted(spec),
-        surge,
-        unavailable,
-        rolling: spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("Recreate"),
-        new: sets.new.as_ref().map(of),
-        old: sets.old.iter().map(of).collect(),
-    }
-}
-
-/// The replicas wanted.
-fn wanted(spec: &DeploymentSpec) -> i32 {
-    spec.replicas.unwrap_or(1).max(0)
-}
-
-/// The replicas in a set's spec.
-fn replicas(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
-}
-
-/// How many pods above and below the wanted number a roll-out may go. Percents of surge round
-/// up, of unavailability down; if both come to nothing, one may be unavailable, or nothing would
-/// ever move.
-fn limits(spec: &DeploymentSpec) -> (i32, i32) {
-    let strategy = spec.strategy.as_ref();
-    if strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate") {
-        return (0, wanted(spec));
-    }
-    let rolling = strategy.and_then(|s| s.rolling_update.clone()).unwrap_or_default();
-    let quarter = IntOrString::String("25%".to_owned());
-    let surge = resolve(rolling.max_surge.as_ref().unwrap_or(&quarter), wanted(spec), true);
-    let unavailable = resolve(rolling.max_unavailable.as_ref().unwrap_or(&quarter), wanted(spec), false);
-    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(wanted(spec))) }
 }
 
 /// True if the wanted number has changed since the sets were last sized.

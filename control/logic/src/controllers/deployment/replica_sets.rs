@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use proa_api::names;
+use proa_api::owner::{controller_of, controller_reference};
+use proa_api::selector::Selector;
 use serde_json::{Value, json};
 
-use super::{
-    Change, Guard, Observed, Part, Plan, Reference, Selector, Verb, controller_of, controller_reference,
-    names,
-};
+use crate::world::observed::Observed;
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
+use proa_kinds::Part;
 
 /// Annotation: the revisions that a set has had before.
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";

@@ -3,7 +3,7 @@
 //! Never above wanted + surge pods in the specs, never below wanted − unavailable available ones
 //! by its own doing. Each step waits for what the last one has brought.
 
-use super::{Counts, SetCounts, Sizes};
+use super::counts::{Counts, SetCounts, Sizes};
 
 /// The sizes after the next step.
 pub(super) fn sizes(counts: &Counts) -> Sizes {

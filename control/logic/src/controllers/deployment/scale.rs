@@ -1,7 +1,7 @@
 //! The arithmetic of scaling: from another wanted number to the sizes of the sets, without
 //! moving a roll-out forward. In the middle of one, every set gets its share.
 
-use super::{Counts, SetCounts, Sizes};
+use super::counts::{Counts, SetCounts, Sizes};
 
 /// The sizes for the wanted number.
 pub(super) fn sizes(counts: &Counts) -> Sizes {

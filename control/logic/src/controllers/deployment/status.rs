@@ -7,8 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::condition;
 use serde_json::{Value, json};
 
+use super::counts::{limits, replicas, wanted};
 use super::replica_sets::Sets;
-use super::{Change, Guard, Part, Plan, Reference, Verb, limits, replicas, wanted};
+use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
+use proa_kinds::Part;
 
 const AVAILABLE: &str = "Available";
 const PROGRESSING: &str = "Progressing";

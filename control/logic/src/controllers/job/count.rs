@@ -11,9 +11,10 @@ use proa_api::names::FINALIZER_JOB_TRACKING;
 
 use super::failure::{Consequence, consequence};
 use super::verdict::Verdict;
-use super::{Indexes, View};
+use super::view::View;
 use crate::world::facts::{Phase, Pod};
 use crate::world::observed::Observed;
+use proa_kinds::built_in::job::Indexes;
 
 /// No more uids than this stand in a status.
 const UNCOUNTED_MAX: usize = 500;

@@ -1,5 +1,5 @@
-//! What a Job has come to: success, failure, or neither yet. The reasons and texts are those of the
-//! stock controller.
+//! Judges what a Job has come to: success, failure, or neither yet. The reasons and texts are those
+//! of the stock controller.
 
 use jiff::SignedDuration;
 use proa_api::condition;
@@ -7,38 +7,11 @@ use proa_api::condition;
 use super::count::Tally;
 use super::failure::{Consequence, consequence};
 use super::pods::Steps;
-use super::{Indexes, View};
+use super::verdict::{FAILURE, SUCCESS, Verdict};
+use super::view::View;
 use crate::world::facts::{Phase, time};
 use crate::world::plan::Plan;
-
-/// The condition that says what is coming once all pods have ended.
-pub(super) const SUCCESS: &str = "SuccessCriteriaMet";
-/// The same for a Job that has failed.
-pub(super) const FAILURE: &str = "FailureTarget";
-
-/// What a Job has come to, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    /// [`SUCCESS`] or [`FAILURE`].
-    pub target: &'static str,
-    pub reason: String,
-    pub message: String,
-}
-
-impl Verdict {
-    fn failure(reason: &str, message: &str) -> Self {
-        Verdict { target: FAILURE, reason: reason.to_owned(), message: message.to_owned() }
-    }
-
-    fn success(reason: &str, message: String) -> Self {
-        Verdict { target: SUCCESS, reason: reason.to_owned(), message }
-    }
-
-    /// True if the Job has done its work.
-    pub fn is_success(&self) -> bool {
-        self.target == SUCCESS
-    }
-}
+use proa_kinds::built_in::job::Indexes;
 
 /// Judges by all but the number of completions.
 pub(super) fn judge(view: &View<'_>, tally: &Tally<'_>, plan: &mut Plan) -> Option<Verdict> {

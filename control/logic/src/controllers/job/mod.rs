@@ -1,45 +1,36 @@
 //! Job: runs pods until enough of them have succeeded, and counts each exactly once.
 //!
 //! Rules: <https://kubernetes.io/docs/concepts/workloads/controllers/job/>. What the Job has come
-//! to is judged in `verdict.rs`, which pods to make and to delete is decided in `pods.rs`, and the
+//! to is judged in `judge.rs`, which pods to make and to delete is decided in `pods.rs`, and the
 //! counting is in `count.rs`: a pod that has ended is written down by its uid, then loses the
 //! finalizer that holds it, and only then becomes a number. A crash at any point neither loses it
 //! nor counts it twice.
 
 mod count;
 mod failure;
+mod judge;
 mod pods;
 mod status;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod view;
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use proa_api::condition;
 use proa_api::names::FINALIZER_JOB_TRACKING;
 
+use self::view::View;
 use super::claims::{Owner, remove_finalizer};
-use crate::world::facts::{Key, Phase, Pod, time};
+use crate::world::facts::{Key, Pod, time};
 use crate::world::observed::Observed;
 use crate::world::plan::{Plan, Reference, Verb};
 
-pub use proa_kinds::built_in::job::Indexes;
-
 /// What `managedBy` says if it says nothing.
 const SELF: &str = "kubernetes.io/job-controller";
-
-/// All that a decision about one Job reads.
-struct View<'a> {
-    job: &'a Job,
-    spec: &'a JobSpec,
-    /// Its status as it was.
-    status: JobStatus,
-    pods: Vec<&'a Arc<Pod>>,
-    now: Timestamp,
-}
 
 /// Decides what one Job needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
@@ -65,13 +56,13 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
 
 fn decide(seen: &Observed, view: &View<'_>, owner: &Owner, plan: &mut Plan) {
     let tally = count::tally(seen, view);
-    let mut verdict = verdict::judge(view, &tally, plan);
+    let mut verdict = judge::judge(view, &tally, plan);
     let steps = match &verdict {
         Some(_) => pods::Steps { delete: view.active().collect(), ..pods::Steps::default() },
         None => pods::manage(view, &tally, plan),
     };
     if verdict.is_none() {
-        verdict = verdict::completion(view, &tally, &steps);
+        verdict = judge::completion(view, &tally, &steps);
     }
     let counted = count::write_down(view, &tally, verdict.as_ref());
     status::update(view, &tally, &counted, verdict.as_ref(), plan);
@@ -146,65 +137,4 @@ pub fn reconcile_orphan(seen: &Observed, key: &Key) -> Plan {
         plan.act(remove_finalizer(pod, FINALIZER_JOB_TRACKING));
     }
     plan
-}
-
-impl<'a> View<'a> {
-    fn is_indexed(&self) -> bool {
-        self.spec.completion_mode.as_deref() == Some("Indexed")
-    }
-
-    fn is_suspended(&self) -> bool {
-        self.spec.suspend == Some(true)
-    }
-
-    fn completions(&self) -> i32 {
-        self.spec.completions.unwrap_or(i32::MAX)
-    }
-
-    fn parallelism(&self) -> i32 {
-        self.spec.parallelism.unwrap_or(1)
-    }
-
-    /// The pods that neither have ended nor are on their way out.
-    fn active(&self) -> impl Iterator<Item = &'a Arc<Pod>> {
-        self.pods.iter().copied().filter(|p| p.is_active())
-    }
-
-    /// The pods that are on their way out and have not ended.
-    fn terminating(&self) -> impl Iterator<Item = &'a Arc<Pod>> {
-        self.pods.iter().copied().filter(|p| p.meta.deleted.is_some() && !p.is_finished() && !p.stopped)
-    }
-
-    /// True if a pod is replaced only once it has ended, not when it is on its way out.
-    fn replaces_ended_only(&self) -> bool {
-        self.spec.pod_replacement_policy.as_deref() == Some("Failed")
-            || self.spec.pod_failure_policy.is_some()
-    }
-
-    /// True if the pod has still to be counted.
-    fn holds(&self, pod: &Pod) -> bool {
-        pod.meta.has_finalizer(FINALIZER_JOB_TRACKING)
-    }
-
-    /// True if the pod counts as a failed one. One that is deleted may never say how it ended; one
-    /// that was let go before is none of the attempts.
-    fn has_failed(&self, pod: &Pod) -> bool {
-        match pod.phase {
-            _ if pod.meta.deleted.is_some() && !self.holds(pod) => false,
-            Phase::Failed => true,
-            Phase::Succeeded => false,
-            _ => pod.stopped || pod.meta.deleted.is_some() && !self.replaces_ended_only(),
-        }
-    }
-
-    /// When a pod that counts as failed or has succeeded ended.
-    fn ended_at(&self, pod: &Pod) -> Timestamp {
-        let at = pod.end.as_ref().map(|end| end.at).or(pod.leaving_since);
-        at.unwrap_or(self.now).min(self.now)
-    }
-
-    /// The index of a pod, if it is one of the Job's.
-    fn index(&self, pod: &Pod) -> Option<i32> {
-        pod.notes.as_ref().and_then(|n| n.index).filter(|index| *index < self.completions())
-    }
 }

@@ -11,9 +11,9 @@ use proa_api::names::{
 };
 use serde_json::{Value, json};
 
-use super::View;
 use super::count::{Tally, failures};
 use super::failure::{Consequence, consequence};
+use super::view::View;
 use crate::controllers::claims::Owner;
 use crate::world::facts::{Phase, Pod};
 use crate::world::plan::Plan;

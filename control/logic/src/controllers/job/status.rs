@@ -5,9 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proa_api::condition;
 use serde_json::json;
 
-use super::View;
 use super::count::{Counted, Tally};
 use super::verdict::Verdict;
+use super::view::View;
 use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Report, Verb, difference};
 use proa_kinds::Part;
 

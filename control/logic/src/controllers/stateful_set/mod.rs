@@ -9,34 +9,22 @@ mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
-pub mod volume_claims;
+mod view;
+mod volume_claims;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use serde_json::json;
 
+use self::view::View;
 use super::claims::{Owner, deletion, deletion_as_seen};
-use super::revisions::{self, LABEL_REVISION, Revisions, Source};
+use super::revisions::{self, LABEL_REVISION, Source};
 use super::templates::resolve;
 use crate::world::facts::{Key, Phase, Pod};
 use crate::world::observed::Observed;
 use crate::world::plan::{Plan, Problem, Verb};
-
-/// All that a decision about one StatefulSet reads.
-struct View<'a> {
-    seen: &'a Observed,
-    set: &'a StatefulSet,
-    spec: &'a StatefulSetSpec,
-    revisions: &'a Revisions,
-    /// The name of the revision that pods below the partition are made from.
-    current: &'a str,
-    /// By ordinal, all pods of the set.
-    pods: BTreeMap<i32, &'a Arc<Pod>>,
-    now: Timestamp,
-}
 
 /// Decides what one StatefulSet needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
@@ -77,59 +65,6 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
 fn ordinal(set: &str, pod: &str) -> Option<i32> {
     let text = pod.strip_prefix(set)?.strip_prefix('-')?;
     text.parse::<i32>().ok().filter(|n| *n >= 0 && n.to_string() == text)
-}
-
-impl<'a> View<'a> {
-    fn is_ordered(&self) -> bool {
-        self.spec.pod_management_policy.as_deref() != Some("Parallel")
-    }
-
-    fn start(&self) -> i32 {
-        self.spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0)
-    }
-
-    fn wanted(&self) -> i32 {
-        self.spec.replicas.unwrap_or(1).max(0)
-    }
-
-    /// The ordinals that there are to be.
-    fn ordinals(&self) -> std::ops::Range<i32> {
-        self.start()..self.start().saturating_add(self.wanted())
-    }
-
-    /// The first ordinal that the newest template is for.
-    fn partition(&self) -> i32 {
-        let strategy = self.spec.update_strategy.as_ref();
-        if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
-            return self.start();
-        }
-        let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-        self.start().saturating_add(rolling.and_then(|r| r.partition).unwrap_or(0))
-    }
-
-    fn rolls(&self) -> bool {
-        let strategy = self.spec.update_strategy.as_ref();
-        strategy.and_then(|s| s.type_.as_deref()) != Some("OnDelete")
-    }
-
-    fn is_newest(&self, pod: &Pod) -> bool {
-        pod.labels.get(LABEL_REVISION) == Some(&self.revisions.name)
-    }
-
-    fn available_at(&self, pod: &Pod) -> Option<Timestamp> {
-        let runs = pod.phase == Phase::Running && pod.meta.deleted.is_none();
-        pod.available_at(self.spec.min_ready_seconds.unwrap_or(0)).filter(|_| runs)
-    }
-
-    fn is_available(&self, pod: &Pod) -> bool {
-        self.available_at(pod).is_some_and(|at| at <= self.now)
-    }
-
-    /// The pods that there are not to be any more, the last first.
-    fn condemned(&self) -> Vec<&'a Arc<Pod>> {
-        let ordinals = self.ordinals();
-        self.pods.iter().rev().filter(|(n, _)| !ordinals.contains(*n)).map(|(_, pod)| *pod).collect()
-    }
 }
 
 /// Makes the pods that are missing. False if something has to happen before anything else does.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{View, volume_claims};
+use super::view::View;
+use super::volume_claims;
 use crate::controllers::claims::Owner;
 use crate::controllers::revisions::{LABEL_REVISION, template_of};
 use crate::world::facts::Pod;

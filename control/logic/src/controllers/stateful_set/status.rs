@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use serde_json::{Value, json};
 
-use super::View;
+use super::view::View;
 use crate::controllers::revisions::LABEL_REVISION;
 use crate::world::facts::{Phase, Pod};
 use crate::world::plan::{Change, Guard, Plan, Reference, Verb, difference};

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proa_api::owner::{controller_of, controller_reference};
 use serde_json::{Value, json};
 
-use super::View;
+use super::view::View;
 use crate::controllers::claims::Owner;
 use crate::world::facts::{Key, Phase, Pod};
 use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb};

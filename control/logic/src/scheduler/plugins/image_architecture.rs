@@ -7,7 +7,7 @@
 use proa_api::names::LABEL_ARCH;
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter, Reason};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 
 /// Architectures that the pod cannot run on, and the text that says why.
 pub type State = Vec<(String, Box<str>)>;

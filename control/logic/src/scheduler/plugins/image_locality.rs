@@ -4,7 +4,7 @@
 //! node has does not draw all pods there.
 
 use crate::scheduler::framework::{Cycle, MAX_SCORE};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 
 const MIB: i64 = 1024 * 1024;
 /// Below this many bytes of images a node is as good as without.

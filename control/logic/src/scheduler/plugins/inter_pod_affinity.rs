@@ -13,7 +13,8 @@ use proa_api::selector::Labels;
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
 use crate::scheduler::members::Members;
-use crate::scheduler::snapshot::{NodeIndex, NodeInfo, Snapshot};
+use crate::scheduler::node_info::{NodeIndex, NodeInfo};
+use crate::scheduler::snapshot::Snapshot;
 use crate::world::facts::{Pod, PodTerms, Term};
 use crate::world::observed::Observed;
 

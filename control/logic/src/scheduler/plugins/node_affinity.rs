@@ -11,7 +11,7 @@ use proa_api::placement::Term;
 use proa_api::selector::Operator;
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::{Node, Pod};
 
 const REASON: &str = "node(s) didn't match Pod's node affinity/selector";

@@ -4,7 +4,7 @@
 //! stock name that profiles turn off and on.
 
 use crate::scheduler::framework::{Cycle, Misfit};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 
 const REASON: &str = "node(s) didn't match the requested node name";
 

@@ -1,7 +1,7 @@
 //! NodePorts: a port of the node is given to one pod.
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::Pod;
 
 const REASON: &str = "node(s) didn't have free ports for the requested pod ports";

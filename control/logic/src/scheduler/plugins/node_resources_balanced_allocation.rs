@@ -2,7 +2,7 @@
 
 use super::resource_score::uses;
 use crate::scheduler::framework::{Cycle, MAX_SCORE};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 
 /// False for a pod that asks for nothing: it would always go where things are even already.
 pub fn pre_score(cycle: &Cycle<'_>) -> bool {

@@ -6,7 +6,7 @@
 use super::resource_score::uses;
 use crate::scheduler::args::Strategy;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, Reason};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::{Node, Pod};
 use proa_api::resources::Resources;
 

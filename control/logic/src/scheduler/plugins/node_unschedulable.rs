@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Toleration;
 
 use crate::scheduler::framework::{Cycle, Event, Misfit};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::Pod;
 
 const TAINT: &str = "node.kubernetes.io/unschedulable";

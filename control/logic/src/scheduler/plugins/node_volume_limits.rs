@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::{Key, Pod};
 use crate::world::observed::Observed;
 use crate::world::volumes;

@@ -12,7 +12,7 @@ use proa_api::selector::Selector;
 use super::{default_selector, node_affinity};
 use crate::scheduler::domains::Domains;
 use crate::scheduler::framework::{Cycle, Event, MAX_SCORE, Misfit, PreFilter};
-use crate::scheduler::snapshot::{NodeIndex, NodeInfo};
+use crate::scheduler::node_info::{NodeIndex, NodeInfo};
 use crate::world::facts::{Node, Pod, Spread};
 
 const REASON: &str = "node(s) didn't match pod topology spread constraints";

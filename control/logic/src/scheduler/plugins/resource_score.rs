@@ -3,7 +3,7 @@
 
 use crate::scheduler::args::ResourceWeight;
 use crate::scheduler::framework::Cycle;
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 
 /// What a node has of a resource, and what of it would be in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Taint;
 use proa_api::placement::tolerates;
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, Reason};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::Pod;
 
 /// True if the pod tolerates all taints of the node that keep pods away.

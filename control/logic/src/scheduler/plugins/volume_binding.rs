@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::node_affinity::is_met;
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreBind, PreFilter, Reason};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::{Key, Node, Pod};
 use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
 use crate::world::volumes::{self, is_bound_to};

@@ -4,7 +4,7 @@
 //! <https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone>.
 
 use crate::scheduler::framework::{Cycle, Event, Misfit, PreFilter};
-use crate::scheduler::snapshot::NodeInfo;
+use crate::scheduler::node_info::NodeInfo;
 use crate::world::facts::{Key, Pod};
 use crate::world::volumes;
 

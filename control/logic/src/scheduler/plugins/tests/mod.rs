@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 
 use super::{CycleState, of, stock_profile};
 use crate::scheduler::framework::{Cycle, Misfit, PreFilter};
+use crate::scheduler::node_info::NodeInfo;
 use crate::scheduler::nominated::Nominated;
 use crate::scheduler::plugin::Plugin;
 use crate::scheduler::profile::Profile;
-use crate::scheduler::snapshot::{NodeInfo, Snapshot};
+use crate::scheduler::snapshot::Snapshot;
 use crate::world::facts::{Fact, KindName, Object, Pod};
 use crate::world::observed::Observed;
 

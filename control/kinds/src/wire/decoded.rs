@@ -1,0 +1,52 @@
+//! A body as a JSON value, with what strict clients want to know about it.
+
+use serde::de::DeserializeSeed;
+use serde_json::Value;
+
+use super::build::{Budget, Builder};
+use super::fields::unknown_fields;
+use super::words;
+use crate::{Kind, schema};
+
+/// A body as a JSON value.
+#[derive(Debug)]
+pub struct Decoded {
+    /// An object. `apiVersion` and `kind` are those of the body; JSON and YAML may lack them, and
+    /// [`super::expect_kind`] fills them.
+    pub value: Value,
+    /// Paths of keys that the body holds twice; the last one counts.
+    pub duplicate_fields: Vec<String>,
+    /// True if it was YAML, where words may mean something else than text.
+    pub(super) yaml: bool,
+}
+
+impl Decoded {
+    /// Reads what a YAML body says in words that mean something else than text to Kubernetes, where
+    /// the kind has something else than text.
+    pub fn fit_to(&mut self, kind: &Kind) {
+        let message = schema::message_of(&kind.api_version(), &kind.kind);
+        if let (true, Some(id)) = (self.yaml, message) {
+            words::replace(id, &mut self.value);
+        }
+    }
+
+    /// What `fieldValidation=Strict` refuses and `fieldValidation=Warn` warns of:
+    /// `unknown field "spec.replica"`, `duplicate field "spec.replicas"`.
+    pub fn complaints(&self, kind: &Kind) -> Vec<String> {
+        let unknown = unknown_fields(kind, &self.value);
+        let duplicate = self.duplicate_fields.iter().map(|path| format!("duplicate field \"{path}\""));
+        unknown.iter().map(ToString::to_string).chain(duplicate).collect()
+    }
+}
+
+/// Reads JSON that need not be an object: a body, a patch.
+pub fn json_value(body: &[u8]) -> Result<Decoded, String> {
+    let mut duplicate_fields = Vec::new();
+    let mut budget = Budget::unlimited();
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = Builder::new(&mut duplicate_fields, &mut budget)
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|e| if e.is_eof() { "unexpected end of JSON input".to_owned() } else { e.to_string() })?;
+    Ok(Decoded { value, duplicate_fields, yaml: false })
+}
