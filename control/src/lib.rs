@@ -1,7 +1,6 @@
 //! The control plane: the API server, the store, the watch hub, and the shell that runs the
 //! logic of `proa-logic`.
 
-pub mod admission;
 pub mod controllers;
 pub mod http;
 pub mod kubelet;
@@ -12,3 +11,4 @@ pub mod registry;
 pub mod server;
 pub mod store;
 pub mod watch;
+pub mod write;

@@ -11,8 +11,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use proa_kinds::rbac::Index;
 use serde_json::Error;
 
-use crate::registry::Registry;
-use crate::store::{Collection, EventKind, Object, Revision};
+use crate::store::{Collection, EventKind, Object, Revision, Store};
 
 /// The four kinds, by what their collections are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +52,8 @@ impl std::ops::Deref for State {
 
 impl Policy {
     /// The policy in these objects.
-    pub fn new(registry: &Registry) -> Policy {
-        let sources = SOURCES.map(|(source, resource)| (source, registry.collection(resource)));
+    pub fn new(store: &Store) -> Policy {
+        let sources = SOURCES.map(|(source, resource)| (source, store.collection(resource)));
         Policy { sources, state: RwLock::new(State { index: Index::default(), seen: [None; 4] }) }
     }
 

@@ -26,8 +26,6 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::AdmissionConfig;
-use crate::admission::service::AddressRange;
 use crate::controllers::{self, ControllersConfig};
 use crate::http as api;
 use crate::http::api::Build;
@@ -42,6 +40,10 @@ use crate::pki::{Pki, PkiError};
 use crate::policy::Policy;
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
+use crate::write::stages::certificates::CertificateSigners;
+use crate::write::stages::escalation::Escalation;
+use crate::write::stages::service::AddressRange;
+use crate::write::stages::{Allows, StagesConfig};
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -140,13 +142,13 @@ impl Server {
         if keys.exists() && !store.exists() {
             return Err(StoreError::Missing { path: store, sign: keys }.into());
         }
-        let admission = AdmissionConfig {
+        let stages = StagesConfig {
             pod_range: Range::parse(&config.settings.cluster_cidr),
             service_range: config.service_cidr,
             deny_external_ips: config.deny_external_ips,
-            ..AdmissionConfig::default()
+            ..StagesConfig::default()
         };
-        let registry_config = RegistryConfig { admission, ..RegistryConfig::default() };
+        let registry_config = RegistryConfig { stages, ..RegistryConfig::default() };
         let registry = Registry::open(&store, built_in::table(), registry_config)?;
 
         let service_address = config.service_cidr.api_server();
@@ -165,24 +167,32 @@ impl Server {
             .await
             .map_err(StartError::Bootstrap)?;
         default_policy::ensure(&registry).await.map_err(StartError::Bootstrap)?;
-        let policy = Arc::new(Policy::new(&registry));
+        let policy = Arc::new(Policy::new(registry.store()));
 
         let shutdown = CancellationToken::new();
         let server_address = client_address(&addresses);
         let kubelets = Arc::new(Kubelets::new(&pki, registry.clone())?);
         let metrics = Arc::new(Metrics::new(kubelets.clone(), registry.clone()));
+        let authorizer = Arc::new(Chain::new(vec![
+            Box::new(Masters),
+            Box::new(Nodes(registry.clone())),
+            Box::new(Bootstrappers(registry.clone())),
+            Box::new(Rbac(policy.clone())),
+        ]));
+        let allows: Allows = {
+            // The authorizer knows the registry, which knows its stages.
+            let authorizer = Arc::downgrade(&authorizer);
+            Arc::new(move |caller, what| authorizer.upgrade().is_some_and(|chain| chain.allows(caller, what)))
+        };
+        registry.add_stage(Arc::new(Escalation { allows: allows.clone(), policy: policy.clone() }));
+        registry.add_stage(Arc::new(CertificateSigners(allows)));
         let api = Arc::new(Api {
             authenticator: Authenticator::new(pki.clone(), registry.clone()),
             kubelets,
             metrics: metrics.clone(),
             registry: registry.clone(),
             pki: pki.clone(),
-            authorizer: Chain::new(vec![
-                Box::new(Masters),
-                Box::new(Nodes(registry.clone())),
-                Box::new(Bootstrappers(registry)),
-                Box::new(Rbac(policy.clone())),
-            ]),
+            authorizer,
             policy,
             schemas: Schemas::default(),
             server_address: server_address.clone(),

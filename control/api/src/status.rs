@@ -176,6 +176,14 @@ impl Refusal {
         refusal
     }
 
+    /// 429: not now, but after so many seconds.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i32) -> Self {
+        let mut refusal = Self::new(429, "TooManyRequests", message);
+        let retry_after_seconds = Some(retry_after_seconds);
+        refusal.0.details = Some(StatusDetails { retry_after_seconds, ..StatusDetails::default() });
+        refusal
+    }
+
     /// 500: a fault of the server itself.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(500, "InternalError", format!("Internal error occurred: {message}"))

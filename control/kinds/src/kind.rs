@@ -43,6 +43,8 @@ pub struct Kind {
     pub columns: Vec<Column>,
     /// Fields that a field selector may name beside `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<SelectableField>,
+    /// Fields that are kept beside an object for decisions about others; no client can name them.
+    pub indexed_fields: Vec<SelectableField>,
     /// Defaulting and validation.
     pub hooks: Hooks,
     /// What is stored, if this kind is another form of it.
@@ -136,11 +138,16 @@ pub enum Part {
 /// [`rules::Rules`].
 #[derive(Clone, Copy)]
 pub struct Hooks {
+    /// Decodes a new object or version of one and sets defaults: what stages are to see.
+    pub default: fn(object: Value) -> Result<Value, Refusal>,
     /// Decodes a new object, clears what clients may not set, sets defaults, validates, and
     /// gives its canonical form.
     pub create: fn(object: Value) -> Result<Value, Refusal>,
     /// The same for a change of `old`, with the rules of what may change.
     pub update: fn(old: &Value, new: Value, part: Part) -> Result<Value, Refusal>,
+    /// For what the server itself makes of `old`, with what a client has sent: decodes it, and judges
+    /// its metadata.
+    pub connect: fn(old: &Value, new: Value) -> Result<Value, Refusal>,
     /// Why an object cannot be read as one of this kind, if it cannot: a field has the wrong type.
     pub misfit: fn(object: &Value) -> Option<String>,
     /// The JSON schema, with field docs, of the kind's type: a reference to its definition, which
@@ -152,6 +159,12 @@ impl Kind {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The selectable and the indexed fields of an object.
+    pub fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let all = self.selectable_fields.iter().chain(&self.indexed_fields);
+        all.map(|field| (field.name, (field.value)(object))).collect()
     }
 
     /// Group and plural, for error texts.

@@ -68,7 +68,14 @@ pub trait Rules {
 
 /// The rules of `R` with its type erased.
 pub fn hooks<R: Rules>() -> Hooks {
-    Hooks { create: create::<R>, update: update::<R>, misfit: misfit::<R>, schema: schema::<R> }
+    Hooks {
+        default: default::<R>,
+        create: create::<R>,
+        update: update::<R>,
+        connect: connect::<R>,
+        misfit: misfit::<R>,
+        schema: schema::<R>,
+    }
 }
 
 /// A row with what the kind's Rust type says of it; the kind's file fills in the rest.
@@ -90,6 +97,7 @@ pub fn row<R: Rules>() -> Kind {
         durability: Durability::Immediate,
         columns: Vec::new(),
         selectable_fields: Vec::new(),
+        indexed_fields: Vec::new(),
         hooks: hooks::<R>(),
         view: None,
     }
@@ -101,6 +109,12 @@ fn schema<R: Rules>(generator: &mut SchemaGenerator) -> Schema {
 
 fn misfit<R: Rules>(object: &Value) -> Option<String> {
     decode::misfit::<R::Object>(object)
+}
+
+fn default<R: Rules>(object: Value) -> Result<Value, Refusal> {
+    let mut object = read::<R>(body::<R>(object)?)?;
+    R::default(&mut object);
+    serde_json::to_value(&object).map_err(Refusal::internal)
 }
 
 fn create<R: Rules>(object: Value) -> Result<Value, Refusal> {
@@ -153,6 +167,14 @@ fn update<R: Rules>(old: &Value, new: Value, part: Part) -> Result<Value, Refusa
             R::validate_approval(&old, &new, &mut errors);
         }
     }
+    finish::<R>(&new, &errors)
+}
+
+fn connect<R: Rules>(old: &Value, new: Value) -> Result<Value, Refusal> {
+    let old = stored::<R>(old)?;
+    let new = decode::decode::<R::Object>(new)?;
+    let mut errors = FieldErrors::new();
+    meta::validate_update(old.metadata(), new.metadata(), &mut errors);
     finish::<R>(&new, &errors)
 }
 

@@ -23,7 +23,15 @@ pub(crate) fn kind(group: &str, kind: &str, schema: fn(&mut SchemaGenerator) -> 
         durability: Durability::Immediate,
         columns: vec![],
         selectable_fields: vec![],
-        hooks: Hooks { create: Ok, update: |_, new, _| Ok(new), misfit: |_| None, schema },
+        indexed_fields: vec![],
+        hooks: Hooks {
+            default: Ok,
+            create: Ok,
+            update: |_, new, _| Ok(new),
+            connect: |_, new| Ok(new),
+            misfit: |_| None,
+            schema,
+        },
         view: None,
     }
 }

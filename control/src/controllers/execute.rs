@@ -155,8 +155,9 @@ impl Executor {
                 }
                 let kind = self.kind(&target.api_version, &target.kind)?;
                 let resource_kind = kind.clone();
-                let apply = |current: &Value| {
-                    guard.check(&target.uid, resource_kind.resource(), current)?;
+                let (guard, change, uid) = (guard.clone(), change.clone(), target.uid.clone());
+                let apply = move |current: &Value| {
+                    guard.check(&uid, resource_kind.resource(), current)?;
                     Ok(change.apply(current))
                 };
                 let part = match part {
@@ -166,26 +167,28 @@ impl Executor {
                 };
                 let (namespace, name) = (&target.namespace, &target.name);
                 let options = WriteOptions::default();
-                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
+                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, apply, &options);
                 let patched = patch.await;
                 gone_is_fine(patched.map(|object| Some((kind, object))))
             }
             Verb::Scale { target, from, to } => {
                 let kind = self.kind(&target.api_version, &target.kind)?;
                 let resource_kind = kind.clone();
-                let apply = |scale: &Value| {
-                    Guard::NONE.check(&target.uid, resource_kind.resource(), scale)?;
+                let (from, to, target_uid, target_name) =
+                    (*from, *to, target.uid.clone(), target.name.clone());
+                let apply = move |scale: &Value| {
+                    Guard::NONE.check(&target_uid, resource_kind.resource(), scale)?;
                     let mut scale = scale.clone();
                     // A scale of zero is shown as none.
-                    if scale["spec"]["replicas"].as_i64().unwrap_or(0) != i64::from(*from) {
-                        return Err(Refusal::stale(resource_kind.resource(), &target.name));
+                    if scale["spec"]["replicas"].as_i64().unwrap_or(0) != i64::from(from) {
+                        return Err(Refusal::stale(resource_kind.resource(), &target_name));
                     }
-                    scale["spec"]["replicas"] = (*to).into();
+                    scale["spec"]["replicas"] = to.into();
                     Ok(scale)
                 };
                 let (namespace, name) = (&target.namespace, &target.name);
                 let (part, options) = (Target::Scale, WriteOptions::default());
-                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, &apply, &options);
+                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, apply, &options);
                 let patched = patch.await;
                 gone_is_fine(patched.map(|object| Some((kind, object))))
             }
@@ -258,14 +261,15 @@ impl Executor {
                 "message": error.to_string(),
             })]),
         };
-        let apply = |current: &Value| {
-            Guard::NONE.check(&request.uid, kind.resource(), current)?;
+        let (uid, row) = (request.uid.clone(), kind.clone());
+        let apply = move |current: &Value| {
+            Guard::NONE.check(&uid, row.resource(), current)?;
             Ok(change.apply(current))
         };
         let options = WriteOptions::default();
         let patched = self
             .registry
-            .patch(&self.caller, &kind, "", &request.name, Target::Status, &apply, &options)
+            .patch(&self.caller, &kind, "", &request.name, Target::Status, apply, &options)
             .await?;
         Ok(Some((kind, patched)))
     }

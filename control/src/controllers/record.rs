@@ -82,9 +82,9 @@ async fn write_one(registry: &Registry, kind: &Arc<Kind>, ledger: &mut Ledger, e
         let change = Change::Merge(json!({
             "count": entry.count, "lastTimestamp": Time(entry.last), "message": entry.message,
         }));
-        let apply = |current: &serde_json::Value| Ok(change.apply(current));
+        let apply = move |current: &serde_json::Value| Ok(change.apply(current));
         let patch =
-            registry.patch(&caller, kind, &entry.namespace, &entry.name, Target::Main, &apply, &options);
+            registry.patch(&caller, kind, &entry.namespace, &entry.name, Target::Main, apply, &options);
         match patch.await {
             Ok(_) => return,
             Err(refusal) if refusal.code() == 404 => {}

@@ -61,15 +61,17 @@ impl World {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let kind =
             self.registry.kinds().by_kind(&text(&of["apiVersion"]), &text(&of["kind"])).unwrap().clone();
-        let apply = |current: &Value| {
-            let mut new = current.clone();
-            change(&mut new);
-            Ok(new)
-        };
         let (namespace, name) = (text(&of["metadata"]["namespace"]), text(&of["metadata"]["name"]));
-        let caller = Caller::system("test");
-        let options = WriteOptions::default();
-        self.registry.patch(&caller, &kind, &namespace, &name, target, &apply, &options).await.unwrap();
+        let (caller, options, registry) = (Caller::system("test"), WriteOptions::default(), &self.registry);
+        loop {
+            let mut new = registry.get(&kind, &namespace, &name).unwrap().value();
+            change(&mut new);
+            match registry.update(&caller, &kind, &namespace, &name, target, new, &options).await {
+                // A controller came between.
+                Err(refusal) if refusal.code() == 409 => {}
+                done => break drop(done.unwrap()),
+            }
+        }
     }
 
     async fn delete(
@@ -330,11 +332,14 @@ async fn a_pod_without_a_node_is_told_why_and_bound_when_there_is_one() {
             world.messages("default", "FailedScheduling") == ["no nodes available to schedule pods"]
         })
         .await;
-    let condition = world.get("v1", "Pod", "default", "p").unwrap()["status"]["conditions"][0].clone();
-    assert_eq!(
-        (&condition["type"], &condition["status"], &condition["reason"]),
-        (&json!("PodScheduled"), &json!("False"), &json!("Unschedulable"))
-    );
+    let told = json!(["PodScheduled", "False", "Unschedulable"]);
+    world
+        .until("the condition", || {
+            let pod = world.get("v1", "Pod", "default", "p").unwrap();
+            let condition = &pod["status"]["conditions"][0];
+            json!([condition["type"], condition["status"], condition["reason"]]) == told
+        })
+        .await;
     world.add_node().await;
     world
         .until("bound", || world.get("v1", "Pod", "default", "p").unwrap()["spec"]["nodeName"] == "n1")

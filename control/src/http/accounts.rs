@@ -13,8 +13,8 @@ use super::api::{Api, Call, accept};
 use super::body;
 use super::negotiate;
 use super::respond;
-use crate::admission::node;
 use crate::pki::token::{Bound, Claims, Reference};
+use crate::write::stages::node;
 
 const DEFAULT_SECONDS: i64 = 3600;
 const LEAST_SECONDS: i64 = 600;
@@ -28,13 +28,14 @@ pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
     let account = api.registry.get(kind, call.namespace(), call.name())?;
 
     let signer = api.pki.signer();
-    let mut audiences: Vec<String> = request
+    let asked: Vec<String> = request
         .pointer("/spec/audiences")
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .filter_map(|audience| audience.as_str().map(str::to_owned))
         .collect();
+    let mut audiences = asked.clone();
     if audiences.is_empty() {
         audiences.push(signer.issuer().to_owned());
     }
@@ -46,9 +47,8 @@ pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
     };
     bind(api, &mut bound, request.pointer("/spec/boundObjectRef"), call)?;
     let reference = request.pointer("/spec/boundObjectRef").filter(|r| !r.is_null());
-    node::check_token_request(&call.caller, kind, call.name(), reference, |_| {
-        bound.node.as_ref().map(|node| node.name.clone())
-    })?;
+    let pod = bound.pod.as_ref().and_then(|pod| pod_of(api, call.namespace(), &pod.name));
+    node::check_token_request(&call.caller, kind, call.name(), reference, &asked, pod.as_ref())?;
 
     let now = Timestamp::now();
     let claims = Claims {
@@ -72,6 +72,11 @@ pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
     request["spec"]["expirationSeconds"] = seconds.into();
     request["status"] = json!({ "token": token, "expirationTimestamp": second_text(expires) });
     Ok(respond::encoded(StatusCode::CREATED, encoding, request.to_string()))
+}
+
+fn pod_of(api: &Api, namespace: &str, name: &str) -> Option<Value> {
+    let pods = api.registry.kinds().by_kind("v1", "Pod").cloned()?;
+    Some(api.registry.get(&pods, namespace, name).ok()?.value())
 }
 
 fn second_text(time: Timestamp) -> String {

@@ -29,7 +29,7 @@ pub struct Api {
     /// Who is asking.
     pub authenticator: Authenticator,
     /// Whether they may.
-    pub authorizer: Chain,
+    pub authorizer: Arc<Chain>,
     /// The roles and bindings, which the authorizer reads too.
     pub policy: Arc<Policy>,
     /// The nodes' own servers.

@@ -13,9 +13,6 @@ use serde_json::{Value, json};
 use crate::registry::Caller;
 pub use proa_kinds::rbac::Attributes;
 
-/// Members may do everything.
-const GROUP_MASTERS: &str = "system:masters";
-
 /// What one authorizer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -135,11 +132,11 @@ pub struct Masters;
 
 impl Authorizer for Masters {
     fn decide(&self, caller: &Caller, _what: &Attributes<'_>) -> Decision {
-        if is_master(caller) { Decision::Allow } else { Decision::NO_OPINION }
+        if caller.is_master() { Decision::Allow } else { Decision::NO_OPINION }
     }
 
     fn rules(&self, caller: &Caller, _namespace: &str, rules: &mut Rules) {
-        if is_master(caller) {
+        if caller.is_master() {
             everything(rules);
         }
     }
@@ -161,11 +158,6 @@ pub fn forbidden(caller: &Caller, what: &Attributes<'_>, reason: &str) -> Refusa
             Refusal::forbidden(Resource { group, plural }, name, text)
         }
     }
-}
-
-/// True for members of `system:masters`.
-pub fn is_master(caller: &Caller) -> bool {
-    caller.groups.iter().any(|g| g == GROUP_MASTERS)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A node (user `system:node:NAME` in the group `system:nodes`) reads what its own pods refer to
 //! and no more: the Secrets, ConfigMaps, claims and volumes of pods that are bound to it. It
 //! writes its own Node and Lease and the status of its own pods. Which labels and taints it may
-//! set is for [`crate::admission::node`].
+//! set is for [`crate::write::stages::node`].
 //!
 //! <https://kubernetes.io/docs/reference/access-authn-authz/node/>.
 
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::authorize::{Attributes, Authorizer, Decision, Rules, forbidden};
 use super::query::Query;
-use crate::admission::node::node_name;
 use crate::registry::{Caller, ListOptions, Registry};
+use crate::write::stages::node::node_name;
 
 /// What every node may do with objects that are nobody's in particular: group, plural and verbs.
 const OPEN: &[(&str, &str, &[&str])] = &[

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::api::Call;
 use super::query::{FieldValidation, check_dry_run};
 use crate::registry::DeleteOptions;
-use proa_kinds::wire;
+use proa_kinds::{schema, wire};
 
 /// An object that a client sent.
 pub struct Sent {
@@ -50,7 +50,28 @@ pub fn unstored_of(api_versions: &[&str], kind: &str, call: &Call) -> Result<Val
     let known = api_versions.iter().find(|version| **version == said);
     let expected = known.or(api_versions.first()).copied().unwrap_or_default();
     wire::expect_kind(expected, kind, &mut value)?;
+    expect_types(kind, &value)?;
     Ok(value)
+}
+
+/// Refuses a body with a value of another type than its field: what cannot be read never counts as
+/// absent.
+fn expect_types(kind: &str, value: &Value) -> Result<(), Refusal> {
+    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    // Older versions of what is not stored have the shape of today's.
+    let group = version.rsplit_once('/').map(|(group, _)| format!("{group}/v1"));
+    let known = schema::message_of(version, kind);
+    let Some(id) = known.or_else(|| schema::message_of(&group.unwrap_or_else(|| "v1".to_owned()), kind))
+    else {
+        return Err(Refusal::internal(format!("there is no schema of {kind}")));
+    };
+    match schema::misfit(id, value) {
+        None => Ok(()),
+        Some(why) => Err(Refusal::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {kind}: {why}",
+            version.rsplit('/').next().unwrap_or_default(),
+        ))),
+    }
 }
 
 /// The options of delete and deletecollection, from the body and, where that is silent, from the
@@ -64,6 +85,7 @@ pub fn delete_options(call: &Call) -> Result<DeleteOptions, Refusal> {
         if value.get("kind").and_then(Value::as_str) != Some("DeleteOptions") {
             wire::expect_kind("v1", "DeleteOptions", &mut value)?;
         }
+        expect_types("DeleteOptions", &value)?;
         value
     };
     let mut options = DeleteOptions::read(&body)?;
@@ -74,7 +96,7 @@ pub fn delete_options(call: &Call) -> Result<DeleteOptions, Refusal> {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    dry_run.extend(call.query.all("dryRun").filter(|v| !v.is_empty()));
+    dry_run.extend(call.query.all("dryRun"));
     options.dry_run = check_dry_run(&dry_run, "DeleteOptions")?;
 
     let query = &call.query;

@@ -1,6 +1,6 @@
 //! The verbs on stored objects, and on their status and scale.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::api::{Api, Call};
 use super::body;
 use super::discovery;
-use super::escalation;
 use super::negotiate::Form;
 use super::path::Verb;
 use super::present::{self, Presentation};
@@ -22,6 +21,7 @@ use super::respond;
 use super::table;
 use super::watch;
 use crate::registry::{Deleted, Target};
+use crate::write::scale;
 use proa_kinds::patch;
 use proa_kinds::wire;
 
@@ -85,13 +85,14 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         Verb::Patch => {
             let options = call.write_options("PatchOptions")?;
             let type_ = patch::Type::from_content_type(&call.media_type())?;
-            let change = |current: &Value| patch::apply(kind, type_, current, &call.body);
+            let (row, body) = (row(api, kind)?, call.body.clone());
+            let change = move |current: &Value| patch::apply(&row, type_, current, &body);
             let (namespace, name) = (call.namespace(), call.name());
-            api.registry.patch(&call.caller, kind, namespace, name, Target::Scale, &change, &options).await?
+            api.registry.patch(&call.caller, kind, namespace, name, Target::Scale, change, &options).await?
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let mut scale = api.registry.scale(kind, &object)?;
+    let mut scale = scale::of(kind, &object)?;
     if let Form::Table(version) = form {
         scale = table::of_scale(&scale, version, Timestamp::now());
     }
@@ -114,9 +115,6 @@ async fn create(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, R
     let form = Presentation::of(call)?;
     let options = call.write_options("CreateOptions")?;
     let sent = body::object(kind, call, "CreateOptions")?;
-    if escalation::concerns(kind) {
-        escalation::check(api, kind, call, None, &sent.value)?;
-    }
     let object = api.registry.create(&call.caller, kind, call.namespace(), sent.value, &options).await?;
     let mut response = form.one(StatusCode::CREATED, kind, &object);
     respond::warn(&mut response, &[sent.warnings, options.warnings.take()].concat());
@@ -128,15 +126,8 @@ async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<R
     let options = call.write_options("UpdateOptions")?;
     let sent = body::object(kind, call, "UpdateOptions")?;
     let (namespace, name) = (call.namespace(), call.name());
-    let object = if escalation::concerns(kind) {
-        let change = |current: &Value| {
-            escalation::check(api, kind, call, Some(current), &sent.value)?;
-            Ok(sent.value.clone())
-        };
-        api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await?
-    } else {
-        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?
-    };
+    let object =
+        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?;
     let mut response = form.one(StatusCode::OK, kind, &object);
     respond::warn(&mut response, &[sent.warnings, options.warnings.take()].concat());
     Ok(response)
@@ -148,25 +139,26 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Re
     let validation = call.query.field_validation("PatchOptions")?;
     let type_ = patch::Type::from_content_type(&call.media_type())?;
     // The change may run more than once; the last run counts.
-    let last = Mutex::new((Vec::new(), Value::Null));
-    let change = |current: &Value| {
-        let changed = patch::apply(kind, type_, current, &call.body)?;
-        let mut found = Vec::new();
-        if validation != FieldValidation::Ignore {
-            found = wire::unknown_fields(kind, &changed).iter().map(ToString::to_string).collect();
-            if validation == FieldValidation::Strict && !found.is_empty() {
-                return Err(strict_patch_refusal(kind, call, &found));
+    let last = Arc::new(Mutex::new((Vec::new(), Value::Null)));
+    let change = {
+        let (last, body, name) = (last.clone(), call.body.clone(), call.name().to_owned());
+        let row = row(api, kind)?;
+        move |current: &Value| {
+            let changed = patch::apply(&row, type_, current, &body)?;
+            let mut found = Vec::new();
+            if validation != FieldValidation::Ignore {
+                found = wire::unknown_fields(&row, &changed).iter().map(ToString::to_string).collect();
+                if validation == FieldValidation::Strict && !found.is_empty() {
+                    return Err(strict_patch_refusal(&row, &name, &body, &found));
+                }
             }
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = (found, changed.clone());
+            Ok(changed)
         }
-        *last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (found, changed.clone());
-        if escalation::concerns(kind) {
-            escalation::check(api, kind, call, Some(current), &changed)?;
-        }
-        Ok(changed)
     };
     let (namespace, name) = (call.namespace(), call.name());
-    let patched = api.registry.patch(&call.caller, kind, namespace, name, target, &change, &options).await;
-    let (warnings, changed) = last.into_inner().unwrap_or_default();
+    let patched = api.registry.patch(&call.caller, kind, namespace, name, target, change, &options).await;
+    let (warnings, changed) = std::mem::take(&mut *last.lock().unwrap_or_else(PoisonError::into_inner));
     let object = patched.map_err(|refusal| match (kind.hooks.misfit)(&changed) {
         Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
         _ => refusal,
@@ -183,11 +175,11 @@ fn misfit_refusal(call: &Call, why: String) -> Refusal {
     Refusal::invalid("", "", "", &errors)
 }
 
-fn strict_patch_refusal(kind: &Kind, call: &Call, problems: &[String]) -> Refusal {
-    let sent = String::from_utf8_lossy(&call.body).into_owned();
+fn strict_patch_refusal(kind: &Kind, name: &str, body: &[u8], problems: &[String]) -> Refusal {
+    let sent = String::from_utf8_lossy(body).into_owned();
     let mut errors = FieldErrors::new();
     errors.invalid(&Path::root("patch"), sent, format!("strict decoding error: {}", problems.join(", ")));
-    Refusal::invalid(&kind.group, &kind.kind, call.name(), &errors)
+    Refusal::invalid(&kind.group, &kind.kind, name, &errors)
 }
 
 async fn delete(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
@@ -211,11 +203,15 @@ async fn delete_collection(api: &Api, kind: &Kind, call: &Call) -> Result<Respon
     let form = Presentation::of(call)?;
     let options = body::delete_options(call)?;
     let which = call.query.list_options()?;
-    let deleted = api
+    let list = api
         .registry
         .delete_collection(&call.caller, kind, call.path.namespace.as_deref(), &which, &options)
         .await?;
-    let revision = api.registry.revision();
-    let list = crate::registry::List { items: deleted, revision, continue_token: None, remaining: None };
     Ok(form.many(kind, &list))
+}
+
+/// The row of a kind, for what outlives the request.
+fn row(api: &Api, kind: &Kind) -> Result<Arc<Kind>, Refusal> {
+    let row = api.registry.kinds().by_plural(&kind.group, &kind.version, &kind.plural).cloned();
+    row.ok_or_else(Refusal::no_such_path)
 }

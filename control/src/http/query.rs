@@ -93,7 +93,7 @@ impl Query {
     /// True for a dry run. `options` is the kind of options named in the refusal of other values
     /// than `All`: `CreateOptions`.
     pub fn dry_run(&self, options: &str) -> Result<bool, Refusal> {
-        let values: Vec<&str> = self.all("dryRun").filter(|v| !v.is_empty()).collect();
+        let values: Vec<&str> = self.all("dryRun").collect();
         check_dry_run(&values, options)
     }
 
@@ -156,6 +156,7 @@ mod tests {
     fn dry_run_is_all_or_nothing() {
         assert!(!query("").dry_run("CreateOptions").unwrap());
         assert!(query("dryRun=All").dry_run("CreateOptions").unwrap());
+        assert_eq!(query("dryRun=").dry_run("CreateOptions").unwrap_err().code(), 422);
         let refusal = query("dryRun=Some").dry_run("CreateOptions").unwrap_err();
         assert_eq!(refusal.code(), 422);
         assert_eq!(

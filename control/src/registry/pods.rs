@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use proa_api::Refusal;
@@ -9,11 +10,13 @@ use proa_api::field::{FieldErrors, Path};
 use proa_api::status::Resource;
 use proa_kinds::Kind;
 use proa_kinds::admission::eviction::{self, Verdict};
+use proa_kinds::syntax::{report, subdomain};
 use proa_logic::world::plan::Change;
 use serde_json::{Map, Value, json};
 
-use super::delete::check_preconditions;
-use super::{ATTEMPTS, Caller, DeleteOptions, Registry, Unwritten, WriteOptions, metadata, now};
+use super::{Caller, DeleteOptions, Object, Registry, WriteOptions};
+use crate::write::delete::check_preconditions;
+use crate::write::{Changer, Deed, metadata};
 
 const BINDINGS: Resource<'static> = Resource { group: "", plural: "pods/binding" };
 
@@ -31,8 +34,8 @@ impl Registry {
         binding: Value,
         options: &WriteOptions,
     ) -> Result<(), Refusal> {
-        let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
-        let target_kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
+        let text = |pointer: &str| binding.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (node, target_kind) = (text("/target/name").to_owned(), text("/target/kind"));
         let mut errors = FieldErrors::new();
         let target = Path::root("target");
         if !target_kind.is_empty() && target_kind != "Node" {
@@ -40,26 +43,20 @@ impl Registry {
         }
         if node.is_empty() {
             errors.required(&target.field("name"), "");
+        } else {
+            report(subdomain(&node), &target.field("name"), &node, &mut errors);
         }
         if !errors.is_empty() {
             return Err(Refusal::invalid("", "Binding", pod_name, &errors));
         }
-        tracing::debug!(user = caller.user, namespace, name = pod_name, node, "bind");
-        let kind = self.pod_kind()?;
-        for _ in 0..ATTEMPTS {
-            let current = self.get_stored(&kind, namespace, pod_name)?;
-            let old = current.value();
-            let new = bound(&old, &binding, node)?;
-            match self.write_over(&kind, &current, &old, new, options.dry_run).await {
-                Ok(_) => return Ok(()),
-                Err(Unwritten::Raced) => {}
-                Err(Unwritten::Refused(refusal)) => return Err(refusal),
-            }
-        }
-        Err(Refusal::stale(BINDINGS, pod_name))
+        let (kind, now) = (self.pod_kind()?, self.now());
+        let change: Changer = Box::new(move |_, old| Ok(bound(old, &binding, &node, now)?));
+        let deed = Deed::Connect("binding", change);
+        self.write(caller, &kind, (namespace, pod_name), options, deed).await.map(|_| ())
     }
 
-    /// Evicts a pod: deletes it unless the budget that covers it is against it.
+    /// Evicts a pod: deletes it unless the budget that covers it is against it. Goes on to its end
+    /// whether or not somebody waits for it.
     ///
     /// # Errors
     /// 429 while its PodDisruptionBudget does not allow it, 500 if it has several, 400 for a body
@@ -82,87 +79,83 @@ impl Registry {
         };
         delete.dry_run |= options.dry_run;
         delete.check()?;
-        tracing::debug!(user = caller.user, namespace, name = pod_name, "evict");
         let kind = self.pod_kind()?;
-        let mut paid = false;
-        for _ in 0..ATTEMPTS {
-            match self.evict_once(&kind, namespace, pod_name, &delete, &mut paid).await {
-                Ok(()) => return Ok(()),
-                Err(Unwritten::Raced) => {}
-                Err(Unwritten::Refused(refusal)) => return Err(refusal),
-            }
-        }
-        Err(Refusal::stale(kind.resource(), pod_name))
+        let current = self.get(&kind, namespace, pod_name)?;
+        check_preconditions(&kind, &current, &delete)?;
+        let (registry, caller) = (self.clone(), caller.clone());
+        let evicted =
+            tokio::spawn(async move { registry.evict_this(&caller, &kind, &current, delete).await });
+        evicted.await.unwrap_or_else(|_| Err(Refusal::internal("an eviction failed")))
     }
 
-    /// `paid` says whether a budget has paid for the pod; it does so once.
-    async fn evict_once(
+    /// Evicts the pod that was looked at, and no other of its name.
+    async fn evict_this(
         &self,
+        caller: &Caller,
         kind: &Kind,
-        namespace: &str,
-        pod_name: &str,
-        delete: &DeleteOptions,
-        paid: &mut bool,
-    ) -> Result<(), Unwritten> {
-        let current = self.get_stored(kind, namespace, pod_name)?;
-        check_preconditions(kind, &current, delete)?;
-        if !*paid {
-            let pod: Pod = current.decode().map_err(Refusal::internal)?;
-            if let Verdict::Paid(budget) = eviction::decide(&pod, self.budgets(namespace)?, now())? {
-                self.pay(&budget, delete.dry_run).await?;
-                *paid = true;
-            }
+        seen: &Arc<Object>,
+        mut delete: DeleteOptions,
+    ) -> Result<(), Refusal> {
+        let (namespace, name) = (&*seen.key.namespace, &*seen.key.name);
+        let options = WriteOptions { dry_run: delete.dry_run, ..WriteOptions::default() };
+        let now = self.now();
+        let pod: Pod = seen.decode().map_err(Refusal::internal)?;
+        if let Verdict::Paid(budget) = eviction::decide(&pod, self.budgets(namespace)?, now)? {
+            self.pay(caller, pod, *budget, &options).await?;
         }
-        let old = current.value();
+        delete.uid.get_or_insert_with(|| seen.uid.to_string());
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting", "lastTransitionTime": metadata::time(now()),
+            "message": "Eviction API: evicting", "lastTransitionTime": metadata::time(now),
         });
-        let told = Change::Conditions(vec![condition]).apply(&old);
-        let told = self.write_over(kind, &current, &old, told, delete.dry_run).await?;
+        let (row, expected) = (self.pod_kind()?, delete.clone());
+        let change: Changer = Box::new(move |current, old| {
+            check_preconditions(&row, current, &expected)?;
+            Ok(Change::Conditions(vec![condition.clone()]).apply(old))
+        });
+        self.write(caller, kind, (namespace, name), &options, Deed::Connect("eviction", change)).await?;
         // What the client said of the version was of the one before the condition.
-        let rest = DeleteOptions { resource_version: None, ..delete.clone() };
-        self.delete_once(kind, &told, &rest).await.map(|_| ())
+        delete.resource_version = None;
+        self.delete(caller, kind, namespace, name, &delete).await.map(|_| ())
     }
 
     fn budgets(&self, namespace: &str) -> Result<Vec<PodDisruptionBudget>, Refusal> {
-        let mut budgets = Vec::new();
-        let collection = self.0.store.collection("poddisruptionbudgets.policy");
-        collection.visit(
-            Some(namespace),
-            None,
-            || 0,
-            |object| {
-                budgets.push(object.decode());
-                true
-            },
-        );
-        budgets.into_iter().collect::<Result<_, _>>().map_err(Refusal::internal)
+        let stored = self.collection("poddisruptionbudgets.policy").all(Some(namespace));
+        stored.iter().map(|budget| budget.decode()).collect::<Result<_, _>>().map_err(Refusal::internal)
     }
 
-    /// Writes a budget that has paid, if it is still the one that was decided on.
-    async fn pay(&self, budget: &PodDisruptionBudget, dry_run: bool) -> Result<(), Unwritten> {
-        let table = &self.0.table;
+    /// Takes a pod from the budget that covers it.
+    async fn pay(
+        &self,
+        caller: &Caller,
+        pod: Pod,
+        budget: PodDisruptionBudget,
+        options: &WriteOptions,
+    ) -> Result<(), Refusal> {
+        let table = self.kinds();
         let kind = table.by_kind("policy/v1", "PodDisruptionBudget").ok_or_else(Refusal::no_such_path)?;
-        let text = |member: &Option<String>| member.clone().unwrap_or_default();
-        let meta = &budget.metadata;
-        let current = self.get_stored(kind, &text(&meta.namespace), &text(&meta.name))?;
-        if current.revision.to_string() != text(&meta.resource_version) {
-            return Err(Unwritten::Raced);
-        }
-        let old = current.value();
-        let mut new = old.clone();
-        new["status"] = json!(budget.status);
-        self.write_over(kind, &current, &old, new, dry_run).await.map(|_| ())
+        let now = self.now();
+        let change: Changer = Box::new(move |current, old| {
+            let budget = current.decode().map_err(Refusal::internal)?;
+            let mut new = old.clone();
+            if let Verdict::Paid(budget) = eviction::decide(&pod, vec![budget], now)? {
+                new["status"] = json!(budget.status);
+            }
+            Ok(new)
+        });
+        let meta = budget.metadata;
+        let (namespace, name) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
+        let deed = Deed::Connect("eviction", change);
+        self.write(caller, kind, (&namespace, &name), options, deed).await.map(|_| ())
     }
 
     fn pod_kind(&self) -> Result<Arc<Kind>, Refusal> {
-        self.0.table.by_kind("v1", "Pod").cloned().ok_or_else(Refusal::no_such_path)
+        self.kinds().by_kind("v1", "Pod").cloned().ok_or_else(Refusal::no_such_path)
     }
 }
 
 /// The pod with its node.
-fn bound(pod: &Value, binding: &Value, node: &str) -> Result<Value, Refusal> {
+fn bound(pod: &Value, binding: &Value, node: &str, now: Timestamp) -> Result<Value, Refusal> {
     let name = metadata::text(pod, "name");
     let (uid, wanted_uid) = (metadata::text(pod, "uid"), metadata::text(binding, "uid"));
     if !wanted_uid.is_empty() && wanted_uid != uid {
@@ -194,7 +187,7 @@ fn bound(pod: &Value, binding: &Value, node: &str) -> Result<Value, Refusal> {
     pod["spec"]["nodeName"] = node.into();
     let scheduled = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": metadata::time(now()),
+        "lastTransitionTime": metadata::time(now),
     });
     if !pod["status"].is_object() {
         pod["status"] = json!({"phase": "Pending"});

@@ -9,11 +9,12 @@ use proa_api::selector::FieldSelector;
 use proa_kinds::{Kind, View};
 use serde_json::Value;
 
-use super::{Registry, selectable_fields};
+use super::Registry;
 use crate::store::{Draft, Object};
 use crate::watch::{Line, WatchItem};
 
 /// A view together with the kind that is stored for it.
+#[derive(Clone)]
 pub(super) struct Viewed {
     /// The row of what is stored.
     pub stored: Arc<Kind>,
@@ -51,7 +52,7 @@ impl Viewed {
     /// A stored object as the view's clients see it.
     pub fn shown(&self, kind: &Kind, stored: &Object) -> Arc<Object> {
         let value = self.to_view(stored.value());
-        let fields = selectable_fields(kind, &value);
+        let fields = kind.fields(&value);
         Arc::new(seen(stored, &value, fields))
     }
 }

@@ -44,6 +44,7 @@ pub async fn keep(registry: Registry, pki: Arc<Pki>, shutdown: CancellationToken
     }
 }
 
+#[derive(Clone)]
 struct Keeper {
     registry: Registry,
     pki: Arc<Pki>,
@@ -101,11 +102,12 @@ impl Keeper {
         if current {
             return Ok(());
         }
-        let change = |current: &Value| self.filled(current, &account);
+        let keeper = self.clone();
+        let change = move |current: &Value| keeper.filled(current, &account);
         let options = WriteOptions::default();
         let written = self
             .registry
-            .patch(&self.caller, &self.secrets, namespace, name, Target::Main, &change, &options)
+            .patch(&self.caller, &self.secrets, namespace, name, Target::Main, change, &options)
             .await;
         ignore_lost(written.map(|_| ()))
     }

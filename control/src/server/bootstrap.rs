@@ -148,7 +148,7 @@ impl Maker<'_> {
         api_version: &str,
         kind: &str,
         mut object: Value,
-        kept: &[&str],
+        kept: &'static [&'static str],
     ) -> Result<(), Refusal> {
         let table = self.registry.kinds();
         let row = table
@@ -165,7 +165,7 @@ impl Maker<'_> {
         if kept.is_empty() {
             return Ok(());
         }
-        let change = |current: &Value| {
+        let change = move |current: &Value| {
             let mut changed = current.clone();
             for member in kept {
                 changed[*member] = object[*member].clone();
@@ -174,7 +174,7 @@ impl Maker<'_> {
         };
         let options = WriteOptions { field_manager: USER.to_owned(), ..WriteOptions::default() };
         self.registry
-            .patch(&self.caller, row, &namespace, &name, Target::Main, &change, &options)
+            .patch(&self.caller, row, &namespace, &name, Target::Main, change, &options)
             .await
             .map(|_| ())
     }

@@ -50,8 +50,8 @@ async fn ensure_one(registry: &Registry, kind: &Kind, wanted: Value) -> Result<(
     if brought_up(&found, &wanted).is_none() {
         return Ok(());
     }
-    let change = |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
-    registry.patch(&caller, kind, "", &name, Target::Main, &change, &options).await.map(|_| ())
+    let change = move |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
+    registry.patch(&caller, kind, "", &name, Target::Main, change, &options).await.map(|_| ())
 }
 
 async fn retire(registry: &Registry, kind: &Kind, name: &str) -> Result<(), Refusal> {

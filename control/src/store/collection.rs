@@ -111,6 +111,18 @@ impl Collection {
         self.read().objects.is_empty()
     }
 
+    /// The objects of one namespace, or of all, by namespace and name. They are read after the
+    /// collection is free again.
+    pub fn all(&self, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        let mut all = Vec::new();
+        let keep = |object: &Arc<Object>| {
+            all.push(object.clone());
+            true
+        };
+        self.visit(namespace, None, || 0, keep);
+        all
+    }
+
     /// Visits the objects of one namespace, or of all, by namespace and name, until `visit` says
     /// to stop. Gives the revision of what was seen; `published` is the store's, read inside.
     pub fn visit(

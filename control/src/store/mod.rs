@@ -6,11 +6,13 @@
 //! - [`object`]: what is stored, and the events that changes become
 //! - [`collection`]: the live objects and recent events of one resource
 //! - [`disk`]: the redb file
+//! - `queue`: how many writes may wait
 //! - [`writer`]: the one thread that changes both
 
 pub mod collection;
 pub mod disk;
 pub mod object;
+mod queue;
 pub mod writer;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,10 +29,12 @@ use tokio::sync::oneshot;
 pub use collection::{After, Collection, TooOld, WindowLimits};
 pub use disk::{DiskLimits, StoreError};
 pub use object::{Draft, Event, EventKind, Fields, Key, Object, Revision, watch_line};
+pub use queue::QueueLimits;
 pub use writer::{Change, Expect, Live, Settle, Write, WriteError};
 
 use disk::Disk;
-use writer::{Request, Writer};
+use queue::Queue;
+use writer::{Request, Waiting, Writer};
 
 /// What the store must be told of a resource.
 pub trait Catalog: Send + Sync {
@@ -53,6 +57,8 @@ pub struct Limits {
     pub disk: DiskLimits,
     /// Lazy writes wait at most this long.
     pub lazy_age: Duration,
+    /// How many writes may wait.
+    pub queue: QueueLimits,
     /// How often all this is looked at.
     pub maintenance_interval: Duration,
 }
@@ -69,6 +75,7 @@ impl Default for Limits {
                 compact_interval: Duration::from_secs(600),
             },
             lazy_age: Duration::from_secs(300),
+            queue: QueueLimits::default(),
             maintenance_interval: Duration::from_secs(30),
         }
     }
@@ -79,6 +86,8 @@ impl Default for Limits {
 pub struct Store {
     handle: Arc<Handle>,
     shared: Arc<Shared>,
+    queue: Queue,
+    limits: QueueLimits,
 }
 
 struct Handle {
@@ -155,32 +164,42 @@ impl Store {
             .spawn(move || writer.run(&waiting))
             .map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
         let handle = Handle { requests: Mutex::new(Some(requests)), writer: Mutex::new(Some(thread)) };
-        Ok(Store { handle: Arc::new(handle), shared })
+        Ok(Store { handle: Arc::new(handle), shared, queue: Queue::default(), limits: limits.queue })
     }
 
     /// Makes one change. Returns once it is visible to all readers and, unless its resource is
     /// lazy, on disk.
     pub async fn write(&self, write: Write) -> Result<Arc<Object>, WriteError> {
-        self.write_and_settle(write, None).await
+        self.write_and_settle(write, Vec::new()).await
     }
 
-    /// The same, together with the changes of other objects that `settle` makes of what is there
-    /// when the write is decided. All of them happen, or none.
+    /// The same, with what is decided of it on what is there at that moment. All that comes of it
+    /// happens, or nothing.
     pub async fn write_and_settle(
         &self,
         write: Write,
-        settle: Option<Settle>,
+        settle: Vec<Settle>,
     ) -> Result<Arc<Object>, WriteError> {
+        let bytes = match &write.change {
+            Change::Put(draft) => draft.size(),
+            Change::Delete(_) => 0,
+        };
+        let place = Some(self.queue.enter(bytes, &self.limits).ok_or(WriteError::Busy)?);
         let (answer, answered) = oneshot::channel();
-        if !self.handle.send(Request::Write(write, settle, answer)) {
+        if !self.handle.send(Request::Write(Waiting { write, settle, answer, _place: place })) {
             return Err(WriteError::Closed);
         }
         answered.await.unwrap_or(Err(WriteError::Closed))
     }
 
-    /// What [`Store::write_and_settle`] would settle now, without doing it.
-    pub fn settle_dry(&self, settle: Settle) -> Result<(), Refusal> {
-        settle(&Live::new(&self.shared, &BTreeMap::new())).map(|_| ())
+    /// What [`Store::write_and_settle`] would write now, without doing it.
+    pub fn settle_dry(&self, mut draft: Draft, settle: &[Settle]) -> Result<Draft, Refusal> {
+        let overlay = BTreeMap::new();
+        let live = Live::new(&self.shared, &overlay);
+        for settle in settle {
+            settle(&live, Some(&mut draft))?;
+        }
+        Ok(draft)
     }
 
     /// The objects of one resource, `pods` or `deployments.apps`.

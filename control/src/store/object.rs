@@ -185,6 +185,19 @@ impl Draft {
         Draft { key, bytes, splice_at, labels, fields, uid, deleting }
     }
 
+    /// What it is to be stored under.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The object as JSON, without a revision.
+    ///
+    /// # Panics
+    /// Never: the bytes were encoded by [`Draft::encode`].
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).expect("a draft is encoded as JSON")
+    }
+
     /// How many bytes are stored, but for the revision.
     pub fn size(&self) -> usize {
         self.bytes.len()

@@ -39,11 +39,11 @@ fn put(resource: &str, name: &str, spec: Value, expect: Expect) -> Write {
     let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec});
     let key = key(resource, name);
     let fields = Plain.fields(resource, &value);
-    Write { change: Change::Put(Draft::encode(key, &value, fields)), expect, guard: None }
+    Write { change: Change::Put(Draft::encode(key, &value, fields)), expect }
 }
 
 fn delete(resource: &str, name: &str, revision: Revision) -> Write {
-    Write { change: Change::Delete(key(resource, name)), expect: Expect::Revision(revision), guard: None }
+    Write { change: Change::Delete(key(resource, name)), expect: Expect::Revision(revision) }
 }
 
 /// What a store shows of one resource.
@@ -76,9 +76,6 @@ async fn a_write_happens_only_if_what_it_expects_is_so() {
     let changed =
         store.write(put("pods", "a", json!({"x": 1}), Expect::Revision(made.revision))).await.unwrap();
     assert!(changed.revision > made.revision);
-    let mut guarded = put("pods", "c", json!({}), Expect::Absent);
-    guarded.guard = Some(Key::new("namespaces", "", "default"));
-    assert!(matches!(store.write(guarded).await, Err(WriteError::Guard)));
     let gone = store.write(delete("pods", "a", changed.revision)).await.unwrap();
     assert_eq!(gone.value()["metadata"]["resourceVersion"], gone.revision.to_string());
     assert!(state(&store, "pods").is_empty());

@@ -12,11 +12,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
 use proa_api::Refusal;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::collection::Collection;
 use super::disk::{Commit, Disk, StoreError};
 use super::object::{Draft, Event, EventKind, Key, Object, Revision};
+use super::queue::Place;
 use super::{Limits, Shared};
 
 /// The most writes in one commit; the rest waits for the next.
@@ -49,13 +51,12 @@ pub struct Write {
     pub change: Change,
     /// What must be so.
     pub expect: Expect,
-    /// Another object that must be there and not be on its way out: the namespace.
-    pub guard: Option<Key>,
 }
 
-/// Decides, at the moment of a write, what else changes with it: new versions of objects that are
-/// there. Runs on the writer's thread, so it is quick.
-pub type Settle = Box<dyn FnOnce(&Live<'_>) -> Result<Vec<Draft>, Refusal> + Send>;
+/// Decides, at the moment of a write, on what is there then: whether it may be, what it writes (no
+/// draft is given where an object is removed), and what else changes with it, which are new versions
+/// of objects that are there. Runs on the writer's thread, so it is quick. Can be asked again.
+pub type Settle = Box<dyn Fn(&Live<'_>, Option<&mut Draft>) -> Result<Vec<Draft>, Refusal> + Send + Sync>;
 
 /// What is there when a write is decided.
 pub struct Live<'w> {
@@ -82,26 +83,35 @@ impl<'w> Live<'w> {
 
     /// The objects of a resource in a namespace, by name.
     pub fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let mut found: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
-        self.shared.collection(resource).visit(
-            Some(namespace),
-            None,
-            || 0,
-            |object| {
-                found.insert(object.key.clone(), object.clone());
-                true
-            },
-        );
-        let newer = self.overlay.range(Key::new(resource, namespace, "")..);
-        for (key, object) in
-            newer.take_while(|(key, _)| *key.resource == *resource && *key.namespace == *namespace)
-        {
-            match object {
-                Some(object) => found.insert(key.clone(), object.clone()),
-                None => found.remove(key),
-            };
-        }
+        let mut found: BTreeMap<Arc<str>, Arc<Object>> = BTreeMap::new();
+        self.visit(resource, Some(namespace), &mut |object| {
+            found.insert(object.key.name.clone(), object.clone());
+        });
         found.into_values().collect()
+    }
+
+    /// Visits the objects of a resource in one namespace, or in all, in no order.
+    pub fn visit(&self, resource: &str, namespace: Option<&str>, visit: &mut dyn FnMut(&Arc<Object>)) {
+        let is_wanted = |key: &Key| {
+            *key.resource == *resource && namespace.is_none_or(|namespace| *key.namespace == *namespace)
+        };
+        let first = Key::new(resource, namespace.unwrap_or_default(), "");
+        let newer = self.overlay.range(first..).take_while(|(key, _)| is_wanted(key));
+        newer.filter_map(|(_, object)| object.as_ref()).for_each(&mut *visit);
+        let collection = self.shared.collection(resource);
+        let stored = |object: &Arc<Object>| {
+            if !self.overlay.contains_key(&object.key) {
+                visit(object);
+            }
+            true
+        };
+        collection.visit(namespace, None, || 0, stored);
+    }
+
+    /// An object as it is stored.
+    pub fn encode(&self, key: Key, value: &Value) -> Draft {
+        let fields = self.shared.catalog.fields(&key.resource, value);
+        Draft::encode(key, value, fields)
     }
 }
 
@@ -111,12 +121,12 @@ pub enum WriteError {
     /// What was expected is not so. Holds the object that is there instead, if one is.
     #[error("the object is not what the write expected")]
     Conflict(Option<Arc<Object>>),
-    /// The guard is gone or on its way out.
-    #[error("what the object belongs to is gone or being deleted")]
-    Guard,
     /// What it has to settle with does not allow it.
     #[error("{0}")]
     Refused(Refusal),
+    /// More writes wait than may.
+    #[error("too many writes wait")]
+    Busy,
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -131,10 +141,19 @@ pub type Answer = Result<Arc<Object>, WriteError>;
 /// What the writer is asked.
 #[expect(clippy::large_enum_variant, reason = "nearly all requests are writes")]
 pub(super) enum Request {
-    Write(Write, Option<Settle>, oneshot::Sender<Answer>),
+    Write(Waiting),
     /// Trim, flush and compact now as if the time for it had come.
     Maintain(oneshot::Sender<Result<(), Arc<StoreError>>>),
     Close(oneshot::Sender<Result<(), Arc<StoreError>>>),
+}
+
+/// A write that waits to be decided.
+pub(super) struct Waiting {
+    pub(super) write: Write,
+    pub(super) settle: Vec<Settle>,
+    pub(super) answer: oneshot::Sender<Answer>,
+    /// Its place among the writes that may wait.
+    pub(super) _place: Option<Place>,
 }
 
 pub(super) struct Writer {
@@ -200,7 +219,7 @@ impl Writer {
             let mut others = Vec::new();
             for request in first.into_iter().chain(requests.try_iter().take(BATCH_LIMIT)) {
                 match request {
-                    Request::Write(write, settle, answer) => writes.push((write, settle, answer)),
+                    Request::Write(waiting) => writes.push(waiting),
                     other => others.push(other),
                 }
             }
@@ -220,22 +239,22 @@ impl Writer {
                         let _ = answer.send(self.finish().map_err(Arc::new));
                         return;
                     }
-                    Request::Write(..) => unreachable!("writes were sorted out above"),
+                    Request::Write(_) => unreachable!("writes were sorted out above"),
                 }
             }
         }
     }
 
     /// Decides, commits, publishes and answers.
-    fn write(&mut self, writes: Vec<(Write, Option<Settle>, oneshot::Sender<Answer>)>) {
+    fn write(&mut self, writes: Vec<Waiting>) {
         if writes.is_empty() {
             return;
         }
         let mut overlay = Overlay::new();
         let mut accepted: Vec<Accepted> = Vec::new();
         let mut answers = Vec::with_capacity(writes.len());
-        for (write, settle, answer) in writes {
-            let decided = self.decide(write, settle, &overlay);
+        for Waiting { write, settle, answer, _place } in writes {
+            let decided = self.decide(write, &settle, &overlay);
             let decided = decided.map(|all| {
                 let object = all[0].event.object.clone();
                 for one in all {
@@ -278,23 +297,17 @@ impl Writer {
     /// The write itself comes first, then what changes with it.
     fn decide(
         &mut self,
-        write: Write,
-        settle: Option<Settle>,
+        mut write: Write,
+        settle: &[Settle],
         overlay: &Overlay,
     ) -> Result<Vec<Accepted>, WriteError> {
         let shared = self.shared.clone();
         let live = Live::new(&shared, overlay);
-        let current = |key: &Key| live.get(key);
-        if let Some(guard) = &write.guard
-            && current(guard).is_none_or(|guard| guard.deleting)
-        {
-            return Err(WriteError::Guard);
-        }
         let key = match &write.change {
             Change::Put(draft) => &draft.key,
             Change::Delete(key) => key,
         };
-        let previous = current(key);
+        let previous = live.get(key);
         let as_expected = match (write.expect, &previous) {
             (Expect::Absent, None) => true,
             (Expect::Revision(revision), Some(previous)) => previous.revision == revision,
@@ -304,14 +317,18 @@ impl Writer {
             return Err(WriteError::Conflict(previous));
         }
         let lazy = self.shared.catalog.is_lazy(&key.resource);
-        let settled = match settle {
+        let mut settled = Vec::new();
+        for settle in settle {
+            let draft = match &mut write.change {
+                Change::Put(draft) => Some(draft),
+                Change::Delete(_) => None,
+            };
             // A rule that panics must not take the store with it.
-            Some(settle) => match catch_unwind(AssertUnwindSafe(|| settle(&live))) {
-                Ok(settled) => settled.map_err(WriteError::Refused)?,
-                Err(_) => return Err(WriteError::Refused(Refusal::internal("settling a write panicked"))),
-            },
-            None => Vec::new(),
-        };
+            let decided = catch_unwind(AssertUnwindSafe(|| settle(&live, draft)));
+            let decided =
+                decided.map_err(|_| WriteError::Refused(Refusal::internal("settling a write panicked")))?;
+            settled.extend(decided.map_err(WriteError::Refused)?);
+        }
         self.revision += 1;
         let revision = self.revision;
         let event = match (write.change, previous) {
@@ -440,9 +457,10 @@ impl Writer {
                         .get_or_insert_with(|| self.shared.catalog.time_to_live(&object.key.resource));
                     if limit.is_some_and(|limit| object.since.elapsed() > limit) {
                         let change = Change::Delete(object.key.clone());
-                        let write = Write { change, expect: Expect::Revision(object.revision), guard: None };
+                        let write = Write { change, expect: Expect::Revision(object.revision) };
                         // Nobody waits for the answer.
-                        expired.push((write, None, oneshot::channel().0));
+                        let answer = oneshot::channel().0;
+                        expired.push(Waiting { write, settle: Vec::new(), answer, _place: None });
                     }
                     limit.is_some()
                 },

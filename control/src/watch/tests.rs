@@ -48,7 +48,7 @@ async fn set(store: &Store, name: &str, labels: Option<Value>) -> Revision {
             Change::Put(Draft::encode(key, &value, Vec::new()))
         }
     };
-    store.write(Write { change, expect, guard: None }).await.unwrap().revision
+    store.write(Write { change, expect }).await.unwrap().revision
 }
 
 fn selecting(labels: &str) -> Selection {

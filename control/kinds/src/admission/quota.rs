@@ -46,9 +46,9 @@ struct PodFacts {
     overdue: bool,
 }
 
-/// True for kinds that no quota counts: liveness, of which there is much.
+/// True for kinds that no quota counts: of Events there are many, and they end by themselves.
 pub fn is_ignored(group: &str, plural: &str) -> bool {
-    plural == "events" || group == "coordination.k8s.io"
+    plural == "events" && matches!(group, "" | "events.k8s.io")
 }
 
 /// True for kinds whose objects may count something else after a change.

@@ -31,7 +31,7 @@ mod replication_controller;
 mod resource_quota;
 mod runtime_class;
 mod secret;
-mod service;
+pub mod service;
 mod service_account;
 mod service_validation;
 mod stateful_set;

@@ -50,8 +50,43 @@ pub fn kind() -> Kind {
             SelectableField { name: "spec.clusterIP", value: |o| text(o, "/spec/clusterIP").to_owned() },
             SelectableField { name: "spec.type", value: |o| text(o, "/spec/type").to_owned() },
         ],
+        indexed_fields: vec![SelectableField { name: FIELD_HOLDS, value: holds }],
         ..row::<Services>()
     }
+}
+
+/// The indexed field with what a Service has of the cluster's addresses and node ports: `10.43.0.7 30080`.
+pub const FIELD_HOLDS: &str = "holds";
+
+/// The value of [`FIELD_HOLDS`].
+pub fn holds(service: &Value) -> String {
+    let address = wanted_address(service).filter(|text| text.parse::<std::net::Ipv4Addr>().is_ok());
+    let ports = node_ports(service).into_iter().map(|port| port.to_string());
+    address.map(str::to_owned).into_iter().chain(ports).collect::<Vec<_>>().join(" ")
+}
+
+/// The address that a Service asks for, empty if any will do; `None` if it has none by its type.
+pub fn wanted_address(service: &Value) -> Option<&str> {
+    let spec = service.get("spec").filter(|spec| spec.is_object())?;
+    if spec["type"] == "ExternalName" {
+        return None;
+    }
+    let single = spec["clusterIP"].as_str().unwrap_or_default();
+    let first = spec.pointer("/clusterIPs/0").and_then(Value::as_str).unwrap_or_default();
+    Some(if single.is_empty() { first } else { single })
+}
+
+/// True if its type has node ports.
+pub fn has_node_ports(service: &Value) -> bool {
+    matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer"))
+}
+
+/// The node ports that it has, the one for health checks among them.
+pub fn node_ports(service: &Value) -> Vec<u16> {
+    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    let numbers = ports.filter_map(|port| port["nodePort"].as_u64()).filter_map(|n| u16::try_from(n).ok());
+    let health = service["spec"]["healthCheckNodePort"].as_u64().and_then(|n| u16::try_from(n).ok());
+    numbers.chain(health).filter(|port| *port != 0).collect()
 }
 
 fn cluster_ip(service: &Value) -> &str {

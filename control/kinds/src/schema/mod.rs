@@ -6,8 +6,10 @@
 //! keys, OpenAPI's extensions. It never sees an object.
 
 mod messages;
+mod misfit;
 
 pub use messages::{Field, Message, MessageId, Messages, Nature, Shape, Type, messages};
+pub use misfit::misfit;
 
 /// The OpenAPI definition name of a kind of the built-in groups:
 /// `apps/v1`, `Deployment` → `io.k8s.api.apps.v1.Deployment`.

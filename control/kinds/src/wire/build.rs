@@ -163,8 +163,8 @@ impl<'de> Visitor<'de> for Builder<'_> {
                 duplicates: &mut *self.duplicates,
                 budget: self.budget,
             })?;
-            if map.contains_key(&key) {
-                self.duplicates.push(here.to_string());
+            if map.contains_key(&key) && self.duplicates.len() < MAX_COMPLAINTS {
+                self.duplicates.push(shortened(here.to_string()));
             }
             map.insert(key, value);
         }
@@ -231,4 +231,16 @@ impl Visitor<'_> for Key {
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<String, E> {
         Ok(v.to_string())
     }
+}
+/// Complaints about one body at most, as in the stock server.
+pub(super) const MAX_COMPLAINTS: usize = 100;
+
+/// A path as it is told: keys may be as long as the body.
+pub(super) fn shortened(mut path: String) -> String {
+    const MAX_BYTES: usize = 256;
+    if path.len() > MAX_BYTES {
+        path.truncate(path.floor_char_boundary(MAX_BYTES));
+        path.push('…');
+    }
+    path
 }

@@ -227,7 +227,7 @@ async fn spec_status_and_scale_are_written_apart() {
 
     let kind = world.kind("apps/v1", "Deployment");
     let object = world.registry.get(&kind, "default", "d").unwrap();
-    let mut scale = world.registry.scale(&kind, &object).unwrap();
+    let mut scale = crate::write::scale::of(&kind, &object).unwrap();
     assert_eq!(
         (&scale["spec"], &scale["status"]),
         (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "app=d"}))
@@ -246,7 +246,7 @@ async fn spec_status_and_scale_are_written_apart() {
     };
     let registry = &world.registry;
     let patched =
-        registry.patch(&world.caller, &kind, "default", "d", Target::Scale, &change, &PLAIN).await.unwrap();
+        registry.patch(&world.caller, &kind, "default", "d", Target::Scale, change, &PLAIN).await.unwrap();
     assert_eq!(patched.value()["spec"]["replicas"], 6);
     let negative = json!({"metadata": {"name": "d"}, "spec": {"replicas": -1}});
     let refusal = world.update(DEPLOYMENT, Target::Scale, negative).await.unwrap_err();
@@ -264,12 +264,12 @@ async fn racing_patches_all_land() {
         .map(|n| {
             let (registry, kind, caller) = (world.registry.clone(), kind.clone(), world.caller.clone());
             tokio::spawn(async move {
-                let change = |old: &Value| {
+                let change = move |old: &Value| {
                     let mut new = old.clone();
                     new["data"][format!("k{n}")] = "v".into();
                     Ok(new)
                 };
-                registry.patch(&caller, &kind, "default", "a", Target::Main, &change, &PLAIN).await.unwrap();
+                registry.patch(&caller, &kind, "default", "a", Target::Main, change, &PLAIN).await.unwrap();
             })
         })
         .collect();
@@ -509,7 +509,7 @@ async fn collections_are_deleted_by_selection() {
     let dry = DeleteOptions { dry_run: true, ..DeleteOptions::default() };
     let namespace = Some("default");
     assert_eq!(
-        registry.delete_collection(&world.caller, &kind, namespace, &list, &dry).await.unwrap().len(),
+        registry.delete_collection(&world.caller, &kind, namespace, &list, &dry).await.unwrap().items.len(),
         2
     );
     assert!(world.get(CONFIG_MAP, "a").is_some());

@@ -89,3 +89,73 @@ async fn what_is_stored_is_bounded() {
     assert_eq!(f.ask("DELETE", &path, &[], "").await.code, 200);
     f.server.shutdown().await;
 }
+
+#[tokio::test]
+async fn what_protects_and_cannot_be_read_never_counts_as_absent() {
+    let f = Fixture::start().await;
+    f.config_map("kept").await;
+    let path = format!("{CONFIG_MAPS}/kept");
+    for options in [
+        r#"{"dryRun":"All"}"#,
+        r#"{"dryRun":[1]}"#,
+        r#"{"preconditions":{"uid":5}}"#,
+        r#"{"preconditions":"x"}"#,
+        r#"{"preconditions":{"resourceVersion":1}}"#,
+        r#"{"propagationPolicy":5}"#,
+    ] {
+        let answer = f.ask("DELETE", &path, &[], options).await;
+        assert_eq!(answer.code, 400, "{options}: {}", answer.text);
+        let eviction = format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","deleteOptions":{options}}}"#);
+        let answer = f.ask("POST", &format!("{PODS}/p/eviction"), &[], eviction).await;
+        assert_eq!(answer.code, 400, "{options}: {}", answer.text);
+    }
+    assert_eq!(f.ask("DELETE", &format!("{path}?dryRun="), &[], "").await.code, 422);
+    assert_eq!(f.post(&format!("{CONFIG_MAPS}?dryRun="), json!({"metadata": {"name": "b"}})).await.code, 422);
+    assert_eq!(f.get(&path).await.code, 200);
+
+    let token = "/api/v1/namespaces/kube-system/serviceaccounts/default/token";
+    for spec in [
+        json!({"audiences": "vault"}),
+        json!({"audiences": [5]}),
+        json!("x"),
+        json!(5),
+        json!([]),
+        json!(true),
+    ] {
+        let answer = f.post(token, json!({ "spec": spec })).await;
+        assert_eq!(answer.code, 400, "{spec}: {}", answer.text);
+    }
+    let review = json!({"spec": {"token": "t", "audiences": "vault"}});
+    assert_eq!(f.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await.code, 400);
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_binding_makes_no_pod_that_cannot_be_read() {
+    let f = Fixture::start().await;
+    let spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
+    assert_eq!(f.post(PODS, json!({ "metadata": { "name": "p" }, "spec": spec })).await.code, 201);
+    let bind = async |metadata: Value, node: &str| {
+        let body = json!({ "metadata": metadata, "target": { "kind": "Node", "name": node } });
+        f.post(&format!("{PODS}/p/binding"), body).await.code
+    };
+    assert_eq!(bind(json!({ "annotations": { "x": 5 } }), "n").await, 400);
+    assert_eq!(bind(json!({ "annotations": { "!!bad key": "a" } }), "n").await, 422);
+    assert_eq!(bind(json!({}), "no/such node\n").await, 422);
+    assert_eq!(bind(json!({ "annotations": { "a/b": "c" } }), "n").await, 201);
+    let finalize = json!({ "metadata": { "name": "default" }, "spec": { "finalizers": [1, { "a": 2 }] } });
+    let path = "/api/v1/namespaces/default/finalize";
+    assert_eq!(f.ask("PUT", path, &[], finalize.to_string()).await.code, 400);
+    f.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn keys_that_are_there_twice_cost_little() {
+    let f = Fixture::start().await;
+    let key = "k".repeat(500_000);
+    let body = format!(r#"{{"{key}":{{{}}}}}"#, vec![r#""a":1"#; 2000].join(","));
+    let strict = f.ask("POST", &format!("{CONFIG_MAPS}?fieldValidation=Strict"), &[], body).await;
+    assert_eq!(strict.code, 400);
+    assert!(strict.text.len() < 100_000, "{} bytes are told", strict.text.len());
+    f.server.shutdown().await;
+}

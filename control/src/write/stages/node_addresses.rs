@@ -8,35 +8,35 @@
 use std::net::IpAddr;
 
 use proa_api::Refusal;
-use proa_kinds::Kind;
 use proa_logic::controllers::node_ipam::Range;
 use serde_json::Value;
 
-use super::AdmissionConfig;
-use super::node::node_name;
-use crate::registry::Caller;
+use super::service::AddressRange;
 use crate::store::Store;
+use crate::write::stage::Attempt;
 
 /// Addresses that one write may add to a Node.
 const MAX_ADDRESSES: usize = 64;
 
+/// Whose addresses are not a node's to have.
+#[derive(Clone, Copy)]
+pub struct Ranges {
+    /// Where nodes get the addresses of their pods; `None` if that is not known.
+    pub pods: Option<Range>,
+    /// Where Services get their addresses.
+    pub services: AddressRange,
+}
+
 /// Refuses what a node may not say of addresses. `old` is what was there before; `new` has been
 /// validated.
-pub fn check(
-    store: &Store,
-    config: &AdmissionConfig,
-    caller: &Caller,
-    kind: &Kind,
-    old: Option<&Value>,
-    new: &Value,
-) -> Result<(), Refusal> {
-    let Some(node) = node_name(caller) else { return Ok(()) };
+pub fn check(attempt: &Attempt<'_>, cluster: Ranges, node: &str, new: &Value) -> Result<(), Refusal> {
+    let (store, kind, old) = (attempt.store, attempt.kind, attempt.old);
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     let wrong = match (kind.group.as_str(), kind.kind.as_str()) {
         // A Node that is there cannot be made: that is told, and nothing of it is looked at.
         ("", "Node") if old.is_none() && store.collection("nodes").get("", node).is_some() => None,
-        ("", "Node") => wrong_range(store, config, node, old, new)
-            .or_else(|| wrong_address(store, config, node, old, new)),
+        ("", "Node") => wrong_range(store, cluster, node, old, new)
+            .or_else(|| wrong_address(store, cluster, node, old, new)),
         ("", "Pod") => wrong_pod_address(store, node, old, new),
         _ => None,
     };
@@ -50,7 +50,7 @@ pub fn check(
 /// out. Later the range is not its to set.
 fn wrong_range(
     store: &Store,
-    config: &AdmissionConfig,
+    cluster: Ranges,
     node: &str,
     old: Option<&Value>,
     new: &Value,
@@ -69,7 +69,7 @@ fn wrong_range(
         let Some(range) = Range::parse(text).filter(|range| range.fits_one_node()) else {
             return refuse("it is no range of one node");
         };
-        if config.pod_range.is_some_and(|cluster| !cluster.covers(range)) {
+        if cluster.pods.is_some_and(|pods| !pods.covers(range)) {
             return refuse("it is outside the cluster's range");
         }
         let taken = other_nodes(store, node)
@@ -90,7 +90,7 @@ fn ranges(node: &Value) -> impl Iterator<Item = &str> {
 /// Addresses that the Node has already may stay: a Service does not get them.
 fn wrong_address(
     store: &Store,
-    config: &AdmissionConfig,
+    cluster: Ranges,
     node: &str,
     old: Option<&Value>,
     new: &Value,
@@ -109,10 +109,10 @@ fn wrong_address(
     }
     let refuse = |ip: IpAddr, why: &str| Some(format!("is not allowed to set address {ip}: {why}"));
     for ip in &added {
-        if config.pod_range.is_some_and(|range| range.contains(*ip)) {
+        if cluster.pods.is_some_and(|pods| pods.contains(*ip)) {
             return refuse(*ip, "it is one of the pods' addresses");
         }
-        if config.service_range.contains(*ip) {
+        if cluster.services.contains(*ip) {
             return refuse(*ip, "it is one of the Services' addresses");
         }
     }
@@ -121,16 +121,11 @@ fn wrong_address(
             return refuse(ip, &format!("node {} has it", other["metadata"]["name"]));
         }
     }
-    let mut taken = None;
-    store.collection("services").visit(
-        None,
-        None,
-        || 0,
-        |object| {
-            taken = service_addresses(&object.value()).find(|ip| added.contains(ip));
-            taken.is_none()
-        },
-    );
+    let services = store.collection("services").all(None);
+    let taken = services.iter().find_map(|object| {
+        let value = object.value();
+        service_addresses(&value).find(|ip| added.contains(ip))
+    });
     taken.and_then(|ip| refuse(ip, "a Service has it"))
 }
 
@@ -147,19 +142,8 @@ fn service_addresses(service: &Value) -> impl Iterator<Item = IpAddr> {
 }
 
 fn other_nodes(store: &Store, node: &str) -> Vec<Value> {
-    let mut others = Vec::new();
-    store.collection("nodes").visit(
-        None,
-        None,
-        || 0,
-        |object| {
-            if &*object.key.name != node {
-                others.push(object.value());
-            }
-            true
-        },
-    );
-    others
+    let nodes = store.collection("nodes").all(None);
+    nodes.iter().filter(|object| &*object.key.name != node).map(|object| object.value()).collect()
 }
 
 /// A pod has an address of its node's range, or the node's own with `hostNetwork`.

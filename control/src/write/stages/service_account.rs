@@ -5,10 +5,10 @@
 use proa_api::Refusal;
 use proa_api::names::CONFIG_MAP_ROOT_CA;
 use proa_kinds::Kind;
-use rand::Rng;
 use serde_json::{Value, json};
 
-use crate::store::Store;
+use crate::write::metadata;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 const DEFAULT: &str = "default";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -16,53 +16,76 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 
 /// Fills in the service account of a new pod and what comes with it.
-///
-/// A namespace's `default` account is made a moment after the namespace; a pod that is faster is
-/// let through. One that names another account which is not there is refused.
-pub fn default_service_account(
-    store: &Store,
-    kind: &Kind,
-    pod: &mut Value,
-    token_volumes: bool,
-) -> Result<(), Refusal> {
-    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    let account_name = [text("/spec/serviceAccountName"), text("/spec/serviceAccount")]
-        .into_iter()
-        .find(|name| !name.is_empty())
-        .unwrap_or_else(|| DEFAULT.to_owned());
-    let account = store.collection("serviceaccounts").get(&namespace, &account_name);
-    if account.is_none() && account_name != DEFAULT {
-        return Err(Refusal::forbidden(
-            kind.resource(),
-            &name,
-            format!(
-                "error looking up service account {namespace}/{account_name}: \
+pub struct ServiceAccount {
+    /// Puts the volume with the account's token into pods.
+    pub token_volumes: bool,
+}
+
+impl Stage for ServiceAccount {
+    fn name(&self) -> &'static str {
+        "ServiceAccount"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "Pod")
+    }
+
+    fn mutates(&self, _kind: &Kind) -> bool {
+        true
+    }
+
+    fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
+        match attempt.operation {
+            Operation::Create => self.fill(attempt, new).into(),
+            _ => Verdict::PASSED,
+        }
+    }
+}
+
+impl ServiceAccount {
+    /// A namespace's `default` account is made a moment after the namespace; a pod that is faster is
+    /// let through. One that names another account which is not there is refused.
+    fn fill(&self, attempt: &Attempt<'_>, pod: &mut Value) -> Result<(), Refusal> {
+        let text =
+            |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (namespace, name) = (attempt.namespace, attempt.name);
+        let account_name = [text("/spec/serviceAccountName"), text("/spec/serviceAccount")]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or_else(|| DEFAULT.to_owned());
+        let account = attempt.store.collection("serviceaccounts").get(namespace, &account_name);
+        if account.is_none() && account_name != DEFAULT {
+            return Err(Refusal::forbidden(
+                attempt.kind.resource(),
+                name,
+                format!(
+                    "error looking up service account {namespace}/{account_name}: \
                  serviceaccount \"{account_name}\" not found"
-            ),
-        ));
+                ),
+            ));
+        }
+        // A body without a spec is for validation to refuse.
+        let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
+        spec["serviceAccountName"] = account_name.into();
+        let account = account.map(|account| account.value()).unwrap_or_default();
+        let pulls = spec["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
+        if let (false, Some(secrets)) = (pulls, account.get("imagePullSecrets")) {
+            spec["imagePullSecrets"] = secrets.clone();
+        }
+        let own = spec["automountServiceAccountToken"].as_bool();
+        let mounts = own.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true);
+        if self.token_volumes && mounts {
+            mount_token(spec, attempt.chance);
+        }
+        Ok(())
     }
-    // A body without a spec is for validation to refuse.
-    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
-    spec["serviceAccountName"] = account_name.into();
-    let account = account.map(|account| account.value()).unwrap_or_default();
-    let pulls = spec["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
-    if let (false, Some(secrets)) = (pulls, account.get("imagePullSecrets")) {
-        spec["imagePullSecrets"] = secrets.clone();
-    }
-    let own = spec["automountServiceAccountToken"].as_bool();
-    let mounts = own.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true);
-    if token_volumes && mounts {
-        mount_token(spec);
-    }
-    Ok(())
 }
 
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
 /// Adds the projected volume, and mounts it in every container that has nothing at its path. A pod
 /// that is a copy of another brings the volume along.
-fn mount_token(spec: &mut Value) {
+fn mount_token(spec: &mut Value, chance: u128) {
     let names = spec["volumes"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str());
     let brought = names.into_iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned);
     let mut volume = brought.clone();
@@ -77,7 +100,7 @@ fn mount_token(spec: &mut Value) {
                 continue;
             }
             mounts_it = true;
-            let name = volume.get_or_insert_with(volume_name);
+            let name = volume.get_or_insert_with(|| format!("{VOLUME_PREFIX}{}", metadata::suffix(chance)));
             let mount = json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH});
             match container["volumeMounts"].as_array_mut() {
                 Some(mounts) => mounts.push(mount),
@@ -99,13 +122,6 @@ fn mount_token(spec: &mut Value) {
     }
 }
 
-fn volume_name() -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut rng = rand::rng();
-    let suffix: String = (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect();
-    format!("{VOLUME_PREFIX}{suffix}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +135,7 @@ mod tests {
             ],
             "initContainers": [{"name": "c", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}],
         });
-        mount_token(&mut spec);
+        mount_token(&mut spec, 7);
         let name = spec["volumes"][0]["name"].as_str().unwrap().to_owned();
         assert!(name.starts_with("kube-api-access-"), "{name}");
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], *name);
@@ -128,10 +144,10 @@ mod tests {
 
         // A copy of it with one more container.
         let copied = spec.clone();
-        mount_token(&mut spec);
+        mount_token(&mut spec, 7);
         assert_eq!(spec, copied);
         spec["containers"].as_array_mut().unwrap().push(json!({"name": "d"}));
-        mount_token(&mut spec);
+        mount_token(&mut spec, 7);
         assert_eq!(spec["volumes"], copied["volumes"]);
         assert_eq!(spec["containers"][2]["volumeMounts"][0]["name"], *name);
     }

@@ -1,14 +1,13 @@
 //! The metadata that the server keeps, on the JSON of objects: names, uid, times, generation,
 //! finalizers.
 //!
-//! Pure but for names and uids, which are random. What metadata may hold is checked by the kinds'
-//! hooks; here is what every kind has in common before and after them.
+//! Pure: time and chance are arguments. What metadata may hold is checked by the kinds' rules; here is
+//! what every kind has in common before and after them.
 
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_kinds::Kind;
-use rand::Rng;
 use serde_json::{Map, Value};
 
 /// What generated names end with: no vowels, nothing that looks like another character.
@@ -27,18 +26,26 @@ const KEPT: [&str; 7] = [
 ];
 
 /// A random name suffix.
-pub fn suffix() -> String {
-    let mut rng = rand::rng();
-    (0..SUFFIX_LENGTH)
-        .map(|_| char::from(SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())]))
-        .collect()
+pub fn suffix(mut chance: u128) -> String {
+    let size = SUFFIX_ALPHABET.len() as u128;
+    let mut suffix = String::new();
+    for _ in 0..SUFFIX_LENGTH {
+        suffix.push(char::from(SUFFIX_ALPHABET[(chance % size) as usize]));
+        chance /= size;
+    }
+    suffix
 }
 
 /// A random (version 4) uuid.
-pub fn uid() -> String {
-    let n = (rand::random::<u128>() & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
+pub fn uid(chance: u128) -> String {
+    let n = (chance & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
     let hex = format!("{n:032x}");
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// True for a resourceVersion that says: whatever is there.
+pub fn is_any_version(version: &str) -> bool {
+    matches!(version, "" | "0")
 }
 
 /// A time as objects hold it: whole seconds.
@@ -104,18 +111,18 @@ pub fn check_new(kind: &Kind, body: &Value) -> Result<(), Refusal> {
 }
 
 /// The name that an object with this `generateName` gets.
-pub fn generated_name(prefix: &str) -> String {
+pub fn generated_name(prefix: &str, chance: u128) -> String {
     let mut prefix = prefix;
     while prefix.len() > NAME_LENGTH_MAX - SUFFIX_LENGTH {
         let cut = prefix.char_indices().next_back().map_or(0, |(at, _)| at);
         prefix = &prefix[..cut];
     }
-    format!("{prefix}{}", suffix())
+    format!("{prefix}{}", suffix(chance))
 }
 
 /// Gives a new object its uid, before the kind's rules: some write it elsewhere too.
-pub fn set_uid(body: &mut Value) {
-    metadata(body).insert("uid".to_owned(), uid().into());
+pub fn set_uid(body: &mut Value, chance: u128) {
+    metadata(body).insert("uid".to_owned(), uid(chance).into());
 }
 
 /// Sets what else the server sets on a new object.
@@ -223,7 +230,7 @@ mod tests {
     #[test]
     fn uids_are_of_version_4() {
         for _ in 0..50 {
-            let uid = uid();
+            let uid = uid(rand::random());
             assert_eq!(uid.len(), 36);
             assert_eq!(&uid[14..15], "4", "{uid}");
             assert!("89ab".contains(&uid[19..20]), "{uid}");
@@ -232,11 +239,11 @@ mod tests {
 
     #[test]
     fn generated_names_fit() {
-        let name = generated_name("web-");
+        let name = generated_name("web-", rand::random());
         assert!(name.starts_with("web-") && name.len() == 9, "{name}");
         assert!(name[4..].bytes().all(|b| SUFFIX_ALPHABET.contains(&b)));
-        assert_eq!(generated_name(&"x".repeat(100)).len(), NAME_LENGTH_MAX);
-        assert!(generated_name(&"ä".repeat(60)).len() <= NAME_LENGTH_MAX);
+        assert_eq!(generated_name(&"x".repeat(100), 7).len(), NAME_LENGTH_MAX);
+        assert!(generated_name(&"ä".repeat(60), 7).len() <= NAME_LENGTH_MAX);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use proa_api::names::{GROUP_NODES, LABEL_HOSTNAME, NAMESPACE_NODE_LEASE, NODE_US
 use proa_kinds::Kind;
 use serde_json::Value;
 
-use crate::registry::{Caller, Target};
+use super::node_addresses::{self, Ranges};
+use crate::write::request::{Caller, Target};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// Labels with Kubernetes' own prefixes that a node may set on itself.
 const OWN_LABELS: [&str; 12] = [
@@ -31,6 +33,31 @@ const OWN_LABELS: [&str; 12] = [
 /// Prefixes with which it may set any.
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
+/// Keeps nodes to what is theirs.
+pub struct NodeRestriction(pub Ranges);
+
+impl Stage for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        let kinds =
+            [("", "Node"), ("", "Pod"), ("coordination.k8s.io", "Lease"), ("storage.k8s.io", "CSINode")];
+        kinds.iter().any(|(group, name)| is(kind, group, name))
+    }
+
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
+        let Some(node) = node_name(attempt.caller) else { return Verdict::PASSED };
+        let may = match (attempt.operation, attempt.old) {
+            (Operation::Create, _) => check_create(node, attempt.kind, new),
+            (Operation::Update(target), Some(old)) => check_update(node, attempt.kind, target, old, new),
+            _ => Ok(()),
+        };
+        may.and_then(|()| node_addresses::check(attempt, self.0, node, new)).into()
+    }
+}
+
 /// The node that a caller is, if it is one.
 pub fn node_name(caller: &Caller) -> Option<&str> {
     let is_node = caller.groups.iter().any(|group| group == GROUP_NODES);
@@ -38,8 +65,7 @@ pub fn node_name(caller: &Caller) -> Option<&str> {
 }
 
 /// Refuses what a node may not make.
-pub fn check_create(caller: &Caller, kind: &Kind, object: &Value) -> Result<(), Refusal> {
-    let Some(node) = node_name(caller) else { return Ok(()) };
+fn check_create(node: &str, kind: &Kind, object: &Value) -> Result<(), Refusal> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), name, why));
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -61,14 +87,7 @@ pub fn check_create(caller: &Caller, kind: &Kind, object: &Value) -> Result<(), 
 }
 
 /// Refuses what a node may not change.
-pub fn check_update(
-    caller: &Caller,
-    kind: &Kind,
-    target: Target,
-    old: &Value,
-    new: &Value,
-) -> Result<(), Refusal> {
-    let Some(node) = node_name(caller) else { return Ok(()) };
+fn check_update(node: &str, kind: &Kind, target: Target, old: &Value, new: &Value) -> Result<(), Refusal> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
     let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), name, why));
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -100,7 +119,8 @@ pub fn check_token_request(
     kind: &Kind,
     account: &str,
     reference: Option<&Value>,
-    node_of: impl FnOnce(&str) -> Option<String>,
+    audiences: &[String],
+    pod: Option<&Value>,
 ) -> Result<(), Refusal> {
     let Some(node) = node_name(caller) else { return Ok(()) };
     let text = |member: &str| reference.and_then(|r| r[member].as_str()).unwrap_or_default();
@@ -111,10 +131,21 @@ pub fn check_token_request(
     if text("uid").is_empty() {
         return refuse("node requested token with a pod binding without a uid".to_owned());
     }
-    if node_of(text("name")).as_deref() == Some(node) {
-        return Ok(());
+    let Some(pod) = pod.filter(|pod| pod["spec"]["nodeName"] == node) else {
+        return refuse("node requested token bound to a pod scheduled on a different node".to_owned());
+    };
+    let wanted = projected_audiences(pod);
+    match audiences.iter().find(|audience| !wanted.contains(audience.as_str())) {
+        Some(other) => refuse(format!("audience {other:?} not found in pod spec volume")),
+        None => Ok(()),
     }
-    refuse("node requested token bound to a pod scheduled on a different node".to_owned())
+}
+
+/// The audiences for which a pod has tokens in its volumes.
+fn projected_audiences(pod: &Value) -> BTreeSet<&str> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    sources.filter_map(|source| source["serviceAccountToken"]["audience"].as_str()).collect()
 }
 
 fn check_labels(
@@ -172,29 +203,28 @@ mod tests {
         let kind = table.by_kind("v1", "Node").unwrap();
         let node = |name: &str, labels: Value, taints: Value| json!({ "metadata": { "name": name, "labels": labels }, "spec": { "taints": taints } });
         let plain = node("a", json!({ "kubernetes.io/os": "linux", "disk": "ssd" }), Value::Null);
-        assert_eq!(text(check_create(&node_a(), kind, &plain)), "");
+        assert_eq!(text(check_create("a", kind, &plain)), "");
         let other = node("b", json!({}), Value::Null);
-        assert!(check_create(&node_a(), kind, &other).is_err());
-        assert!(check_update(&node_a(), kind, Target::Status, &other, &other).is_err());
+        assert!(check_create("a", kind, &other).is_err());
+        assert!(check_update("a", kind, Target::Status, &other, &other).is_err());
         let role = node("a", json!({ "node-role.kubernetes.io/control-plane": "" }), Value::Null);
         assert_eq!(
-            text(check_create(&node_a(), kind, &role)),
+            text(check_create("a", kind, &role)),
             "nodes \"a\" is forbidden: node \"a\" is not allowed to set the following labels: \
              node-role.kubernetes.io/control-plane"
         );
         let hostname = |name: &str| node("a", json!({ "kubernetes.io/hostname": name }), Value::Null);
-        assert_eq!(text(check_create(&node_a(), kind, &hostname("a"))), "");
-        assert!(check_create(&node_a(), kind, &hostname("b")).is_err());
-        assert!(check_update(&node_a(), kind, Target::Main, &plain, &hostname("b")).is_err());
+        assert_eq!(text(check_create("a", kind, &hostname("a"))), "");
+        assert!(check_create("a", kind, &hostname("b")).is_err());
+        assert!(check_update("a", kind, Target::Main, &plain, &hostname("b")).is_err());
         let restricted = node("a", json!({ "x.node-restriction.kubernetes.io/y": "" }), Value::Null);
-        assert!(check_update(&node_a(), kind, Target::Main, &plain, &restricted).is_err());
-        assert!(check_update(&node_a(), kind, Target::Main, &restricted, &plain).is_err(), "nor take off");
+        assert!(check_update("a", kind, Target::Main, &plain, &restricted).is_err());
+        assert!(check_update("a", kind, Target::Main, &restricted, &plain).is_err(), "nor take off");
         let tainted = node("a", json!({}), json!([{ "key": "k", "effect": "NoSchedule" }]));
-        assert_eq!(text(check_create(&node_a(), kind, &tainted)), "", "kubelets register with taints");
+        assert_eq!(text(check_create("a", kind, &tainted)), "", "kubelets register with taints");
         let clean = node("a", json!({}), Value::Null);
-        assert!(check_update(&node_a(), kind, Target::Main, &tainted, &clean).is_err());
-        assert_eq!(text(check_update(&node_a(), kind, Target::Status, &clean, &clean)), "");
-        assert_eq!(text(check_update(&Caller::system("x"), kind, Target::Main, &tainted, &clean)), "");
+        assert!(check_update("a", kind, Target::Main, &tainted, &clean).is_err());
+        assert_eq!(text(check_update("a", kind, Target::Status, &clean, &clean)), "");
     }
 
     #[test]
@@ -202,16 +232,24 @@ mod tests {
         let table = built_in::table();
         let lease = |name: &str, namespace: &str| {
             let object = json!({ "metadata": { "name": name, "namespace": namespace } });
-            check_create(&node_a(), table.by_kind("coordination.k8s.io/v1", "Lease").unwrap(), &object)
+            check_create("a", table.by_kind("coordination.k8s.io/v1", "Lease").unwrap(), &object)
         };
         assert!(lease("a", "kube-node-lease").is_ok());
         assert!(lease("b", "kube-node-lease").is_err() && lease("a", "kube-system").is_err());
 
         let accounts = table.by_kind("v1", "ServiceAccount").unwrap();
-        let token = |reference: Value, on: &str| {
-            check_token_request(&node_a(), accounts, "s", Some(&reference), |_| Some(on.to_owned()))
+        let token_for = |reference: Value, on: &str, audiences: &[&str]| {
+            let source = json!({ "serviceAccountToken": { "audience": "vault", "path": "t" } });
+            let volumes = json!([{ "name": "t", "projected": { "sources": [source] } }]);
+            let pod = json!({ "spec": { "nodeName": on, "volumes": volumes } });
+            let audiences: Vec<String> = audiences.iter().map(|a| (*a).to_owned()).collect();
+            check_token_request(&node_a(), accounts, "s", Some(&reference), &audiences, Some(&pod))
         };
+        let token = |reference: Value, on: &str| token_for(reference, on, &[]);
         let pod = json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u" });
+        assert!(token_for(pod.clone(), "a", &["vault"]).is_ok());
+        let other = token_for(pod.clone(), "a", &["vault", "sts.amazonaws.com"]).unwrap_err();
+        assert!(other.to_string().contains("audience \"sts.amazonaws.com\" not found in pod spec volume"));
         assert!(token(pod.clone(), "a").is_ok());
         assert!(token(pod, "b").is_err());
         assert!(token(json!({ "apiVersion": "v1", "kind": "Pod", "name": "p" }), "a").is_err());

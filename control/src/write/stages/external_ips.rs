@@ -8,12 +8,37 @@ use proa_api::Refusal;
 use proa_kinds::Kind;
 use serde_json::Value;
 
+use crate::write::request::Target;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+
 /// The stock server's words.
 const WHY: &str = "Use of external IPs is denied by admission control.";
 
+/// Keeps Services from external addresses.
+pub struct DenyServiceExternalIPs;
+
+impl Stage for DenyServiceExternalIPs {
+    fn name(&self) -> &'static str {
+        "DenyServiceExternalIPs"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "Service")
+    }
+
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
+        match attempt.operation {
+            Operation::Create | Operation::Update(Target::Main) => {
+                deny(attempt.kind, attempt.old, new).into()
+            }
+            _ => Verdict::PASSED,
+        }
+    }
+}
+
 /// Refuses a Service that names an external address which it did not have before. What is there
 /// already may stay and be taken away.
-pub fn deny(kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+fn deny(kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
     let had: BTreeSet<&str> = old.into_iter().flat_map(addresses).collect();
     if addresses(new).all(|address| had.contains(address)) {
         return Ok(());

@@ -4,7 +4,7 @@
 //! Nodes find out from its image what runs a container. So the names that are usual elsewhere are
 //! taken without an object of that name, and make no difference.
 
-use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::node::v1;
 use proa_api::Refusal;
 use proa_api::names::RUNTIME_HANDLERS;
 use proa_api::quantity::canonical;
@@ -12,9 +12,33 @@ use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::store::Store;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// Merges the class that a new pod names into it.
-pub fn merge(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
+pub struct RuntimeClass;
+
+impl Stage for RuntimeClass {
+    fn name(&self) -> &'static str {
+        "RuntimeClass"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "Pod")
+    }
+
+    fn mutates(&self, _kind: &Kind) -> bool {
+        true
+    }
+
+    fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
+        match attempt.operation {
+            Operation::Create => merge(attempt.store, attempt.kind, new).into(),
+            _ => Verdict::PASSED,
+        }
+    }
+}
+
+fn merge(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let forbidden = |why: String| Err(Refusal::forbidden(kind.resource(), &pod_name, why));
     // A body without a spec is for validation to refuse.
@@ -22,7 +46,7 @@ pub fn merge(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal>
     let class = match spec["runtimeClassName"].as_str() {
         None => None,
         Some(name) => match store.collection("runtimeclasses.node.k8s.io").get("", name) {
-            Some(object) => Some(object.decode::<RuntimeClass>().map_err(Refusal::internal)?),
+            Some(object) => Some(object.decode::<v1::RuntimeClass>().map_err(Refusal::internal)?),
             None if RUNTIME_HANDLERS.contains(&name) => None,
             None => return forbidden(format!("pod rejected: RuntimeClass {name:?} not found")),
         },

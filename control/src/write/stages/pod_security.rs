@@ -14,14 +14,42 @@ use proa_kinds::admission::pod_security::{Policy, decide, is_significant, namesp
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::registry::Warnings;
 use crate::store::Store;
+use crate::write::request::{Target, Warnings};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
+
+/// Keeps pods to what the labels of their namespace let them ask for.
+pub struct PodSecurity;
+
+impl Stage for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        matches!(
+            (kind.group.as_str(), kind.kind.as_str()),
+            ("", "Namespace" | "Pod" | "PodTemplate" | "ReplicationController") | ("apps" | "batch", _)
+        )
+    }
+
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
+        let (store, kind, warnings) = (attempt.store, attempt.kind, &attempt.options.warnings);
+        match (attempt.operation, attempt.old) {
+            (Operation::Create, _) => check_create(store, kind, new, warnings).into(),
+            (Operation::Update(Target::Main), Some(old)) => {
+                check_update(store, kind, old, new, warnings).into()
+            }
+            _ => Verdict::PASSED,
+        }
+    }
+}
 
 /// Looks at a new object.
 ///
 /// # Errors
 /// 403 for a pod that its namespace does not want, 422 for labels that cannot be read.
-pub fn check_create(store: &Store, kind: &Kind, object: &Value, warnings: &Warnings) -> Result<(), Refusal> {
+fn check_create(store: &Store, kind: &Kind, object: &Value, warnings: &Warnings) -> Result<(), Refusal> {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace") => check_labels(kind, &Value::Null, object),
         ("", "Pod") => check_pod(store, kind, object, &read(object)?, warnings),
@@ -33,7 +61,7 @@ pub fn check_create(store: &Store, kind: &Kind, object: &Value, warnings: &Warni
 ///
 /// # Errors
 /// As for [`check_create`]; what has been there before is let through.
-pub fn check_update(
+fn check_update(
     store: &Store,
     kind: &Kind,
     old: &Value,
@@ -154,21 +182,11 @@ fn warn_of_pods(store: &Store, old: &Value, new: &Value, warnings: &Warnings) ->
         return Ok(());
     }
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
-    let (mut pods, mut total) = (Vec::new(), 0);
-    store.collection("pods").visit(
-        Some(name),
-        None,
-        || 0,
-        |pod| {
-            total += 1;
-            if pods.len() < namespace::MAX_PODS {
-                pods.push(pod.decode::<Pod>());
-            }
-            true
-        },
-    );
-    let pods: Vec<Pod> = pods.into_iter().collect::<Result<_, _>>().map_err(Refusal::internal)?;
-    for warning in namespace::warnings(name, policy.enforce, &pods, total) {
+    let all = store.collection("pods").all(Some(name));
+    let looked_at = all.iter().take(namespace::MAX_PODS);
+    let pods =
+        looked_at.map(|pod| pod.decode()).collect::<Result<Vec<Pod>, _>>().map_err(Refusal::internal)?;
+    for warning in namespace::warnings(name, policy.enforce, &pods, all.len()) {
         warnings.add(warning);
     }
     Ok(())

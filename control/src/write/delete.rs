@@ -1,17 +1,15 @@
-//! delete and deletecollection.
-
-use std::sync::Arc;
+//! delete.
 
 use jiff::{SignedDuration, Timestamp};
 use proa_api::Refusal;
-use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN, PROTECTED_NAMESPACES};
+use proa_api::names::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 use proa_kinds::Kind;
 use serde_json::{Value, json};
 
-use super::{
-    ATTEMPTS, Caller, DeleteOptions, Deleted, ListOptions, Registry, Unwritten, is_core, metadata, now,
-};
-use crate::store::{Change, Expect, Object, Write};
+use super::request::DeleteOptions;
+use super::stage::{Operation, is};
+use super::{Intent, Outcome, Pipeline, Unwritten, metadata};
+use crate::store::Object;
 
 /// What a delete does to an object.
 #[derive(Debug, PartialEq)]
@@ -24,112 +22,31 @@ enum Step {
     Wait,
 }
 
-impl Registry {
-    /// Deletes an object, or marks it for those who hold it.
-    ///
-    /// # Errors
-    /// 404 if there is none, 409 if a precondition does not hold, 403 for namespaces that every
-    /// cluster has.
-    pub async fn delete(
+impl Pipeline {
+    pub(super) async fn delete(
         &self,
-        caller: &Caller,
-        kind: &Kind,
-        namespace: &str,
-        name: &str,
+        intent: &Intent,
         options: &DeleteOptions,
-    ) -> Result<Deleted, Refusal> {
-        let Some(viewed) = self.viewed(kind) else {
-            return self.delete_stored(caller, kind, namespace, name, options).await;
-        };
-        Ok(match self.delete_stored(caller, &viewed.stored, namespace, name, options).await? {
-            Deleted::Gone(object) => Deleted::Gone(viewed.shown(kind, &object)),
-            Deleted::Pending(object) => Deleted::Pending(viewed.shown(kind, &object)),
-        })
-    }
-
-    /// Deletes all objects that a list would show, and gives them.
-    ///
-    /// # Errors
-    /// As for [`Registry::list`] and [`Registry::delete`]; objects that are gone meanwhile are none.
-    pub async fn delete_collection(
-        &self,
-        caller: &Caller,
-        kind: &Kind,
-        namespace: Option<&str>,
-        list: &ListOptions,
-        options: &DeleteOptions,
-    ) -> Result<Vec<Arc<Object>>, Refusal> {
-        options.check()?;
-        let mut deleted = Vec::new();
-        for object in self.list(kind, namespace, list)?.items {
-            match self.delete(caller, kind, &object.key.namespace, &object.key.name, options).await {
-                Ok(done) => deleted.push(done.object().clone()),
-                Err(refusal) if refusal.code() == 404 => {}
-                Err(refusal) => return Err(refusal),
-            }
+    ) -> Result<Outcome, Unwritten> {
+        let kind = &intent.kind;
+        let current = self.load(intent)?;
+        check_preconditions(kind, &current, options)?;
+        let old = current.value();
+        let attempt = self.attempt(intent, &intent.name, Operation::Delete, Some(&old));
+        let stages = self.stages(kind);
+        for stage in &stages {
+            stage.validate_delete(&attempt).get().await?;
         }
-        Ok(deleted)
-    }
-
-    async fn delete_stored(
-        &self,
-        caller: &Caller,
-        kind: &Kind,
-        namespace: &str,
-        name: &str,
-        options: &DeleteOptions,
-    ) -> Result<Deleted, Refusal> {
-        tracing::debug!(user = caller.user, kind = kind.kind, namespace, name, "delete");
-        options.check()?;
-        if is_core(kind, "Namespace") && PROTECTED_NAMESPACES.contains(&name) {
-            return Err(Refusal::forbidden(kind.resource(), name, "this namespace may not be deleted"));
-        }
-        for _ in 0..ATTEMPTS {
-            let current = self.get_stored(kind, namespace, name)?;
-            match self.delete_once(kind, &current, options).await {
-                Ok(deleted) => return Ok(deleted),
-                Err(Unwritten::Raced) => {}
-                Err(Unwritten::Refused(refusal)) => return Err(refusal),
-            }
-        }
-        Err(Refusal::stale(kind.resource(), name))
-    }
-
-    pub(super) async fn delete_once(
-        &self,
-        kind: &Kind,
-        current: &Arc<Object>,
-        options: &DeleteOptions,
-    ) -> Result<Deleted, Unwritten> {
-        check_preconditions(kind, current, options)?;
-        let expect = Expect::Revision(current.revision);
-        match step(kind, current.value(), options, now()) {
-            Step::Wait => Ok(Deleted::Pending(current.clone())),
-            Step::Remove if options.dry_run => Ok(Deleted::Gone(current.clone())),
-            Step::Remove => {
-                let write = Write { change: Change::Delete(current.key.clone()), expect, guard: None };
-                let settle = self.settlement(kind, &current.key.namespace, Some(current.clone()), None);
-                let gone = self.0.store.write_and_settle(write, settle).await?;
-                self.0.admission.after_delete(kind, &gone);
-                Ok(Deleted::Gone(gone))
-            }
-            Step::Mark(marked) => {
-                let draft = self.draft(kind, current.key.clone(), &marked);
-                if options.dry_run {
-                    return Ok(Deleted::Pending(Arc::new(draft.at_revision(current.revision))));
-                }
-                let write = Write { change: Change::Put(draft), expect, guard: None };
-                Ok(Deleted::Pending(self.0.store.write(write).await?))
-            }
+        match step(kind, old.clone(), options, attempt.now) {
+            Step::Wait => Ok(Outcome::There(current)),
+            Step::Remove => Ok(Outcome::Gone(self.remove(&attempt, &stages, &current).await?)),
+            Step::Mark(marked) => self.commit(&attempt, &stages, Some(&current), marked).await,
         }
     }
 }
 
-pub(super) fn check_preconditions(
-    kind: &Kind,
-    current: &Object,
-    options: &DeleteOptions,
-) -> Result<(), Refusal> {
+/// Refuses to delete another object than the one that is meant.
+pub fn check_preconditions(kind: &Kind, current: &Object, options: &DeleteOptions) -> Result<(), Refusal> {
     let failed = |what: &str, wanted: &str, found: &str| {
         let why =
             format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
@@ -151,10 +68,10 @@ fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> 
     let finalizers = finalizers_after(&object, policy);
     let finalizers_change = finalizers != metadata::finalizers(&object);
     let finalizers: Vec<String> = finalizers.into_iter().map(str::to_owned).collect();
-    if is_core(kind, "Namespace") {
+    if is(kind, "", "Namespace") {
         return namespace_step(object, &finalizers, deleting, now);
     }
-    let grace = if is_core(kind, "Pod") { pod_grace(&object, options) } else { Grace::Seconds(0) };
+    let grace = if is(kind, "", "Pod") { pod_grace(&object, options) } else { Grace::Seconds(0) };
     let (seconds, until) = match grace {
         Grace::AsBefore if finalizers_change => {
             let mut marked = object;

@@ -1,22 +1,25 @@
 //! The addresses and node ports of Services.
 //!
-//! What is taken is known from the live Services; nothing is stored beside them. An allocation is
-//! a [`Reservation`] until its Service is written.
+//! What is taken is what the stored Services have. It is decided when a Service is committed, on what
+//! is stored then, so that none is given twice, and none is kept for a Service that was never stored.
 //! <https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/>
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
-use std::sync::{Mutex, MutexGuard};
 
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use rand::Rng;
+use proa_kinds::Kind;
+use proa_kinds::built_in::service::{FIELD_HOLDS, has_node_ports, node_ports, wanted_address};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-/// Who holds an address or a port: the uid of a Service.
-type Holder = String;
+use crate::store::{Live, Settle};
+use crate::write::request::Target;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// The API server's own address: only `default/kubernetes` gets it.
 const OFFSET_API_SERVER: u32 = 1;
@@ -72,9 +75,10 @@ impl AddressRange {
         1 << (32 - self.prefix)
     }
 
-    fn offset(&self, address: Ipv4Addr) -> Option<u32> {
-        let offset = u32::from(address).checked_sub(self.base)?;
-        (offset > 0 && offset < self.size() - 1).then_some(offset)
+    /// True for addresses that Services may have: all but the first and the last.
+    fn gives_out(&self, address: Ipv4Addr) -> bool {
+        let offset = u32::from(address).checked_sub(self.base);
+        offset.is_some_and(|offset| offset > 0 && offset < self.size() - 1)
     }
 }
 
@@ -117,98 +121,103 @@ impl Default for PortRange {
     }
 }
 
-/// What all Services have been given.
-pub struct Services {
+/// Gives Services their addresses and node ports.
+#[derive(Clone, Copy)]
+pub struct ServiceAddresses {
     range: AddressRange,
     ports: PortRange,
-    taken: Mutex<Taken>,
 }
 
+impl Stage for ServiceAddresses {
+    fn name(&self) -> &'static str {
+        "ServiceAddresses"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "Service")
+    }
+
+    fn mutates(&self, _kind: &Kind) -> bool {
+        true
+    }
+
+    fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
+        if let (Operation::Update(Target::Main), Some(old)) = (attempt.operation, attempt.old) {
+            carry_over(old, new);
+        }
+        Verdict::PASSED
+    }
+
+    fn settle(&self, attempt: &Attempt<'_>, new: Option<&Value>) -> Option<Settle> {
+        new.filter(|new| attempt.old.is_none_or(|old| old["spec"] != new["spec"]))?;
+        let (stage, chance) = (*self, attempt.chance);
+        Some(Box::new(move |live, draft| {
+            let Some(draft) = draft else { return Ok(Vec::new()) };
+            let mut service = draft.value();
+            let taken = Taken::of(live, text(&service, "uid"));
+            let mut rng = StdRng::seed_from_u64(chance as u64);
+            stage.allocate(&taken, &mut service, &mut rng)?;
+            *draft = live.encode(draft.key().clone(), &service);
+            Ok(Vec::new())
+        }))
+    }
+}
+
+/// What other Services have.
 #[derive(Default)]
 struct Taken {
-    addresses: BTreeMap<u32, Holder>,
-    ports: BTreeMap<u16, Holder>,
+    addresses: BTreeSet<Ipv4Addr>,
+    ports: BTreeSet<u16>,
 }
 
-/// What a Service was given, until it is written.
-#[must_use = "what is reserved is free again when this is dropped"]
-pub struct Reservation<'s> {
-    services: Option<&'s Services>,
-    addresses: Vec<u32>,
-    ports: Vec<u16>,
-    /// What the Service has no more, once it is written.
-    leaves: (Holder, Vec<u32>, Vec<u16>),
+impl Taken {
+    /// What the stored Services but this one have.
+    fn of(live: &Live<'_>, uid: &str) -> Taken {
+        let mut taken = Taken::default();
+        live.visit("services", None, &mut |object| {
+            if *object.uid != *uid {
+                taken.note(object.field(FIELD_HOLDS).unwrap_or_default());
+            }
+        });
+        taken
+    }
+
+    /// Notes what one has, as its kind keeps it: `10.43.0.7 30080 30443`.
+    fn note(&mut self, holds: &str) {
+        for held in holds.split(' ') {
+            match held.parse() {
+                Ok(port) => drop(self.ports.insert(port)),
+                Err(_) => self.addresses.extend(held.parse::<Ipv4Addr>()),
+            }
+        }
+    }
 }
 
-impl Services {
-    /// Nothing is taken yet.
-    pub fn new(range: AddressRange, ports: PortRange) -> Services {
-        Services { range, ports, taken: Mutex::default() }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().expect("nothing panics under this lock")
-    }
-
-    /// Marks what a stored Service holds.
-    pub fn take(&self, service: &Value) {
-        let holder = holder(service);
-        let mut taken = self.taken();
-        for offset in addresses(service).into_iter().filter_map(|address| self.range.offset(address)) {
-            taken.addresses.insert(offset, holder.clone());
-        }
-        for port in node_ports(service) {
-            taken.ports.insert(port, holder.clone());
-        }
-    }
-
-    /// Frees what a Service holds.
-    pub fn release(&self, uid: &str) {
-        let mut taken = self.taken();
-        taken.addresses.retain(|_, holder| holder != uid);
-        taken.ports.retain(|_, holder| holder != uid);
+impl ServiceAddresses {
+    /// Gives out addresses and ports of these ranges.
+    pub fn new(range: AddressRange, ports: PortRange) -> ServiceAddresses {
+        ServiceAddresses { range, ports }
     }
 
     /// Gives a Service the address and node ports that it asks for or needs, and writes them in.
     ///
     /// # Errors
     /// 422 if what it asks for is taken or out of range, or if nothing is left.
-    pub fn allocate(&self, old: Option<&Value>, service: &mut Value) -> Result<Reservation<'_>, Refusal> {
-        let mut reservation = Reservation {
-            services: Some(self),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            leaves: (holder(service), Vec::new(), Vec::new()),
-        };
+    fn allocate(&self, taken: &Taken, service: &mut Value, rng: &mut StdRng) -> Result<(), Refusal> {
         let mut errors = FieldErrors::new();
-        {
-            let mut taken = self.taken();
-            self.allocate_address(&mut taken, service, &mut reservation, &mut errors);
-            self.allocate_ports(&mut taken, service, &mut reservation, &mut errors);
+        self.allocate_address(taken, service, rng, &mut errors);
+        self.allocate_ports(taken, service, rng, &mut errors);
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::invalid("", "Service", text(service, "name"), &errors)),
         }
-        if !errors.is_empty() {
-            let name = service["metadata"]["name"].as_str().unwrap_or_default();
-            return Err(Refusal::invalid("", "Service", name, &errors));
-        }
-        if let Some(old) = old {
-            let kept_addresses = addresses(service);
-            let kept_ports: BTreeSet<u16> = node_ports(service).into_iter().collect();
-            reservation.leaves.1 = addresses(old)
-                .into_iter()
-                .filter(|address| !kept_addresses.contains(address))
-                .filter_map(|address| self.range.offset(address))
-                .collect();
-            reservation.leaves.2 =
-                node_ports(old).into_iter().filter(|port| !kept_ports.contains(port)).collect();
-        }
-        Ok(reservation)
     }
 
     fn allocate_address(
         &self,
-        taken: &mut Taken,
+        taken: &Taken,
         service: &mut Value,
-        reservation: &mut Reservation<'_>,
+        rng: &mut StdRng,
         errors: &mut FieldErrors,
     ) {
         let Some(wanted) = wanted_address(service) else { return };
@@ -217,35 +226,31 @@ impl Services {
             set_families(service);
             return;
         }
-        let holder = holder(service);
         let spec = Path::root("spec");
         let path = spec.field("clusterIPs");
-        let offset = if wanted.is_empty() {
-            self.free_address(taken).ok_or_else(|| "failed to allocate a serviceIP: range is full".to_owned())
+        let address = if wanted.is_empty() {
+            self.free_address(taken, rng)
+                .ok_or_else(|| "failed to allocate a serviceIP: range is full".to_owned())
         } else {
-            let offset = wanted.parse().ok().and_then(|address| self.range.offset(address));
-            let known = offset.and_then(|offset| taken.addresses.get(&offset));
-            let reserved = offset == Some(OFFSET_API_SERVER) && !is_api_server(service);
-            match offset {
+            let address = wanted.parse().ok().filter(|address| self.range.gives_out(*address));
+            let reserved = address == Some(self.range.api_server()) && !is_api_server(service);
+            match address {
                 None => Err(format!(
                     "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. \
                      The range of valid IPs is {}",
                     self.range
                 )),
-                Some(_) if reserved || known.is_some_and(|known| *known != holder) => {
+                Some(address) if reserved || taken.addresses.contains(&address) => {
                     Err(format!("failed to allocate IP {wanted}: provided IP is already allocated"))
                 }
-                Some(offset) => Ok(offset),
+                Some(address) => Ok(address),
             }
         };
-        match offset {
+        match address {
             Err(why) if wanted.is_empty() => errors.invalid(&path, json!([]), why),
             Err(why) => errors.invalid(&path, json!([wanted]), why),
-            Ok(offset) => {
-                let address = self.range.at(offset).to_string();
-                if taken.addresses.insert(offset, holder).is_none() {
-                    reservation.addresses.push(offset);
-                }
+            Ok(address) => {
+                let address = address.to_string();
                 service["spec"]["clusterIP"] = address.as_str().into();
                 service["spec"]["clusterIPs"] = json!([address]);
                 set_families(service);
@@ -255,35 +260,26 @@ impl Services {
 
     /// A free address from the upper part of the range: the lower is left to those who ask for
     /// an address themselves.
-    fn free_address(&self, taken: &Taken) -> Option<u32> {
+    fn free_address(&self, taken: &Taken, rng: &mut StdRng) -> Option<Ipv4Addr> {
         let last = self.range.size() - 2;
         let lower = (self.range.size() / 16).clamp(16, 256).min(last);
-        let free = |offset: u32| {
-            offset != OFFSET_API_SERVER && offset != OFFSET_DNS && !taken.addresses.contains_key(&offset)
+        let free = |offset: &u32| {
+            *offset != OFFSET_API_SERVER
+                && *offset != OFFSET_DNS
+                && !taken.addresses.contains(&self.range.at(*offset))
         };
-        if lower < last {
-            let mut rng = rand::rng();
-            let tried = (0..TRIES).map(|_| rng.random_range(lower..=last)).find(|offset| free(*offset));
-            if tried.is_some() {
-                return tried;
-            }
-        }
-        (lower..=last).chain(1..lower).find(|offset| free(*offset))
+        let mut tried = (0..TRIES).map(|_| rng.random_range(lower..=last));
+        let tried = if lower < last { tried.find(free) } else { None };
+        tried.or_else(|| (lower..=last).chain(1..lower).find(free)).map(|offset| self.range.at(offset))
     }
 
-    fn allocate_ports(
-        &self,
-        taken: &mut Taken,
-        service: &mut Value,
-        reservation: &mut Reservation<'_>,
-        errors: &mut FieldErrors,
-    ) {
+    fn allocate_ports(&self, taken: &Taken, service: &mut Value, rng: &mut StdRng, errors: &mut FieldErrors) {
         if !has_node_ports(service) {
             return;
         }
-        let holder = holder(service);
         let skips = service["spec"]["type"] == "LoadBalancer"
             && service["spec"]["allocateLoadBalancerNodePorts"] == false;
+        let mut own: BTreeSet<u16> = node_ports(service).into_iter().collect();
         let Some(list) = service["spec"]["ports"].as_array_mut() else { return };
         let spec = Path::root("spec");
         let ports = spec.field("ports");
@@ -301,17 +297,17 @@ impl Services {
             }
             let chosen = if wanted == 0 {
                 let known = shared.get(&number).copied();
-                let free = known.or_else(|| if is_full { None } else { self.free_port(taken) });
+                let free = known.or_else(|| if is_full { None } else { self.free_port(taken, &own, rng) });
                 is_full |= free.is_none();
                 free.ok_or("failed to allocate a nodePort: range is full")
             } else {
                 let wanted = u16::try_from(wanted).unwrap_or(0);
-                match taken.ports.get(&wanted) {
-                    Some(known) if *known != holder => Err("provided port is already allocated"),
-                    _ if wanted < self.ports.first || wanted > self.ports.last => {
-                        Err("provided port is not in the valid range")
-                    }
-                    _ => Ok(wanted),
+                if taken.ports.contains(&wanted) {
+                    Err("provided port is already allocated")
+                } else if wanted < self.ports.first || wanted > self.ports.last {
+                    Err("provided port is not in the valid range")
+                } else {
+                    Ok(wanted)
                 }
             };
             match chosen {
@@ -325,9 +321,7 @@ impl Services {
                 }
                 Err(why) => errors.invalid(&path, wanted, why),
                 Ok(chosen) => {
-                    if taken.ports.insert(chosen, holder.clone()).is_none() {
-                        reservation.ports.push(chosen);
-                    }
+                    own.insert(chosen);
                     shared.insert(number, chosen);
                     port["nodePort"] = chosen.into();
                 }
@@ -335,61 +329,17 @@ impl Services {
         }
     }
 
-    fn free_port(&self, taken: &Taken) -> Option<u16> {
+    fn free_port(&self, taken: &Taken, own: &BTreeSet<u16>, rng: &mut StdRng) -> Option<u16> {
         let PortRange { first, last } = self.ports;
-        let mut rng = rand::rng();
-        let mut tried = (0..TRIES).map(|_| rng.random_range(first..=last));
-        tried
-            .find(|port| !taken.ports.contains_key(port))
-            .or_else(|| (first..=last).find(|port| !taken.ports.contains_key(port)))
-    }
-}
-
-impl Reservation<'_> {
-    /// Of an object that needs nothing.
-    pub fn nothing() -> Self {
-        Reservation {
-            services: None,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            leaves: (String::new(), Vec::new(), Vec::new()),
-        }
-    }
-
-    /// The Service is written: it keeps what it was given, and what it has left is free.
-    pub fn keep(mut self) {
-        let Some(services) = self.services.take() else { return };
-        let (holder, addresses, ports) = &self.leaves;
-        let mut taken = services.taken();
-        for offset in addresses {
-            if taken.addresses.get(offset) == Some(holder) {
-                taken.addresses.remove(offset);
-            }
-        }
-        for port in ports {
-            if taken.ports.get(port) == Some(holder) {
-                taken.ports.remove(port);
-            }
-        }
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let Some(services) = self.services else { return };
-        let mut taken = services.taken();
-        for offset in &self.addresses {
-            taken.addresses.remove(offset);
-        }
-        for port in &self.ports {
-            taken.ports.remove(port);
-        }
+        let free = |port: &u16| !taken.ports.contains(port) && !own.contains(port);
+        let tried = (0..TRIES).map(|_| rng.random_range(first..=last)).find(free);
+        tried.or_else(|| (first..=last).find(free))
     }
 }
 
 /// Keeps the address and node ports of a changed Service that does not say them again, as
 /// clients that send only what they know leave them out.
-pub fn carry_over(old: &Value, new: &mut Value) {
+fn carry_over(old: &Value, new: &mut Value) {
     if wanted_address(new).is_some_and(str::is_empty) && wanted_address(old).is_some() {
         for member in ["clusterIP", "clusterIPs"] {
             if let Some(value) = old["spec"].get(member) {
@@ -426,38 +376,12 @@ pub fn carry_over(old: &Value, new: &mut Value) {
     }
 }
 
-fn holder(service: &Value) -> Holder {
-    service["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+fn text<'a>(service: &'a Value, member: &str) -> &'a str {
+    service["metadata"][member].as_str().unwrap_or_default()
 }
 
 fn is_api_server(service: &Value) -> bool {
     service["metadata"]["namespace"] == "default" && service["metadata"]["name"] == "kubernetes"
-}
-
-/// The address that a Service asks for, empty if any will do; `None` if it has none by its type.
-fn wanted_address(service: &Value) -> Option<&str> {
-    let spec = service.get("spec").filter(|spec| spec.is_object())?;
-    if spec["type"] == "ExternalName" {
-        return None;
-    }
-    let single = spec["clusterIP"].as_str().unwrap_or_default();
-    let first = spec.pointer("/clusterIPs/0").and_then(Value::as_str).unwrap_or_default();
-    Some(if single.is_empty() { first } else { single })
-}
-
-fn addresses(service: &Value) -> Vec<Ipv4Addr> {
-    wanted_address(service).and_then(|text| text.parse().ok()).into_iter().collect()
-}
-
-fn has_node_ports(service: &Value) -> bool {
-    matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer"))
-}
-
-fn node_ports(service: &Value) -> Vec<u16> {
-    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-    let numbers = ports.filter_map(|port| port["nodePort"].as_u64()).filter_map(|n| u16::try_from(n).ok());
-    let health = service["spec"]["healthCheckNodePort"].as_u64().and_then(|n| u16::try_from(n).ok());
-    numbers.chain(health).filter(|port| *port != 0).collect()
 }
 
 fn set_families(service: &mut Value) {
@@ -472,80 +396,70 @@ fn set_families(service: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use proa_kinds::built_in::service::holds;
+
     use super::*;
 
-    fn services() -> Services {
-        Services::new(AddressRange::default(), PortRange { first: 30_000, last: 30_002 })
-    }
+    const STAGE: ServiceAddresses = ServiceAddresses {
+        range: AddressRange { base: 0x0a2b_0000, prefix: 16 },
+        ports: PortRange { first: 30_000, last: 30_002 },
+    };
 
     fn service(uid: &str, spec: Value) -> Value {
         json!({"metadata": {"name": uid, "namespace": "x", "uid": uid}, "spec": spec})
     }
 
-    fn check(services: &Services, uid: &str, spec: Value) -> Result<Value, String> {
-        let mut service = service(uid, spec);
-        match services.allocate(None, &mut service) {
-            Ok(reservation) => {
-                reservation.keep();
-                Ok(service["spec"].take())
-            }
-            Err(refusal) => Err(refusal.to_string()),
-        }
+    fn allocate(taken: &Taken, mut service: Value) -> Result<Value, String> {
+        let mut rng = StdRng::seed_from_u64(7);
+        let allocated = STAGE.allocate(taken, &mut service, &mut rng);
+        allocated.map(|()| service).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Allocates for one and keeps what it has got.
+    fn check(taken: &mut Taken, uid: &str, spec: Value) -> Result<Value, String> {
+        let service = allocate(taken, service(uid, spec))?;
+        taken.note(&holds(&service));
+        Ok(service["spec"].clone())
     }
 
     #[test]
     fn addresses_are_given_once() {
-        let services = services();
-        let one = check(&services, "a", json!({"type": "ClusterIP"})).unwrap();
+        let mut taken = Taken::default();
+        let one = check(&mut taken, "a", json!({"type": "ClusterIP"})).unwrap();
         let ip = one["clusterIP"].as_str().unwrap().to_owned();
         assert_eq!(one["clusterIPs"], json!([ip]));
         assert_eq!(one["ipFamilies"], json!(["IPv4"]));
         assert_eq!(
-            check(&services, "b", json!({"clusterIP": ip})).unwrap_err(),
+            check(&mut taken, "b", json!({"clusterIP": ip})).unwrap_err(),
             format!(
                 "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: \
                  failed to allocate IP {ip}: provided IP is already allocated"
             )
         );
-        services.release("a");
-        check(&services, "b", json!({"clusterIP": ip})).unwrap();
-        check(&services, "dns", json!({"clusterIP": "10.43.0.10"})).unwrap();
+        check(&mut taken, "dns", json!({"clusterIP": "10.43.0.10"})).unwrap();
         for outside in ["10.44.0.1", "10.43.0.0", "10.43.255.255", "10.43.0.1"] {
-            check(&services, "c", json!({"clusterIP": outside})).unwrap_err();
+            check(&mut taken, "c", json!({"clusterIP": outside})).unwrap_err();
         }
         assert_eq!(
-            check(&services, "h", json!({"clusterIP": "None"})).unwrap()["clusterIPs"],
+            check(&mut taken, "h", json!({"clusterIP": "None"})).unwrap()["clusterIPs"],
             json!(["None"])
         );
-        let external = check(&services, "e", json!({"type": "ExternalName", "externalName": "x"})).unwrap();
+        let external = check(&mut taken, "e", json!({"type": "ExternalName", "externalName": "x"})).unwrap();
         assert!(external.get("clusterIP").is_none());
     }
 
     #[test]
-    fn a_reservation_that_is_dropped_is_free_again() {
-        let services = services();
-        let mut one = service(
-            "a",
-            json!({"clusterIP": "10.43.7.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}),
-        );
-        drop(services.allocate(None, &mut one).unwrap());
-        check(&services, "b", json!({"clusterIP": "10.43.7.7"})).unwrap();
-        check(&services, "c", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}))
-            .unwrap();
-    }
-
-    #[test]
     fn node_ports_run_out_and_are_shared_by_protocols() {
-        let services = services();
+        let mut taken = Taken::default();
         let spec = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]});
-        let dns = check(&services, "dns", spec).unwrap();
+        let dns = check(&mut taken, "dns", spec).unwrap();
         assert_eq!(dns["ports"][0]["nodePort"], dns["ports"][1]["nodePort"]);
         for uid in ["a", "b"] {
-            check(&services, uid, json!({"type": "LoadBalancer", "ports": [{"port": 80}]})).unwrap();
+            check(&mut taken, uid, json!({"type": "LoadBalancer", "ports": [{"port": 80}]})).unwrap();
         }
-        assert!(check(&services, "c", json!({"type": "NodePort", "ports": [{"port": 80}]})).is_err());
+        assert!(check(&mut taken, "c", json!({"type": "NodePort", "ports": [{"port": 80}]})).is_err());
         assert_eq!(
-            check(&services, "c", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))
+            check(&mut taken, "c", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))
                 .unwrap_err(),
             "Service \"c\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the \
              valid range. The range of valid ports is 30000-30002"
@@ -553,23 +467,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_chosen_is_none_of_those_that_are_asked_for() {
+        let ports = json!([{"port": 80}, {"port": 81}, {"port": 82, "nodePort": 30_000}]);
+        let spec = json!({"type": "NodePort", "ports": ports});
+        let made = allocate(&Taken::default(), service("a", spec)).unwrap();
+        assert_eq!(node_ports(&made).into_iter().collect::<BTreeSet<_>>().len(), 3, "{made}");
+    }
+
+    #[test]
     fn a_change_keeps_what_it_does_not_say_and_frees_what_it_leaves() {
-        let services = services();
-        let mut old = service("a", json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
-        services.allocate(None, &mut old).unwrap().keep();
+        let none = Taken::default();
+        let old = service("a", json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        let old = allocate(&none, old).unwrap();
         let mut new = service("a", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}));
         carry_over(&old, &mut new);
-        services.allocate(Some(&old), &mut new).unwrap().keep();
+        let new = allocate(&none, new).unwrap();
         assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
         assert_eq!(new["spec"]["ports"][0]["nodePort"], old["spec"]["ports"][0]["nodePort"]);
         assert!(new["spec"]["ports"][1]["nodePort"].is_u64());
         let mut last = new.clone();
         last["spec"]["type"] = "ClusterIP".into();
         carry_over(&new, &mut last);
-        services.allocate(Some(&new), &mut last).unwrap().keep();
+        let last = allocate(&none, last).unwrap();
         assert!(last["spec"]["ports"][0].get("nodePort").is_none());
-        assert!(services.taken().ports.is_empty());
-        assert_eq!(services.taken().addresses.len(), 1);
+        assert_eq!(holds(&last), last["spec"]["clusterIP"].as_str().unwrap());
     }
 
     #[test]

@@ -8,13 +8,46 @@ use proa_kinds::Kind;
 use serde_json::Value;
 
 use crate::store::{Object, Store};
+use crate::write::request::Target;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 const RESOURCE: &str = "priorityclasses.scheduling.k8s.io";
 const PREEMPTS: &str = "PreemptLowerPriority";
 
+/// Gives pods their priority, and keeps the default class the only one.
+pub struct Priority;
+
+impl Stage for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "Pod") || is(kind, "scheduling.k8s.io", "PriorityClass")
+    }
+
+    fn mutates(&self, _kind: &Kind) -> bool {
+        true
+    }
+
+    fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
+        match (attempt.operation, attempt.old) {
+            (Operation::Create | Operation::Update(Target::Main), _) if attempt.kind.kind != "Pod" => {
+                check_default(attempt.store, attempt.kind, new).into()
+            }
+            (Operation::Create, _) => set(attempt.store, attempt.kind, new).into(),
+            (Operation::Update(Target::Main), Some(old)) => {
+                keep(old, new);
+                Verdict::PASSED
+            }
+            _ => Verdict::PASSED,
+        }
+    }
+}
+
 /// Writes the priority into a new pod, and whether it pushes out others. What it says of that
 /// itself must be the same.
-pub fn set(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
+fn set(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let forbidden = |why: String| Err(Refusal::forbidden(kind.resource(), &pod_name, why));
     // A body without a spec is for validation to refuse.
@@ -56,7 +89,7 @@ pub fn set(store: &Store, kind: &Kind, pod: &mut Value) -> Result<(), Refusal> {
 }
 
 /// Keeps what was written into a pod when it was made, in a change that does not say it.
-pub fn keep(old: &Value, new: &mut Value) {
+fn keep(old: &Value, new: &mut Value) {
     for member in ["priority", "preemptionPolicy"] {
         let before = &old["spec"][member];
         if new["spec"].is_object() && new["spec"][member].is_null() && !before.is_null() {
@@ -66,7 +99,7 @@ pub fn keep(old: &Value, new: &mut Value) {
 }
 
 /// Refuses a second default class.
-pub fn check_default(store: &Store, kind: &Kind, class: &Value) -> Result<(), Refusal> {
+fn check_default(store: &Store, kind: &Kind, class: &Value) -> Result<(), Refusal> {
     if class["globalDefault"] != true {
         return Ok(());
     }
@@ -83,22 +116,9 @@ pub fn check_default(store: &Store, kind: &Kind, class: &Value) -> Result<(), Re
 
 /// The default class. Of several, which two writers at once can make, the lowest counts.
 fn default_class(store: &Store) -> Option<PriorityClass> {
-    let mut found: Option<PriorityClass> = None;
-    store.collection(RESOURCE).visit(
-        None,
-        None,
-        || 0,
-        |object| {
-            if let Ok(class) = decode(object)
-                && class.global_default == Some(true)
-                && found.as_ref().is_none_or(|best| class.value < best.value)
-            {
-                found = Some(class);
-            }
-            true
-        },
-    );
-    found
+    let classes = store.collection(RESOURCE).all(None);
+    let defaults = classes.iter().filter_map(|object| decode(object).ok());
+    defaults.filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value)
 }
 
 fn decode(object: &Object) -> Result<PriorityClass, Refusal> {

@@ -7,39 +7,35 @@ use proa_api::selector::{Labels, Selector};
 use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
-use super::{Registry, metadata};
+use super::metadata;
 use crate::store::Object;
 
-impl Registry {
-    /// The `autoscaling/v1 Scale` of an object.
-    ///
-    /// # Errors
-    /// 404 if the kind has no scale.
-    pub fn scale(&self, kind: &Kind, object: &Object) -> Result<Value, Refusal> {
-        let paths = kind.scale.ok_or_else(Refusal::no_such_path)?;
-        let value = object.value();
-        let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64);
-        let mut shown = Map::new();
-        for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-            if let Some(text) = value["metadata"].get(member) {
-                shown.insert(member.to_owned(), text.clone());
-            }
+/// The `autoscaling/v1 Scale` of an object.
+///
+/// # Errors
+/// 404 if the kind has no scale.
+pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
+    let paths = kind.scale.ok_or_else(Refusal::no_such_path)?;
+    let value = object.value();
+    let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64);
+    let mut shown = Map::new();
+    for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(text) = value["metadata"].get(member) {
+            shown.insert(member.to_owned(), text.clone());
         }
-        let mut spec = Map::new();
-        if let Some(replicas) = number(paths.spec_replicas).filter(|replicas| *replicas != 0) {
-            spec.insert("replicas".to_owned(), replicas.into());
-        }
-        let mut status = json!({"replicas": number(paths.status_replicas).unwrap_or(0)});
-        if let Some(selector) =
-            value.pointer(paths.selector).map(selector_text).filter(|text| !text.is_empty())
-        {
-            status["selector"] = selector.into();
-        }
-        Ok(json!({
-            "kind": "Scale", "apiVersion": "autoscaling/v1",
-            "metadata": shown, "spec": spec, "status": status,
-        }))
     }
+    let mut spec = Map::new();
+    if let Some(replicas) = number(paths.spec_replicas).filter(|replicas| *replicas != 0) {
+        spec.insert("replicas".to_owned(), replicas.into());
+    }
+    let mut status = json!({"replicas": number(paths.status_replicas).unwrap_or(0)});
+    if let Some(selector) = value.pointer(paths.selector).map(selector_text).filter(|text| !text.is_empty()) {
+        status["selector"] = selector.into();
+    }
+    Ok(json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": shown, "spec": spec, "status": status,
+    }))
 }
 
 fn selector_text(selector: &Value) -> String {

@@ -11,11 +11,49 @@ use proa_kinds::built_in::storage_class;
 use serde_json::{Value, json};
 
 use crate::store::Store;
+use crate::write::request::Target;
+use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 const CLASSES: &str = "storageclasses.storage.k8s.io";
 
+/// Gives claims their class, protects claims and volumes while they are used, and says when a claim
+/// may grow.
+pub struct Storage;
+
+impl Stage for Storage {
+    fn name(&self) -> &'static str {
+        "DefaultStorageClass"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        is(kind, "", "PersistentVolumeClaim") || is(kind, "", "PersistentVolume")
+    }
+
+    fn mutates(&self, _kind: &Kind) -> bool {
+        true
+    }
+
+    fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
+        match attempt.kind.kind.as_str() {
+            _ if attempt.operation != Operation::Create => {}
+            "PersistentVolume" => protect(new, FINALIZER_PV_PROTECTION),
+            _ => claim(attempt.store, new),
+        }
+        Verdict::PASSED
+    }
+
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
+        match (attempt.operation, attempt.old) {
+            (Operation::Update(Target::Main), Some(old)) if attempt.kind.kind == "PersistentVolumeClaim" => {
+                resize(attempt.store, attempt.kind, old, new).into()
+            }
+            _ => Verdict::PASSED,
+        }
+    }
+}
+
 /// Names the default StorageClass in a new claim without a class, and protects it.
-pub fn claim(store: &Store, claim: &mut Value) {
+fn claim(store: &Store, claim: &mut Value) {
     protect(claim, FINALIZER_PVC_PROTECTION);
     let has_class = claim["spec"]["storageClassName"].is_string()
         || claim["metadata"]["annotations"][ANNOTATION_STORAGE_CLASS].is_string();
@@ -26,11 +64,6 @@ pub fn claim(store: &Store, claim: &mut Value) {
     if let Some(class) = default_class(store) {
         claim["spec"]["storageClassName"] = class.into();
     }
-}
-
-/// Protects a new volume.
-pub fn volume(volume: &mut Value) {
-    protect(volume, FINALIZER_PV_PROTECTION);
 }
 
 fn protect(object: &mut Value, finalizer: &str) {
@@ -47,28 +80,23 @@ fn protect(object: &mut Value, finalizer: &str) {
 /// Of several default classes the newest, and of those of one second the first by name.
 fn default_class(store: &Store) -> Option<String> {
     let mut newest: Option<(String, String)> = None;
-    store.collection(CLASSES).visit(
-        None,
-        None,
-        || 0,
-        |class| {
-            let value = class.value();
-            if storage_class::is_default(&value) {
-                let made = value["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
-                let name = class.key.name.to_string();
-                let better = |(at, other): &(String, String)| made > *at || made == *at && name < *other;
-                if newest.as_ref().is_none_or(better) {
-                    newest = Some((made, name));
-                }
-            }
-            true
-        },
-    );
+    for class in store.collection(CLASSES).all(None) {
+        let value = class.value();
+        if !storage_class::is_default(&value) {
+            continue;
+        }
+        let made = value["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+        let name = class.key.name.to_string();
+        let better = |(at, other): &(String, String)| made > *at || made == *at && name < *other;
+        if newest.as_ref().is_none_or(better) {
+            newest = Some((made, name));
+        }
+    }
     newest.map(|(_, name)| name)
 }
 
 /// Refuses to let a claim grow that is not bound, or whose class does not say that it may.
-pub fn resize(store: &Store, kind: &Kind, old: &Value, new: &Value) -> Result<(), Refusal> {
+fn resize(store: &Store, kind: &Kind, old: &Value, new: &Value) -> Result<(), Refusal> {
     if size(new) <= size(old) {
         return Ok(());
     }

@@ -8,9 +8,9 @@ use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use serde_json::{Value, json};
 
-use crate::admission::AdmissionConfig;
 use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, Warnings, WriteOptions};
 use crate::store::Object;
+use crate::write::stages::StagesConfig;
 
 const PLAIN: WriteOptions =
     WriteOptions { dry_run: false, field_manager: String::new(), warnings: Warnings::NONE };
@@ -26,8 +26,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.redb");
         let pod_range = Range::parse("10.42.0.0/16");
-        let admission = AdmissionConfig { pod_range, ..AdmissionConfig::default() };
-        let config = RegistryConfig { admission, ..RegistryConfig::default() };
+        let stages = StagesConfig { pod_range, ..StagesConfig::default() };
+        let config = RegistryConfig { stages, ..RegistryConfig::default() };
         let registry = Registry::open(&path, built_in::table(), config).unwrap();
         let world = World { registry, caller: Caller::system("test"), _dir: dir };
         world.made("v1 Namespace default", json!({})).await;
@@ -75,7 +75,7 @@ impl World {
             Ok(new)
         };
         let name = words.next().unwrap();
-        let patched = self.registry.patch(&self.caller, &kind, "default", name, target, &patch, &PLAIN).await;
+        let patched = self.registry.patch(&self.caller, &kind, "default", name, target, patch, &PLAIN).await;
         patched.map(|object| object.value())
     }
 }
