@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::autoscaling as autoscaler;
-use proa_runtime::sysctl::UnsafeSysctl;
+use proa_runtime::pod::sysctl::UnsafeSysctl;
 use serde::Deserialize;
 
 /// Where a cluster keeps its state unless told otherwise.

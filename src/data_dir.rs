@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use proa_runtime::paths::Paths;
+use proa_runtime::node::paths::Paths;
 
 /// What others may do with a file.
 const OF_OTHERS: u32 = 0o077;

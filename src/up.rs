@@ -13,7 +13,7 @@ use proa_ingress::Ingress;
 use proa_logic::world::settings::ClusterSettings;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
-use proa_runtime::paths::Paths;
+use proa_runtime::node::paths::Paths;
 use proa_runtime::{Directory, HostNames, NodeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,9 @@ pub fn down(data_dir: &Path) -> Result<()> {
     ensure!(is_root(), "proa down must be run as root");
     let Ok(data_dir) = data_dir.canonicalize() else { return Ok(()) };
     let _lock = lock::stop_holder(&data_dir)?;
-    runtime()
-        .block_on(async { proa_runtime::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
+    runtime().block_on(async {
+        proa_runtime::node::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures))
+    })
 }
 
 /// The runtime of everything that is asynchronous.
@@ -75,7 +76,7 @@ pub fn log_to_stderr(directives: &str) -> Result<()> {
 
 /// An error is what this machine lacks.
 pub fn machine_is_ready() -> Result<()> {
-    proa_runtime::preflight::check().map_err(|lacks| anyhow::anyhow!(lacks))
+    proa_runtime::node::preflight::check().map_err(|lacks| anyhow::anyhow!(lacks))
 }
 
 /// How what the node has outside its data directory is named.

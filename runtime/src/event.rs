@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 
-use crate::observed::Report;
+use crate::pod::observed::Report;
 
 /// Events that may wait to be written; more are dropped, since a node that reports so much has
 /// other troubles.

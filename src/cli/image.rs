@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proa_runtime::image::{
     Content, Credentials, Image, ImageStore, PackOptions, Progress, insecure_registry,
 };
-use proa_runtime::paths::Paths;
+use proa_runtime::node::paths::Paths;
 
 use super::DataDir;
 use crate::{data_dir, print};

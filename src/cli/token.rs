@@ -13,8 +13,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use proa_api::names::{BOOTSTRAP_TOKEN_PREFIX, NAMESPACE_SYSTEM, SECRET_TYPE_BOOTSTRAP_TOKEN};
-use proa_runtime::join::client::Connection;
-use proa_runtime::join::{Credentials, Pair, ca_hash};
+use proa_runtime::node::join::client::Connection;
+use proa_runtime::node::join::{Credentials, Pair, ca_hash};
 use rand::Rng;
 use serde_json::Value;
 

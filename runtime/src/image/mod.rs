@@ -42,7 +42,7 @@ pub use reference::{insecure_registry, normalize};
 use failures::Failures;
 use layout::Layout;
 
-use crate::paths::Paths;
+use crate::node::paths::Paths;
 
 /// An image as the node runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use super::Network;
 use super::index::{Index, Problem};
 use super::scope::Scope;
 use crate::event::Recorder;
-use crate::observed::Report;
+use crate::pod::observed::Report;
 
 /// Most events that are taken together before the rules are written.
 const EVENTS_AT_ONCE: usize = 1024;

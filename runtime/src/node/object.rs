@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::names::{LABEL_ARCH, LABEL_ARCH_BETA, LABEL_HOSTNAME, LABEL_OS, LABEL_OS_BETA};
 
 use super::machine::{self, architecture};
-use crate::host::Host;
+use crate::node::host::Host;
 
 /// Images that the status lists, the largest first, as the kubelet's default has it.
 const MAX_IMAGES: usize = 50;

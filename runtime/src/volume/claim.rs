@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 use proa_api::selector::{Operator, Requirement};
 use serde::{Deserialize, Serialize};
 
-use crate::paths::Paths;
+use crate::node::paths::Paths;
 
 /// Labels of the node.
 pub type Labels = BTreeMap<String, String>;

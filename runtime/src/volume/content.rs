@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{Source, claim};
-use crate::downward::{self, Facts};
-use crate::env::{References, Sources};
+use crate::pod::downward::{self, Facts};
+use crate::pod::env::{References, Sources};
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,9 +21,9 @@ use proa_api::quantity::Amount;
 use proa_api::resources::memory_limit;
 use proa_sandbox::protocol::Mount;
 
-use crate::downward::Facts;
-use crate::env::{Variables, expand};
-use crate::paths::Paths;
+use crate::node::paths::Paths;
+use crate::pod::downward::Facts;
+use crate::pod::env::{Variables, expand};
 use content::{Fetched, File};
 
 /// Puts all volumes of a pod in place. An error is the message of a `FailedMount` Event.
@@ -247,7 +247,7 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::downward::Facts;
+    use crate::pod::downward::Facts;
     use serde_json::{Value, json};
 
     fn facts() -> Facts {

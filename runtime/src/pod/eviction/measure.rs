@@ -1,0 +1,241 @@
+//! How much a pod has on the node's disk.
+//!
+//! Called by the pod's worker, only for pods with limits. Containers change their files meanwhile
+//! and may mean harm: directories are opened inside their tree by the kernel (`openat2`), no link is
+//! followed, no mount entered, and both the time and the memory of a walk are bounded. A walk that
+//! came to a bound gives what it has found, which may be less than there is, and says so.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::Used;
+use crate::node::paths::Paths;
+
+/// Bytes in one block of `st_blocks`.
+const BLOCK: u64 = 512;
+/// A walk of one pod takes no longer.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Names of directories that are still to be visited take no more memory.
+const PENDING_MAX_BYTES: usize = 16 << 20;
+/// Files with several names that are remembered; further ones count once for each name.
+const LINKED_MAX: usize = 100_000;
+/// Disks are busy enough with one walk at a time.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+
+/// What a look at a pod has found.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// At least so much is there.
+    pub used: Used,
+    /// Why there may be more.
+    pub problem: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Measures a pod, whose containers' newest runs are given as name and attempt.
+pub async fn measure(paths: &Paths, pod: &Pod, runs: &[(String, u32)]) -> Measured {
+    let trees = trees(paths, pod, runs);
+    let given_up = CancellationToken::new();
+    let _guard = given_up.clone().drop_guard();
+    let Ok(_permit) = ONE_AT_A_TIME.acquire().await else { return Measured::default() };
+    let walk = tokio::task::spawn_blocking(move || sum(&trees, &given_up));
+    walk.await.unwrap_or_else(|error| Measured { problem: Some(error.to_string()), ..Measured::default() })
+}
+
+/// A directory, and whose it is.
+enum Tree {
+    Volume(String, PathBuf),
+    Container(String, PathBuf),
+}
+
+fn trees(paths: &Paths, pod: &Pod, runs: &[(String, u32)]) -> Vec<Tree> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let on_disk = volumes.filter(|volume| {
+        volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref() != Some("Memory"))
+    });
+    let mut trees: Vec<Tree> =
+        on_disk.map(|v| Tree::Volume(v.name.clone(), paths.volume(uid, &v.name))).collect();
+    // Of the pod as a whole: what the node makes for it, and any container may write to.
+    let shared = [paths.etc(uid), paths.termination_logs(uid)];
+    trees.extend(shared.map(|dir| Tree::Container(String::new(), dir)));
+    for (name, attempt) in runs {
+        let id = format!("{name}-{attempt}");
+        let logs = paths.pod_logs(pod).join(name);
+        trees.extend([logs, paths.upper(uid, &id)].map(|dir| Tree::Container(name.clone(), dir)));
+    }
+    trees
+}
+
+fn sum(trees: &[Tree], given_up: &CancellationToken) -> Measured {
+    let begin = Instant::now();
+    let mut measured = Measured::default();
+    for tree in trees {
+        let (map, name, dir) = match tree {
+            Tree::Volume(name, dir) => (&mut measured.used.volumes, name, dir),
+            Tree::Container(name, dir) => (&mut measured.used.containers, name, dir),
+        };
+        let mut walk = Walk::new(begin + LONGEST, given_up);
+        let done = walk.all(dir);
+        *map.entry(name.clone()).or_default() += walk.bytes;
+        if let Err(error) = done {
+            measured.problem = Some(error.to_string());
+        }
+    }
+    measured.took = begin.elapsed();
+    measured
+}
+
+struct Walk<'a> {
+    bytes: u64,
+    deadline: Instant,
+    given_up: &'a CancellationToken,
+    /// Relative to the root.
+    pending: Vec<PathBuf>,
+    pending_bytes: usize,
+    /// Files with several names that have been counted, by inode.
+    linked: HashSet<u64>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(deadline: Instant, given_up: &'a CancellationToken) -> Self {
+        Walk { bytes: 0, deadline, given_up, pending: Vec::new(), pending_bytes: 0, linked: HashSet::new() }
+    }
+
+    /// Counts a directory and all in it. One that is not there holds nothing.
+    fn all(&mut self, root: &Path) -> io::Result<()> {
+        let root = match File::open(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            root => root?,
+        };
+        let meta = root.metadata()?;
+        self.bytes += meta.blocks() * BLOCK;
+        self.pending.push(PathBuf::from("."));
+        let mut problem = Ok(());
+        while let Some(dir) = self.pending.pop() {
+            self.pending_bytes = self.pending_bytes.saturating_sub(dir.as_os_str().len());
+            let done = match enter(&root, &dir) {
+                Ok(Some(open)) => self.one(&open, &dir, meta.dev()),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // The rest is counted all the same: what is found may be too much already.
+            problem = problem.and(done);
+            if self.given_up.is_cancelled() {
+                return Ok(());
+            }
+            if Instant::now() > self.deadline {
+                return Err(io::Error::other(format!("it takes longer than {} s", LONGEST.as_secs())));
+            }
+        }
+        problem
+    }
+
+    fn one(&mut self, open: &OwnedFd, dir: &Path, device: u64) -> io::Result<()> {
+        for entry in fs::read_dir(format!("/proc/self/fd/{}", open.as_raw_fd()))? {
+            let entry = entry?;
+            let meta = match entry.metadata() {
+                // It was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                meta => meta?,
+            };
+            if meta.dev() != device || !meta.is_dir() && self.was_counted(&meta) {
+                continue;
+            }
+            self.bytes += meta.blocks() * BLOCK;
+            if meta.is_dir() {
+                let inner = dir.join(entry.file_name());
+                self.pending_bytes += inner.as_os_str().len();
+                if self.pending_bytes > PENDING_MAX_BYTES {
+                    return Err(io::Error::other("there are too many directories"));
+                }
+                self.pending.push(inner);
+            }
+            if Instant::now() > self.deadline || self.given_up.is_cancelled() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn was_counted(&mut self, meta: &fs::Metadata) -> bool {
+        let is_new = || meta.nlink() < 2 || self.linked.len() >= LINKED_MAX;
+        !is_new() && !self.linked.insert(meta.ino())
+    }
+}
+
+/// Opens a directory in the tree; `None` if it is not there any more.
+fn enter(root: &File, dir: &Path) -> io::Result<Option<OwnedFd>> {
+    let resolve =
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match openat2(root.as_raw_fd(), dir, OpenHow::new().flags(flags).resolve(resolve)) {
+        // SAFETY: openat2 has just made this descriptor and nothing else owns it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        // Something else stands in its place, or it is being moved.
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::EAGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(root: &Path) -> (u64, Result<(), String>) {
+        let given_up = CancellationToken::new();
+        let mut walk = Walk::new(Instant::now() + LONGEST, &given_up);
+        let done = walk.all(root).map_err(|error| error.to_string());
+        (walk.bytes, done)
+    }
+
+    #[test]
+    fn what_is_there_counts_once_and_nothing_outside_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        assert_eq!(measured(&root), (0, Ok(())), "no directory, no bytes");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let block = vec![1u8; 1 << 20];
+        fs::write(outside.join("file"), &block).unwrap();
+        fs::write(root.join("a/b/file"), &block).unwrap();
+        fs::hard_link(root.join("a/b/file"), root.join("again")).unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("a/link")).unwrap();
+        std::os::unix::fs::symlink("..", root.join("a/loop")).unwrap();
+        // A hole takes no room.
+        File::create(root.join("sparse")).unwrap().set_len(1 << 30).unwrap();
+        let (bytes, done) = measured(&root);
+        assert_eq!(done, Ok(()));
+        assert!((1 << 20..1 << 20 | 64 << 10).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn a_walk_ends_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let given_up = CancellationToken::new();
+        let mut walk = Walk::new(Instant::now() - Duration::from_secs(1), &given_up);
+        assert_eq!(walk.all(dir.path()).unwrap_err().to_string(), "it takes longer than 30 s");
+        // Deeper than any path may be long.
+        let mut at = File::open(dir.path()).unwrap();
+        let name = "d".repeat(200);
+        for _ in 0..25 {
+            nix::sys::stat::mkdirat(Some(at.as_raw_fd()), name.as_str(), nix::sys::stat::Mode::S_IRWXU)
+                .unwrap();
+            at = enter(&at, Path::new(&name)).unwrap().unwrap().into();
+        }
+        let (bytes, done) = measured(dir.path());
+        assert!(done.unwrap_err().contains("File name too long") && bytes > 0);
+    }
+}

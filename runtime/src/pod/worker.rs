@@ -1,0 +1,592 @@
+//! One pod's worker: observes, asks the plan, does what it says, shows the status.
+//!
+//! Level-triggered: whatever wakes it, it plans anew from all that is observed. Everything that
+//! takes time runs in a task of its own and tells how it ended; the worker itself never waits for
+//! one thing only. When the agent ends, workers stop where they are and pods run on.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams};
+use proa_sandbox::protocol::{Event, Reply, Request};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backoff::{later, since};
+use crate::engine::Sandbox;
+use crate::node::host::Host;
+use crate::pod::eviction::measure::Measured;
+use crate::pod::objects::Watched;
+use crate::pod::observed::{
+    Outcome, PodObserved, ProbeKind, REJECTED, Report, Run, Step, Verdict, all_containers, report,
+};
+use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
+use crate::pod::probe::{self, check::Target};
+use crate::pod::start::{self, Start};
+use crate::pod::status::{merge_patch, status};
+use crate::pod::stop;
+use crate::volume;
+use disk::Disk;
+
+mod disk;
+
+/// Pause before a status that the API server did not take is written again.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+/// Pause before volumes that could not be brought up to date are tried again.
+const REFRESH_RETRY: Duration = Duration::from_secs(10);
+
+/// The agent's end of a worker.
+pub struct Handle {
+    /// Takes newer versions of the pod.
+    pub pod: watch::Sender<Arc<Pod>>,
+    /// Cancelled when the API server does not know the pod any more.
+    pub vanished: CancellationToken,
+    /// The worker, until it has nothing left to do.
+    pub task: AbortOnDropHandle<()>,
+}
+
+/// Starts a worker, of a pod that the node has taken or rejects. `finished` hears the pod's uid when
+/// nothing of it is left on the node.
+pub fn start(
+    host: Arc<Host>,
+    pod: Arc<Pod>,
+    rejected: Option<Verdict>,
+    finished: mpsc::UnboundedSender<String>,
+) -> Handle {
+    let (sender, newer) = watch::channel(Arc::clone(&pod));
+    let vanished = CancellationToken::new();
+    let gone = vanished.clone();
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let task = tokio::spawn(async move {
+        let mut worker = Worker::new(host, pod);
+        match rejected {
+            Some(verdict) => worker.reject(verdict),
+            None => Box::pin(worker.adopt()).await,
+        }
+        Box::pin(worker.run(newer, gone)).await;
+        let _ = finished.send(uid);
+    });
+    Handle { pod: sender, vanished, task: AbortOnDropHandle::new(task) }
+}
+
+/// What tasks tell their worker.
+enum Told {
+    Outcome(Outcome),
+    Sandbox(Sandbox, IpAddr),
+    Written(Box<Result<Pod, kube::Error>>, Value),
+    Refreshed(Result<(), String>),
+    Measured(Measured),
+}
+
+struct Worker {
+    host: Arc<Host>,
+    pod: Arc<Pod>,
+    uid: String,
+    seen: PodObserved,
+    sandbox: Option<Sandbox>,
+    tell: mpsc::UnboundedSender<Told>,
+    told: mpsc::UnboundedReceiver<Told>,
+    tasks: JoinSet<()>,
+    /// Listens to the sandbox.
+    listener: Option<AbortOnDropHandle<()>>,
+    probes: HashMap<String, Probing>,
+    cancel_start: CancellationToken,
+    /// When the start that is under way began.
+    began: Timestamp,
+    writing: bool,
+    /// The last patch that the API server took.
+    wrote: Option<Value>,
+    write_again: Option<Timestamp>,
+    volumes: Refresh,
+    disk: Disk,
+}
+
+/// The probes of one run.
+struct Probing {
+    run: u32,
+    started: bool,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Keeps volumes up to date.
+#[derive(Default)]
+struct Refresh {
+    /// What they are made of, and the change of each that they show; `None` until they are there.
+    objects: Option<Vec<(Arc<Watched>, u64)>>,
+    due: Option<Timestamp>,
+    running: bool,
+}
+
+impl Worker {
+    fn new(host: Arc<Host>, pod: Arc<Pod>) -> Self {
+        let now = Timestamp::now();
+        let (tell, told) = mpsc::unbounded_channel();
+        Worker {
+            disk: Disk::new(&pod),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            seen: PodObserved::new(&pod, now),
+            host,
+            pod,
+            sandbox: None,
+            tell,
+            told,
+            tasks: JoinSet::new(),
+            listener: None,
+            probes: HashMap::new(),
+            cancel_start: CancellationToken::new(),
+            began: now,
+            writing: false,
+            wrote: None,
+            write_again: None,
+            volumes: Refresh::default(),
+        }
+    }
+
+    fn reject(&mut self, verdict: Verdict) {
+        let message = verdict.message.trim_start_matches(REJECTED).to_owned();
+        self.report(vec![report(None, true, verdict.reason.clone(), message)]);
+        self.seen.verdict = Some(verdict);
+    }
+
+    /// Finds the pod's sandbox again if an earlier agent started it.
+    async fn adopt(&mut self) {
+        let dir = self.host.paths.sandbox(&self.uid);
+        let had_run = self.seen.containers.values().any(|c| c.runs > 0);
+        if !dir.exists() {
+            if had_run && !phase_is_terminal(&self.pod) {
+                self.apply(Outcome::SandboxLost);
+            }
+            return;
+        }
+        match self.find(&dir).await {
+            Ok((sandbox, ip, containers)) => {
+                self.seen.adopt(&self.pod, ip, &containers, Timestamp::now());
+                self.listen(&sandbox);
+                self.sandbox = Some(sandbox);
+            }
+            Err(message) => {
+                tracing::info!(pod = %self.uid, message, "a sandbox is gone");
+                self.apply(Outcome::SandboxLost);
+            }
+        }
+    }
+
+    async fn find(
+        &self,
+        dir: &std::path::Path,
+    ) -> Result<(Sandbox, IpAddr, Vec<proa_sandbox::protocol::ContainerState>), String> {
+        let sandbox = Sandbox::adopt(dir).await.map_err(|error| error.to_string())?;
+        let ip = start::connect(&self.host, &self.pod, &sandbox).await?;
+        match sandbox.request(Request::List).await {
+            Ok(Reply::Containers { containers }) => Ok((sandbox, ip, containers)),
+            Ok(other) => Err(format!("unexpected answer of the sandbox: {other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn run(&mut self, mut newer: watch::Receiver<Arc<Pod>>, vanished: CancellationToken) {
+        loop {
+            let now = Timestamp::now();
+            let plan = plan(&self.pod, &self.seen, now);
+            if plan.actions.contains(&Action::Finish) {
+                return;
+            }
+            let mut acted = false;
+            for action in plan.actions {
+                acted |= self.perform(action, now);
+            }
+            if acted {
+                continue;
+            }
+            self.keep_probes();
+            let refresh = self.keep_volumes(now);
+            let measure = self.keep_disk(now);
+            let write = self.keep_status(now);
+            while self.tasks.try_join_next().is_some() {}
+            let wake = [plan.look_again, refresh, measure, write].into_iter().flatten().min();
+            // A moment more, so that the clock is past the time it was set for.
+            let pause = wake.map(|at| since(at, Timestamp::now()) + Duration::from_micros(100));
+            let changed = self.objects_changed();
+            tokio::select! {
+                biased;
+                Some(told) = self.told.recv() => {
+                    self.take(told);
+                    while let Ok(told) = self.told.try_recv() {
+                        self.take(told);
+                    }
+                }
+                Ok(()) = newer.changed() => {
+                    let pod = Arc::clone(&newer.borrow_and_update());
+                    self.take_pod(pod);
+                }
+                () = vanished.cancelled(), if !self.seen.vanished => self.seen.vanished = true,
+                () = changed => {}
+                () = tokio::time::sleep(pause.unwrap_or(Duration::MAX)), if pause.is_some() => {}
+            }
+        }
+    }
+
+    /// Begins an action; false if it cannot begin now.
+    fn perform(&mut self, action: Action, now: Timestamp) -> bool {
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        match action {
+            Action::StartSandbox => {
+                self.seen.sandbox.begin();
+                self.began = now;
+                self.spawn(async move |tell| match start::sandbox(&host, &pod).await {
+                    Ok((sandbox, ip)) => tell(Told::Sandbox(sandbox, ip)),
+                    Err(message) => tell(Told::Outcome(Outcome::SandboxFailed(message))),
+                });
+            }
+            Action::SetUpVolumes => {
+                self.seen.volumes.begin();
+                let ip = self.seen.ip;
+                self.spawn(async move |tell| {
+                    let made = start::volumes(&host, &pod, ip).await;
+                    tell(Told::Outcome(made.map_or_else(Outcome::VolumesFailed, |()| Outcome::VolumesReady)));
+                });
+            }
+            Action::Start { name, attempt } => return self.start_container(name, attempt, now),
+            Action::BackOff { name } => {
+                let reports = self.seen.begin_back_off(&pod, &name);
+                self.report(reports);
+            }
+            Action::BeginStop { name, message, grace } => self.begin_stop(&name, &message, grace, now),
+            Action::Terminate { name } => {
+                if let Some(stop) = self.seen.containers.get_mut(&name).and_then(|c| c.stop.as_mut()) {
+                    stop.signalled = Some(now);
+                }
+                if let (Some(target), Some(container)) = (self.target(&name), container(&pod, &name)) {
+                    self.spawn(async move |_| stop::terminate(&host, &container, target).await);
+                }
+            }
+            Action::Kill { name } => {
+                if let Some(stop) = self.seen.containers.get_mut(&name).and_then(|c| c.stop.as_mut()) {
+                    stop.killed = Some(now);
+                }
+                if let Some(target) = self.target(&name) {
+                    self.spawn(async move |_| stop::kill(target).await);
+                }
+            }
+            Action::GiveUp(verdict) => {
+                self.report(vec![report(None, false, verdict.reason.clone(), verdict.message.clone())]);
+                self.seen.verdict = Some(verdict);
+            }
+            Action::CancelStart => {
+                let news = !self.cancel_start.is_cancelled();
+                self.cancel_start.cancel();
+                return news;
+            }
+            Action::TearDown => return self.tear_down(),
+            Action::Release => return self.release(now),
+            Action::Finish => {}
+        }
+        true
+    }
+
+    fn start_container(&mut self, name: String, attempt: u32, now: Timestamp) -> bool {
+        let (Some(sandbox), Some(ip)) = (self.sandbox.clone(), self.seen.ip) else { return false };
+        // The first start of a pod began with its sandbox.
+        if self.seen.containers.values().any(|c| c.runs > 0) {
+            self.began = now;
+        }
+        self.seen.begin_start(&name, now);
+        self.cancel_start = CancellationToken::new();
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        let start = Start { host, pod, name, attempt, sandbox, ip, cancelled: self.cancel_start.clone() };
+        self.spawn(async move |tell| Box::pin(start.run(|outcome| tell(Told::Outcome(outcome)))).await);
+        true
+    }
+
+    fn begin_stop(&mut self, name: &str, message: &str, grace: Duration, now: Timestamp) {
+        let pod = Arc::clone(&self.pod);
+        let found = container(&pod, name);
+        let hook = found.as_ref().and_then(|c| c.lifecycle.as_ref()).is_some_and(|l| l.pre_stop.is_some());
+        let target = self.target(name).filter(|_| hook);
+        let killing = self.seen.begin_stop(&pod, name, message, target.is_some(), now);
+        self.report(vec![killing]);
+        if let (Some(container), Some(target), Some(ip)) = (found, target, self.seen.ip) {
+            let host = Arc::clone(&self.host);
+            self.spawn(async move |tell| {
+                stop::pre_stop(&host, &pod, &container, target, ip, grace).await;
+                tell(Told::Outcome(Outcome::HookDone(container.name.clone())));
+            });
+        }
+    }
+
+    fn tear_down(&mut self) -> bool {
+        if self.volumes.running {
+            return false;
+        }
+        self.seen.teardown.begin();
+        self.listener = None;
+        self.probes.clear();
+        self.volumes.objects = None;
+        let (host, pod, sandbox) = (Arc::clone(&self.host), Arc::clone(&self.pod), self.sandbox.take());
+        self.spawn(async move |tell| {
+            let done = stop::tear_down(&host, &pod, sandbox).await;
+            tell(Told::Outcome(done.map_or_else(Outcome::TearDownFailed, |()| Outcome::TornDown)));
+        });
+        true
+    }
+
+    fn release(&mut self, now: Timestamp) -> bool {
+        if self.writing {
+            return false;
+        }
+        self.seen.released.begin();
+        let last = self.change(now);
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        self.spawn(async move |tell| {
+            let done = stop::release(&host, &pod, last).await;
+            tell(Told::Outcome(done.map_or_else(Outcome::ReleaseFailed, |()| Outcome::Released)));
+        });
+        true
+    }
+
+    fn take(&mut self, told: Told) {
+        match told {
+            // Nobody is surprised by the end of a sandbox that is being stopped.
+            Told::Outcome(Outcome::SandboxLost) if self.seen.teardown != Step::Undone => {}
+            Told::Outcome(Outcome::SandboxLost) => {
+                self.sandbox = None;
+                self.listener = None;
+                self.apply(Outcome::SandboxLost);
+            }
+            Told::Outcome(outcome) => self.apply(outcome),
+            Told::Sandbox(sandbox, ip) => {
+                self.listen(&sandbox);
+                self.sandbox = Some(sandbox);
+                self.apply(Outcome::SandboxUp(ip));
+            }
+            Told::Measured(measured) => self.disk_measured(measured),
+            Told::Written(written, patch) => self.status_written(*written, patch),
+            Told::Refreshed(done) => {
+                self.volumes.running = false;
+                if let Err(message) = done {
+                    self.volumes.due = Some(later(Timestamp::now(), REFRESH_RETRY));
+                    self.report(vec![report(None, true, "FailedMount", message)]);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, outcome: Outcome) {
+        let reports = self.seen.apply(&self.pod, outcome, Timestamp::now());
+        self.report(reports);
+    }
+
+    fn report(&self, reports: Vec<Report>) {
+        for report in reports {
+            self.host.recorder.report(&self.pod, report);
+        }
+    }
+
+    /// Takes a version of the pod if it is newer than the one at hand. Revisions of one server
+    /// count up; where they cannot be compared, the later to arrive counts.
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        let revision =
+            |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+        let older = matches!((revision(&pod), revision(&self.pod)), (Some(new), Some(old)) if new < old);
+        if older || pod.metadata.uid != self.pod.metadata.uid {
+            return;
+        }
+        let told_in_volumes = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        if told_in_volumes(&pod) != told_in_volumes(&self.pod) && volume::content::tells_metadata(&pod) {
+            self.volumes.due = Some(Timestamp::now());
+        }
+        self.pod = pod;
+    }
+
+    /// Hears what becomes of the sandbox's containers.
+    fn listen(&mut self, sandbox: &Sandbox) {
+        let (sandbox, tell) = (sandbox.clone(), self.tell.clone());
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        self.listener = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Ok(events) = sandbox.watch().await {
+                let mut events = std::pin::pin!(events);
+                while let Some(Event::Container(mut state)) = events.next().await {
+                    stop::add_last_words(&host, &pod, &mut state);
+                    let _ = tell.send(Told::Outcome(Outcome::Container(state)));
+                }
+            }
+            let _ = tell.send(Told::Outcome(Outcome::SandboxLost));
+        })));
+    }
+
+    /// Probes each run as long as it lasts: first for its startup, then for the rest.
+    fn keep_probes(&mut self) {
+        let pod = Arc::clone(&self.pod);
+        for (_, container) in all_containers(&pod) {
+            let Some(seen) = self.seen.containers.get(&container.name) else { continue };
+            let name = &container.name;
+            let runs = matches!(seen.run, Run::Running { .. }) && seen.stop.is_none();
+            let (run, started) = (seen.runs, container.startup_probe.is_none() || seen.started);
+            if !runs || self.seen.is_starting(name) {
+                self.probes.remove(name);
+                continue;
+            }
+            if self.probes.get(name).is_some_and(|p| p.run == run && p.started == started) {
+                continue;
+            }
+            let kinds: &[ProbeKind] =
+                if started { &[ProbeKind::Readiness, ProbeKind::Liveness] } else { &[ProbeKind::Startup] };
+            let (Some(target), Some(ip)) = (self.target(name), self.seen.ip) else { continue };
+            let tasks = kinds.iter().filter_map(|kind| {
+                let probe = probe::of_kind(container, *kind)?;
+                let (tell, name, kind) = (self.tell.clone(), name.clone(), *kind);
+                let tell = move |healthy| {
+                    let outcome = Outcome::Probed { name: name.clone(), attempt: run - 1, kind, healthy };
+                    let _ = tell.send(Told::Outcome(outcome));
+                };
+                let about = probe::About { pod: &pod, container, ip, recorder: &self.host.recorder };
+                Some(probe::start(&about, kind, probe, target.clone(), tell))
+            });
+            let probing = Probing { run, started, _tasks: tasks.collect() };
+            self.probes.insert(name.clone(), probing);
+        }
+    }
+
+    /// Brings volumes up to date when what they are made of has changed; returns when to look
+    /// again.
+    fn keep_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if !self.keeps_volumes() {
+            return None;
+        }
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        let watch = || host.objects.watch_for_volumes(&pod).into_iter().map(|object| (object, 0)).collect();
+        let objects = self.volumes.objects.get_or_insert_with(watch);
+        let mut due = self.volumes.due.is_some_and(|due| due <= now);
+        for (object, shown) in objects {
+            let count = *object.changes.borrow();
+            due |= count != *shown;
+            *shown = count;
+        }
+        if due {
+            self.volumes.running = true;
+            self.volumes.due = None;
+            let ip = self.seen.ip;
+            self.spawn(async move |tell| tell(Told::Refreshed(start::volumes(&host, &pod, ip).await)));
+        }
+        if self.volumes.due.is_none() {
+            let refresh = volume::content::token_refresh(&self.pod);
+            self.volumes.due = refresh.map(|refresh| later(now, refresh));
+        }
+        self.volumes.due
+    }
+
+    /// True if volumes are to follow what they are made of, and are not just doing so.
+    fn keeps_volumes(&self) -> bool {
+        let ends = self.pod.spec.as_ref().is_none_or(|spec| must_end(&self.pod, spec, &self.seen));
+        self.seen.volumes == Step::Done && !ends && self.seen.starting.is_none() && !self.volumes.running
+    }
+
+    /// Waits until an object that volumes are made of has changed; for ever while they are not
+    /// kept.
+    fn objects_changed(&self) -> impl Future<Output = ()> + use<> {
+        let kept = self.volumes.objects.iter().flatten().filter(|_| self.keeps_volumes());
+        let changes = kept.map(|(object, shown)| {
+            let (mut changes, shown) = (object.changes.clone(), *shown);
+            Box::pin(async move {
+                if changes.wait_for(|count| *count != shown).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        let changes: Vec<_> = changes.collect();
+        async move {
+            if changes.is_empty() {
+                std::future::pending::<()>().await;
+            } else {
+                futures::future::select_all(changes).await;
+            }
+        }
+    }
+
+    /// Shows the status, and writes it if it has changed; returns when to look again.
+    fn keep_status(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.seen.vanished || self.seen.released != Step::Undone {
+            return None;
+        }
+        let change = self.change(now);
+        if self.writing {
+            return None;
+        }
+        let change = change.filter(|change| self.wrote.as_ref() != Some(change))?;
+        if let Some(again) = self.write_again.filter(|again| *again > now) {
+            return Some(again);
+        }
+        if is_quick_start(&self.seen, self.began, now) {
+            return Some(later(self.began, QUICK_START));
+        }
+        self.writing = true;
+        self.write_again = None;
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        self.spawn(async move |tell| {
+            let written = write_status(&host, &pod, &change).await;
+            tell(Told::Written(Box::new(written), change));
+        });
+        None
+    }
+
+    /// What the status lacks that the API server has.
+    fn change(&self, now: Timestamp) -> Option<Value> {
+        let status = status(&self.pod, &self.seen, self.host.config.node_ip, now);
+        let new = serde_json::to_value(&status).ok()?;
+        self.host.directory.show(&self.pod, status);
+        let old = self.pod.status.as_ref().and_then(|s| serde_json::to_value(s).ok());
+        merge_patch(&old.unwrap_or_else(|| json!({})), &new)
+    }
+
+    fn status_written(&mut self, written: Result<Pod, kube::Error>, patch: Value) {
+        self.writing = false;
+        match written {
+            Ok(pod) => {
+                self.wrote = Some(patch);
+                self.take_pod(Arc::new(pod));
+            }
+            // It is gone, or another one of its name is there: the watch will tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => self.wrote = Some(patch),
+            Err(error) => {
+                tracing::warn!(pod = %self.uid, %error, "a pod's status could not be written");
+                self.write_again = Some(later(Timestamp::now(), WRITE_RETRY));
+            }
+        }
+    }
+
+    fn target(&self, name: &str) -> Option<Target> {
+        let attempt = self.seen.containers.get(name)?.runs.checked_sub(1)?;
+        Some(Target { sandbox: self.sandbox.clone()?, id: format!("{name}-{attempt}") })
+    }
+
+    fn spawn<F>(&mut self, work: impl FnOnce(Box<dyn Fn(Told) + Send + Sync>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tell = self.tell.clone();
+        self.tasks.spawn(work(Box::new(move |told| {
+            // The worker has ended: nobody wants to know.
+            let _ = tell.send(told);
+        })));
+    }
+}
+
+/// Writes a change of a pod's status, for this very pod and no other of its name.
+pub async fn write_status(host: &Host, pod: &Pod, change: &Value) -> Result<Pod, kube::Error> {
+    let meta = &pod.metadata;
+    let api = Api::<Pod>::namespaced(host.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let patch = Patch::Merge(json!({"metadata": {"uid": meta.uid}, "status": change}));
+    api.patch_status(meta.name.as_deref().unwrap_or_default(), &PatchParams::default(), &patch).await
+}
+
+fn container(pod: &Pod, name: &str) -> Option<k8s_openapi::api::core::v1::Container> {
+    all_containers(pod).find(|(_, c)| c.name == name).map(|(_, c)| c.clone())
+}

@@ -1,0 +1,208 @@
+//! `/podProxy/{namespace}/{pod}/{uid}/{scheme}/{port}/…`: a request that the API server was asked
+//! to carry to a pod, done by the node that runs it.
+//!
+//! Merged into the node's HTTP server. The connection goes to the address that this node gave the
+//! pod, whatever an object in the API says, and to no other pod of the same name. What the pod
+//! answers goes back as it is; a refusal of this node's own has a header that says so.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use http::{HeaderValue, StatusCode, Uri, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::node::shown_pods::{Directory, Shown};
+use crate::pod::probe::tls;
+
+/// A pod must have taken the connection by then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Parts of the path before the pod's own.
+const PREFIX_PARTS: usize = 6;
+
+/// Status code and text.
+type Refusal = (StatusCode, String);
+/// Namespace, pod, uid, scheme, port.
+type PodPath = Path<Vec<(String, String)>>;
+
+/// The routes.
+pub fn router(pods: Directory) -> Router {
+    let pod = "/podProxy/{namespace}/{pod}/{uid}/{scheme}/{port}";
+    Router::new()
+        .route(&format!("{pod}/"), any(serve))
+        .route(&format!("{pod}/{{*path}}"), any(serve))
+        .with_state(pods)
+}
+
+async fn serve(State(pods): State<Directory>, Path(path): PodPath, request: Request) -> Response {
+    match carry(&pods, &path, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            let mut response = refusal.into_response();
+            response.headers_mut().insert(PROXY_REFUSED_HEADER, HeaderValue::from_static("true"));
+            response
+        }
+    }
+}
+
+async fn carry(pods: &Directory, path: &[(String, String)], request: Request) -> Result<Response, Refusal> {
+    let part = |name: &str| {
+        path.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    let shown = pods.get(part("namespace"), part("pod"));
+    let shown = shown.filter(|shown| shown.pod.metadata.uid.as_deref() == Some(part("uid")));
+    let shown = shown.ok_or_else(|| unreachable("pod does not exist"))?;
+    let address = address(&shown, part("port"))?;
+    let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(|error| unreachable(&dial_text(address, &error)))?,
+        Err(_) => return Err(unreachable(&format!("dial tcp {address}: i/o timeout"))),
+    };
+    // What is typed into a WebSocket is small and wanted at once.
+    let _ = stream.set_nodelay(true);
+    if part("scheme") == "https" {
+        let name = address.ip().to_string();
+        let shaken = tokio::time::timeout(CONNECT_LIMIT, tls::connect(stream, &name)).await;
+        let shaken = shaken.unwrap_or_else(|_| Err("net/http: TLS handshake timeout".to_owned()));
+        exchange(shaken.map_err(|why| unreachable(&why))?, request).await
+    } else {
+        exchange(stream, request).await
+    }
+}
+
+/// Where the pod listens. On the node's own network only what its containers declare is a port of
+/// the pod; the rest is the node's.
+fn address(shown: &Shown, port: &str) -> Result<SocketAddr, Refusal> {
+    let not_allowed = |why: &str| (StatusCode::BAD_REQUEST, format!("address not allowed{why}"));
+    let port: u16 = port.parse().map_err(|_| not_allowed(""))?;
+    let ip = shown.status.pod_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let ip = ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast());
+    let ip = ip.ok_or_else(|| not_allowed(""))?;
+    let spec = shown.pod.spec.as_ref();
+    let on_host = spec.is_some_and(|spec| spec.host_network == Some(true));
+    let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let mut declared = containers.iter().flat_map(|c| c.ports.iter().flatten());
+    if on_host && !declared.any(|known| known.container_port == i32::from(port)) {
+        return Err(not_allowed(&format!(
+            ": no container of this pod on the node's network declares port {port}"
+        )));
+    }
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// One request on a connection of its own, which ends when the client or the pod ends it.
+async fn exchange<S>(stream: S, mut request: Request) -> Result<Response, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let failed = |error: &dyn std::fmt::Display| unreachable(&error.to_string());
+    let client = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    *request.uri_mut() = own_path(request.uri()).map_err(|error| failed(&error))?;
+    *request.version_mut() = http::Version::HTTP_11;
+    match request.headers_mut().remove(PROXY_HOST_HEADER) {
+        Some(host) => drop(request.headers_mut().insert(header::HOST, host)),
+        None if request.headers().contains_key(header::HOST) => {}
+        None => drop(request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"))),
+    }
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a proxied connection to a pod ended");
+        }
+    });
+    let mut response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    response.headers_mut().remove(PROXY_REFUSED_HEADER);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let pod = hyper::upgrade::on(&mut response);
+        // Without a client's connection to join, the pod's is dropped and ends.
+        if let Some(client) = client {
+            tokio::spawn(join(client, pod));
+        }
+    } else {
+        // How the pod's connection framed the body is not how the next does.
+        response.headers_mut().remove(header::TRANSFER_ENCODING);
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    Ok(response.map(Body::new))
+}
+
+/// The pod's own path and query, as they were sent.
+fn own_path(uri: &Uri) -> Result<Uri, http::uri::InvalidUri> {
+    let text = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or("/");
+    let slash = text.match_indices('/').nth(PREFIX_PARTS).map_or(text.len(), |(at, _)| at);
+    let own = &text[slash..];
+    if own.is_empty() { Ok(Uri::from_static("/")) } else { own.parse() }
+}
+
+async fn join(client: OnUpgrade, pod: OnUpgrade) {
+    let (client, pod) = match tokio::try_join!(client, pod) {
+        Ok(upgraded) => upgraded,
+        Err(error) => return tracing::debug!(%error, "a stream to a pod was not upgraded"),
+    };
+    let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut pod).await {
+        tracing::debug!(%error, "a stream to a pod broke off");
+    }
+}
+
+fn unreachable(why: &str) -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("error trying to reach service: {why}"))
+}
+
+fn dial_text(address: SocketAddr, error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => format!("connect: {error}"),
+    };
+    format!("dial tcp {address}: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(ip: &str, host: bool, port: &str, expected: Result<&str, &str>) {
+        let pod = json!({"spec": {"hostNetwork": host,
+            "containers": [{"name": "c", "ports": [{"containerPort": 8080}]}]}});
+        let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod).unwrap());
+        let status = serde_json::from_value(json!({"podIP": ip})).unwrap();
+        let found = address(&Shown { pod, status }, port).map(|found| found.to_string());
+        let found = found.map_err(|(_, why)| why);
+        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{ip} {port}");
+    }
+
+    #[test]
+    fn only_the_pods_own_address() {
+        check("10.42.0.7", false, "22", Ok("10.42.0.7:22"));
+        check("127.0.0.1", false, "22", Err("address not allowed"));
+        check("", false, "22", Err("address not allowed"));
+        check("192.0.2.1", true, "8080", Ok("192.0.2.1:8080"));
+        let why = "address not allowed: no container of this pod on the node's network declares port 22";
+        check("192.0.2.1", true, "22", Err(why));
+    }
+
+    #[test]
+    fn the_pod_sees_its_own_path() {
+        for (asked, expected) in
+            [("/podProxy/n/p/u/http/80/", "/"), ("/podProxy/n/p/u/http/80/a%2Fb/?c=/d", "/a%2Fb/?c=/d")]
+        {
+            assert_eq!(own_path(&asked.parse().unwrap()).unwrap(), expected);
+        }
+    }
+}
