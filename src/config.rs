@@ -20,6 +20,14 @@ pub const POD_MAX_PIDS: i64 = 4096;
 /// The sandbox, what it starts containers with, and a container.
 const LEAST_PIDS: i64 = 16;
 
+/// Where the cluster keeps its state, as an option of the commands that need nothing else of it.
+#[derive(Args)]
+pub struct DataDir {
+    /// Directory of the cluster's state
+    #[arg(long, env = "PROA_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_parser = absolute)]
+    pub data_dir: PathBuf,
+}
+
 /// What may be set. Each has the same name as a flag, as `PROA_…` in the environment and as a key
 /// of the `--config` file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]

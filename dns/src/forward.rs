@@ -14,7 +14,7 @@ use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::{TokioResolver, system_conf};
 use tokio::sync::Semaphore;
 
-use crate::Upstream;
+use crate::config::Upstream;
 
 /// Answers remembered, each well below a kilobyte.
 const CACHED_ANSWERS: u64 = 2048;

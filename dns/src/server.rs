@@ -15,9 +15,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Own;
+use crate::config::DnsConfig;
 use crate::forward::Forwarder;
 use crate::watch::{self, Watched};
-use crate::{DnsConfig, DnsError};
 
 /// How long a TCP client may say nothing.
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -29,6 +29,25 @@ const UDP_PAYLOAD: u16 = 1232;
 const ALIASES: usize = 8;
 /// Times a free port is sought when any port will do.
 const PORT_ATTEMPTS: usize = 16;
+
+/// Why the DNS server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The cluster domain is not a domain name.
+    #[error("{0:?} is not a domain name")]
+    Domain(String),
+    /// An address cannot be listened on.
+    #[error("DNS cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The server ended by itself.
+    #[error("DNS server: {0}")]
+    Server(String),
+}
 
 /// A DNS server that has its sockets.
 pub struct Server {

@@ -10,7 +10,7 @@ use proa_runtime::image::{
 };
 use proa_runtime::node::paths::Paths;
 
-use super::DataDir;
+use crate::config::DataDir;
 use crate::{data_dir, print};
 
 #[derive(Subcommand)]

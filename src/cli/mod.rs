@@ -3,11 +3,11 @@
 mod image;
 mod token;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
+use crate::config::DataDir;
 use crate::{agent, config, print, up};
 
 /// A Kubernetes-compatible cluster in one small program, with WebAssembly and containers side by
@@ -33,14 +33,6 @@ enum Command {
     /// Works with the images of this node.
     #[command(subcommand)]
     Image(image::Command),
-}
-
-/// Where the cluster keeps its state.
-#[derive(Args)]
-pub struct DataDir {
-    /// Directory of the cluster's state
-    #[arg(long, env = "PROA_DATA_DIR", default_value = config::DEFAULT_DATA_DIR, value_parser = config::absolute)]
-    pub data_dir: PathBuf,
 }
 
 /// Runs a command; an error becomes one line on standard error and exit status 1.

@@ -18,7 +18,7 @@ use proa_runtime::node::join::{Credentials, Pair, ca_hash};
 use rand::Rng;
 use serde_json::Value;
 
-use super::DataDir;
+use crate::config::DataDir;
 use crate::{print, up};
 
 #[derive(Subcommand)]
