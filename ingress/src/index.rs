@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::names;
 use rustls::sign::CertifiedKey;
 
-use crate::tls;
+use crate::certificate;
 
 /// How an Ingress named its class before the field `ingressClassName` was there.
 const ANNOTATION_CLASS: &str = "kubernetes.io/ingress.class";
@@ -204,7 +204,7 @@ impl Indexed for Node {
 impl Indexed for Secret {
     fn apply(self, index: &mut Index) {
         let key = key(&self.metadata);
-        index.certificates.insert(key, tls::certified_key(&self));
+        index.certificates.insert(key, certificate::certified_key(&self));
     }
     fn delete(self, index: &mut Index) {
         index.certificates.remove(&key(&self.metadata));

@@ -10,6 +10,7 @@ mod access;
 mod annotations;
 mod answer;
 mod body;
+mod certificate;
 mod endpoints;
 mod events;
 mod htpasswd;
@@ -90,7 +91,7 @@ impl Ingress {
     pub async fn bind(config: &Config) -> Result<Self, IngressError> {
         let http = listen(config.http, "--ingress-http").await?;
         let https = listen(config.https, "--ingress-https").await?;
-        let certificate = tls::self_made().map_err(IngressError::Certificate)?;
+        let certificate = certificate::self_made().map_err(IngressError::Certificate)?;
         let (address, limits) = (reachable(config.http.ip()), Limits::default());
         Ok(Ingress { http, https, address, limits, config: config.clone(), certificate })
     }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressSpec, IngressTLS};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{
-    Backend, Matcher, NO_ENDPOINTS, NO_PORT, NO_SERVICE, NOT_REACHED, Path, REASON_BEHIND, REASON_ENDPOINTS,
-    REASON_PATH, RESOURCE_BACKEND, Rewrite, Route,
-};
+use super::backend::{Backend, NO_ENDPOINTS, NO_PORT, NO_SERVICE, NOT_REACHED, RESOURCE_BACKEND};
+use super::paths::{Matcher, Path, Rewrite, Route};
+use super::problem::{REASON_BEHIND, REASON_ENDPOINTS, REASON_PATH};
 use crate::access::Access;
 use crate::annotations::Settings;
 use crate::index::{Index, Key, Port, ServiceEntry, Slice};

@@ -1,5 +1,12 @@
-use super::*;
-use crate::index::Indexed;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::Ingress;
+
+use super::Table;
+use super::backend::{NO_ENDPOINTS, NO_SERVICE, NOT_REACHED};
+use super::problem::{REASON_BEHIND, REASON_CLOSED, REASON_IGNORED, REASON_MORE};
+use crate::index::{Index, Indexed, Ranges};
+use crate::pattern::Patterns;
 
 fn index(objects: &[serde_json::Value]) -> Index {
     let mut index = Index::default();

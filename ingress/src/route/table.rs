@@ -1,24 +1,21 @@
-//! The route table: which backend answers a host and a path.
-//!
-//! Compiled from the index, read by every request. Pure: equal indexes give equal tables.
-
-mod rules;
+//! The route table of one moment.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use rustls::sign::CertifiedKey;
 
+use super::paths::{Path, Route};
+use super::problem::{
+    Problem, REASON_CERTIFICATE, REASON_CLOSED, REASON_IGNORED, REASON_MORE, REASON_PASSWORD,
+};
+use super::rules::{Parts, Rules, Secured};
 use crate::access::Access;
 use crate::annotations;
 use crate::index::{Index, Key, Ranges, key};
-use crate::path;
-use crate::pattern::{Pattern, Patterns};
-use rules::{Parts, Rules, Secured};
+use crate::pattern::Patterns;
 
 /// All routes and certificates at one moment.
 #[derive(Default)]
@@ -49,112 +46,10 @@ pub struct OwnAddresses {
     ranges: Vec<ipnet::IpNet>,
 }
 
-/// Something that is wrong with an object, or that it asks for and does not get.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// The Ingress, and its uid; none if it is a setting.
-    pub about: Option<(Key, String)>,
-    /// Constant.
-    pub reason: &'static str,
-    /// For people.
-    pub message: String,
-}
-
-struct Path {
-    matcher: Matcher,
-    /// Of what is matched, in bytes: the longer goes first.
-    length: usize,
-    /// Stands for an Ingress's `defaultBackend`: any rule of the same host goes before it.
-    fallback: bool,
-    /// A pattern for a host that an older Ingress of another namespace has: rules without go before it.
-    behind: bool,
-    route: Arc<Route>,
-}
-
-/// What a path says of requests' paths, decoded.
-enum Matcher {
-    Exact(Vec<u8>),
-    /// Whole elements; without a slash at the end.
-    Prefix(Vec<u8>),
-    Pattern(Arc<Pattern>),
-    /// All that begins like this, whatever its case: stands for a pattern that is closed.
-    Beginning(Vec<u8>),
-}
-
-/// What becomes of a request that a rule matches.
-pub struct Route {
-    pub backend: Arc<Backend>,
-    /// Who may use it.
-    pub access: Arc<Access>,
-    /// Plain HTTP is sent to HTTPS.
-    pub to_https: bool,
-    rewrite: Option<Rewrite>,
-}
-
-struct Rewrite {
-    pattern: Option<Arc<Pattern>>,
-    target: String,
-}
-
-/// Where the requests of a route go.
-#[derive(Debug)]
-pub struct Backend {
-    /// `namespace/service:port`, for logs and reasons.
-    pub name: String,
-    /// Its ready endpoints.
-    pub endpoints: Vec<SocketAddr>,
-    /// The name and port elsewhere whose addresses are its endpoints.
-    pub external: Option<(String, u16)>,
-    /// Its endpoints speak HTTP/2 in the clear.
-    pub http2: bool,
-    /// Why there are none, if there are none.
-    pub unavailable: &'static str,
-    /// Others are left out, as they cannot be reached.
-    left_out: bool,
-    next: AtomicUsize,
-}
-
-/// The Service named by a route does not exist.
-pub const NO_SERVICE: &str = "the service does not exist";
-/// The Service has no such port.
-pub const NO_PORT: &str = "the service has no such port";
-/// The Service has no pod that is ready.
-pub const NO_ENDPOINTS: &str = "the service has no ready endpoints";
-/// The Service's pods are all on other nodes.
-pub const NOT_REACHED: &str = "the service's pods are on other nodes, which cannot be reached yet";
-/// The route leads to something other than a Service.
-pub const RESOURCE_BACKEND: &str = "resource backends are not supported";
-
-/// An annotation that is not understood and of which nothing hangs.
-pub const REASON_IGNORED: &str = "AnnotationIgnored";
-/// The Ingress is not served, lest it be open to whom it should not.
-pub const REASON_CLOSED: &str = "IngressClosed";
-/// A user whose password cannot be checked, and who is let in by none.
-pub const REASON_PASSWORD: &str = "PasswordNotSupported";
-/// A path that cannot match anything.
-pub const REASON_PATH: &str = "InvalidPath";
-/// A certificate that is missing or broken.
-pub const REASON_CERTIFICATE: &str = "CertificateMissing";
-/// Patterns are matched after the rules of another Ingress.
-pub const REASON_BEHIND: &str = "PatternsBehindOthers";
-/// There is more than is said.
-pub const REASON_MORE: &str = "MoreProblems";
-/// Pods of other nodes are left out.
-pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
-
 /// Problems of one Ingress that are said, each in an Event and a line of the log.
 const PROBLEMS: usize = 16;
 /// A problem's text may be as long as this, in characters: an Event's has at most a kilobyte.
 const MESSAGE_LENGTH: usize = 255;
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(((namespace, name), _)) = &self.about {
-            write!(f, "Ingress {namespace}/{name}: ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
 
 impl OwnAddresses {
     fn of(index: &Index) -> Self {
@@ -168,41 +63,6 @@ impl OwnAddresses {
     /// Whether the address is a node's, a pod's or a Service's.
     pub fn has(&self, address: IpAddr) -> bool {
         self.nodes.contains(&address) || self.ranges.iter().any(|range| range.contains(&address))
-    }
-}
-
-impl Backend {
-    fn none(name: String, unavailable: &'static str) -> Self {
-        let (endpoints, next) = (Vec::new(), AtomicUsize::new(0));
-        Backend { name, endpoints, external: None, http2: false, unavailable, left_out: false, next }
-    }
-
-    /// The endpoints to try, each once, starting with another one each time.
-    pub fn in_turn<'a>(&self, endpoints: &'a [SocketAddr]) -> impl Iterator<Item = SocketAddr> + use<'a> {
-        let count = endpoints.len();
-        let start = if count == 0 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count };
-        endpoints.iter().cycle().skip(start).take(count).copied()
-    }
-}
-
-impl Route {
-    /// The path that replaces a request's, encoded, or why it cannot be sent; `None` if it stays.
-    pub fn rewritten(&self, matched: &[u8]) -> Option<Result<String, &'static str>> {
-        let rewrite = self.rewrite.as_ref()?;
-        let captures = rewrite.pattern.as_ref().and_then(|pattern| pattern.regex.captures(matched));
-        let mut made = Vec::new();
-        let mut chars = rewrite.target.chars().peekable();
-        while let Some(char) = chars.next() {
-            let digit = chars.peek().filter(|_| char == '$').and_then(|c| c.to_digit(10));
-            if let Some(digit) = digit {
-                chars.next();
-                let group = captures.as_ref().and_then(|c| c.get(digit as usize));
-                made.extend_from_slice(group.map_or(&b""[..], |m| m.as_bytes()));
-            } else {
-                made.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-        }
-        Some(path::encode(&made))
     }
 }
 
@@ -390,32 +250,3 @@ fn certificate<'a>(index: &'a Index, secret: &Key) -> Result<&'a Arc<CertifiedKe
         None => Err("there is no such Secret of type kubernetes.io/tls"),
     }
 }
-
-impl Path {
-    fn fallback(route: Arc<Route>) -> Path {
-        Path { matcher: Matcher::Prefix(Vec::new()), length: 0, fallback: true, behind: false, route }
-    }
-
-    /// The longest path goes first, and an exact one before a prefix as long. A slash at the end
-    /// of a prefix says nothing, so it does not count.
-    fn precedence(&self) -> (bool, bool, usize, bool) {
-        (!self.fallback, !self.behind, self.length, matches!(self.matcher, Matcher::Exact(_)))
-    }
-
-    /// A prefix matches by whole elements: `/a` covers `/a` and `/a/b`, never `/ab`.
-    fn matches(&self, path: &[u8]) -> bool {
-        match &self.matcher {
-            Matcher::Exact(wanted) => path == wanted,
-            Matcher::Prefix(prefix) => {
-                path.strip_prefix(&prefix[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-            }
-            Matcher::Pattern(pattern) => pattern.regex.is_match(path),
-            Matcher::Beginning(begins) => {
-                path.get(..begins.len()).is_some_and(|start| start.eq_ignore_ascii_case(begins))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;
