@@ -7,7 +7,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::{ImageError, shown};
+use super::error::{ImageError, shown};
 
 /// Errors of one answer that are shown.
 const SHOWN_ERRORS: usize = 3;

@@ -12,7 +12,8 @@ use ruzstd::decoding::errors::ReadFrameHeaderError::SkipFrame;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use sha2::{Digest, Sha256};
 
-use super::{ImageError, at};
+use super::error::{ImageError, at};
+use super::limits::over_the_limit;
 
 /// What the headers of one entry may need: those that hold no more than numbers and a short name,
 /// and the special ones for long names and attributes. As Go's reader has it.
@@ -130,8 +131,7 @@ impl<R: Read> Metered<R> {
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
-        self.left_bytes =
-            self.left_bytes.checked_sub(got as u64).ok_or_else(super::unpack::over_the_limit)?;
+        self.left_bytes = self.left_bytes.checked_sub(got as u64).ok_or_else(over_the_limit)?;
         self.hash.update(&buffer[..got]);
         Ok(got)
     }

@@ -16,8 +16,10 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::Semaphore;
 
+use super::error::ImageError;
 use super::layout::Layout;
-use super::{Credentials, ImageError, Progress, pull, registry};
+use super::transfer::{Credentials, Progress};
+use super::{pull, registry};
 use crate::backoff::go_duration;
 use crate::child::{self, Limits};
 

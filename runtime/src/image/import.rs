@@ -11,9 +11,12 @@ use oci_client::manifest::{
 use serde::Deserialize;
 
 use super::archive::Metered;
+use super::error::{ImageError, at};
 use super::layout::{Layout, METADATA_LIMIT_BYTES, read_limited};
-use super::unpack::LIMIT_BYTES;
-use super::{Image, ImageError, PackOptions, archive, at, pack, platform, recognize, reference};
+use super::limits::LIMIT_BYTES;
+use super::pack::{self, PackOptions};
+use super::record::Image;
+use super::{archive, platform, recognize, reference};
 
 /// The annotations in which an OCI layout's index tells an image's name.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];

@@ -10,7 +10,8 @@ use oci_client::manifest::OciImageManifest;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Image, ImageError, at};
+use super::error::{ImageError, at};
+use super::record::Image;
 
 /// No manifest or configuration of an image is larger.
 pub(super) const METADATA_LIMIT_BYTES: u64 = 4 << 20;

@@ -15,207 +15,40 @@
 mod address;
 mod answer;
 mod archive;
+mod error;
 mod failures;
 pub mod fetch;
 mod import;
 mod layout;
+mod limits;
 mod pack;
 mod platform;
 mod pull;
 mod push;
 mod recognize;
+mod record;
 mod reference;
 mod registry;
+mod transfer;
 pub mod tree;
 mod unpack;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use jiff::Timestamp;
 
+pub use error::ImageError;
 pub use pack::PackOptions;
+pub use record::{Content, Image, ImageConfig};
 pub use reference::{insecure_registry, normalize};
+pub use transfer::{Credentials, Progress};
 
+use error::at;
 use failures::Failures;
 use layout::Layout;
 
 use crate::node::paths::Paths;
-
-/// An image as the node runs it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Image {
-    /// The full name it was asked for by: `docker.io/library/nginx:1.29`.
-    pub reference: String,
-    /// Digest of its configuration, `sha256:…`: what the API calls the image's id.
-    pub id: String,
-    /// Digest of its manifest, `sha256:…`.
-    pub digest: String,
-    /// Bytes of its configuration and layers as transferred.
-    pub size_bytes: u64,
-    /// How it wants to be run.
-    pub config: ImageConfig,
-    /// What it holds.
-    pub content: Content,
-    /// Device nodes of its layers that were not unpacked.
-    #[serde(default)]
-    pub devices_left_out: u64,
-}
-
-/// The part of an image's configuration that containers take defaults from.
-/// <https://github.com/opencontainers/image-spec/blob/main/config.md>
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ImageConfig {
-    /// Program and first arguments; a container's `command` replaces it.
-    pub entrypoint: Vec<String>,
-    /// Further arguments; a container's `args` replaces them.
-    pub cmd: Vec<String>,
-    /// Environment in order.
-    pub env: Vec<(String, String)>,
-    /// Working directory; empty for `/`.
-    pub working_dir: String,
-    /// `user`, `uid`, `user:group`, `uid:gid`; empty for root.
-    pub user: String,
-    /// The signal that stops it, where it is not SIGTERM.
-    pub stop_signal: Option<String>,
-    /// Directories that want a volume of their own.
-    #[serde(default)]
-    pub volumes: Vec<String>,
-}
-
-/// What an image holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Content {
-    /// A root file system, as unpacked layers, lowest first.
-    Layers(Vec<PathBuf>),
-    /// A WebAssembly component or module.
-    Wasm {
-        /// The `.wasm` file.
-        module: PathBuf,
-        /// Its digest, `sha256:…`.
-        digest: String,
-    },
-}
-
-/// A user name and password for one registry.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Credentials {
-    /// `registry.example.com`, with port if not the usual one.
-    pub registry: String,
-    /// User name.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-/// How far a transfer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Bytes transferred so far.
-    pub done_bytes: u64,
-    /// Bytes to transfer in all.
-    pub total_bytes: u64,
-}
-
-/// Why an image is not to be had.
-#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
-pub enum ImageError {
-    /// The name is no image reference.
-    #[error("couldn't parse image name \"{0}\": invalid reference format")]
-    InvalidName(String),
-    /// The registry, or the store, has no such image.
-    #[error("{0}: not found")]
-    NotFound(String),
-    /// The registry asks for credentials, or refuses those given.
-    #[error("failed to authorize: {0}")]
-    Unauthorized(String),
-    /// The registry could not be reached or answered nonsense.
-    #[error("failed to pull and unpack image \"{reference}\": {message}")]
-    Registry {
-        /// The image's name.
-        reference: String,
-        /// What went wrong.
-        message: String,
-    },
-    /// The image could not be sent.
-    #[error("failed to push image \"{reference}\": {message}")]
-    Push {
-        /// The image's name.
-        reference: String,
-        /// What went wrong.
-        message: String,
-    },
-    /// The image used up what the process that pulls it may use.
-    #[error("failed to pull and unpack image \"{reference}\": {message}")]
-    Broken {
-        /// The image's name.
-        reference: String,
-        /// What went wrong.
-        message: String,
-    },
-    /// The image itself is not one that a node can or may run.
-    #[error("{0}")]
-    Malformed(String),
-    /// The image has nothing for this node's platform.
-    #[error("{0}")]
-    Platform(String),
-    /// A running container uses it.
-    #[error("image {0} is in use by a running container")]
-    InUse(String),
-    /// The node's disk.
-    #[error("{path}: {error}", path = path.display())]
-    Io {
-        /// What was read or written.
-        path: PathBuf,
-        /// What the kernel says.
-        error: String,
-    },
-}
-
-impl ImageError {
-    fn malformed(message: impl AsRef<str>) -> Self {
-        ImageError::Malformed(shown(message.as_ref()))
-    }
-}
-
-/// Adds the path to an IO error.
-fn at(path: &Path) -> impl Fn(std::io::Error) -> ImageError + '_ {
-    move |error| ImageError::Io { path: path.to_owned(), error: error.to_string() }
-}
-
-/// The longest text of a stranger that is shown, in characters.
-const SHOWN: usize = 400;
-
-/// A stranger's text as it may stand in a message: one line, and not a long one.
-fn shown(text: &str) -> String {
-    let words: Vec<&str> =
-        text.split(|c: char| c.is_control() || c == ' ').filter(|w| !w.is_empty()).collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-/// An error with all its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    // What rustls says of an answer that is not TLS, in the words of Go's client.
-    if message.contains("InvalidContentType") {
-        message = "http: server gave HTTP response to HTTPS client: \
-            a registry without TLS must be named in --insecure-registries"
-            .to_owned();
-    }
-    message
-}
 
 /// The images of one node.
 #[derive(Clone)]

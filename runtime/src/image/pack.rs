@@ -12,8 +12,10 @@ use oci_client::manifest::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::error::{ImageError, at};
 use super::layout::{Layout, NewBlob, digest_text};
-use super::{Image, ImageError, at, recognize};
+use super::recognize;
+use super::record::Image;
 
 /// What the configuration of a packed image says.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,9 +10,12 @@ use oci_client::manifest::{
     OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest,
 };
 
+use super::error::{ImageError, at};
 use super::layout::{Layout, METADATA_LIMIT_BYTES, hex_of};
+use super::record::Image;
 use super::registry::Registry;
-use super::{Credentials, Image, ImageError, Progress, at, platform, recognize, reference};
+use super::transfer::{Credentials, Progress};
+use super::{platform, recognize, reference};
 
 const ACCEPTED: [&str; 4] = [
     OCI_IMAGE_MEDIA_TYPE,

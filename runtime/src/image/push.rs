@@ -10,8 +10,11 @@ use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 
+use super::error::{ImageError, at, shown, with_causes};
 use super::layout::Layout;
-use super::{Credentials, Image, ImageError, Progress, at, reference, shown};
+use super::record::Image;
+use super::reference;
+use super::transfer::{Credentials, Progress};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,7 +75,7 @@ fn explain(name: &str, error: &OciDistributionError) -> ImageError {
         OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
             return ImageError::Unauthorized(name.to_owned());
         }
-        other => super::with_causes(other),
+        other => with_causes(other),
     };
     ImageError::Push { reference: name.to_owned(), message: shown(&message) }
 }

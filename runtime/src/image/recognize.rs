@@ -14,10 +14,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
+use super::error::{ImageError, at};
 use super::layout::{Layout, digest_text};
+use super::limits::LIMIT_BYTES;
+use super::record::{Content, Image, ImageConfig};
 use super::tree::Tree;
+use super::unpack;
 use super::unpack::{Budget, Layer};
-use super::{Content, Image, ImageConfig, ImageError, at, unpack};
 
 /// Media types of a layer that is a bare Wasm file.
 const WASM_LAYERS: [&str; 4] = [
@@ -77,9 +80,8 @@ pub(super) fn transfer_bytes(manifest: &OciImageManifest) -> Result<u64, ImageEr
     }
     let sizes = manifest.layers.iter().chain([&manifest.config]).map(|d| u64::try_from(d.size).ok());
     let sum = sizes.into_iter().try_fold(0u64, |sum, size| sum.checked_add(size?));
-    sum.filter(|sum| *sum <= unpack::LIMIT_BYTES).ok_or_else(|| {
-        ImageError::malformed(format!("the image is larger than {} GiB", unpack::LIMIT_BYTES >> 30))
-    })
+    sum.filter(|sum| *sum <= LIMIT_BYTES)
+        .ok_or_else(|| ImageError::malformed(format!("the image is larger than {} GiB", LIMIT_BYTES >> 30)))
 }
 
 /// Unpacks an image whose blobs are all in the store, and records it under `reference`.

@@ -2,7 +2,7 @@
 
 use oci_client::Reference;
 
-use super::ImageError;
+use super::error::ImageError;
 
 /// The full form of an image's name: `nginx` is `docker.io/library/nginx:latest`.
 pub fn normalize(name: &str) -> Result<String, ImageError> {

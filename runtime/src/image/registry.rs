@@ -16,8 +16,10 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 
 use super::address::Kind;
+use super::error::{ImageError, shown, with_causes};
 use super::layout::METADATA_LIMIT_BYTES;
-use super::{Credentials, ImageError, answer, reference, shown, with_causes};
+use super::transfer::Credentials;
+use super::{answer, reference};
 
 /// So much of an error's body is looked at.
 const ERROR_LIMIT_BYTES: u64 = 4 << 10;

@@ -5,7 +5,7 @@
 //! Whiteouts and opaque directories are those of `unpack.rs`.
 
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -17,6 +17,9 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 
 /// Links in one name that are followed, as many as Linux does.
 const LINKS: usize = 40;
+
+/// What overlayfs takes for "nothing of the lower layers' directory shows through".
+pub(super) const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
 
 /// The layers of an image, lowest first.
 pub struct Tree<'a> {
@@ -155,7 +158,7 @@ fn open(root: &Path, path: &Path, flags: OFlag) -> io::Result<File> {
 fn is_opaque(root: &Path, dir: &Path) -> bool {
     let name = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let Ok(dir) = open(root, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return false };
-    attribute(&dir, super::unpack::OPAQUE_ATTRIBUTE.to_bytes()).is_some_and(|value| value == b"y")
+    attribute(&dir, OPAQUE_ATTRIBUTE.to_bytes()).is_some_and(|value| value == b"y")
 }
 
 /// An extended attribute of an open file, if it is set and of a sane size.
@@ -247,7 +250,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layers = layers(dir.path(), &[&["etc", "etc/passwd=a"], &["etc"]]);
         let etc = std::ffi::CString::new(layers[1].join("etc").as_os_str().as_bytes()).unwrap();
-        let name = super::super::unpack::OPAQUE_ATTRIBUTE;
+        let name = OPAQUE_ATTRIBUTE;
         // SAFETY: all names are terminated, the value is as long as said.
         let set = unsafe { libc::lsetxattr(etc.as_ptr(), name.as_ptr(), b"y".as_ptr().cast(), 1, 0) };
         assert_eq!(set, 0);

@@ -24,19 +24,13 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat
 use tar::{Entry, EntryType};
 
 use super::archive::{self, Metered};
+use super::error::{ImageError, at};
 use super::layout::{Layout, digest_text};
-use super::tree::{self, Tree};
-use super::{ImageError, at};
-
-/// What all layers of an image may hold unpacked, holes of sparse files counted as what they are
-/// not: more than any sane image, less than fills a disk unnoticed.
-pub(super) const LIMIT_BYTES: u64 = 32 << 30;
-const LIMIT_ENTRIES: u64 = 2_000_000;
+use super::limits::{LIMIT_BYTES, LIMIT_ENTRIES, over_the_limit};
+use super::tree::{self, OPAQUE_ATTRIBUTE, Tree};
 
 const OPAQUE: &str = ".wh..wh..opq";
 const WHITEOUT: &str = ".wh.";
-/// What overlayfs takes for "nothing of the lower layers' directory shows through".
-pub(super) const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
 
 /// What an image may still unpack to.
 pub(super) struct Budget {
@@ -59,10 +53,6 @@ impl Budget {
         })?;
         Ok(())
     }
-}
-
-pub(super) fn over_the_limit() -> io::Error {
-    io::Error::other(format!("the image unpacks to more than {} GiB", LIMIT_BYTES >> 30))
 }
 
 /// A layer to be unpacked.

@@ -5,12 +5,30 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod, Secret,
+    Volume, VolumeProjection,
 };
 
-use super::{Source, claim};
+use super::claim;
 use crate::pod::downward::{self, Facts};
 use crate::pod::env::{References, Sources};
+
+/// What a volume is made of.
+pub enum Source<'a> {
+    /// A directory that lives as long as the pod.
+    EmptyDir(&'a EmptyDirVolumeSource),
+    /// A directory or file of the node.
+    HostPath(&'a HostPathVolumeSource),
+    /// Files made of API objects.
+    Files {
+        /// Never on a disk.
+        in_memory: bool,
+    },
+    /// What the pod's claim is bound to.
+    Claim,
+    /// Something this node cannot do: the name of the field.
+    Refused(&'static str),
+}
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]

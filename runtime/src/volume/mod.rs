@@ -24,7 +24,7 @@ use proa_sandbox::protocol::Mount;
 use crate::node::paths::Paths;
 use crate::pod::downward::Facts;
 use crate::pod::env::{Variables, expand};
-use content::{Fetched, File};
+use content::{Fetched, File, Source};
 
 /// Puts all volumes of a pod in place. An error is the message of a `FailedMount` Event.
 pub fn set_up(pod: &Pod, paths: &Paths, fetched: &Fetched, facts: &Facts) -> Result<(), String> {
@@ -69,23 +69,6 @@ pub fn mounts(
         .enumerate()
         .map(|(index, wanted)| one_mount(pod, container, paths, variables, index, wanted))
         .collect()
-}
-
-/// What a volume is made of.
-pub enum Source<'a> {
-    /// A directory that lives as long as the pod.
-    EmptyDir(&'a EmptyDirVolumeSource),
-    /// A directory or file of the node.
-    HostPath(&'a HostPathVolumeSource),
-    /// Files made of API objects.
-    Files {
-        /// Never on a disk.
-        in_memory: bool,
-    },
-    /// What the pod's claim is bound to.
-    Claim,
-    /// Something this node cannot do: the name of the field.
-    Refused(&'static str),
 }
 
 fn one_mount(

@@ -18,8 +18,9 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
+use super::ask::answered;
 use super::client::Pair;
-use super::{JoinError, answered};
+use super::error::JoinError;
 
 /// The pair by which the API server knows the node.
 pub const CLIENT: &str = "client.pem";

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::JoinError;
+use super::error::JoinError;
 
 /// A server must have answered the connection by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -12,7 +12,9 @@
 pub mod client;
 pub mod serve;
 
+mod ask;
 mod certificate;
+mod error;
 mod pin;
 
 pub use pin::hash_text as ca_hash;
@@ -29,50 +31,15 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use proa_api::names::{CONFIG_MAP_NODES, NAMESPACE_SYSTEM, NODE_USER_PREFIX};
 use tokio_util::sync::CancellationToken;
 
+use ask::{RETRY, answered};
 use certificate::{CLIENT, Files, SERVING, Signer};
 use client::Connection;
 pub use client::{Credentials, Pair};
+pub use error::JoinError;
 use serve::Serving;
 
-/// Pause before something that failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 /// How often the age of the certificates is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
-
-/// Why a machine does not become a node. Each is one sentence for the user.
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// A setting cannot be used.
-    #[error("{0}")]
-    Setting(String),
-    /// The server is not the one that was meant, or cannot be spoken to.
-    #[error("{server}: {why}")]
-    Server {
-        /// Its URL.
-        server: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The API server refuses something.
-    #[error("the cluster refuses to {what}: {why}")]
-    Refused {
-        /// What was asked.
-        what: &'static str,
-        /// What it says.
-        why: String,
-    },
-    /// A file cannot be read or written.
-    #[error("{path}: {error}")]
-    File {
-        /// Which.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// Keys or certificates cannot be made or used.
-    #[error("keys and certificates: {0}")]
-    Keys(String),
-}
 
 /// What a machine needs to know to join.
 #[derive(Clone, Debug)]
@@ -260,22 +227,5 @@ impl Membership {
         self.files.write_pair(SERVING, &pair)?;
         tracing::info!("the server certificate is renewed");
         serving.set(&pair)
-    }
-}
-
-/// Asks until there is an answer. A refusal is an answer, and an error.
-async fn answered<T, F>(what: &'static str, ask: impl Fn() -> F) -> Result<T, JoinError>
-where
-    F: Future<Output = Result<T, kube::Error>>,
-{
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(kube::Error::Api(status)) if matches!(status.code, 400..=403 | 422) => {
-                return Err(JoinError::Refused { what, why: status.message });
-            }
-            Err(error) => tracing::warn!(%error, "cannot {what} yet"),
-        }
-        tokio::time::sleep(RETRY).await;
     }
 }

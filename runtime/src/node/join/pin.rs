@@ -20,7 +20,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{JoinError, RETRY, client};
+use super::ask::RETRY;
+use super::client;
+use super::error::JoinError;
 
 const HTTPS_PORT: u16 = 443;
 

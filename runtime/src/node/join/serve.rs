@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::JoinError;
 use super::client::{Pair, key_material, roots};
+use super::error::JoinError;
 
 /// A client that has not shaken hands by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);

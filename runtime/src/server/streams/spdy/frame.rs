@@ -4,6 +4,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::error::FrameError;
 use super::headers::{Headers, Reader};
 
 /// The version in control frames.
@@ -26,28 +27,6 @@ const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
 const WINDOW_UPDATE: u16 = 9;
-
-/// Why a connection cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// Another version, or not SPDY at all.
-    #[error("a control frame of version {0}, not 3")]
-    Version(u16),
-    /// A control frame whose length cannot be.
-    #[error("a control frame of type {kind} with {length} bytes")]
-    Length {
-        /// Its type.
-        kind: u16,
-        /// Its length.
-        length: usize,
-    },
-    /// Something that is about no stream.
-    #[error("a frame for stream 0")]
-    NoStream,
-    /// Headers that cannot be read.
-    #[error("headers that {0}")]
-    Headers(&'static str),
-}
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Eq)]

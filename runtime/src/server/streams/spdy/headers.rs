@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::frame::FrameError;
+use super::error::FrameError;
 
 /// A block larger than this is not one that a client of Kubernetes sends.
 const MAX_BLOCK: usize = 64 << 10;

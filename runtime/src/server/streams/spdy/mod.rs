@@ -4,6 +4,7 @@
 //! Clients open streams, and this side answers each at once; it never opens one. `frame` and
 //! `headers` are pure; `session` moves bytes; `flow` counts them.
 
+mod error;
 pub mod flow;
 mod frame;
 mod headers;
