@@ -27,6 +27,7 @@ pub mod request_limits;
 pub mod resources;
 pub mod security;
 
+pub mod disk;
 pub mod eviction;
 pub mod objects;
 pub mod probe;

@@ -11,14 +11,12 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{Api, DeleteParams, Preconditions};
 use nix::sys::signal::Signal;
 use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
-use serde_json::Value;
 
 use crate::engine::{self, Sandbox};
 use crate::node::host::Host;
 use crate::pod::last_words;
 use crate::pod::observed::{all_containers, field_path, parse_id, report};
 use crate::pod::probe::check::{Check, Target};
-use crate::pod::worker::write_status;
 use crate::server::logs::last_text;
 use crate::volume::mount;
 
@@ -132,12 +130,8 @@ pub async fn stop_sandbox(dir: &std::path::Path, sandbox: Option<Sandbox>) -> Re
     }
 }
 
-/// Writes the last status and tells the API server that the pod has ended, so that it forgets it.
-pub async fn release(host: &Host, pod: &Pod, last: Option<Value>) -> Result<(), String> {
-    // A server that takes no status may still take the rest.
-    if let Some(last) = last {
-        let _ = write_status(host, pod, &last).await;
-    }
+/// Tells the API server that the pod has ended, so that it forgets it.
+pub async fn release(host: &Host, pod: &Pod) -> Result<(), String> {
     let meta = &pod.metadata;
     let api = Api::<Pod>::namespaced(host.client.clone(), meta.namespace.as_deref().unwrap_or_default());
     let params = DeleteParams {

@@ -4,7 +4,6 @@
 //! takes time runs in a task of its own and tells how it ended; the worker itself never waits for
 //! one thing only. When the agent ends, workers stop where they are and pods run on.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +22,17 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
 use crate::node::host::Host;
-use crate::pod::eviction::measure::Measured;
+use crate::pod::disk::{self, Disk};
+use crate::pod::eviction::measure::{Measured, measure};
 use crate::pod::objects::Watched;
-use crate::pod::observed::{
-    Outcome, PodObserved, ProbeKind, REJECTED, Report, Run, Step, Verdict, all_containers, report,
-};
+use crate::pod::observed::{Outcome, PodObserved, REJECTED, Report, Step, Verdict, all_containers, report};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
-use crate::pod::probe::{self, check::Target};
+use crate::pod::probe::Probes;
+use crate::pod::probe::check::Target;
 use crate::pod::start::{self, Start};
 use crate::pod::status::{merge_patch, status};
 use crate::pod::stop;
 use crate::volume;
-use disk::Disk;
-
-mod disk;
 
 /// Pause before a status that the API server did not take is written again.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
@@ -97,7 +93,7 @@ struct Worker {
     tasks: JoinSet<()>,
     /// Listens to the sandbox.
     listener: Option<AbortOnDropHandle<()>>,
-    probes: HashMap<String, Probing>,
+    probes: Probes,
     cancel_start: CancellationToken,
     /// When the start that is under way began.
     began: Timestamp,
@@ -107,13 +103,6 @@ struct Worker {
     write_again: Option<Timestamp>,
     volumes: Refresh,
     disk: Disk,
-}
-
-/// The probes of one run.
-struct Probing {
-    run: u32,
-    started: bool,
-    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// Keeps volumes up to date.
@@ -140,7 +129,7 @@ impl Worker {
             told,
             tasks: JoinSet::new(),
             listener: None,
-            probes: HashMap::new(),
+            probes: Probes::default(),
             cancel_start: CancellationToken::new(),
             began: now,
             writing: false,
@@ -206,7 +195,10 @@ impl Worker {
             if acted {
                 continue;
             }
-            self.keep_probes();
+            let tell = self.tell.clone();
+            let tell = move |outcome| drop(tell.send(Told::Outcome(outcome)));
+            let (sandbox, recorder) = (self.sandbox.as_ref(), &self.host.recorder);
+            self.probes.keep(&self.pod, &self.seen, sandbox, recorder, &tell);
             let refresh = self.keep_volumes(now);
             let measure = self.keep_disk(now);
             let write = self.keep_status(now);
@@ -346,7 +338,11 @@ impl Worker {
         let last = self.change(now);
         let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
         self.spawn(async move |tell| {
-            let done = stop::release(&host, &pod, last).await;
+            // A server that takes no status may still take the rest.
+            if let Some(last) = last {
+                let _ = write_status(&host, &pod, &last).await;
+            }
+            let done = stop::release(&host, &pod).await;
             tell(Told::Outcome(done.map_or_else(Outcome::ReleaseFailed, |()| Outcome::Released)));
         });
         true
@@ -367,7 +363,11 @@ impl Worker {
                 self.sandbox = Some(sandbox);
                 self.apply(Outcome::SandboxUp(ip));
             }
-            Told::Measured(measured) => self.disk_measured(measured),
+            Told::Measured(measured) => match self.disk.measured(measured, Timestamp::now()) {
+                disk::Shown::Fine => {}
+                disk::Shown::Exceeds(outcome) => self.apply(outcome),
+                disk::Shown::Unclear(report) => self.report(vec![report]),
+            },
             Told::Written(written, patch) => self.status_written(*written, patch),
             Told::Refreshed(done) => {
                 self.volumes.running = false;
@@ -422,39 +422,6 @@ impl Worker {
         })));
     }
 
-    /// Probes each run as long as it lasts: first for its startup, then for the rest.
-    fn keep_probes(&mut self) {
-        let pod = Arc::clone(&self.pod);
-        for (_, container) in all_containers(&pod) {
-            let Some(seen) = self.seen.containers.get(&container.name) else { continue };
-            let name = &container.name;
-            let runs = matches!(seen.run, Run::Running { .. }) && seen.stop.is_none();
-            let (run, started) = (seen.runs, container.startup_probe.is_none() || seen.started);
-            if !runs || self.seen.is_starting(name) {
-                self.probes.remove(name);
-                continue;
-            }
-            if self.probes.get(name).is_some_and(|p| p.run == run && p.started == started) {
-                continue;
-            }
-            let kinds: &[ProbeKind] =
-                if started { &[ProbeKind::Readiness, ProbeKind::Liveness] } else { &[ProbeKind::Startup] };
-            let (Some(target), Some(ip)) = (self.target(name), self.seen.ip) else { continue };
-            let tasks = kinds.iter().filter_map(|kind| {
-                let probe = probe::of_kind(container, *kind)?;
-                let (tell, name, kind) = (self.tell.clone(), name.clone(), *kind);
-                let tell = move |healthy| {
-                    let outcome = Outcome::Probed { name: name.clone(), attempt: run - 1, kind, healthy };
-                    let _ = tell.send(Told::Outcome(outcome));
-                };
-                let about = probe::About { pod: &pod, container, ip, recorder: &self.host.recorder };
-                Some(probe::start(&about, kind, probe, target.clone(), tell))
-            });
-            let probing = Probing { run, started, _tasks: tasks.collect() };
-            self.probes.insert(name.clone(), probing);
-        }
-    }
-
     /// Brings volumes up to date when what they are made of has changed; returns when to look
     /// again.
     fn keep_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
@@ -481,6 +448,20 @@ impl Worker {
             self.volumes.due = refresh.map(|refresh| later(now, refresh));
         }
         self.volumes.due
+    }
+
+    /// Measures what the pod has on the disk from time to time, if that is limited; returns when to
+    /// look again.
+    fn keep_disk(&mut self, now: Timestamp) -> Option<Timestamp> {
+        match self.disk.next(&self.pod, &self.seen, now) {
+            disk::Next::Nothing => None,
+            disk::Next::Wait(until) => Some(until),
+            disk::Next::Measure(runs) => {
+                let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+                self.spawn(async move |tell| tell(Told::Measured(measure(&host.paths, &pod, &runs).await)));
+                None
+            }
+        }
     }
 
     /// True if volumes are to follow what they are made of, and are not just doing so.
@@ -580,7 +561,7 @@ impl Worker {
 }
 
 /// Writes a change of a pod's status, for this very pod and no other of its name.
-pub async fn write_status(host: &Host, pod: &Pod, change: &Value) -> Result<Pod, kube::Error> {
+async fn write_status(host: &Host, pod: &Pod, change: &Value) -> Result<Pod, kube::Error> {
     let meta = &pod.metadata;
     let api = Api::<Pod>::namespaced(host.client.clone(), meta.namespace.as_deref().unwrap_or_default());
     let patch = Patch::Merge(json!({"metadata": {"uid": meta.uid}, "status": change}));

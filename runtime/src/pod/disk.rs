@@ -1,0 +1,80 @@
+//! When what a pod has on the node's disk is measured, if that is limited, and what follows of it.
+//!
+//! Asked by the pod's worker, which lets `eviction::measure` do it. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::backoff::later;
+use crate::pod::eviction;
+use crate::pod::eviction::measure::Measured;
+use crate::pod::observed::{Outcome, PodObserved, Report, Step, report};
+use crate::pod::plan::must_end;
+
+/// The pause between two measurements of the disk is so many times as long as one takes, at least.
+const MEASURE_SHARE: u32 = 20;
+
+/// What is watched, and when.
+pub struct Disk {
+    /// Nothing is watched without them.
+    limits: Option<eviction::Limits>,
+    due: Option<Timestamp>,
+    running: bool,
+}
+
+/// What is to be done now.
+pub enum Next {
+    /// Nothing, until something else happens.
+    Nothing,
+    /// Nothing before then.
+    Wait(Timestamp),
+    /// Measure what the pod and these last runs of its containers have, by name and attempt.
+    Measure(Vec<(String, u32)>),
+}
+
+/// What a measurement shows.
+pub enum Shown {
+    /// The pod keeps to its limits.
+    Fine,
+    /// The pod must end.
+    Exceeds(Outcome),
+    /// Not all of it could be measured.
+    Unclear(Report),
+}
+
+impl Disk {
+    /// Nothing measured yet.
+    pub fn new(pod: &Pod) -> Self {
+        Disk { limits: eviction::limits(pod), due: None, running: false }
+    }
+
+    /// Says what to do. A measurement counts as running from here on, until [`Disk::measured`].
+    pub fn next(&mut self, pod: &Pod, seen: &PodObserved, now: Timestamp) -> Next {
+        let ends = pod.spec.as_ref().is_none_or(|spec| must_end(pod, spec, seen));
+        if self.limits.is_none() || self.running || ends || seen.sandbox != Step::Done {
+            return Next::Nothing;
+        }
+        let due = *self.due.get_or_insert_with(|| later(now, eviction::PERIOD));
+        if due > now {
+            return Next::Wait(due);
+        }
+        self.running = true;
+        let runs = seen.containers.iter();
+        Next::Measure(runs.filter_map(|(name, c)| Some((name.clone(), c.runs.checked_sub(1)?))).collect())
+    }
+
+    /// Takes in a measurement.
+    pub fn measured(&mut self, measured: Measured, now: Timestamp) -> Shown {
+        self.running = false;
+        let pause = eviction::PERIOD.max(measured.took * MEASURE_SHARE);
+        self.due = Some(later(now, pause));
+        let limits = self.limits.as_ref();
+        if let Some(message) = limits.and_then(|limits| eviction::exceeded(limits, &measured.used)) {
+            return Shown::Exceeds(Outcome::Exceeds(message));
+        }
+        measured.problem.map_or(Shown::Fine, |problem| {
+            let text = format!("Local storage could not be measured in full: {problem}");
+            Shown::Unclear(report(None, true, "FailedMeasure", text))
+        })
+    }
+}

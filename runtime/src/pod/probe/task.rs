@@ -1,0 +1,164 @@
+//! One probe of one run: a task that tells when a threshold is reached and ends with the run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use std::net::IpAddr;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::check::{Check, Target};
+use crate::event::Recorder;
+use crate::pod::observed::{ProbeKind, field_path, report};
+
+/// Extra tries of a readiness probe right after the start, so that a container that is ready
+/// within its first second need not wait a whole period. They count as no failures.
+const EAGER: [Duration; 6] = [
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+    Duration::from_millis(320),
+];
+
+/// Results in a row, against a probe's thresholds. Pure.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    success_threshold: i32,
+    failure_threshold: i32,
+    successes: i32,
+    failures: i32,
+    told: Option<bool>,
+}
+
+impl Counter {
+    /// With the thresholds of a probe.
+    pub fn new(probe: &Probe) -> Self {
+        Counter {
+            success_threshold: probe.success_threshold.unwrap_or(1).max(1),
+            failure_threshold: probe.failure_threshold.unwrap_or(3).max(1),
+            successes: 0,
+            failures: 0,
+            told: None,
+        }
+    }
+
+    /// Takes in one result; tells the new state if it has changed.
+    pub fn count(&mut self, success: bool) -> Option<bool> {
+        if success {
+            (self.successes, self.failures) = (self.successes.saturating_add(1), 0);
+        } else {
+            (self.successes, self.failures) = (0, self.failures.saturating_add(1));
+        }
+        let state = if self.successes >= self.success_threshold {
+            true
+        } else if self.failures >= self.failure_threshold {
+            false
+        } else {
+            return None;
+        };
+        (self.told.replace(state) != Some(state)).then_some(state)
+    }
+}
+
+/// The probe of a kind, if the container has one.
+pub fn of_kind(container: &Container, kind: ProbeKind) -> Option<&Probe> {
+    match kind {
+        ProbeKind::Startup => container.startup_probe.as_ref(),
+        ProbeKind::Readiness => container.readiness_probe.as_ref(),
+        ProbeKind::Liveness => container.liveness_probe.as_ref(),
+    }
+}
+
+/// Whom a probe is about.
+pub struct About<'a> {
+    /// The pod.
+    pub pod: &'a Arc<Pod>,
+    /// Its container.
+    pub container: &'a Container,
+    /// The pod's address.
+    pub ip: IpAddr,
+    /// Takes the Events.
+    pub recorder: &'a Recorder,
+}
+
+/// Probes a run until the handle is dropped. `tell` hears of each change of state.
+pub fn start(
+    about: &About<'_>,
+    kind: ProbeKind,
+    probe: &Probe,
+    target: Target,
+    tell: impl Fn(bool) + Send + 'static,
+) -> AbortOnDropHandle<()> {
+    let check = Check::of_probe(probe, about.container, about.ip);
+    let (pod, name, probe) = (Arc::clone(about.pod), about.container.name.clone(), probe.clone());
+    let recorder = about.recorder.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let seconds = |value: Option<i32>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
+        let period = Duration::from_secs(seconds(probe.period_seconds.or(Some(10))).max(1));
+        let timeout = Duration::from_secs(seconds(probe.timeout_seconds).max(1));
+        let once = async || match &check {
+            Ok(check) => check.run(&target, timeout).await,
+            Err(message) => Err(message.clone()),
+        };
+        tokio::time::sleep(Duration::from_secs(seconds(probe.initial_delay_seconds))).await;
+        let mut counter = Counter::new(&probe);
+        let mut result = once().await;
+        if kind == ProbeKind::Readiness && probe.initial_delay_seconds.unwrap_or(0) == 0 {
+            for pause in EAGER {
+                if result.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                result = once().await;
+            }
+        }
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            let said = match &result {
+                Ok(None) => None,
+                Ok(Some(warning)) => {
+                    Some(("ProbeWarning", format!("{} probe warning: {warning}", title(kind))))
+                }
+                Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", title(kind)))),
+            };
+            if let Some((reason, text)) = said {
+                recorder.report(&pod, report(field_path(&pod, &name), true, reason, text));
+            }
+            if let Some(healthy) = counter.count(result.is_ok()) {
+                tell(healthy);
+                if kind == ProbeKind::Startup {
+                    return;
+                }
+            }
+            ticks.tick().await;
+            result = once().await;
+        }
+    }))
+}
+
+fn title(kind: ProbeKind) -> &'static str {
+    match kind {
+        ProbeKind::Startup => "Startup",
+        ProbeKind::Readiness => "Readiness",
+        ProbeKind::Liveness => "Liveness",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds() {
+        let probe = Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
+        let mut counter = Counter::new(&probe);
+        let results = [true, true, true, false, false, true, false, false, false, false, true, true];
+        let told: Vec<Option<bool>> = results.map(|result| counter.count(result)).to_vec();
+        let (no, up, down) = (None, Some(true), Some(false));
+        assert_eq!(told, [no, up, no, no, no, no, no, no, down, no, no, up]);
+    }
+}
