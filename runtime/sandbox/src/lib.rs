@@ -26,9 +26,11 @@ mod helper;
 mod init;
 mod log;
 mod oci;
+mod place;
 mod replay;
 mod requests;
 mod rootfs;
+mod sandbox;
 mod seccomp;
 mod server;
 mod sessions;
@@ -38,8 +40,6 @@ mod targets;
 mod task;
 mod terminal;
 mod wasm;
-#[path = "../../wasm/src/config.rs"]
-#[allow(dead_code)]
 mod wasm_config;
 mod wasm_view;
 

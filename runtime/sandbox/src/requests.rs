@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,19 +16,18 @@ use nix::unistd::pipe2;
 use crate::containers::{Entry, codes};
 use crate::helper::{Failure, Helper, Outcome};
 use crate::log::{Log, Stream};
-use crate::oci::{self, Io, Place};
+use crate::oci::{self, Io};
+use crate::place::Place;
 use crate::protocol::{Container, Payload, Reply};
-use crate::server::{Server, failed};
+use crate::sandbox::{LIMIT, Sandbox, failed};
 use crate::task::{Exec, Purpose, Task};
 use crate::terminal::Console;
 use crate::wasm::{self, Program};
 
-/// As long as the kubelet waits for a container runtime.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// Where the terminal of a container's first process arrives.
 const CONSOLE_FILE: &str = "console.sock";
 
-impl Server {
+impl Sandbox {
     /// Makes and starts a container.
     pub(crate) fn start(&mut self, connection: u64, container: Container) {
         let id = container.id.clone();
@@ -106,11 +105,6 @@ impl Server {
         self.containers.push(entry);
         self.add_task(helper, connection, Purpose::Create { id, console });
         Ok(())
-    }
-
-    /// What a container is started with: its configuration, and values of Secrets in it.
-    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
-        self.dir.join("bundles").join(id)
     }
 
     fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
@@ -213,18 +207,6 @@ impl Server {
         }
     }
 
-    /// A command is being started.
-    pub(crate) fn add_exec(&mut self, helper: Helper, exec: Exec) {
-        let (id, connection) = (self.next_id(), exec.connection);
-        self.execs.insert(id, exec);
-        self.add_task(helper, connection, Purpose::Exec { id });
-    }
-
-    fn add_task(&mut self, helper: Helper, connection: u64, purpose: Purpose) {
-        let id = self.next_id();
-        self.tasks.insert(id, Task { helper, connection, purpose });
-    }
-
     /// A helper has said how it went.
     pub(crate) fn task_done(&mut self, id: u64) {
         let Some(Task { helper, connection, purpose }) = self.tasks.remove(&id) else { return };
@@ -278,6 +260,23 @@ impl Server {
                 self.reply(connection, &failed(&reason, message));
             }
         }
+    }
+
+    /// Gives whether anything was known of the child.
+    pub(crate) fn child_ended(&mut self, pid: i32, status: WaitStatus) -> bool {
+        if let Some(index) = self.containers.iter().position(|entry| entry.state.pid == pid) {
+            self.containers[index].ended(status);
+            // One that ended before it was ready did start: its exit says the rest.
+            if let Some((connection, _)) = self.containers[index].starting.take() {
+                self.reply(connection, &Reply::Done);
+            }
+            for connection in self.containers[index].release() {
+                self.reply(connection, &Reply::Done);
+            }
+            self.announce(index);
+            return true;
+        }
+        self.exec_ended(pid, status)
     }
 
     fn exec_started(&mut self, id: u64, pid: i32) {

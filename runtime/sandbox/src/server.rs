@@ -5,9 +5,8 @@
 //! anything else: what takes time is done by helpers (`requests`), and a request that needs one keeps
 //! its connection busy until it is answered.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,13 +16,13 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup;
 use crate::connection::Connection;
 use crate::containers::Entry;
 use crate::oci;
 use crate::protocol::{Event, Reply, Request, SandboxConfig};
+use crate::sandbox::{Sandbox, failed};
 use crate::sessions::Wanted;
-use crate::task::{Exec, Task};
 
 /// How long killed containers may take to be gone before the sandbox ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -47,23 +46,11 @@ enum Source {
     Exec(u64),
 }
 
-/// The sandbox.
+/// The sandbox, listening.
 pub struct Server {
-    pub(crate) dir: PathBuf,
-    pub(crate) config: SandboxConfig,
-    /// The first process of the process namespace that all containers share, if they do.
-    pub(crate) init: Option<i32>,
-    pub(crate) pod: Cgroup,
-    /// In the order they were started.
-    pub(crate) containers: Vec<Entry>,
-    pub(crate) tasks: BTreeMap<u64, Task>,
-    pub(crate) execs: BTreeMap<u64, Exec>,
-    /// Children that ended before their helper could say what they are.
-    pub(crate) unclaimed: BTreeMap<i32, WaitStatus>,
+    sandbox: Sandbox,
     listener: UnixListener,
     children: SignalFd,
-    connections: BTreeMap<u64, Connection>,
-    counter: u64,
     stopping: Option<Stopping>,
 }
 
@@ -86,22 +73,7 @@ impl Server {
         listener: UnixListener,
         children: SignalFd,
     ) -> Self {
-        let pod = Cgroup::at(&config.cgroup);
-        Self {
-            dir,
-            config,
-            init,
-            pod,
-            containers: Vec::new(),
-            tasks: BTreeMap::new(),
-            execs: BTreeMap::new(),
-            unclaimed: BTreeMap::new(),
-            listener,
-            children,
-            connections: BTreeMap::new(),
-            counter: 0,
-            stopping: None,
-        }
+        Self { sandbox: Sandbox::new(dir, config, init), listener, children, stopping: None }
     }
 
     /// Serves until it is told to stop.
@@ -113,8 +85,8 @@ impl Server {
                     Source::Children => self.reap(),
                     Source::Connection(id) => self.converse(id),
                     Source::Container(index) => self.listen(index),
-                    Source::Task(id) => self.task_done(id),
-                    Source::Exec(id) => self.exec_output(id),
+                    Source::Task(id) => self.sandbox.task_done(id),
+                    Source::Exec(id) => self.sandbox.exec_output(id),
                 }
             }
             self.expire(Instant::now());
@@ -131,16 +103,17 @@ impl Server {
             (self.listener.as_raw_fd(), libc::POLLIN, Source::Listener),
             (self.children.as_raw_fd(), libc::POLLIN, Source::Children),
         ];
-        for (id, connection) in &self.connections {
+        for (id, connection) in &self.sandbox.connections {
             let (fd, events) = connection.interest();
             wanted.push((fd, events, Source::Connection(*id)));
         }
-        for (index, entry) in self.containers.iter().enumerate() {
+        for (index, entry) in self.sandbox.containers.iter().enumerate() {
             wanted.extend(entry.descriptors().map(|(fd, events)| (fd, events, Source::Container(index))));
         }
-        wanted
-            .extend(self.tasks.iter().map(|(id, task)| (task.helper.fd(), libc::POLLIN, Source::Task(*id))));
-        for (id, exec) in &self.execs {
+        wanted.extend(
+            self.sandbox.tasks.iter().map(|(id, task)| (task.helper.fd(), libc::POLLIN, Source::Task(*id))),
+        );
+        for (id, exec) in &self.sandbox.execs {
             wanted.extend(exec.output_fd().map(|fd| (fd, libc::POLLIN, Source::Exec(*id))));
         }
         let mut polled: Vec<libc::pollfd> = wanted
@@ -166,9 +139,9 @@ impl Server {
 
     /// Milliseconds to the nearest deadline, or -1.
     fn timeout(&self) -> i32 {
-        let tasks = self.tasks.values().map(|task| task.helper.deadline);
-        let execs = self.execs.values().filter_map(|exec| exec.deadline);
-        let starting = self.containers.iter().filter_map(|entry| entry.starting.map(|(_, at)| at));
+        let tasks = self.sandbox.tasks.values().map(|task| task.helper.deadline);
+        let execs = self.sandbox.execs.values().filter_map(|exec| exec.deadline);
+        let starting = self.sandbox.containers.iter().filter_map(|entry| entry.starting.map(|(_, at)| at));
         let stopping = self.stopping.as_ref().map(|stopping| {
             // Past the first of the two only the other can be waited for.
             let now = Instant::now();
@@ -184,14 +157,14 @@ impl Server {
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if let Ok(connection) = Connection::new(stream) {
-                let id = self.next_id();
-                self.connections.insert(id, connection);
+                let id = self.sandbox.next_id();
+                self.sandbox.connections.insert(id, connection);
             }
         }
     }
 
     fn converse(&mut self, id: u64) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.sandbox.connections.get_mut(&id) {
             connection.flush();
             connection.receive();
         }
@@ -199,49 +172,49 @@ impl Server {
 
     /// Acts on every request that has arrived, one at a time for each connection.
     fn answer(&mut self) {
-        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        let ids: Vec<u64> = self.sandbox.connections.keys().copied().collect();
         for id in ids {
-            while let Some(request) = self.connections.get_mut(&id).and_then(Connection::next) {
+            while let Some(request) = self.sandbox.connections.get_mut(&id).and_then(Connection::next) {
                 match request {
                     Ok(request) => self.act(id, request),
-                    Err(message) => self.reply(id, &failed("InvalidRequest", message)),
+                    Err(message) => self.sandbox.reply(id, &failed("InvalidRequest", message)),
                 }
             }
-            if self.connections.get(&id).is_some_and(Connection::closed) {
-                self.connections.remove(&id);
-                self.hang_up(id);
+            if self.sandbox.connections.get(&id).is_some_and(Connection::closed) {
+                self.sandbox.connections.remove(&id);
+                self.sandbox.hang_up(id);
             }
         }
     }
 
     fn act(&mut self, connection: u64, request: Request) {
-        if let Some(connection) = self.connections.get_mut(&connection) {
+        if let Some(connection) = self.sandbox.connections.get_mut(&connection) {
             connection.busy = true;
         }
         if self.stopping.is_some() {
-            return self.reply(connection, &failed("KillContainerError", "the sandbox is stopping"));
+            return self.sandbox.reply(connection, &failed("KillContainerError", "the sandbox is stopping"));
         }
         match request {
-            Request::Start(container) => self.start(connection, *container),
+            Request::Start(container) => self.sandbox.start(connection, *container),
             Request::Signal { id, signal, all } => self.signal(connection, &id, signal, all),
-            Request::Remove { id } => self.remove(connection, &id),
-            Request::Exec { id, args, timeout_ms } => self.exec(connection, &id, args, timeout_ms),
+            Request::Remove { id } => self.sandbox.remove(connection, &id),
+            Request::Exec { id, args, timeout_ms } => self.sandbox.exec(connection, &id, args, timeout_ms),
             Request::Command { id, args, stdin, stdout, stderr, tty } => {
-                self.command(connection, &id, args, Wanted { stdin, stdout, stderr, tty });
+                self.sandbox.command(connection, &id, args, Wanted { stdin, stdout, stderr, tty });
             }
             Request::Attach { id, stdin, stdout, stderr } => {
-                self.attach(connection, &id, Wanted { stdin, stdout, stderr, tty: false });
+                self.sandbox.attach(connection, &id, Wanted { stdin, stdout, stderr, tty: false });
             }
-            Request::Socket { v6 } => self.socket(connection, v6),
+            Request::Socket { v6 } => self.sandbox.socket(connection, v6),
             Request::List => {
-                let known = self.containers.iter().filter(|entry| entry.visible());
+                let known = self.sandbox.containers.iter().filter(|entry| entry.visible());
                 let containers = known.map(|entry| entry.state.clone()).collect();
-                self.reply(connection, &Reply::Containers { containers });
+                self.sandbox.reply(connection, &Reply::Containers { containers });
             }
             Request::Watch => {
-                if let Some(watcher) = self.connections.get_mut(&connection) {
+                if let Some(watcher) = self.sandbox.connections.get_mut(&connection) {
                     watcher.watching = true;
-                    for entry in self.containers.iter().filter(|entry| entry.visible()) {
+                    for entry in self.sandbox.containers.iter().filter(|entry| entry.visible()) {
                         watcher.send(&Event::Container(entry.state.clone()));
                     }
                 }
@@ -251,8 +224,8 @@ impl Server {
     }
 
     fn signal(&mut self, connection: u64, id: &str, number: i32, all: bool) {
-        let Some(index) = self.find(connection, id) else { return };
-        let entry = &self.containers[index];
+        let Some(index) = self.sandbox.find(connection, id) else { return };
+        let entry = &self.sandbox.containers[index];
         let reply = match Signal::try_from(number) {
             Err(_) => failed("InvalidRequest", format!("{number} is not a signal")),
             Ok(_) if !entry.running() => {
@@ -268,17 +241,17 @@ impl Server {
                 Err(error) => failed("KillContainerError", error),
             },
         };
-        self.reply(connection, &reply);
+        self.sandbox.reply(connection, &reply);
     }
 
     /// Takes in what a container has written, and answers whoever waits for it to be ready.
     fn listen(&mut self, index: usize) {
         // What was removed since the poll shifts the others; reading one too many does no harm.
-        let Some(entry) = self.containers.get_mut(index) else { return };
+        let Some(entry) = self.sandbox.containers.get_mut(index) else { return };
         if entry.read()
             && let Some((connection, _)) = entry.starting.take()
         {
-            self.reply(connection, &Reply::Done);
+            self.sandbox.reply(connection, &Reply::Done);
         }
     }
 
@@ -293,40 +266,23 @@ impl Server {
                 Ok(WaitStatus::StillAlive) | Err(_) => break,
                 Ok(_) => continue,
             };
-            if !self.child_ended(pid, status) && !self.tasks.is_empty() {
-                self.unclaimed.insert(pid, status);
+            if !self.sandbox.child_ended(pid, status) && !self.sandbox.tasks.is_empty() {
+                self.sandbox.unclaimed.insert(pid, status);
             }
         }
-    }
-
-    /// Gives whether anything was known of the child.
-    pub(crate) fn child_ended(&mut self, pid: i32, status: WaitStatus) -> bool {
-        if let Some(index) = self.containers.iter().position(|entry| entry.state.pid == pid) {
-            self.containers[index].ended(status);
-            // One that ended before it was ready did start: its exit says the rest.
-            if let Some((connection, _)) = self.containers[index].starting.take() {
-                self.reply(connection, &Reply::Done);
-            }
-            for connection in self.containers[index].release() {
-                self.reply(connection, &Reply::Done);
-            }
-            self.announce(index);
-            return true;
-        }
-        self.exec_ended(pid, status)
     }
 
     /// Deals with everything that has taken too long.
     fn expire(&mut self, now: Instant) {
-        self.expire_tasks(now);
-        self.expire_execs(now);
-        for index in 0..self.containers.len() {
-            if let Some((connection, at)) = self.containers[index].starting
+        self.sandbox.expire_tasks(now);
+        self.sandbox.expire_execs(now);
+        for index in 0..self.sandbox.containers.len() {
+            if let Some((connection, at)) = self.sandbox.containers[index].starting
                 && at <= now
             {
-                self.containers[index].starting = None;
-                self.containers[index].cgroup.signal(Signal::SIGKILL);
-                self.reply(connection, &failed("RunContainerError", "context deadline exceeded"));
+                self.sandbox.containers[index].starting = None;
+                self.sandbox.containers[index].cgroup.signal(Signal::SIGKILL);
+                self.sandbox.reply(connection, &failed("RunContainerError", "context deadline exceeded"));
             }
         }
     }
@@ -335,10 +291,10 @@ impl Server {
         let now = Instant::now();
         self.stopping =
             Some(Stopping { connection, killed_until: now + STOP_LIMIT, heard_until: now + LISTEN_LIMIT });
-        for task in self.tasks.values() {
+        for task in self.sandbox.tasks.values() {
             task.helper.kill();
         }
-        for entry in &self.containers {
+        for entry in &self.sandbox.containers {
             entry.cgroup.signal(Signal::SIGKILL);
         }
     }
@@ -349,78 +305,25 @@ impl Server {
         let Some(&Stopping { connection, killed_until, heard_until }) = self.stopping.as_ref() else {
             return false;
         };
-        let alive =
-            self.containers.iter().any(Entry::running) || !self.tasks.is_empty() || !self.execs.is_empty();
-        let listened_to = self.containers.iter().any(|entry| entry.taps.pending());
+        let alive = self.sandbox.containers.iter().any(Entry::running)
+            || !self.sandbox.tasks.is_empty()
+            || !self.sandbox.execs.is_empty();
+        let listened_to = self.sandbox.containers.iter().any(|entry| entry.taps.pending());
         let now = Instant::now();
         if (alive && now < killed_until) || (listened_to && now < heard_until) {
             return false;
         }
         let mut result = Ok(0);
-        for entry in &self.containers {
+        for entry in &self.sandbox.containers {
             result = result.and(oci::remove(&entry.cgroup, &entry.directories));
         }
         cgroup::leave();
-        result = result.and(oci::remove(&self.pod, std::slice::from_ref(&self.dir)));
+        result = result.and(oci::remove(&self.sandbox.pod, std::slice::from_ref(&self.sandbox.dir)));
         let reply = match result {
             Ok(_) => Reply::Done,
             Err(failure) => failed(failure.reason, failure.message),
         };
-        self.reply(connection, &reply);
+        self.sandbox.reply(connection, &reply);
         true
     }
-
-    /// Tells everyone who watches how a container is now.
-    pub(crate) fn announce(&mut self, index: usize) {
-        let event = Event::Container(self.containers[index].state.clone());
-        for connection in self.connections.values_mut().filter(|connection| connection.watching) {
-            connection.send(&event);
-        }
-    }
-
-    /// Answers a request, and lets its connection go on to the next.
-    pub(crate) fn reply(&mut self, connection: u64, reply: &Reply) {
-        if let Some(connection) = self.connections.get_mut(&connection) {
-            connection.busy = false;
-            connection.send(reply);
-        }
-    }
-
-    /// Answers with descriptors. The request goes on, so its connection stays busy.
-    pub(crate) fn reply_with(&mut self, connection: u64, reply: &Reply, descriptors: &[OwnedFd]) {
-        if let Some(connection) = self.connections.get_mut(&connection) {
-            connection.send_with(reply, descriptors);
-        }
-    }
-
-    /// A request has been answered in another way: its connection goes on to the next.
-    pub(crate) fn finish(&mut self, connection: u64) {
-        if let Some(connection) = self.connections.get_mut(&connection) {
-            connection.busy = false;
-        }
-    }
-
-    /// Whether anybody is there for an answer.
-    pub(crate) fn connected(&self, connection: u64) -> bool {
-        self.connections.contains_key(&connection)
-    }
-
-    /// The container with this id; if there is none, the request is answered so.
-    pub(crate) fn find(&mut self, connection: u64, id: &str) -> Option<usize> {
-        let index = self.containers.iter().position(|entry| entry.state.id == id);
-        if index.is_none() {
-            self.reply(connection, &failed("ContainerNotFound", format!("container {id} not found")));
-        }
-        index
-    }
-
-    pub(crate) fn next_id(&mut self) -> u64 {
-        self.counter += 1;
-        self.counter
-    }
-}
-
-/// A refusal.
-pub(crate) fn failed(reason: &str, message: impl ToString) -> Reply {
-    Reply::Failed { reason: reason.to_owned(), message: message.to_string() }
 }

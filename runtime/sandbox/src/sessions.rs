@@ -15,10 +15,10 @@ use nix::unistd::pipe2;
 
 use crate::helper::{Failure, Helper};
 use crate::log;
-use crate::oci::{self, Io, Place};
+use crate::oci::{self, Io};
+use crate::place::Place;
 use crate::protocol::{Payload, Reply, Stream};
-use crate::requests::LIMIT;
-use crate::server::{Server, failed};
+use crate::sandbox::{LIMIT, Sandbox, failed};
 use crate::task::{Exec, Session};
 use crate::terminal::Console;
 
@@ -38,7 +38,7 @@ pub struct Wanted {
     pub tty: bool,
 }
 
-impl Server {
+impl Sandbox {
     /// Starts a command in a container for somebody.
     pub(crate) fn command(&mut self, connection: u64, id: &str, args: Vec<String>, wanted: Wanted) {
         let Some(index) = self.find(connection, id) else { return };

@@ -12,7 +12,7 @@ use crate::capabilities;
 use crate::cgroup::{Cgroup, Version};
 use crate::devices;
 use crate::executor::DEFAULT_PATH;
-use crate::oci::Place;
+use crate::place::Place;
 use crate::protocol::{Container, Mount, Resources, Security};
 use crate::seccomp;
 
