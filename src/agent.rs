@@ -16,7 +16,7 @@ use proa_runtime::node::join::serve::{self, Serving};
 use proa_runtime::node::join::{JoinConfig, Membership, join};
 use proa_runtime::node::paths::Paths;
 use proa_runtime::pod::sysctl::UnsafeSysctl;
-use proa_runtime::{Directory, NodeConfig};
+use proa_runtime::{NodeConfig, ShownPods};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -193,8 +193,8 @@ async fn start_parts(
         }
     });
 
-    let (directory, serving) = (Directory::default(), Arc::new(Serving::default()));
-    let router = proa_runtime::kubelet_router(directory.clone(), Paths::new(&node.data_dir));
+    let (pods, serving) = (ShownPods::default(), Arc::new(Serving::default()));
+    let router = proa_runtime::kubelet_router(pods.clone(), Paths::new(&node.data_dir));
     let (ca_pem, node_ip) = (membership.ca_pem().to_owned(), node.node_ip);
     let (shown, server_shutdown) = (serving.clone(), shutdown.clone());
     parts.spawn(async move {
@@ -209,7 +209,7 @@ async fn start_parts(
 
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {
-        let agent = proa_runtime::run(node, client, images, network, directory, node_shutdown);
+        let agent = proa_runtime::run(node, client, images, network, pods, node_shutdown);
         if let Err(error) = agent.await {
             tracing::error!(%error, "the node agent has ended");
         }

@@ -14,7 +14,7 @@ use proa_logic::world::settings::ClusterSettings;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::node::paths::Paths;
-use proa_runtime::{Directory, HostNames, NodeConfig};
+use proa_runtime::{HostNames, NodeConfig, ShownPods};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -274,8 +274,8 @@ fn start_parts(
         }
     });
 
-    let directory = Directory::default();
-    let logs = proa_runtime::kubelet_router(directory.clone(), Paths::new(&config.data_dir));
+    let pods = ShownPods::default();
+    let logs = proa_runtime::kubelet_router(pods.clone(), Paths::new(&config.data_dir));
     server.add_node(&config.node_name, logs);
     let node = NodeConfig {
         node_name: config.node_name.clone(),
@@ -297,7 +297,7 @@ fn start_parts(
     let node_client = server.client(Caller::node(&config.node_name));
     let node_shutdown = shutdown.clone();
     parts.spawn(async move {
-        let agent = proa_runtime::run(node, node_client, images, network, directory, node_shutdown);
+        let agent = proa_runtime::run(node, node_client, images, network, pods, node_shutdown);
         if let Err(error) = agent.await {
             tracing::error!(%error, "the node agent has ended");
         }

@@ -8,16 +8,14 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
 use proa_api::names::LABEL_SERVICE_NAME;
-
-/// Namespace and name, lower case as Kubernetes requires them.
-pub type Key = (String, String);
+use proa_api::namespaced_name::NamespacedName;
 
 /// All Services and their endpoints.
 #[derive(Default, Debug)]
 pub struct Zone {
-    services: BTreeMap<Key, Service>,
+    services: BTreeMap<NamespacedName, Service>,
     /// By Service, then by the name of the slice.
-    slices: BTreeMap<Key, BTreeMap<String, Slice>>,
+    slices: BTreeMap<NamespacedName, BTreeMap<String, Slice>>,
 }
 
 /// A Service as DNS sees it.
@@ -83,7 +81,7 @@ impl Endpoint {
 impl Zone {
     /// Learns a Service.
     pub fn apply_service(&mut self, service: &ApiService) {
-        let Some(key) = key(&service.metadata.namespace, &service.metadata.name) else { return };
+        let Some(key) = namespaced_name(&service.metadata.namespace, &service.metadata.name) else { return };
         match read_service(service) {
             Some(entry) => self.services.insert(key, entry),
             None => self.services.remove(&key),
@@ -92,7 +90,7 @@ impl Zone {
 
     /// Forgets a Service.
     pub fn delete_service(&mut self, service: &ApiService) {
-        if let Some(key) = key(&service.metadata.namespace, &service.metadata.name) {
+        if let Some(key) = namespaced_name(&service.metadata.namespace, &service.metadata.name) {
             self.services.remove(&key);
         }
     }
@@ -105,7 +103,9 @@ impl Zone {
     /// Learns an EndpointSlice.
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
         self.delete_slice(slice);
-        let Some((namespace, name)) = key(&slice.metadata.namespace, &slice.metadata.name) else { return };
+        let Some((namespace, name)) = namespaced_name(&slice.metadata.namespace, &slice.metadata.name) else {
+            return;
+        };
         let labels = slice.metadata.labels.as_ref();
         let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
         if matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
@@ -116,7 +116,9 @@ impl Zone {
 
     /// Forgets an EndpointSlice.
     pub fn delete_slice(&mut self, slice: &EndpointSlice) {
-        let Some((namespace, name)) = key(&slice.metadata.namespace, &slice.metadata.name) else { return };
+        let Some((namespace, name)) = namespaced_name(&slice.metadata.namespace, &slice.metadata.name) else {
+            return;
+        };
         let labels = slice.metadata.labels.as_ref();
         let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
         let service = (namespace, service.clone());
@@ -160,7 +162,7 @@ impl Zone {
     }
 
     /// All Services, by namespace and name.
-    pub fn services(&self) -> impl Iterator<Item = (&Key, &Service)> {
+    pub fn services(&self) -> impl Iterator<Item = (&NamespacedName, &Service)> {
         self.services.iter()
     }
 }
@@ -211,6 +213,6 @@ fn read_port(name: Option<&String>, protocol: Option<&String>, number: Option<i3
     Some(Port { name, protocol, number })
 }
 
-fn key(namespace: &Option<String>, name: &Option<String>) -> Option<Key> {
+fn namespaced_name(namespace: &Option<String>, name: &Option<String>) -> Option<NamespacedName> {
     Some((namespace.clone()?, name.clone()?))
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use proa_api::namespaced_name::NamespacedName;
 
 use crate::annotations::{AuthSettings, Settings};
 use crate::htpasswd::Passwords;
-use crate::index::{Key, PasswordData};
+use crate::index::PasswordData;
 
 /// The key of a Secret of type `auth-file`.
 const FILE: &str = "auth";
@@ -38,7 +39,10 @@ impl Access {
     }
 
     /// From an Ingress's settings and the Secrets with passwords; also what is to be said of them.
-    pub fn of(settings: &Settings, secrets: &BTreeMap<Key, Option<PasswordData>>) -> (Access, Vec<String>) {
+    pub fn of(
+        settings: &Settings,
+        secrets: &BTreeMap<NamespacedName, Option<PasswordData>>,
+    ) -> (Access, Vec<String>) {
         let mut access = Access {
             closed: settings.closed.clone(),
             allowed: settings.allowed.clone(),
@@ -78,7 +82,7 @@ impl Access {
 
 fn passwords(
     wanted: &AuthSettings,
-    secrets: &BTreeMap<Key, Option<PasswordData>>,
+    secrets: &BTreeMap<NamespacedName, Option<PasswordData>>,
 ) -> Result<Passwords, String> {
     let name = &wanted.secret.1;
     let data = match secrets.get(&wanted.secret) {

@@ -3,13 +3,11 @@
 //! Pure. <https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/>.
 //! What is not understood is said, and where it would protect something the Ingress is closed: its
 //! routes answer 503 rather than be open to those whom the annotation would keep out.
-
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-
-use crate::index::Key;
+use proa_api::namespaced_name::NamespacedName;
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 /// Beginnings of names of what keeps somebody out or holds somebody back.
@@ -56,7 +54,7 @@ pub struct Settings {
 /// Basic authentication.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthSettings {
-    pub secret: Key,
+    pub secret: NamespacedName,
     /// Each key of the Secret is a user, rather than the key `auth` a file.
     pub is_map: bool,
     pub realm: String,

@@ -13,15 +13,13 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::names;
+use proa_api::namespaced_name::NamespacedName;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate;
 
 /// How an Ingress named its class before the field `ingressClassName` was there.
 const ANNOTATION_CLASS: &str = "kubernetes.io/ingress.class";
-
-/// Namespace and name.
-pub type Key = (String, String);
 
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +58,7 @@ pub type PasswordData = Arc<BTreeMap<String, Vec<u8>>>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slice {
     /// The Service it belongs to.
-    pub service: Key,
+    pub service: NamespacedName,
     /// Addresses by port name.
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
 }
@@ -69,28 +67,28 @@ pub struct Slice {
 #[derive(Default)]
 pub struct Index {
     /// Ingresses, whole: their rules are the table's source.
-    pub ingresses: BTreeMap<Key, Ingress>,
+    pub ingresses: BTreeMap<NamespacedName, Ingress>,
     /// For each IngressClass of ours, whether it is the default one.
     pub classes: BTreeMap<String, bool>,
     /// The Services.
-    pub services: BTreeMap<Key, ServiceEntry>,
+    pub services: BTreeMap<NamespacedName, ServiceEntry>,
     /// The addresses of the Nodes.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
     /// The Secrets with passwords that Ingresses name: `None` for one that is not there, and no entry
     /// while that is not known.
-    pub passwords: BTreeMap<Key, Option<PasswordData>>,
+    pub passwords: BTreeMap<NamespacedName, Option<PasswordData>>,
     /// Where pods and Services are.
     pub ranges: Option<Ranges>,
     /// The Secret with the certificate for names that have none.
-    pub default_certificate: Option<Key>,
+    pub default_certificate: Option<NamespacedName>,
     /// Slices by their own name.
-    pub slices: BTreeMap<Key, Slice>,
+    pub slices: BTreeMap<NamespacedName, Slice>,
     /// Certificates of TLS Secrets; `Err` says why a Secret holds none.
-    pub certificates: BTreeMap<Key, Result<Arc<CertifiedKey>, String>>,
+    pub certificates: BTreeMap<NamespacedName, Result<Arc<CertifiedKey>, String>>,
 }
 
 /// The key of an object.
-pub fn key(meta: &ObjectMeta) -> Key {
+pub fn namespaced_name(meta: &ObjectMeta) -> NamespacedName {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
@@ -101,18 +99,18 @@ pub trait Indexed {
     /// Forgets the object.
     fn delete(self, index: &mut Index);
     /// Forgets all objects of the kind but those with these keys: the end of a new listing.
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool);
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool);
 }
 
 impl Indexed for Ingress {
     fn apply(mut self, index: &mut Index) {
         self.metadata.managed_fields = None;
-        index.ingresses.insert(key(&self.metadata), self);
+        index.ingresses.insert(namespaced_name(&self.metadata), self);
     }
     fn delete(self, index: &mut Index) {
-        index.ingresses.remove(&key(&self.metadata));
+        index.ingresses.remove(&namespaced_name(&self.metadata));
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.ingresses.retain(|k, _| keep(k));
     }
 }
@@ -133,7 +131,7 @@ impl Indexed for IngressClass {
     fn delete(self, index: &mut Index) {
         index.classes.remove(self.metadata.name.as_deref().unwrap_or_default());
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.classes.retain(|name, _| keep(&(String::new(), name.clone())));
     }
 }
@@ -149,12 +147,12 @@ impl Indexed for Service {
         });
         let external_name = spec.external_name.filter(|_| external);
         let entry = ServiceEntry { ports: ports.collect(), external_name };
-        index.services.insert(key(&self.metadata), entry);
+        index.services.insert(namespaced_name(&self.metadata), entry);
     }
     fn delete(self, index: &mut Index) {
-        index.services.remove(&key(&self.metadata));
+        index.services.remove(&namespaced_name(&self.metadata));
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.services.retain(|k, _| keep(k));
     }
 }
@@ -177,12 +175,12 @@ impl Indexed for EndpointSlice {
                 .filter_map(|a| Some(SocketAddr::new(a.parse().ok()?, number)));
             slice.endpoints.entry(port.name.clone().unwrap_or_default()).or_default().extend(addresses);
         }
-        index.slices.insert(key(&self.metadata), slice);
+        index.slices.insert(namespaced_name(&self.metadata), slice);
     }
     fn delete(self, index: &mut Index) {
-        index.slices.remove(&key(&self.metadata));
+        index.slices.remove(&namespaced_name(&self.metadata));
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.slices.retain(|k, _| keep(k));
     }
 }
@@ -196,20 +194,20 @@ impl Indexed for Node {
     fn delete(self, index: &mut Index) {
         index.nodes.remove(self.metadata.name.as_deref().unwrap_or_default());
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.nodes.retain(|name, _| keep(&(String::new(), name.clone())));
     }
 }
 
 impl Indexed for Secret {
     fn apply(self, index: &mut Index) {
-        let key = key(&self.metadata);
+        let key = namespaced_name(&self.metadata);
         index.certificates.insert(key, certificate::certified_key(&self));
     }
     fn delete(self, index: &mut Index) {
-        index.certificates.remove(&key(&self.metadata));
+        index.certificates.remove(&namespaced_name(&self.metadata));
     }
-    fn retain(index: &mut Index, keep: &dyn Fn(&Key) -> bool) {
+    fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.certificates.retain(|k, _| keep(k));
     }
 }
@@ -230,7 +228,7 @@ impl Index {
     }
 
     /// The port of a Service that a backend names, by number or by name.
-    pub fn port(&self, service: &Key, wanted: &IntOrString) -> Option<&Port> {
+    pub fn port(&self, service: &NamespacedName, wanted: &IntOrString) -> Option<&Port> {
         self.services.get(service)?.ports.iter().find(|p| match wanted {
             IntOrString::Int(number) => p.number == *number,
             IntOrString::String(name) => p.name == *name,

@@ -354,12 +354,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What a client claims of itself in these headers is replaced, not added to: nothing in front of
+/// What a client says of itself in these headers is replaced, not added to: nothing in front of
 /// this proxy is known to be trusted. The Host that counted for the route is the one passed on.
 fn set_forwarded(headers: &mut HeaderMap, authority: Option<&Authority>, peer: SocketAddr, scheme: Scheme) {
-    let claims = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || name == FORWARDED;
-    let claimed: Vec<HeaderName> = headers.keys().filter(|name| claims(name)).cloned().collect();
-    for name in claimed {
+    let is_forwarded = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || name == FORWARDED;
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarded(name)).cloned().collect();
+    for name in said {
         headers.remove(name);
     }
     let scheme = if scheme == Scheme::Https { "https" } else { "http" };

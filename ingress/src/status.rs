@@ -10,10 +10,11 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use proa_api::namespaced_name::NamespacedName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::index::{Index, Key, key};
+use crate::index::{Index, namespaced_name};
 
 /// After a first write has not had its effect; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -23,13 +24,13 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Ingresses of ours whose status does not show `address` yet.
-pub fn wanted(index: &Index, address: IpAddr) -> Vec<Key> {
+pub fn wanted(index: &Index, address: IpAddr) -> Vec<NamespacedName> {
     let ours = index.ingresses.values().filter(|i| index.is_ours(i));
-    ours.filter(|i| !shows(i, address)).map(|i| key(&i.metadata)).collect()
+    ours.filter(|i| !shows(i, address)).map(|i| namespaced_name(&i.metadata)).collect()
 }
 
 /// Writes what `wanted` says until its sender is gone. Routes do not wait for it.
-pub async fn run(client: Client, address: IpAddr, mut wanted: watch::Receiver<Vec<Key>>) {
+pub async fn run(client: Client, address: IpAddr, mut wanted: watch::Receiver<Vec<NamespacedName>>) {
     let mut attempts = Attempts::default();
     loop {
         let keys = wanted.borrow_and_update().clone();
@@ -53,7 +54,7 @@ pub async fn run(client: Client, address: IpAddr, mut wanted: watch::Receiver<Ve
 /// When what was last written. Another controller that writes the same field, or a server that
 /// refuses, must not make a busy loop of two.
 #[derive(Default)]
-struct Attempts(BTreeMap<Key, Attempt>);
+struct Attempts(BTreeMap<NamespacedName, Attempt>);
 
 struct Attempt {
     again: Instant,
@@ -62,7 +63,7 @@ struct Attempt {
 
 impl Attempts {
     /// Those to be written now, which count as attempted from here on.
-    fn due(&mut self, wanted: &[Key], now: Instant) -> Vec<Key> {
+    fn due(&mut self, wanted: &[NamespacedName], now: Instant) -> Vec<NamespacedName> {
         self.0.retain(|key, attempt| attempt.again + attempt.delay > now || wanted.contains(key));
         let mut due = Vec::new();
         for key in wanted {
@@ -78,7 +79,7 @@ impl Attempts {
     }
 
     /// When the next of them is due.
-    fn next(&self, wanted: &[Key]) -> Option<Instant> {
+    fn next(&self, wanted: &[NamespacedName]) -> Option<Instant> {
         wanted.iter().filter_map(|key| self.0.get(key)).map(|attempt| attempt.again).min()
     }
 }
@@ -90,7 +91,7 @@ fn shows(ingress: &Ingress, address: IpAddr) -> bool {
     entry.ip == Some(address.to_string())
 }
 
-async fn write(client: &Client, (namespace, name): &Key, address: IpAddr) {
+async fn write(client: &Client, (namespace, name): &NamespacedName, address: IpAddr) {
     let entry = IngressLoadBalancerIngress { ip: Some(address.to_string()), ..Default::default() };
     let patch = serde_json::json!({ "status": { "loadBalancer": { "ingress": [entry] } } });
     let api: Api<Ingress> = Api::namespaced(client.clone(), namespace);

@@ -15,12 +15,13 @@ use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
+use proa_api::namespaced_name::NamespacedName;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::events;
-use crate::index::{Index, Indexed, Key, key};
+use crate::index::{Index, Indexed, namespaced_name};
 use crate::pattern::Patterns;
 use crate::route::Table;
 use crate::status;
@@ -107,7 +108,7 @@ fn replace<T: Clone + PartialEq>(before: &mut T, now: &T) -> bool {
 /// the ingress needs to know nothing.
 async fn follow_passwords(
     client: &Client,
-    mut named: tokio::sync::watch::Receiver<BTreeSet<Key>>,
+    mut named: tokio::sync::watch::Receiver<BTreeSet<NamespacedName>>,
     shared: &Shared,
 ) {
     loop {
@@ -126,7 +127,7 @@ async fn follow_passwords(
     }
 }
 
-async fn follow_password(client: &Client, key: Key, shared: &Shared) {
+async fn follow_password(client: &Client, key: NamespacedName, shared: &Shared) {
     let api: Api<Secret> = Api::namespaced(client.clone(), &key.0);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", key.1));
     let mut events = Box::pin(watcher::watcher(api, config).default_backoff());
@@ -152,7 +153,7 @@ async fn follow_password(client: &Client, key: Key, shared: &Shared) {
             }
         };
         // What is not the one that was asked for says nothing of it.
-        let found = found.filter(|secret| self::key(&secret.metadata) == key);
+        let found = found.filter(|secret| namespaced_name(&secret.metadata) == key);
         let data = found.map(|secret| secret.data.unwrap_or_default());
         let data = data.map(|data| Arc::new(data.into_iter().map(|(name, value)| (name, value.0)).collect()));
         let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,7 +170,7 @@ where
 {
     let mut events: Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>> =
         Box::pin(watcher::watcher(api, config).default_backoff());
-    let mut listed: BTreeSet<Key> = BTreeSet::new();
+    let mut listed: BTreeSet<NamespacedName> = BTreeSet::new();
     let mut complete = false;
     loop {
         let event = match events.try_next().await {
@@ -192,7 +193,7 @@ where
             Event::Delete(object) => object.delete(index),
             Event::Init => listed.clear(),
             Event::InitApply(object) => {
-                listed.insert(key(object.as_meta()));
+                listed.insert(namespaced_name(object.as_meta()));
                 object.apply(index);
             }
             Event::InitDone => {

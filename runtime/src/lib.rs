@@ -21,5 +21,5 @@ pub use node::agent::run;
 pub use node::down::{down, settle};
 pub use node::host::NodeConfig;
 pub use node::host_names::HostNames;
-pub use node::shown_pods::Directory;
+pub use node::shown_pods::ShownPods;
 pub use server::http::router as kubelet_router;

@@ -7,6 +7,7 @@ pub mod condition;
 pub mod field;
 pub mod local_path;
 pub mod names;
+pub mod namespaced_name;
 pub mod owner;
 pub mod placement;
 pub mod quantity;

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::index::Key;
+use proa_api::namespaced_name::NamespacedName;
 
 /// Something that is wrong with an object, or that it asks for and does not get.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The Ingress, and its uid; none if it is a setting.
-    pub about: Option<(Key, String)>,
+    pub about: Option<(NamespacedName, String)>,
     /// Constant.
     pub reason: &'static str,
     /// For people.

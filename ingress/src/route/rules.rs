@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressSpec, IngressTLS};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proa_api::namespaced_name::NamespacedName;
 
 use super::backend::{Backend, NO_ENDPOINTS, NO_PORT, NO_SERVICE, NOT_REACHED, RESOURCE_BACKEND};
 use super::paths::{Matcher, Path, Rewrite, Route};
 use super::problem::{REASON_BEHIND, REASON_ENDPOINTS, REASON_PATH};
 use crate::access::Access;
 use crate::annotations::Settings;
-use crate::index::{Index, Key, Port, ServiceEntry, Slice};
+use crate::index::{Index, Port, ServiceEntry, Slice};
 use crate::path;
 use crate::pattern::{self, Budget, Patterns, SPECIAL};
 
@@ -20,9 +21,9 @@ pub struct Parts<'a> {
     pub index: &'a Index,
     pub patterns: &'a mut Patterns,
     budget: Budget,
-    slices: HashMap<&'a Key, Vec<&'a Slice>>,
+    slices: HashMap<&'a NamespacedName, Vec<&'a Slice>>,
     /// By Service, port and whether HTTP/2 is asked for: thousands of paths may lead to one Service.
-    backends: HashMap<(Key, PortName, bool), Arc<Backend>>,
+    backends: HashMap<(NamespacedName, PortName, bool), Arc<Backend>>,
     /// The namespace of the oldest Ingress with a rule for a host, by host.
     owners: HashMap<String, String>,
 }
@@ -49,7 +50,7 @@ pub struct Rules<'p, 'a> {
 
 impl<'a> Parts<'a> {
     pub fn new(index: &'a Index, patterns: &'a mut Patterns) -> Self {
-        let mut slices: HashMap<&Key, Vec<&Slice>> = HashMap::new();
+        let mut slices: HashMap<&NamespacedName, Vec<&Slice>> = HashMap::new();
         for slice in index.slices.values() {
             slices.entry(&slice.service).or_default().push(slice);
         }
@@ -178,7 +179,7 @@ impl Rules<'_, '_> {
             IntOrString::Int(number) => (Some(*number), number.to_string()),
             IntOrString::String(name) => (None, name.clone()),
         };
-        let service: Key = (self.namespace.to_owned(), service.name.clone());
+        let service: NamespacedName = (self.namespace.to_owned(), service.name.clone());
         let name = format!("{}/{}:{}", service.0, service.1, port.1);
         let key = (service, port, self.settings.grpc);
         let made = match self.parts.backends.get(&key) {
@@ -198,7 +199,7 @@ impl Rules<'_, '_> {
     }
 
     /// The backend that a port of a Service is.
-    fn service(&self, name: String, key: &Key, wanted: &IntOrString) -> Backend {
+    fn service(&self, name: String, key: &NamespacedName, wanted: &IntOrString) -> Backend {
         let mut made = Backend::none(name, NO_PORT);
         made.http2 = self.settings.grpc;
         let index = self.parts.index;
@@ -221,7 +222,7 @@ impl Rules<'_, '_> {
         made
     }
 
-    fn reach(&self, backend: &mut Backend, service: &Key, port: &Port) {
+    fn reach(&self, backend: &mut Backend, service: &NamespacedName, port: &Port) {
         let slices = self.parts.slices.get(service).map(Vec::as_slice).unwrap_or_default();
         let (endpoints, left_out) = self.parts.index.endpoints(slices, port);
         backend.unavailable = if left_out { NOT_REACHED } else { NO_ENDPOINTS };

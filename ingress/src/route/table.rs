@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
+use proa_api::namespaced_name::NamespacedName;
 use rustls::sign::CertifiedKey;
 
 use super::paths::{Path, Route};
@@ -14,7 +15,7 @@ use super::problem::{
 use super::rules::{Parts, Rules, Secured};
 use crate::access::Access;
 use crate::annotations;
-use crate::index::{Index, Key, Ranges, key};
+use crate::index::{Index, Ranges, namespaced_name};
 use crate::pattern::Patterns;
 
 /// All routes and certificates at one moment.
@@ -32,7 +33,7 @@ pub struct Table {
     /// What is wrong with the objects.
     problems: BTreeSet<Problem>,
     /// The Secrets with passwords that Ingresses name.
-    secrets: BTreeSet<Key>,
+    secrets: BTreeSet<NamespacedName>,
     /// Addresses that a name of elsewhere must not lead to.
     own: Arc<OwnAddresses>,
     /// False only for the table before the first one that was compiled.
@@ -73,7 +74,7 @@ impl Table {
         let mut ours: Vec<&Ingress> = index.ingresses.values().filter(|i| index.is_ours(i)).collect();
         ours.sort_by(|a, b| {
             let age = |i: &Ingress| i.metadata.creation_timestamp.as_ref().map(|t| t.0);
-            (age(a), key(&a.metadata)).cmp(&(age(b), key(&b.metadata)))
+            (age(a), namespaced_name(&a.metadata)).cmp(&(age(b), namespaced_name(&b.metadata)))
         });
         let mut parts = Parts::new(index, patterns);
         for ingress in ours {
@@ -99,7 +100,7 @@ impl Table {
     }
 
     /// The Secrets with passwords that must be read.
-    pub fn secrets(&self) -> &BTreeSet<Key> {
+    pub fn secrets(&self) -> &BTreeSet<NamespacedName> {
         &self.secrets
     }
 
@@ -164,7 +165,7 @@ impl Table {
 
     /// Each once, and of many only the first ones.
     fn report(&mut self, ingress: &Ingress, problems: Vec<(&'static str, String)>) {
-        let about = (key(&ingress.metadata), ingress.metadata.uid.clone().unwrap_or_default());
+        let about = (namespaced_name(&ingress.metadata), ingress.metadata.uid.clone().unwrap_or_default());
         let mut different = HashSet::new();
         for (reason, message) in problems {
             let message: String = message.chars().take(MESSAGE_LENGTH).collect();
@@ -186,7 +187,7 @@ impl Table {
         tls: &IngressTLS,
     ) -> Option<(&'static str, String)> {
         let secret_name = tls.secret_name.as_ref()?;
-        let secret: Key = (namespace.to_owned(), secret_name.clone());
+        let secret: NamespacedName = (namespace.to_owned(), secret_name.clone());
         let certificate = match certificate(index, &secret) {
             Ok(certificate) => certificate,
             Err(why) => return Some((REASON_CERTIFICATE, format!("Secret {secret_name}: {why}"))),
@@ -243,7 +244,7 @@ impl Table {
     }
 }
 
-fn certificate<'a>(index: &'a Index, secret: &Key) -> Result<&'a Arc<CertifiedKey>, &'a str> {
+fn certificate<'a>(index: &'a Index, secret: &NamespacedName) -> Result<&'a Arc<CertifiedKey>, &'a str> {
     match index.certificates.get(secret) {
         Some(Ok(certificate)) => Ok(certificate),
         Some(Err(why)) => Err(why),

@@ -229,7 +229,7 @@ impl Sandbox {
             },
         }
         if self.tasks.is_empty() {
-            self.unclaimed.clear();
+            self.ended_early.clear();
         }
     }
 
@@ -243,7 +243,7 @@ impl Sandbox {
                 self.containers[index].started(pid);
                 self.announce(index);
                 self.reply(connection, &Reply::Done);
-                if let Some(status) = self.unclaimed.remove(&pid) {
+                if let Some(status) = self.ended_early.remove(&pid) {
                     self.child_ended(pid, status);
                 }
             }
@@ -284,7 +284,7 @@ impl Sandbox {
             exec.pid = pid;
         }
         self.hand_over(id);
-        if let Some(status) = self.unclaimed.remove(&pid) {
+        if let Some(status) = self.ended_early.remove(&pid) {
             self.exec_ended(pid, status);
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct Sandbox {
     pub(crate) tasks: BTreeMap<u64, Task>,
     pub(crate) execs: BTreeMap<u64, Exec>,
     /// Children that ended before their helper could say what they are.
-    pub(crate) unclaimed: BTreeMap<i32, WaitStatus>,
+    pub(crate) ended_early: BTreeMap<i32, WaitStatus>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     counter: u64,
 }
@@ -48,7 +48,7 @@ impl Sandbox {
             containers: Vec::new(),
             tasks: BTreeMap::new(),
             execs: BTreeMap::new(),
-            unclaimed: BTreeMap::new(),
+            ended_early: BTreeMap::new(),
             connections: BTreeMap::new(),
             counter: 0,
         }

@@ -267,7 +267,7 @@ impl Server {
                 Ok(_) => continue,
             };
             if !self.sandbox.child_ended(pid, status) && !self.sandbox.tasks.is_empty() {
-                self.sandbox.unclaimed.insert(pid, status);
+                self.sandbox.ended_early.insert(pid, status);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use super::nft::{self, attr};
-use super::rules::{Change, Endpoint, Frontend, Protocol};
+use super::rules::{Endpoint, Frontend, Protocol, RuleChange};
 
 /// Subsystem conntrack, message get.
 const GET: u16 = (1 << 8) | 1;
@@ -26,7 +26,7 @@ const PROTOCOL_DESTINATION_PORT: u16 = 3;
 
 /// Drops the entries of all UDP endpoints that `changes` took away and did not give back at another
 /// place.
-pub fn forget_removed(changes: &[Change]) {
+pub fn forget_removed(changes: &[RuleChange]) {
     let gone = removed(changes);
     if gone.is_empty() {
         return;
@@ -36,13 +36,15 @@ pub fn forget_removed(changes: &[Change]) {
     }
 }
 
-fn removed(changes: &[Change]) -> Vec<(Frontend, Endpoint)> {
+fn removed(changes: &[RuleChange]) -> Vec<(Frontend, Endpoint)> {
     let kept = |frontend: &Frontend, endpoint: &Endpoint| {
-        changes.iter().any(|c| matches!(c, Change::AddEndpoint(f, _, e) if f == frontend && e == endpoint))
+        changes
+            .iter()
+            .any(|c| matches!(c, RuleChange::AddEndpoint(f, _, e) if f == frontend && e == endpoint))
     };
     let mut gone = Vec::new();
     for change in changes {
-        if let Change::RemoveEndpoint(frontend, _, endpoint) = change
+        if let RuleChange::RemoveEndpoint(frontend, _, endpoint) = change
             && frontend.protocol == Protocol::Udp
             && !kept(frontend, endpoint)
         {
@@ -133,13 +135,13 @@ mod tests {
         let (frontend, two) = udp(2);
         let (_, three) = udp(3);
         let changes = [
-            Change::RemoveEndpoint(frontend, 0, two),
-            Change::AddEndpoint(frontend, 0, three),
-            Change::RemoveEndpoint(frontend, 1, three),
+            RuleChange::RemoveEndpoint(frontend, 0, two),
+            RuleChange::AddEndpoint(frontend, 0, three),
+            RuleChange::RemoveEndpoint(frontend, 1, three),
         ];
         assert_eq!(removed(&changes), [(frontend, two)]);
         let tcp = Frontend { protocol: Protocol::Tcp, ..frontend };
-        assert_eq!(removed(&[Change::RemoveEndpoint(tcp, 0, two)]), []);
+        assert_eq!(removed(&[RuleChange::RemoveEndpoint(tcp, 0, two)]), []);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort, ServiceS
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::names::LABEL_SERVICE_NAME;
+use proa_api::namespaced_name::NamespacedName;
 
 use super::rules::{Pick, Protocol};
 
@@ -17,9 +18,6 @@ const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` by default: three hours.
 const AFFINITY_TIMEOUT_SECONDS: u32 = 10_800;
-
-/// Namespace and name.
-pub type Key = (String, String);
 
 /// A Service that is served on this node.
 pub struct ServiceEntry {
@@ -35,7 +33,7 @@ pub struct ServiceEntry {
     pub ports: Vec<PortEntry>,
 }
 
-/// An address beside its own that a Service claims.
+/// An address beside its own that a Service asks for.
 pub struct External {
     /// The field it is from.
     pub field: &'static str,
@@ -52,7 +50,7 @@ pub struct PortEntry {
 }
 
 pub struct SliceEntry {
-    pub service: Key,
+    pub service: NamespacedName,
     pub ports: Vec<(String, Protocol, u16)>,
     pub endpoints: Vec<EndpointEntry>,
 }
@@ -166,7 +164,7 @@ pub fn slice_entry(slice: &EndpointSlice, namespace: &str) -> Option<SliceEntry>
 }
 
 /// Namespace and name of an object that has both.
-pub fn key(meta: &ObjectMeta) -> Option<Key> {
+pub fn namespaced_name(meta: &ObjectMeta) -> Option<NamespacedName> {
     Some((meta.namespace.clone()?, meta.name.clone()?))
 }
 

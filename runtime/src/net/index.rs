@@ -8,8 +8,9 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use proa_api::namespaced_name::NamespacedName;
 
-use super::entry::{self, External, Key, PortEntry, ServiceEntry, SliceEntry};
+use super::entry::{self, External, PortEntry, ServiceEntry, SliceEntry};
 use super::rules::{Backends, Endpoint, Frontend, Protocol, Rules};
 use super::scope::Scope;
 
@@ -18,7 +19,7 @@ const MOST_PROBLEMS: usize = 16;
 /// So many pairs of an address beside its own and a port has a Service at most.
 const MOST_FRONTENDS: usize = 1024;
 
-/// An address that a Service claims and does not get.
+/// An address that a Service asks for and does not get.
 pub const REASON_ADDRESS: &str = "ExternalAddressNotServed";
 /// Endpoints that this node cannot reach.
 pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
@@ -26,8 +27,8 @@ pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
 /// All Services, EndpointSlices and Nodes, as far as the rules need them.
 #[derive(Default)]
 pub struct Index {
-    services: BTreeMap<Key, ServiceEntry>,
-    slices: BTreeMap<Key, SliceEntry>,
+    services: BTreeMap<NamespacedName, ServiceEntry>,
+    slices: BTreeMap<NamespacedName, SliceEntry>,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
 }
 
@@ -54,7 +55,7 @@ pub struct Problem {
 impl Index {
     /// Learns a Service.
     pub fn apply_service(&mut self, service: &Service) {
-        let Some(key) = entry::key(&service.metadata) else { return };
+        let Some(key) = entry::namespaced_name(&service.metadata) else { return };
         match entry::service_entry(service) {
             Some(entry) => self.services.insert(key, entry),
             None => self.services.remove(&key),
@@ -63,7 +64,7 @@ impl Index {
 
     /// Forgets a Service.
     pub fn delete_service(&mut self, service: &Service) {
-        if let Some(key) = entry::key(&service.metadata) {
+        if let Some(key) = entry::namespaced_name(&service.metadata) {
             self.services.remove(&key);
         }
     }
@@ -75,7 +76,7 @@ impl Index {
 
     /// Learns an EndpointSlice.
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
-        let Some(key) = entry::key(&slice.metadata) else { return };
+        let Some(key) = entry::namespaced_name(&slice.metadata) else { return };
         match entry::slice_entry(slice, &key.0) {
             Some(entry) => self.slices.insert(key, entry),
             None => self.slices.remove(&key),
@@ -84,7 +85,7 @@ impl Index {
 
     /// Forgets an EndpointSlice.
     pub fn delete_slice(&mut self, slice: &EndpointSlice) {
-        if let Some(key) = entry::key(&slice.metadata) {
+        if let Some(key) = entry::namespaced_name(&slice.metadata) {
             self.slices.remove(&key);
         }
     }
@@ -118,7 +119,7 @@ impl Index {
 
     /// The rules for all services.
     pub fn decide(&self, scope: &Scope) -> Decision {
-        let mut of_service: BTreeMap<&Key, Vec<&SliceEntry>> = BTreeMap::new();
+        let mut of_service: BTreeMap<&NamespacedName, Vec<&SliceEntry>> = BTreeMap::new();
         for slice in self.slices.values() {
             of_service.entry(&slice.service).or_default().push(slice);
         }
@@ -127,7 +128,7 @@ impl Index {
         for (key, service) in &self.services {
             add_own(service, slices(key), scope, &mut decision);
         }
-        // An address that several claim is the oldest one's, also while that has no endpoints.
+        // An address that several ask for is the oldest one's, also while that has no endpoints.
         let mut by_age: Vec<_> = self.services.iter().collect();
         by_age.sort_by_key(|(key, service)| (service.created, *key));
         let mut owners = BTreeMap::new();
@@ -165,13 +166,13 @@ fn add_own(service: &ServiceEntry, slices: &[&SliceEntry], scope: &Scope, decisi
     }
 }
 
-/// The addresses that a Service claims beside its own, where they are nobody else's.
+/// The addresses that a Service asks for beside its own, where they are nobody else's.
 fn add_external<'a>(
-    key: &'a Key,
+    key: &'a NamespacedName,
     service: &ServiceEntry,
     slices: &[&SliceEntry],
     scope: &Scope,
-    owners: &mut BTreeMap<Frontend, &'a Key>,
+    owners: &mut BTreeMap<Frontend, &'a NamespacedName>,
     decision: &mut Decision,
 ) {
     let mut said = BTreeSet::new();

@@ -107,7 +107,7 @@ impl Chooser {
 
 /// One step. Steps are taken in order, all in one transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum RuleChange {
     /// A chooser that a frontend will need.
     AddChooser(Chooser),
     /// The endpoint that a frontend's chooser finds at an index.
@@ -131,10 +131,10 @@ pub enum Change {
 }
 
 /// The steps from `current` to `wanted`. Empty if they are equal.
-pub fn plan(current: &Rules, wanted: &Rules) -> Vec<Change> {
+pub fn plan(current: &Rules, wanted: &Rules) -> Vec<RuleChange> {
     let mut steps = Vec::new();
     let (had, need) = (choosers(current), choosers(wanted));
-    steps.extend(need.difference(&had).map(|chooser| Change::AddChooser(*chooser)));
+    steps.extend(need.difference(&had).map(|chooser| RuleChange::AddChooser(*chooser)));
     for (frontend, backends) in current {
         if !wanted.contains_key(frontend) {
             plan_frontend(frontend, Some(backends), None, &mut steps);
@@ -147,12 +147,12 @@ pub fn plan(current: &Rules, wanted: &Rules) -> Vec<Change> {
         }
     }
     let (old, new) = (members(current), members(wanted));
-    steps.extend(old.difference(&new).map(|(frontend, to)| Change::RemoveMember(*frontend, *to)));
-    steps.extend(new.difference(&old).map(|(frontend, to)| Change::AddMember(*frontend, *to)));
+    steps.extend(old.difference(&new).map(|(frontend, to)| RuleChange::RemoveMember(*frontend, *to)));
+    steps.extend(new.difference(&old).map(|(frontend, to)| RuleChange::AddMember(*frontend, *to)));
     let (old, new) = (hairpins(current), hairpins(wanted));
-    steps.extend(old.difference(&new).map(|address| Change::RemoveHairpin(*address)));
-    steps.extend(new.difference(&old).map(|address| Change::AddHairpin(*address)));
-    steps.extend(had.difference(&need).map(|chooser| Change::RemoveChooser(*chooser)));
+    steps.extend(old.difference(&new).map(|address| RuleChange::RemoveHairpin(*address)));
+    steps.extend(new.difference(&old).map(|address| RuleChange::AddHairpin(*address)));
+    steps.extend(had.difference(&need).map(|chooser| RuleChange::RemoveChooser(*chooser)));
     steps
 }
 
@@ -160,7 +160,7 @@ fn plan_frontend(
     frontend: &Frontend,
     before: Option<&Backends>,
     after: Option<&Backends>,
-    steps: &mut Vec<Change>,
+    steps: &mut Vec<RuleChange>,
 ) {
     let old = before.map_or(&[][..], |b| &b.endpoints);
     let new = after.map_or(&[][..], |b| &b.endpoints);
@@ -170,14 +170,14 @@ fn plan_frontend(
             continue;
         }
         let place = u32::try_from(index).unwrap_or(u32::MAX);
-        steps.extend(had.map(|endpoint| Change::RemoveEndpoint(*frontend, place, *endpoint)));
-        steps.extend(want.map(|endpoint| Change::AddEndpoint(*frontend, place, *endpoint)));
+        steps.extend(had.map(|endpoint| RuleChange::RemoveEndpoint(*frontend, place, *endpoint)));
+        steps.extend(want.map(|endpoint| RuleChange::AddEndpoint(*frontend, place, *endpoint)));
     }
     let had = before.map(|backends| Chooser::of(frontend, backends));
     let want = after.map(|backends| Chooser::of(frontend, backends));
     if had != want {
-        steps.extend(had.map(|chooser| Change::RemoveFrontend(*frontend, chooser)));
-        steps.extend(want.map(|chooser| Change::AddFrontend(*frontend, chooser)));
+        steps.extend(had.map(|chooser| RuleChange::RemoveFrontend(*frontend, chooser)));
+        steps.extend(want.map(|chooser| RuleChange::AddFrontend(*frontend, chooser)));
     }
 }
 
@@ -212,30 +212,30 @@ mod tests {
     }
 
     impl Installed {
-        fn apply(&mut self, change: Change) {
+        fn apply(&mut self, change: RuleChange) {
             match change {
-                Change::AddChooser(chooser) => assert!(self.choosers.insert(chooser)),
-                Change::RemoveChooser(chooser) => {
+                RuleChange::AddChooser(chooser) => assert!(self.choosers.insert(chooser)),
+                RuleChange::RemoveChooser(chooser) => {
                     assert!(!self.frontends.values().any(|c| *c == chooser), "chain in use");
                     assert!(self.choosers.remove(&chooser));
                 }
-                Change::AddEndpoint(frontend, index, endpoint) => {
+                RuleChange::AddEndpoint(frontend, index, endpoint) => {
                     assert_eq!(self.endpoints.insert((frontend, index), endpoint), None);
                 }
-                Change::RemoveEndpoint(frontend, index, endpoint) => {
+                RuleChange::RemoveEndpoint(frontend, index, endpoint) => {
                     assert_eq!(self.endpoints.remove(&(frontend, index)), Some(endpoint));
                 }
-                Change::AddFrontend(frontend, chooser) => {
+                RuleChange::AddFrontend(frontend, chooser) => {
                     assert!(self.choosers.contains(&chooser), "no such chain");
                     assert_eq!(self.frontends.insert(frontend, chooser), None);
                 }
-                Change::RemoveFrontend(frontend, chooser) => {
+                RuleChange::RemoveFrontend(frontend, chooser) => {
                     assert_eq!(self.frontends.remove(&frontend), Some(chooser));
                 }
-                Change::AddMember(frontend, to) => assert!(self.members.insert((frontend, to))),
-                Change::RemoveMember(frontend, to) => assert!(self.members.remove(&(frontend, to))),
-                Change::AddHairpin(address) => assert!(self.hairpins.insert(address)),
-                Change::RemoveHairpin(address) => assert!(self.hairpins.remove(&address)),
+                RuleChange::AddMember(frontend, to) => assert!(self.members.insert((frontend, to))),
+                RuleChange::RemoveMember(frontend, to) => assert!(self.members.remove(&(frontend, to))),
+                RuleChange::AddHairpin(address) => assert!(self.hairpins.insert(address)),
+                RuleChange::RemoveHairpin(address) => assert!(self.hairpins.remove(&address)),
             }
         }
 
@@ -307,12 +307,12 @@ mod tests {
         assert_eq!(
             plan(&rules(&[2, 3]), &rules(&[2, 3, 4])),
             [
-                Change::AddChooser(chooser(3)),
-                Change::AddEndpoint(frontend, 2, endpoint(4)),
-                Change::RemoveFrontend(frontend, chooser(2)),
-                Change::AddFrontend(frontend, chooser(3)),
-                Change::AddHairpin(endpoint(4).address),
-                Change::RemoveChooser(chooser(2)),
+                RuleChange::AddChooser(chooser(3)),
+                RuleChange::AddEndpoint(frontend, 2, endpoint(4)),
+                RuleChange::RemoveFrontend(frontend, chooser(2)),
+                RuleChange::AddFrontend(frontend, chooser(3)),
+                RuleChange::AddHairpin(endpoint(4).address),
+                RuleChange::RemoveChooser(chooser(2)),
             ]
         );
     }

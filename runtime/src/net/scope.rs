@@ -1,4 +1,4 @@
-//! What a node can reach and what Services may claim on it.
+//! What a node can reach and what addresses Services may have on it.
 //!
 //! Pure. Filled by `proxy` from the node's configuration and the Nodes of the cluster; read by `index`.
 

@@ -8,7 +8,7 @@
 //!
 //! Packets to one of the host's own addresses never come to `frontends`: they are looked up in
 //! `host-frontends`, where node and host ports are, unless the cluster itself listens there
-//! (`reserved`). So no Service takes over an address that this host has, whatever it claims. Those
+//! (`reserved`). So no Service takes over an address that this host has, whatever it asks for. Those
 //! ports answer on 127.0.0.1 too, to this host alone: the pods' links may carry packets from loopback
 //! (`route_localnet`), and what comes in from any link to or from a loopback address is dropped first.
 //!
@@ -21,7 +21,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::cidr::Ipv4Net;
 use super::nft::{Batch, Data, Expr, Field, Hook, Meta, Refuse, Register, SetSpec, Type, Verdict};
-use super::rules::{Change, Chooser, Endpoint, Frontend, Pick, Protocol};
+use super::rules::{Chooser, Endpoint, Frontend, Pick, Protocol, RuleChange};
 
 const FRONTENDS: &str = "frontends";
 const HOST_FRONTENDS: &str = "host-frontends";
@@ -108,26 +108,28 @@ pub fn attempt(layout: &Layout, batch: &mut Batch) {
 }
 
 /// Appends the messages for one step.
-pub fn encode(change: &Change, batch: &mut Batch) {
+pub fn encode(change: &RuleChange, batch: &mut Batch) {
     match change {
-        Change::AddChooser(chooser) => add_chooser(*chooser, batch),
-        Change::RemoveChooser(chooser) => batch.delete_chain(&name(*chooser)),
-        Change::AddEndpoint(frontend, index, endpoint) => {
+        RuleChange::AddChooser(chooser) => add_chooser(*chooser, batch),
+        RuleChange::RemoveChooser(chooser) => batch.delete_chain(&name(*chooser)),
+        RuleChange::AddEndpoint(frontend, index, endpoint) => {
             batch.add_elements(ENDPOINTS, &[endpoint_element(frontend, *index, endpoint)]);
         }
-        Change::RemoveEndpoint(frontend, index, endpoint) => {
+        RuleChange::RemoveEndpoint(frontend, index, endpoint) => {
             batch.delete_elements(ENDPOINTS, &[endpoint_element(frontend, *index, endpoint)]);
         }
-        Change::AddFrontend(frontend, chooser) => {
+        RuleChange::AddFrontend(frontend, chooser) => {
             batch.add_elements(frontends(frontend), &[frontend_element(frontend, *chooser)]);
         }
-        Change::RemoveFrontend(frontend, chooser) => {
+        RuleChange::RemoveFrontend(frontend, chooser) => {
             batch.delete_elements(frontends(frontend), &[frontend_element(frontend, *chooser)]);
         }
-        Change::AddMember(frontend, to) => batch.add_elements(MEMBERS, &[member_element(frontend, to)]),
-        Change::RemoveMember(frontend, to) => batch.delete_elements(MEMBERS, &[member_element(frontend, to)]),
-        Change::AddHairpin(address) => batch.add_elements(HAIRPIN, &[hairpin_element(*address)]),
-        Change::RemoveHairpin(address) => batch.delete_elements(HAIRPIN, &[hairpin_element(*address)]),
+        RuleChange::AddMember(frontend, to) => batch.add_elements(MEMBERS, &[member_element(frontend, to)]),
+        RuleChange::RemoveMember(frontend, to) => {
+            batch.delete_elements(MEMBERS, &[member_element(frontend, to)])
+        }
+        RuleChange::AddHairpin(address) => batch.add_elements(HAIRPIN, &[hairpin_element(*address)]),
+        RuleChange::RemoveHairpin(address) => batch.delete_elements(HAIRPIN, &[hairpin_element(*address)]),
     }
 }
 

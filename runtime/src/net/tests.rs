@@ -291,7 +291,7 @@ fn what_the_host_has_itself_is_not_taken_over() {
         let any = Ipv4Addr::UNSPECIFIED;
         let port =
             HostPort { protocol: Protocol::Tcp, host_address: any, host_port: 6443, container_port: 8080 };
-        // A Service that claims the host's address for its own, and a host port on all of them.
+        // A Service that asks for the host's address, and a host port on all of them.
         let mut rules = service(gateway, Protocol::Tcp, 6443, Pick::Random, &[address]);
         rules.extend(service(dns, Protocol::Tcp, 53, Pick::Random, &[address]));
         network.set_services(rules).await.unwrap();

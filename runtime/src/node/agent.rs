@@ -24,7 +24,7 @@ use crate::node::local_path;
 use crate::node::machine::Machine;
 use crate::node::paths::Paths;
 use crate::node::registration;
-use crate::node::shown_pods::Directory;
+use crate::node::shown_pods::ShownPods;
 use crate::pod::admit;
 use crate::pod::etc_files::Names;
 use crate::pod::objects::Objects;
@@ -60,14 +60,14 @@ pub async fn run(
     client: kube::Client,
     images: ImageStore,
     network: Network,
-    directory: Directory,
+    pods: ShownPods,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
     let cluster = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         cluster = cluster::identity(&client) => cluster,
     };
-    let host = Arc::new(host(config, client, images, network, directory)?);
+    let host = Arc::new(host(config, client, images, network, pods)?);
     let images = host.images.clone();
     // A thread that nobody waits for: it may have to wait for somebody who works with the images.
     std::thread::spawn(move || {
@@ -94,9 +94,9 @@ fn host(
     client: kube::Client,
     images: ImageStore,
     network: Network,
-    directory: Directory,
+    pods: ShownPods,
 ) -> Result<Host, NodeError> {
-    directory.name_node(&config.node_name, &config.host_names);
+    pods.name_node(&config.node_name, &config.host_names);
     let paths = Paths::new(&config.data_dir);
     for dir in [paths.sandboxes(), paths.volumes(), paths.logs()] {
         let failed = |error| NodeError::Io { path: dir.display().to_string(), error };
@@ -122,7 +122,7 @@ fn host(
         client,
         images,
         network,
-        directory,
+        pods,
         machine,
     })
 }
@@ -255,7 +255,7 @@ impl Agent {
             return;
         }
         if let Some(entry) = self.pods.remove(uid) {
-            self.host.directory.forget(&entry.pod);
+            self.host.pods.forget(&entry.pod);
             drop(entry.handle.task);
             if let Err(error) = mount::remove_tree(&self.host.paths.pod_logs(&entry.pod)) {
                 tracing::warn!(%error, uid, "a pod's logs could not be removed");

@@ -16,7 +16,7 @@ use crate::node::foreign_images::ForeignImages;
 use crate::node::host_names::HostNames;
 use crate::node::machine::Machine;
 use crate::node::paths::Paths;
-use crate::node::shown_pods::Directory;
+use crate::node::shown_pods::ShownPods;
 use crate::pod::downward::Facts;
 use crate::pod::etc_files::Names;
 use crate::pod::objects::Objects;
@@ -74,7 +74,7 @@ pub struct Host {
     /// Events.
     pub recorder: Recorder,
     /// What the node's server shows.
-    pub directory: Directory,
+    pub pods: ShownPods,
     /// The machine's resources.
     pub machine: Machine,
     /// What the node knows about names.

@@ -9,7 +9,7 @@ use crate::node::host_names::HostNames;
 
 /// Pods by namespace and name. Clones share it.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<RwLock<Pods>>, Arc<OnceLock<(String, HostNames)>>);
+pub struct ShownPods(Arc<RwLock<Pods>>, Arc<OnceLock<(String, HostNames)>>);
 
 type Pods = BTreeMap<(String, String), Arc<Shown>>;
 
@@ -21,7 +21,7 @@ pub struct Shown {
     pub status: PodStatus,
 }
 
-impl Directory {
+impl ShownPods {
     /// Says whose pods these are.
     pub fn name_node(&self, name: &str, on_host: &HostNames) {
         // There is one agent, which says it once.

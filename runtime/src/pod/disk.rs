@@ -33,7 +33,7 @@ pub enum Next {
 }
 
 /// What a measurement shows.
-pub enum Shown {
+pub enum Finding {
     /// The pod keeps to its limits.
     Fine,
     /// The pod must end.
@@ -64,17 +64,17 @@ impl Disk {
     }
 
     /// Takes in a measurement.
-    pub fn measured(&mut self, measured: Measured, now: Timestamp) -> Shown {
+    pub fn measured(&mut self, measured: Measured, now: Timestamp) -> Finding {
         self.running = false;
         let pause = eviction::PERIOD.max(measured.took * MEASURE_SHARE);
         self.due = Some(later(now, pause));
         let limits = self.limits.as_ref();
         if let Some(message) = limits.and_then(|limits| eviction::exceeded(limits, &measured.used)) {
-            return Shown::Exceeds(Outcome::Exceeds(message));
+            return Finding::Exceeds(Outcome::Exceeds(message));
         }
-        measured.problem.map_or(Shown::Fine, |problem| {
+        measured.problem.map_or(Finding::Fine, |problem| {
             let text = format!("Local storage could not be measured in full: {problem}");
-            Shown::Unclear(report(None, true, "FailedMeasure", text))
+            Finding::Unclear(report(None, true, "FailedMeasure", text))
         })
     }
 }

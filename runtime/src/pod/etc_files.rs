@@ -94,9 +94,9 @@ pub fn hosts(pod: &Pod, ip: IpAddr, names: &Names) -> String {
 pub fn resolv_conf(pod: &Pod, names: &Names) -> String {
     let spec = pod.spec.as_ref();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let dns_policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let node = ResolvConf::parse(&names.node_resolv_conf);
-    let mut conf = match policy {
+    let mut conf = match dns_policy {
         "None" => ResolvConf::default(),
         "Default" => node,
         // A pod in the node's network sees the node's names unless it asks for the cluster's.

@@ -32,7 +32,7 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
         return Err((reason::INVALID_IMAGE_NAME, text));
     }
     let local = host.images.get(name);
-    match (policy(container, name), &local) {
+    match (pull_policy(container, name), &local) {
         ("Never", None) => {
             let text = format!("Container image \"{name}\" is not present with pull policy of Never");
             return Err((reason::ERR_IMAGE_NEVER_PULL, text));
@@ -97,7 +97,7 @@ async fn note_platform(host: &Host, name: &str, error: &ImageError) {
 }
 
 /// The policy; without one, an image of tag `latest` is always asked for.
-fn policy<'a>(container: &'a Container, name: &str) -> &'a str {
+fn pull_policy<'a>(container: &'a Container, name: &str) -> &'a str {
     match container.image_pull_policy.as_deref() {
         Some(policy) => policy,
         None if normalize(name).is_ok_and(|full| full.ends_with(":latest")) => "Always",

@@ -364,9 +364,9 @@ impl Worker {
                 self.apply(Outcome::SandboxUp(ip));
             }
             Told::Measured(measured) => match self.disk.measured(measured, Timestamp::now()) {
-                disk::Shown::Fine => {}
-                disk::Shown::Exceeds(outcome) => self.apply(outcome),
-                disk::Shown::Unclear(report) => self.report(vec![report]),
+                disk::Finding::Fine => {}
+                disk::Finding::Exceeds(outcome) => self.apply(outcome),
+                disk::Finding::Unclear(report) => self.report(vec![report]),
             },
             Told::Written(written, patch) => self.status_written(*written, patch),
             Told::Refreshed(done) => {
@@ -522,7 +522,7 @@ impl Worker {
     fn change(&self, now: Timestamp) -> Option<Value> {
         let status = status(&self.pod, &self.seen, self.host.config.node_ip, now);
         let new = serde_json::to_value(&status).ok()?;
-        self.host.directory.show(&self.pod, status);
+        self.host.pods.show(&self.pod, status);
         let old = self.pod.status.as_ref().and_then(|s| serde_json::to_value(s).ok());
         merge_patch(&old.unwrap_or_else(|| json!({})), &new)
     }

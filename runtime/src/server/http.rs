@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use serde_json::json;
 
 use crate::node::paths::Paths;
-use crate::node::shown_pods::{Directory, Shown};
+use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::{parse_id, reason};
 use crate::server::logs::read::{self, Options};
 use crate::server::metrics;
@@ -30,12 +30,12 @@ type Refusal = (StatusCode, String);
 
 #[derive(Clone)]
 struct Server {
-    pods: Directory,
+    pods: ShownPods,
     paths: Paths,
 }
 
 /// The routes.
-pub fn router(pods: Directory, paths: Paths) -> Router {
+pub fn router(pods: ShownPods, paths: Paths) -> Router {
     let streams = crate::server::streams::serve::router(pods.clone(), paths.clone());
     Router::new()
         .route("/healthz", get(async || "ok"))
@@ -182,7 +182,7 @@ mod tests {
             "spec": {"containers": [{"name": "c"}]},
         });
         let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod).unwrap());
-        let pods = Directory::default();
+        let pods = ShownPods::default();
         pods.show(&pod, serde_json::from_value(json!({"containerStatuses": statuses})).unwrap());
         let paths = Paths::new(dir);
         for attempt in [0, 1] {

@@ -20,7 +20,7 @@ use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::node::shown_pods::{Directory, Shown};
+use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::probe::tls;
 
 /// A pod must have taken the connection by then.
@@ -34,7 +34,7 @@ type Refusal = (StatusCode, String);
 type PodPath = Path<Vec<(String, String)>>;
 
 /// The routes.
-pub fn router(pods: Directory) -> Router {
+pub fn router(pods: ShownPods) -> Router {
     let pod = "/podProxy/{namespace}/{pod}/{uid}/{scheme}/{port}";
     Router::new()
         .route(&format!("{pod}/"), any(serve))
@@ -42,7 +42,7 @@ pub fn router(pods: Directory) -> Router {
         .with_state(pods)
 }
 
-async fn serve(State(pods): State<Directory>, Path(path): PodPath, request: Request) -> Response {
+async fn serve(State(pods): State<ShownPods>, Path(path): PodPath, request: Request) -> Response {
     match carry(&pods, &path, request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -53,7 +53,7 @@ async fn serve(State(pods): State<Directory>, Path(path): PodPath, request: Requ
     }
 }
 
-async fn carry(pods: &Directory, path: &[(String, String)], request: Request) -> Result<Response, Refusal> {
+async fn carry(pods: &ShownPods, path: &[(String, String)], request: Request) -> Result<Response, Refusal> {
     let part = |name: &str| {
         path.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
     };

@@ -118,8 +118,8 @@ fn node_ports_and_external_addresses_follow_the_external_policy() {
     );
 }
 
-/// A Service that has one endpoint, `10.42.0.2`, and claims addresses.
-fn claiming(name: &str, created: &str, spec: Value) -> Value {
+/// A Service that has one endpoint, `10.42.0.2`, and asks for addresses.
+fn asking(name: &str, created: &str, spec: Value) -> Value {
     let mut service = json!({"metadata": {"name": name, "creationTimestamp": created},
         "spec": {"ports": [{"port": 80}]}});
     service["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
@@ -133,16 +133,16 @@ fn one_endpoint(service: &str) -> Value {
 #[test]
 fn addresses_of_others_are_not_taken_over() {
     let ips = ["10.42.3.4", "10.42.0.1", "10.43.0.1", "10.43.0.10", "192.168.7.1", "192.0.2.1", "fd00::1"];
-    let mut balancer = claiming("lb", "2024-01-01T00:00:00Z", json!({"type": "LoadBalancer"}));
+    let mut balancer = asking("lb", "2024-01-01T00:00:00Z", json!({"type": "LoadBalancer"}));
     balancer["status"] = json!({"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}, {"ip": "10.43.0.1"}]}});
-    let mut restricted = claiming(
+    let mut restricted = asking(
         "for-some",
         "2024-01-01T00:00:00Z",
         json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["198.51.100.0/24"]}),
     );
     restricted["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}});
     check(
-        &[claiming("thief", "2024-01-01T00:00:00Z", json!({ "externalIPs": ips })), balancer, restricted],
+        &[asking("thief", "2024-01-01T00:00:00Z", json!({ "externalIPs": ips })), balancer, restricted],
         &[one_endpoint("thief"), one_endpoint("lb"), one_endpoint("for-some")],
         expect![[r#"
             Tcp 192.0.2.1:80 random 10.42.0.2:8080
@@ -162,7 +162,7 @@ fn addresses_of_others_are_not_taken_over() {
 #[test]
 fn a_service_asks_for_so_many_addresses() {
     let decide = |ips: Vec<String>, ports: u16| {
-        let mut service = claiming("greedy", "2024-01-01T00:00:00Z", json!({ "externalIPs": ips }));
+        let mut service = asking("greedy", "2024-01-01T00:00:00Z", json!({ "externalIPs": ips }));
         service["metadata"]["namespace"] = json!("default");
         let port = |n: u16| json!({"name": format!("p{n}"), "port": n, "targetPort": 80});
         service["spec"]["ports"] = (1..=ports).map(port).collect();
@@ -182,8 +182,8 @@ fn a_service_asks_for_so_many_addresses() {
 
 #[test]
 fn the_oldest_service_keeps_an_address() {
-    let claim = |name: &str, created: &str| claiming(name, created, json!({"externalIPs": ["192.0.2.1"]}));
-    let services = [claim("a-new", "2024-06-01T00:00:00Z"), claim("b-old", "2024-01-01T00:00:00Z")];
+    let asks = |name: &str, created: &str| asking(name, created, json!({"externalIPs": ["192.0.2.1"]}));
+    let services = [asks("a-new", "2024-06-01T00:00:00Z"), asks("b-old", "2024-01-01T00:00:00Z")];
     check(
         &services,
         &[one_endpoint("a-new"), slice("b-old", json!([{"port": 1}]), json!([{"addresses": ["10.42.0.9"]}]))],
@@ -208,7 +208,7 @@ fn until_the_nodes_are_known_only_own_addresses_are_served() {
     let spec = json!({"clusterIP": "10.43.0.7", "externalIPs": ["192.0.2.1"]});
     check_in(
         &scope,
-        &[claiming("web", "2024-01-01T00:00:00Z", spec)],
+        &[asking("web", "2024-01-01T00:00:00Z", spec)],
         &[one_endpoint("web")],
         expect![[r#"
             Tcp 10.43.0.7:80 random 10.42.0.2:8080
@@ -221,7 +221,7 @@ fn a_client_sticks_as_long_as_the_service_says() {
     let sticky = |name: &str, address: &str, config: Value| {
         let spec =
             json!({"clusterIP": address, "sessionAffinity": "ClientIP", "sessionAffinityConfig": config});
-        claiming(name, "2024-01-01T00:00:00Z", spec)
+        asking(name, "2024-01-01T00:00:00Z", spec)
     };
     check(
         &[
@@ -241,7 +241,7 @@ fn what_another_proxy_serves_is_left_alone() {
     let labelled = |name: &str, label: &str| {
         let spec =
             json!({"type": "NodePort", "clusterIP": "10.43.0.7", "ports": [{"port": 80, "nodePort": 30080}]});
-        let mut service = claiming(name, "2024-01-01T00:00:00Z", spec);
+        let mut service = asking(name, "2024-01-01T00:00:00Z", spec);
         service["metadata"]["labels"] = json!({label: ""});
         service
     };
@@ -258,7 +258,7 @@ fn what_another_proxy_serves_is_left_alone() {
 #[test]
 fn pods_of_other_nodes_are_not_chosen() {
     let spec = json!({"clusterIP": "10.43.0.7"});
-    let service = claiming("web", "2024-01-01T00:00:00Z", spec);
+    let service = asking("web", "2024-01-01T00:00:00Z", spec);
     let endpoints = |addresses: &[&str]| {
         slice("web", json!([{"port": 8080}]), addresses.iter().map(|a| json!({"addresses": [a]})).collect())
     };

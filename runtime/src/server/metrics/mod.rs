@@ -17,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::node::shown_pods::Directory;
+use crate::node::shown_pods::ShownPods;
 use read::Sample;
 
 /// The text format of Prometheus.
@@ -25,13 +25,13 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[derive(Clone)]
 struct Server {
-    pods: Directory,
+    pods: ShownPods,
     /// What the last summary was made of: how fast counters grow is told against it.
     before: Arc<Mutex<Option<Sample>>>,
 }
 
 /// The routes.
-pub fn router(pods: Directory) -> Router {
+pub fn router(pods: ShownPods) -> Router {
     Router::new()
         .route("/metrics/resource", get(resource))
         .route("/stats/summary", get(stats))
@@ -57,7 +57,7 @@ async fn stats(State(server): State<Server>) -> Response {
 }
 
 /// The files of hundreds of containers are not read on a thread that others wait for.
-async fn sample(pods: Directory) -> Result<Sample, (StatusCode, String)> {
+async fn sample(pods: ShownPods) -> Result<Sample, (StatusCode, String)> {
     let read = tokio::task::spawn_blocking(move || read::sample(&pods)).await;
     read.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use proa_sandbox::cgroup::{Cgroup, Version};
 
 use crate::node::host_names::HostNames;
-use crate::node::shown_pods::{Directory, Shown};
+use crate::node::shown_pods::{Shown, ShownPods};
 
 /// Clock ticks are hundredths of a second on every architecture that Linux runs on today.
 const TICK_NANOS: u64 = 10_000_000;
@@ -74,7 +74,7 @@ pub struct Sample {
 }
 
 /// Reads what is used now. Of a container that has just ended there is nothing to read.
-pub fn sample(pods: &Directory) -> Sample {
+pub fn sample(pods: &ShownPods) -> Sample {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let (stat, meminfo) = (text("/proc/stat"), text("/proc/meminfo"));
     let node_name = pods.node_name();

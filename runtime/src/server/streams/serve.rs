@@ -18,7 +18,7 @@ use super::remote::{self, Talk};
 use super::upgrade::{self, Wanted};
 use crate::engine::{EngineError, OpenError, Sandbox};
 use crate::node::paths::Paths;
-use crate::node::shown_pods::{Directory, Shown};
+use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::all_containers;
 
 /// Status code and text.
@@ -30,12 +30,12 @@ type ContainerPath = Path<(String, String, String)>;
 
 #[derive(Clone)]
 struct Server {
-    pods: Directory,
+    pods: ShownPods,
     paths: Paths,
 }
 
 /// The routes.
-pub fn router(pods: Directory, paths: Paths) -> Router {
+pub fn router(pods: ShownPods, paths: Paths) -> Router {
     Router::new()
         .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
         .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
