@@ -5,7 +5,6 @@
 //! that ends.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as it is op
 /// Takes the lock of a data directory.
 pub fn take(data_dir: &Path) -> Result<Lock> {
     let file = open(data_dir)?;
-    match fcntl(file.as_raw_fd(), FcntlArg::F_SETLK(&whole(libc::F_WRLCK))) {
+    match fcntl(&file, FcntlArg::F_SETLK(&whole(libc::F_WRLCK))) {
         Ok(_) => Ok(Lock(file)),
         Err(Errno::EAGAIN | Errno::EACCES) => {
             let by = holder(&file)?.map_or_else(String::new, |pid| format!(" (process {pid})"));
@@ -50,7 +49,7 @@ pub fn stop_holder(data_dir: &Path) -> Result<Option<Lock>> {
     let deadline = Instant::now() + STOP_LIMIT;
     let mut told = None;
     loop {
-        if fcntl(file.as_raw_fd(), FcntlArg::F_SETLK(&whole(libc::F_WRLCK))).is_ok() {
+        if fcntl(&file, FcntlArg::F_SETLK(&whole(libc::F_WRLCK))).is_ok() {
             return Ok(Some(Lock(file)));
         }
         let pid = holder(&file)?;
@@ -83,7 +82,7 @@ fn open(data_dir: &Path) -> Result<File> {
 /// Who holds the lock: nobody, or a process that this one cannot see, is `None`.
 fn holder(file: &File) -> Result<Option<Pid>> {
     let mut found = whole(libc::F_WRLCK);
-    fcntl(file.as_raw_fd(), FcntlArg::F_GETLK(&mut found)).context("cannot look at the lock")?;
+    fcntl(file, FcntlArg::F_GETLK(&mut found)).context("cannot look at the lock")?;
     let held = i32::from(found.l_type) != libc::F_UNLCK;
     Ok((held && found.l_pid > 0).then(|| Pid::from_raw(found.l_pid)))
 }

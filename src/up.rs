@@ -60,8 +60,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 
 /// True for root.
 pub fn is_root() -> bool {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    nix::unistd::geteuid().is_root()
 }
 
 /// Logs what these directives choose.

@@ -528,13 +528,10 @@ fn deep_directories_go_with_their_pod() {
 fn nest(dir: &Path, depth: usize) {
     use nix::fcntl::{OFlag, open, openat};
     use nix::sys::stat::{Mode, mkdirat};
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    // SAFETY: each has just been opened here and is given to nobody else.
-    let owned = |fd: nix::Result<i32>| unsafe { OwnedFd::from_raw_fd(fd.expect("a directory")) };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut at = owned(open(dir, flags, Mode::empty()));
+    let mut at = open(dir, flags, Mode::empty()).expect("a directory");
     for _ in 0..depth {
-        mkdirat(Some(at.as_raw_fd()), "d", Mode::S_IRWXU).expect("a directory");
-        at = owned(openat(Some(at.as_raw_fd()), "d", flags, Mode::empty()));
+        mkdirat(&at, "d", Mode::S_IRWXU).expect("a directory");
+        at = openat(&at, "d", flags, Mode::empty()).expect("a directory");
     }
 }

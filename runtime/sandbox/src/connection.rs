@@ -1,9 +1,10 @@
 //! One connection of the node agent: lines of JSON in, lines of JSON out, never waiting.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Serialize;
 
@@ -41,9 +42,9 @@ impl Connection {
     }
 
     /// What to poll for.
-    pub fn interest(&self) -> (i32, i16) {
-        let write = if self.output.is_empty() { 0 } else { libc::POLLOUT };
-        (self.stream.as_raw_fd(), libc::POLLIN | write)
+    pub fn interest(&self) -> PollFd<'_> {
+        let write = if self.output.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        PollFd::new(self.stream.as_fd(), PollFlags::POLLIN | write)
     }
 
     /// Whether it is over.

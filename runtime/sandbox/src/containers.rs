@@ -1,12 +1,13 @@
 //! What the sandbox knows of one container, and how its output and its end are taken in.
 
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::wait::WaitStatus;
 
 use crate::cgroup::Cgroup;
@@ -105,7 +106,7 @@ impl Entry {
 
     /// Reads one of its streams into the log from now on.
     pub fn add_stream(&mut self, stream: Stream, fd: OwnedFd) {
-        let _ = fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let _ = fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         self.streams.push(Pipe { stream, fd: fd.into(), partial: Partial::default(), ended: false });
     }
 
@@ -145,12 +146,11 @@ impl Entry {
     }
 
     /// What to poll, and for what.
-    pub fn descriptors(&self) -> impl Iterator<Item = (i32, i16)> {
+    pub fn descriptors(&self) -> impl Iterator<Item = PollFd<'_>> {
         let open = self.streams.iter().filter(|pipe| !pipe.ended && !self.taps.full(pipe.stream));
-        let read =
-            open.map(|pipe| pipe.fd.as_raw_fd()).chain(self.report.as_ref().map(|(fd, _)| fd.as_raw_fd()));
-        let written = self.taps.descriptors().map(|fd| (fd, libc::POLLOUT));
-        read.map(|fd| (fd, libc::POLLIN)).chain(written)
+        let read = open.map(|pipe| pipe.fd.as_fd()).chain(self.report.as_ref().map(|(fd, _)| fd.as_fd()));
+        let written = self.taps.descriptors().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
+        read.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).chain(written)
     }
 
     /// Takes in what there is to read. Gives whether the container has just reported ready.
@@ -193,7 +193,7 @@ impl Entry {
         let mut buffer = [0; 4096];
         let mut ended = false;
         loop {
-            match nix::unistd::read(fd.as_raw_fd(), &mut buffer) {
+            match nix::unistd::read(&*fd, &mut buffer) {
                 Ok(0) => break ended = true,
                 Ok(n) => text.extend_from_slice(&buffer[..n]),
                 Err(nix::Error::EINTR) => {}

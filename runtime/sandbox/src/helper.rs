@@ -4,7 +4,7 @@
 //! when it takes too long, and what it changes in itself dies with it.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -103,13 +103,13 @@ impl Helper {
     }
 
     /// For polling.
-    pub fn fd(&self) -> i32 {
-        self.result.as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.result.as_fd()
     }
 }
 
 /// Has the kernel kill this process when its parent ends. Lost when credentials change.
 pub fn die_with_parent() {
-    // SAFETY: prctl with this option takes numbers only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    // It refuses only what is no signal.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
 }

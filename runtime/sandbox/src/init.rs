@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, chdir, pipe2, pivot_root, setgroups, setresgid, setresuid};
 
 use crate::executor::reset_signals;
@@ -65,11 +66,8 @@ fn confine() -> io::Result<()> {
     setgroups(&[])?;
     setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
     setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?;
-    // SAFETY: both take numbers and a string that ends with a zero byte.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    }
+    prctl::set_name(c"pause")?;
+    prctl::set_no_new_privs()?;
     // Changed credentials have undone this.
     die_with_parent();
     // SAFETY: the system call takes numbers only, and nothing here is used again.

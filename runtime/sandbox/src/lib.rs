@@ -45,7 +45,6 @@ mod wasm_view;
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -96,8 +95,7 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     mask.thread_block()?;
     let children = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // Children of containers that lose their parent come here, not to the node's init.
-    // SAFETY: prctl with this option takes numbers only.
-    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    nix::sys::prctl::set_child_subreaper(true)?;
 
     enter_namespaces(&config)?;
     let pod = cgroup::Cgroup::at(&config.cgroup);
@@ -156,7 +154,7 @@ fn announce() -> io::Result<()> {
     writeln!(io::stdout(), "{READY}")?;
     io::stdout().flush()?;
     let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
-    nix::unistd::dup2(null.as_raw_fd(), 1)?;
+    nix::unistd::dup2_stdout(&null)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 /// may be mounted in it, and nobody may be writing to it.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let root = match open(path, directory(), Mode::empty()) {
-        Ok(root) => owned(root),
+        Ok(root) => root,
         Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::ENOTDIR | Errno::ELOOP) => return fs::remove_file(path),
         Err(error) => return Err(error.into()),
@@ -39,7 +39,7 @@ fn clear(dir: &OwnedFd, full: &mut dyn FnMut(&OsStr) -> io::Result<()>) -> io::R
         let name = entry.file_name();
         let is_dir = entry.file_type()?.is_dir();
         let how = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
-        match unlinkat(Some(dir.as_raw_fd()), name.as_os_str(), how) {
+        match unlinkat(dir, name.as_os_str(), how) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(Errno::ENOTEMPTY | Errno::EEXIST) if is_dir => {
                 full(&name)?;
@@ -53,12 +53,12 @@ fn clear(dir: &OwnedFd, full: &mut dyn FnMut(&OsStr) -> io::Result<()>) -> io::R
 
 /// Removes a directory of the root, whose own directories come to lie beside it.
 fn flatten(root: &OwnedFd, name: &OsStr, moved: &mut u64) -> io::Result<()> {
-    let dir = owned(openat(Some(root.as_raw_fd()), name, directory(), Mode::empty())?);
+    let dir = openat(root, name, directory(), Mode::empty())?;
     clear(&dir, &mut |inner| {
         loop {
             let beside = format!(".moved-{moved}");
             *moved += 1;
-            let (from, to) = (Some(dir.as_raw_fd()), Some(root.as_raw_fd()));
+            let (from, to) = (dir, root);
             match renameat(from, inner, to, beside.as_str()) {
                 // The container has used that name, and not for an empty directory.
                 Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
@@ -66,16 +66,11 @@ fn flatten(root: &OwnedFd, name: &OsStr, moved: &mut u64) -> io::Result<()> {
             }
         }
     })?;
-    Ok(unlinkat(Some(root.as_raw_fd()), name, UnlinkatFlags::RemoveDir)?)
+    Ok(unlinkat(root, name, UnlinkatFlags::RemoveDir)?)
 }
 
 fn directory() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
-}
-
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has just opened it and gives it to nobody else.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[cfg(test)]
@@ -110,10 +105,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
-        let mut at = owned(open(&root, directory(), Mode::empty()).unwrap());
+        let mut at = open(&root, directory(), Mode::empty()).unwrap();
         for _ in 0..3_000 {
-            mkdirat(Some(at.as_raw_fd()), "d", Mode::S_IRWXU).unwrap();
-            at = owned(openat(Some(at.as_raw_fd()), "d", directory(), Mode::empty()).unwrap());
+            mkdirat(at, "d", Mode::S_IRWXU).unwrap();
+            at = openat(at, "d", directory(), Mode::empty()).unwrap();
         }
         let small = std::thread::Builder::new().stack_size(64 << 10);
         let removed = small.spawn({

@@ -4,7 +4,6 @@
 //! it says so.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -175,7 +174,7 @@ impl Sandbox {
         let (hostname, init, state) = (self.config.hostname.clone(), self.init, self.dir.join("state"));
         let (program, bundle) = (args.join(" "), self.bundle(id));
         let pipes = pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
-            fcntl(read.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             Ok((read, write))
         });
         let started = pipes.map_err(std::io::Error::from).and_then(|(read, write)| {

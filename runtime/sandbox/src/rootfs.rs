@@ -4,16 +4,20 @@
 //! from it, so the overlay is seen by the container alone and goes away with it; the node's own
 //! list of mounts stays as it is.
 
-use std::ffi::{CStr, CString, c_int, c_uint};
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::utsname::uname;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, move_mount,
+};
 
 use crate::protocol::Mount;
 
@@ -74,76 +78,37 @@ fn takes_one_layer_at_a_time(release: &str) -> bool {
 
 /// By the mount interface that takes one layer at a time.
 fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Result<()> {
-    let context = file_system(c"overlay")?;
+    let context = file_system("overlay")?;
     for layer in layers.iter().rev() {
         configure(&context, "lowerdir+", Path::new(layer))?;
     }
     configure(&context, "upperdir", &scratch.upper)?;
     configure(&context, "workdir", &scratch.work)?;
-    let mounted = detached(&context, if devices { 0 } else { libc::MOUNT_ATTR_NODEV })?;
-    let target = CString::new(scratch.root.as_os_str().as_encoded_bytes())?;
-    // SAFETY: both strings end with a zero byte and outlive the call.
-    let moved = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mounted.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH as c_uint,
-        )
-    };
-    if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let attributes = if devices { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
+    let mounted = detached(&context, attributes)?;
+    Ok(move_mount(&mounted, c"", CWD, &scratch.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// A read-only overlay of directories, topmost first, that is mounted nowhere.
 pub fn detached_overlay(layers: &[OwnedFd]) -> io::Result<OwnedFd> {
-    let context = file_system(c"overlay")?;
+    let context = file_system("overlay")?;
     let names: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     configure(&context, "lowerdir", Path::new(&names.join(":")))?;
-    detached(&context, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID)
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    detached(&context, read_only | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID)
 }
 
-fn file_system(kind: &CStr) -> io::Result<OwnedFd> {
-    call(libc::SYS_fsopen, &[kind.as_ptr() as usize, libc::FSOPEN_CLOEXEC as usize])
+fn file_system(kind: &str) -> io::Result<OwnedFd> {
+    Ok(fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?)
 }
 
-fn detached(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
-    let fd = context.as_raw_fd() as usize;
-    // SAFETY: the command takes no strings.
-    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, libc::FSCONFIG_CMD_CREATE as c_uint, 0, 0, 0) };
-    if made != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    call(libc::SYS_fsmount, &[fd, libc::FSMOUNT_CLOEXEC as usize, attributes as usize])
+fn detached(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    fsconfig_create(context)?;
+    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 fn configure(context: &OwnedFd, key: &str, path: &Path) -> io::Result<()> {
-    let key = CString::new(key)?;
-    let value = CString::new(path.as_os_str().as_encoded_bytes())?;
-    // SAFETY: both strings end with a zero byte and outlive the call.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context.as_raw_fd(),
-            libc::FSCONFIG_SET_STRING as c_uint,
-            key.as_ptr(),
-            value.as_ptr(),
-            0 as c_int,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn call(number: libc::c_long, args: &[usize]) -> io::Result<OwnedFd> {
-    let arg = |n: usize| args.get(n).copied().unwrap_or(0);
-    // SAFETY: callers pass numbers and strings that end with a zero byte and outlive the call.
-    let fd = unsafe { libc::syscall(number, arg(0), arg(1), arg(2)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    Ok(fsconfig_set_string(context, key, path)?)
 }
 
 /// By the older interface, whose options must fit into one page: each layer by the number of an

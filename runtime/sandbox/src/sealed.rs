@@ -8,11 +8,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open, openat};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
 use crate::rootfs;
@@ -46,28 +47,19 @@ fn view() -> io::Result<OwnedFd> {
     let layers = [File::open(directory())?.into(), File::open("/sys")?.into()];
     let view = rootfs::detached_overlay(&layers)?;
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(openat(Some(view.as_raw_fd()), name, flags, Mode::empty())?) })
+    Ok(openat(&view, name, flags, Mode::empty())?)
 }
 
 fn copy() -> io::Result<OwnedFd> {
-    // SAFETY: the name ends with a zero byte and outlives the call.
-    let fd = unsafe { libc::memfd_create(c"proa".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let mut copy = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut copy = File::from(memfd_create("proa", flags)?);
     io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(copy.as_raw_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
     // A file that is open for writing cannot be run.
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    // SAFETY: as above.
-    Ok(unsafe {
-        OwnedFd::from_raw_fd(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
-    })
+    Ok(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -6,11 +6,13 @@
 //! its connection busy until it is answered.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -99,46 +101,36 @@ impl Server {
 
     /// Waits for something to happen, or for the nearest deadline.
     fn wait(&self) -> io::Result<Vec<Source>> {
+        let read = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut wanted = vec![
-            (self.listener.as_raw_fd(), libc::POLLIN, Source::Listener),
-            (self.children.as_raw_fd(), libc::POLLIN, Source::Children),
+            (read(self.listener.as_fd()), Source::Listener),
+            (read(self.children.as_fd()), Source::Children),
         ];
         for (id, connection) in &self.sandbox.connections {
-            let (fd, events) = connection.interest();
-            wanted.push((fd, events, Source::Connection(*id)));
+            wanted.push((connection.interest(), Source::Connection(*id)));
         }
         for (index, entry) in self.sandbox.containers.iter().enumerate() {
-            wanted.extend(entry.descriptors().map(|(fd, events)| (fd, events, Source::Container(index))));
+            wanted.extend(entry.descriptors().map(|polled| (polled, Source::Container(index))));
         }
-        wanted.extend(
-            self.sandbox.tasks.iter().map(|(id, task)| (task.helper.fd(), libc::POLLIN, Source::Task(*id))),
-        );
+        wanted
+            .extend(self.sandbox.tasks.iter().map(|(id, task)| (read(task.helper.fd()), Source::Task(*id))));
         for (id, exec) in &self.sandbox.execs {
-            wanted.extend(exec.output_fd().map(|fd| (fd, libc::POLLIN, Source::Exec(*id))));
+            wanted.extend(exec.output_fd().map(|fd| (read(fd), Source::Exec(*id))));
         }
-        let mut polled: Vec<libc::pollfd> = wanted
-            .iter()
-            .map(|(fd, events, _)| libc::pollfd { fd: *fd, events: *events, revents: 0 })
-            .collect();
-        // SAFETY: the array is as long as it is said to be, and lives through the call.
-        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, self.timeout()) };
-        if ready < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(Vec::new()) } else { Err(error) };
-        }
-        let mut sources: Vec<Source> = polled
-            .iter()
-            .zip(&wanted)
-            .filter(|(fd, _)| fd.revents != 0)
-            .map(|(_, (_, _, source))| *source)
-            .collect();
+        let (mut polled, sources): (Vec<PollFd<'_>>, Vec<Source>) = wanted.into_iter().unzip();
+        match poll(&mut polled, self.timeout()) {
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            polled => polled?,
+        };
+        let ready = polled.iter().zip(sources).filter(|(polled, _)| polled.any().unwrap_or(true));
+        let mut sources: Vec<Source> = ready.map(|(_, source)| source).collect();
         // One container may have several descriptors; it is read as a whole.
         sources.dedup();
         Ok(sources)
     }
 
-    /// Milliseconds to the nearest deadline, or -1.
-    fn timeout(&self) -> i32 {
+    /// To the nearest deadline.
+    fn timeout(&self) -> PollTimeout {
         let tasks = self.sandbox.tasks.values().map(|task| task.helper.deadline);
         let execs = self.sandbox.execs.values().filter_map(|exec| exec.deadline);
         let starting = self.sandbox.containers.iter().filter_map(|entry| entry.starting.map(|(_, at)| at));
@@ -148,9 +140,9 @@ impl Server {
             if stopping.heard_until > now { stopping.heard_until } else { stopping.killed_until }
         });
         let nearest = tasks.chain(execs).chain(starting).chain(stopping).min();
-        nearest.map_or(-1, |at| {
-            let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
-            i32::try_from(left).unwrap_or(i32::MAX)
+        nearest.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         })
     }
 

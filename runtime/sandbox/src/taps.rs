@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -33,7 +33,7 @@ impl Taps {
 
     /// Copies a stream into a pipe from now on, after what it has said already.
     pub fn add(&mut self, connection: u64, stream: Stream, pipe: OwnedFd, said: Vec<u8>) {
-        let _ = fcntl(pipe.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let _ = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         let mut tap = Tap { connection, stream, pipe: pipe.into(), pending: said };
         if tap.flush() {
             self.taps.push(tap);
@@ -64,8 +64,8 @@ impl Taps {
     }
 
     /// What to poll for writing.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
-        self.taps.iter().filter(|tap| !tap.pending.is_empty()).map(|tap| tap.pipe.as_raw_fd())
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.taps.iter().filter(|tap| !tap.pending.is_empty()).map(|tap| tap.pipe.as_fd())
     }
 
     /// Gives everyone a copy.

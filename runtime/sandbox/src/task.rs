@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -112,8 +112,8 @@ impl Exec {
     }
 
     /// What to poll for reading.
-    pub fn output_fd(&self) -> Option<i32> {
-        self.pipe.as_ref().map(AsRawFd::as_raw_fd)
+    pub fn output_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
     }
 
     /// Takes in what it has written, without waiting for more.

@@ -4,16 +4,16 @@
 //! this one in its `wasm` role otherwise. Both take the same configuration and give the same exit
 //! codes.
 
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe2;
 
 use crate::cgroup::Cgroup;
@@ -106,10 +106,10 @@ pub fn spawn(
         command.stdin(Stdio::piped());
     }
     command.arg(format!("/proc/self/fd/{}", config.as_raw_fd()));
-    let kept = [config.as_raw_fd(), report_end.as_raw_fd()];
+    let kept = [config, report_end];
     let oom_score_adj = container.resources.oom_score_adj.to_string();
     // SAFETY: between fork and exec there is one thread, as before, and nothing is held.
-    unsafe { command.pre_exec(move || enter(&members, &oom_score_adj, kept)) };
+    unsafe { command.pre_exec(move || enter(&members, &oom_score_adj, &kept)) };
     let spawned = match program.init {
         Some(init) => in_process_namespace(init, || command.spawn()),
         None => command.spawn(),
@@ -137,7 +137,7 @@ fn in_process_namespace<T>(init: i32, start: impl FnOnce() -> io::Result<T>) -> 
 }
 
 /// The steps of the new process before it becomes another program.
-fn enter(members: &[File], oom_score_adj: &str, kept: [RawFd; 2]) -> io::Result<()> {
+fn enter(members: &[File], oom_score_adj: &str, kept: &[OwnedFd; 2]) -> io::Result<()> {
     let _ = nix::unistd::setsid();
     for mut file in members {
         file.write_all(b"0")?;
@@ -150,7 +150,7 @@ fn enter(members: &[File], oom_score_adj: &str, kept: [RawFd; 2]) -> io::Result<
 }
 
 /// Nothing else that is open here, whoever opened it, reaches the new program.
-fn close_all_but(kept: [RawFd; 2]) -> io::Result<()> {
+fn close_all_but(kept: &[OwnedFd; 2]) -> io::Result<()> {
     // SAFETY: the system call takes numbers only.
     let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if marked != 0 {
@@ -191,14 +191,7 @@ fn static_program(programs: &Path) -> Option<PathBuf> {
 
 /// A file without a name, which the new process inherits. Unlike an argument it may hold secrets.
 fn memory_file(config: &RunConfig) -> io::Result<OwnedFd> {
-    let name = CString::new("config.json")?;
-    // SAFETY: the name ends with a zero byte and outlives the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let mut file = File::from(memfd_create("config.json", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(config)?)?;
     Ok(file.into())
 }
@@ -206,8 +199,8 @@ fn memory_file(config: &RunConfig) -> io::Result<OwnedFd> {
 /// A pipe whose writing end the new process inherits.
 fn inherited_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    fcntl(write.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
-    fcntl(write.as_raw_fd(), FcntlArg::F_SETFL(OFlag::empty()))?;
+    fcntl(&write, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok((read, write))
 }
 

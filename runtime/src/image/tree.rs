@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use rustix::fs::{fgetxattr, flistxattr};
 
 /// Links in one name that are followed, as many as Linux does.
 const LINKS: usize = 40;
@@ -90,7 +90,7 @@ impl<'a> Tree<'a> {
                 if links > LINKS {
                     return Err(Errno::ELOOP.into());
                 }
-                let to = PathBuf::from(readlinkat(Some(found.file.as_raw_fd()), "")?);
+                let to = PathBuf::from(readlinkat(&found.file, "")?);
                 if to.is_absolute() {
                     done = PathBuf::new();
                 }
@@ -150,9 +150,7 @@ fn open(root: &Path, path: &Path, flags: OFlag) -> io::Result<File> {
     let how = OpenHow::new().flags(flags | nonblocking | OFlag::O_CLOEXEC).resolve(
         ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
     );
-    let fd = openat2(root.as_raw_fd(), path, how)?;
-    // SAFETY: openat2 has just made this descriptor and nothing else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(openat2(&root, path, how)?.into())
 }
 
 fn is_opaque(root: &Path, dir: &Path) -> bool {
@@ -163,28 +161,23 @@ fn is_opaque(root: &Path, dir: &Path) -> bool {
 
 /// An extended attribute of an open file, if it is set and of a sane size.
 pub(super) fn attribute(file: &File, name: &[u8]) -> Option<Vec<u8>> {
-    let name = std::ffi::CString::new(name).ok()?;
-    let mut value = vec![0u8; 64 << 10];
-    // SAFETY: the name is terminated, and the buffer is as long as said.
-    let got =
-        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    value.truncate(usize::try_from(got).ok()?);
+    let mut value = vec![0; 64 << 10];
+    let got = fgetxattr(file, name, &mut value).ok()?;
+    value.truncate(got);
     Some(value)
 }
 
 /// The names of an open file's extended attributes.
 pub(super) fn attributes(file: &File) -> Vec<Vec<u8>> {
-    let mut names = vec![0u8; 64 << 10];
-    // SAFETY: the buffer is as long as said.
-    let got = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
-    names.truncate(usize::try_from(got).unwrap_or(0));
+    let mut names = vec![0; 64 << 10];
+    let got = flistxattr(file, &mut names).unwrap_or(0);
+    names.truncate(got);
     names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -249,11 +242,8 @@ mod tests {
     fn an_opaque_directory_hides_what_is_below() {
         let dir = tempfile::tempdir().unwrap();
         let layers = layers(dir.path(), &[&["etc", "etc/passwd=a"], &["etc"]]);
-        let etc = std::ffi::CString::new(layers[1].join("etc").as_os_str().as_bytes()).unwrap();
-        let name = OPAQUE_ATTRIBUTE;
-        // SAFETY: all names are terminated, the value is as long as said.
-        let set = unsafe { libc::lsetxattr(etc.as_ptr(), name.as_ptr(), b"y".as_ptr().cast(), 1, 0) };
-        assert_eq!(set, 0);
+        let etc = layers[1].join("etc");
+        rustix::fs::lsetxattr(etc, OPAQUE_ATTRIBUTE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
         assert_eq!(Tree::new(&layers).read("etc/passwd", 5).unwrap(), b"");
     }
 }

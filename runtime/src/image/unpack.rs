@@ -10,17 +10,18 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use rustix::fs::{XattrFlags, lsetxattr};
+use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
 use super::archive::{self, Metered};
@@ -79,16 +80,16 @@ pub(super) fn unpack(layout: &Layout, layer: &Layer<'_>, budget: &mut Budget) ->
     let root = temporary.path().join("root");
     std::fs::create_dir(&root).map_err(at(&root))?;
     let root_fd = File::open(&root).map_err(at(&root))?;
-    fchmodat(None, &root, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)
+    fchmodat(AT_FDCWD, &root, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)
         .map_err(|e| at(&root)(e.into()))?;
     let below = Tree::new(layer.below);
     if let Some(model) = below.directory(Path::new("")).map_err(at(&root))? {
         let dir = File::open(temporary.path()).map_err(at(&root))?;
-        copy_metadata(&model, dir.as_raw_fd(), Path::new("root")).map_err(at(&root))?;
+        copy_metadata(&model, dir.as_fd(), Path::new("root")).map_err(at(&root))?;
     }
     let mut stream = Metered::new(archive::open(layer.blob)?, budget.left_bytes);
     let mut extraction = Extraction {
-        root: root_fd.as_raw_fd(),
+        root: root_fd.as_fd(),
         below,
         budget,
         directories: Vec::new(),
@@ -101,7 +102,7 @@ pub(super) fn unpack(layout: &Layout, layer: &Layer<'_>, budget: &mut Budget) ->
     if actual != diff_id {
         return Err(ImageError::malformed(format!("layer {diff_id} unpacks to {actual}")));
     }
-    nix::unistd::syncfs(root_fd.as_raw_fd()).map_err(|e| at(&root)(e.into()))?;
+    nix::unistd::syncfs(&root_fd).map_err(|e| at(&root)(e.into()))?;
     match std::fs::rename(&root, &target) {
         Err(_) if target.is_dir() => Ok(target), // someone else was faster
         result => result.map(|()| target.clone()).map_err(at(&target)),
@@ -109,7 +110,7 @@ pub(super) fn unpack(layout: &Layout, layer: &Layer<'_>, budget: &mut Budget) ->
 }
 
 struct Extraction<'a> {
-    root: RawFd,
+    root: BorrowedFd<'a>,
     below: Tree<'a>,
     budget: &'a mut Budget,
     /// Directories and their times, which are set last: what is put into them changes them.
@@ -142,7 +143,7 @@ impl Extraction<'_> {
             return apply_metadata(entry, self.root, Path::new("."), kind);
         };
         let parent = self.open_parent(path.parent().unwrap_or(Path::new("")))?;
-        let dir = parent.as_raw_fd();
+        let dir = parent.as_fd();
         let last = Path::new(&last);
         if let Some(hidden) = last.to_str().and_then(|l| l.strip_prefix(WHITEOUT)) {
             return if last.as_os_str() == OPAQUE { make_opaque(dir) } else { make_whiteout(dir, hidden) };
@@ -158,12 +159,12 @@ impl Extraction<'_> {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => make_file(entry, dir, last)?,
             EntryType::Symlink => {
                 let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
-                symlinkat(&*to, Some(dir), last)?;
+                symlinkat(&*to, dir, last)?;
             }
             // Owner, mode and times are those of the target.
             EntryType::Link => return self.make_link(entry, &path, dir, last),
             EntryType::Fifo => {
-                mknodat(Some(dir), last, SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0)?;
+                mknodat(dir, last, SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0)?;
             }
             // A whiteout as overlayfs knows it, which has no mode nor owner that matters.
             EntryType::Char if device(entry) == Some((0, 0)) => return make_node_of_whiteout(dir, last),
@@ -181,7 +182,7 @@ impl Extraction<'_> {
         &mut self,
         entry: &Entry<'_, impl Read>,
         path: &Path,
-        dir: RawFd,
+        dir: BorrowedFd<'_>,
         last: &Path,
     ) -> io::Result<()> {
         let to = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
@@ -192,7 +193,7 @@ impl Extraction<'_> {
         }
         let to_dir = self.open_parent(to.parent().unwrap_or(Path::new("")))?;
         let to_last = to.file_name().ok_or_else(|| io::Error::other("a link to nothing"))?;
-        linkat(Some(to_dir.as_raw_fd()), Path::new(to_last), Some(dir), last, AtFlags::empty())?;
+        linkat(&to_dir, Path::new(to_last), dir, last, AtFlags::empty())?;
         Ok(())
     }
 
@@ -203,9 +204,9 @@ impl Extraction<'_> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) && path.file_name().is_some() => {
                 let above = self.open_parent(path.parent().unwrap_or(Path::new("")))?;
                 let last = Path::new(path.file_name().unwrap_or_default());
-                mkdirat(Some(above.as_raw_fd()), last, Mode::from_bits_truncate(0o755))?;
+                mkdirat(&above, last, Mode::from_bits_truncate(0o755))?;
                 if let Some(model) = self.below.directory(path)? {
-                    copy_metadata(&model, above.as_raw_fd(), last)?;
+                    copy_metadata(&model, above.as_fd(), last)?;
                 }
                 open_in_root(self.root, path)
             }
@@ -246,18 +247,16 @@ fn octal(field: &[u8]) -> Option<u32> {
     if text.is_empty() { Some(0) } else { u32::from_str_radix(text, 8).ok() }
 }
 
-fn open_in_root(root: RawFd, path: &Path) -> io::Result<OwnedFd> {
+fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let fd = openat2(root, name, how)?;
-    // SAFETY: openat2 has just made this descriptor and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(openat2(root, name, how)?)
 }
 
 /// Writes a file; what is zero becomes a hole.
-fn make_file(entry: &mut Entry<'_, impl Read>, dir: RawFd, last: &Path) -> io::Result<()> {
+fn make_file(entry: &mut Entry<'_, impl Read>, dir: BorrowedFd<'_>, last: &Path) -> io::Result<()> {
     for extension in entry.pax_extensions()?.into_iter().flatten().flatten() {
         // In this form the file's map is part of its content.
         if extension.key_bytes().starts_with(b"GNU.sparse.") {
@@ -265,9 +264,7 @@ fn make_file(entry: &mut Entry<'_, impl Read>, dir: RawFd, last: &Path) -> io::R
         }
     }
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(Some(dir), last, flags, Mode::from_bits_truncate(0o600))?;
-    // SAFETY: openat has just made this descriptor and nothing else owns it.
-    let mut file = unsafe { File::from_raw_fd(fd) };
+    let mut file = File::from(openat(dir, last, flags, Mode::from_bits_truncate(0o600))?);
     let mut buffer = vec![0; 64 << 10];
     let mut length = 0;
     loop {
@@ -283,15 +280,15 @@ fn make_file(entry: &mut Entry<'_, impl Read>, dir: RawFd, last: &Path) -> io::R
     }
 }
 
-fn make_directory(dir: RawFd, last: &Path) -> io::Result<()> {
-    match mkdirat(Some(dir), last, Mode::from_bits_truncate(0o755)) {
+fn make_directory(dir: BorrowedFd<'_>, last: &Path) -> io::Result<()> {
+    match mkdirat(dir, last, Mode::from_bits_truncate(0o755)) {
         Err(nix::errno::Errno::EEXIST) => {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            match openat(Some(dir), last, flags, Mode::empty()) {
-                Ok(fd) => Ok(nix::unistd::close(fd)?),
+            match openat(dir, last, flags, Mode::empty()) {
+                Ok(_) => Ok(()),
                 Err(_) => {
-                    unlinkat(Some(dir), last, UnlinkatFlags::NoRemoveDir)?;
-                    Ok(mkdirat(Some(dir), last, Mode::from_bits_truncate(0o755))?)
+                    unlinkat(dir, last, UnlinkatFlags::NoRemoveDir)?;
+                    Ok(mkdirat(dir, last, Mode::from_bits_truncate(0o755))?)
                 }
             }
         }
@@ -300,25 +297,25 @@ fn make_directory(dir: RawFd, last: &Path) -> io::Result<()> {
 }
 
 /// An earlier entry of the same name makes way for a later one.
-fn remove(dir: RawFd, last: &Path) -> io::Result<()> {
-    match unlinkat(Some(dir), last, UnlinkatFlags::NoRemoveDir) {
+fn remove(dir: BorrowedFd<'_>, last: &Path) -> io::Result<()> {
+    match unlinkat(dir, last, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
-        Err(nix::errno::Errno::EISDIR) => Ok(unlinkat(Some(dir), last, UnlinkatFlags::RemoveDir)?),
+        Err(nix::errno::Errno::EISDIR) => Ok(unlinkat(dir, last, UnlinkatFlags::RemoveDir)?),
         Err(errno) => Err(errno.into()),
     }
 }
 
 /// What overlayfs takes for "the lower layers' entry is gone": a character device 0:0.
-fn make_whiteout(dir: RawFd, hidden: &str) -> io::Result<()> {
+fn make_whiteout(dir: BorrowedFd<'_>, hidden: &str) -> io::Result<()> {
     remove(dir, Path::new(hidden))?;
     make_node_of_whiteout(dir, Path::new(hidden))
 }
 
-fn make_node_of_whiteout(dir: RawFd, last: &Path) -> io::Result<()> {
-    Ok(mknodat(Some(dir), last, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?)
+fn make_node_of_whiteout(dir: BorrowedFd<'_>, last: &Path) -> io::Result<()> {
+    Ok(mknodat(dir, last, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?)
 }
 
-fn make_opaque(dir: RawFd) -> io::Result<()> {
+fn make_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
     set_xattr(dir, Path::new("."), OPAQUE_ATTRIBUTE, b"y")
 }
 
@@ -326,19 +323,19 @@ fn modified(entry: &Entry<'_, impl Read>) -> io::Result<TimeSpec> {
     Ok(TimeSpec::new(i64::try_from(entry.header().mtime()?).unwrap_or(0), 0))
 }
 
-fn set_time(root: RawFd, path: &Path, time: TimeSpec) -> io::Result<()> {
+fn set_time(root: BorrowedFd<'_>, path: &Path, time: TimeSpec) -> io::Result<()> {
     let parent = open_in_root(root, path.parent().unwrap_or(Path::new("")))?;
     let Some(last) = path.file_name() else { return Ok(()) };
-    Ok(utimensat(Some(parent.as_raw_fd()), Path::new(last), &time, &time, UtimensatFlags::NoFollowSymlink)?)
+    Ok(utimensat(&parent, Path::new(last), &time, &time, UtimensatFlags::NoFollowSymlink)?)
 }
 
 /// Makes a directory what another is, but for its content.
-fn copy_metadata(model: &File, dir: RawFd, last: &Path) -> io::Result<()> {
+fn copy_metadata(model: &File, dir: BorrowedFd<'_>, last: &Path) -> io::Result<()> {
     let metadata = model.metadata()?;
     let (uid, gid) = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
-    fchownat(Some(dir), last, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    fchownat(dir, last, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     let mode = Mode::from_bits_truncate(metadata.mode() & 0o7777);
-    fchmodat(Some(dir), last, mode, FchmodatFlags::FollowSymlink)?;
+    fchmodat(dir, last, mode, FchmodatFlags::FollowSymlink)?;
     for name in tree::attributes(model) {
         // overlayfs' own are about the layer that they are in.
         if let Some(value) = tree::attribute(model, &name).filter(|_| !name.starts_with(b"trusted.")) {
@@ -346,23 +343,23 @@ fn copy_metadata(model: &File, dir: RawFd, last: &Path) -> io::Result<()> {
         }
     }
     let time = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
-    Ok(utimensat(Some(dir), last, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+    Ok(utimensat(dir, last, &time, &time, UtimensatFlags::NoFollowSymlink)?)
 }
 
 /// Owner first, as a change of owner clears setuid bits and capabilities.
 fn apply_metadata(
     entry: &mut Entry<'_, impl Read>,
-    dir: RawFd,
+    dir: BorrowedFd<'_>,
     last: &Path,
     kind: EntryType,
 ) -> io::Result<()> {
     let id = |id: u64| u32::try_from(id).map_err(|_| io::Error::other("owner out of range"));
     let uid = Uid::from_raw(id(entry.header().uid()?)?);
     let gid = Gid::from_raw(id(entry.header().gid()?)?);
-    fchownat(Some(dir), last, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    fchownat(dir, last, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if kind != EntryType::Symlink {
         let mode = Mode::from_bits_truncate(entry.header().mode()? & 0o7777);
-        fchmodat(Some(dir), last, mode, FchmodatFlags::FollowSymlink)?;
+        fchmodat(dir, last, mode, FchmodatFlags::FollowSymlink)?;
     }
     let time = modified(entry)?;
     for extension in entry.pax_extensions()?.into_iter().flatten().flatten() {
@@ -374,26 +371,14 @@ fn apply_metadata(
             set_xattr(dir, last, &CString::new(attribute)?, extension.value_bytes())?;
         }
     }
-    Ok(utimensat(Some(dir), last, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+    Ok(utimensat(dir, last, &time, &time, UtimensatFlags::NoFollowSymlink)?)
 }
 
-fn set_xattr(dir: RawFd, last: &Path, attribute: &CStr, value: &[u8]) -> io::Result<()> {
-    let path = format!("/proc/self/fd/{dir}/");
-    let path = CString::new([path.as_bytes(), last.as_os_str().as_bytes()].concat())?;
-    // SAFETY: all pointers are to live, terminated or sized buffers.
-    let result =
-        unsafe { libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    match result {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // The disk under the store may not keep attributes; the file itself is fine.
-            error
-                if error.raw_os_error() == Some(libc::ENOTSUP)
-                    && !attribute.to_bytes().starts_with(b"trusted.") =>
-            {
-                Ok(())
-            }
-            error => Err(error),
-        },
+fn set_xattr(dir: BorrowedFd<'_>, last: &Path, attribute: &CStr, value: &[u8]) -> io::Result<()> {
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(last);
+    match lsetxattr(path, attribute, value, XattrFlags::empty()) {
+        // The disk under the store may not keep attributes; the file itself is fine.
+        Err(Errno::NOTSUP) if !attribute.to_bytes().starts_with(b"trusted.") => Ok(()),
+        set => Ok(set?),
     }
 }

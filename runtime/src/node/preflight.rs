@@ -4,10 +4,11 @@
 //! Called by the command line. The pod network looks for its own parts of the kernel when it is
 //! started (`net`).
 
-use std::io;
 use std::path::Path;
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, fsopen};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What limits and device rules are made with. Version 2 has no controller for devices.
@@ -66,17 +67,8 @@ fn missing(hierarchies: &Hierarchies) -> Option<String> {
 
 /// Asks for an overlay as a container's start does, so that the kernel loads what it can load.
 fn overlay() -> Result<(), String> {
-    // SAFETY: a string that ends with a zero byte, and a number.
-    let fd = unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), libc::FSOPEN_CLOEXEC) };
-    if let Ok(fd) = i32::try_from(fd)
-        && fd >= 0
-    {
-        // SAFETY: the kernel has just given it to us.
-        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-        return Ok(());
-    }
-    match io::Error::last_os_error().raw_os_error() {
-        Some(libc::ENODEV) => {
+    match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => {
             Err("this kernel has no overlay file system, which containers run on: load it with `modprobe overlay`"
                 .to_owned())
         }

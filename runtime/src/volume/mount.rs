@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub fn is_point(path: &Path) -> io::Result<bool> {
 /// exist is made as directories with the volume's mode, so that who may write to it may write
 /// there too.
 pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
-    let root = owned(open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?);
+    let root = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?;
     let found = match beneath(&root, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_dirs(&root, path)?;
@@ -111,7 +111,7 @@ fn real(path: &Path) -> io::Result<Option<PathBuf>> {
 fn beneath(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    Ok(owned(openat2(root.as_raw_fd(), path, how)?))
+    Ok(openat2(root, path, how)?)
 }
 
 fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
@@ -120,12 +120,12 @@ fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
     for part in Path::new(path).components() {
         let parent =
             if done.as_os_str().is_empty() { None } else { Some(beneath(root, &done.to_string_lossy())?) };
-        let at = parent.as_ref().unwrap_or(root).as_raw_fd();
-        match nix::sys::stat::mkdirat(Some(at), part.as_os_str(), Mode::S_IRWXU) {
+        let at = parent.as_ref().unwrap_or(root);
+        match nix::sys::stat::mkdirat(at, part.as_os_str(), Mode::S_IRWXU) {
             Ok(()) => {
                 // Apart from its making, because of the umask; a link put in its place is not followed.
                 let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
-                let made = owned(openat(Some(at), part.as_os_str(), flags, Mode::empty())?);
+                let made = openat(at, part.as_os_str(), flags, Mode::empty())?;
                 std::fs::set_permissions(by_fd(&made), std::fs::Permissions::from_mode(mode))?;
             }
             Err(nix::Error::EEXIST) => {}
@@ -179,11 +179,6 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&out))
 }
 
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has just opened it and gives it to nobody else.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
         std::fs::create_dir(dir.path().join("in")).unwrap();
-        let root = owned(open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap());
+        let root = open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap();
         assert!(beneath(&root, "out/passwd").is_err());
         assert!(beneath(&root, "../x").is_err());
         assert!(beneath(&root, "in").is_ok());
@@ -213,7 +208,7 @@ mod tests {
         let mode =
             |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
         let set = |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-        let root = owned(open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap());
+        let root = open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap();
         set(0o2777);
         make_dirs(&root, "a/b").unwrap();
         assert_eq!((mode("a"), mode("a/b")), (0o2777, 0o2777));

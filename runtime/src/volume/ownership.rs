@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ const DIRECTORY: u32 = 0o2770;
 /// is the group's already.
 pub fn give(root: &Path, group: u32, only_on_mismatch: bool) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
-    let root = owned(open(root, flags, Mode::empty())?);
+    let root = open(root, flags, Mode::empty())?;
     let meta = std::fs::metadata(by_fd(&root))?;
     if only_on_mismatch && meta.gid() == group && meta.mode() & DIRECTORY == DIRECTORY {
         return Ok(());
@@ -56,11 +56,11 @@ fn below(dir: &OwnedFd, group: u32, depth: usize) -> io::Result<()> {
 /// Opens an entry of a directory, a link as itself.
 fn enter(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    Ok(owned(openat(Some(dir.as_raw_fd()), name, flags, Mode::empty())?))
+    Ok(openat(dir, name, flags, Mode::empty())?)
 }
 
 fn one(file: &OwnedFd, group: u32) -> io::Result<()> {
-    fchownat(Some(file.as_raw_fd()), "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
+    fchownat(file, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
     if is_link(file)? {
         return Ok(());
     }
@@ -71,18 +71,13 @@ fn one(file: &OwnedFd, group: u32) -> io::Result<()> {
 }
 
 fn is_link(file: &OwnedFd) -> io::Result<bool> {
-    let stat = nix::sys::stat::fstat(file.as_raw_fd())?;
+    let stat = nix::sys::stat::fstat(file)?;
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
 /// A name of the open file that no container can change.
 fn by_fd(file: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has just opened it and gives it to nobody else.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[cfg(test)]

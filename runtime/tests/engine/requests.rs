@@ -259,8 +259,7 @@ async fn descriptors_stay_behind(world: Arc<World>) {
     // As whoever starts the node may have it: open, and inherited by whatever is started.
     let file = std::fs::File::open(world.path("exit.wasm")).expect("a file");
     let name = world.path("exit.wasm").canonicalize().expect("a name");
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&file);
-    nix::fcntl::fcntl(raw, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inherited");
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inherited");
     let pod = world.pod().await;
     drop(file);
     pod.start(http(&world, &pod, &world.http, 8080, RequestLimits::default())).await;

@@ -50,7 +50,8 @@ pub fn main(args: &[String]) -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let mut reporter = Reporter::new(config.report_fd);
+    // SAFETY: the sandbox opened it for this process alone, and it is taken here once.
+    let mut reporter = unsafe { Reporter::new(config.report_fd) };
     let outcome = run(&config, &mut reporter).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
     if let Some((reason, message)) = outcome.report() {
         eprintln!("proa-wasm: {}", outcome.details().unwrap_or(&message));

@@ -11,12 +11,15 @@ pub struct Reporter(Option<File>);
 
 impl Reporter {
     /// Takes over the descriptor that the parent left open.
-    pub fn new(fd: Option<RawFd>) -> Self {
+    ///
+    /// # Safety
+    /// Nobody else has it or takes it, and it is open.
+    pub unsafe fn new(fd: Option<RawFd>) -> Self {
         Self(fd.filter(|fd| *fd > 2).map(|fd| {
             // The guest starts no programs, but a descriptor that outlives its use hides mistakes.
             // SAFETY: fcntl on a number touches no memory.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-            // SAFETY: the parent opened this descriptor for us alone, and it is taken once.
+            // SAFETY: the caller says that it is nobody else's.
             unsafe { File::from_raw_fd(fd) }
         }))
     }

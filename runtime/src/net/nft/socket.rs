@@ -4,7 +4,12 @@
 //! network namespace of the calling thread, so no answer of an earlier call can be mistaken for its own.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 
 use super::batch::Batch;
 
@@ -124,56 +129,30 @@ fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
 
 /// A netfilter socket whose buffer takes `size` bytes in one message.
 fn open(size: usize) -> io::Result<OwnedFd> {
-    // SAFETY: plain system call; the descriptor is owned by nobody else.
-    let fd = unsafe {
-        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER)
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` was just opened.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
     // The kernel counts its own overhead too, about as much again.
-    let wanted = i32::try_from(size.saturating_mul(2).saturating_add(1 << 16)).unwrap_or(i32::MAX);
+    let wanted = size.saturating_mul(2).saturating_add(1 << 16).min(i32::MAX as usize);
     // Beyond the system's limit only with CAP_NET_ADMIN, which every later step needs as well; and a
     // batch that does not fit says so when it is sent.
-    for option in [libc::SO_SNDBUF, libc::SO_SNDBUFFORCE] {
-        // SAFETY: the value lives across the call and its length is right.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const wanted).cast(),
-                size_of_val(&wanted) as libc::socklen_t,
-            )
-        };
-    }
+    let _ = setsockopt(&socket, sockopt::SndBuf, &wanted);
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &wanted);
     Ok(socket)
 }
 
 fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-    // SAFETY: `bytes` is valid for its length. An unconnected netlink socket sends to the kernel.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-    match usize::try_from(sent) {
-        Ok(sent) if sent == bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::from(io::ErrorKind::WriteZero)),
-        Err(_) => Err(io::Error::last_os_error()),
+    // An unconnected netlink socket sends to the kernel.
+    match nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::empty())? {
+        sent if sent == bytes.len() => Ok(()),
+        _ => Err(io::Error::from(io::ErrorKind::WriteZero)),
     }
 }
 
 fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        // SAFETY: `buffer` is valid for its length.
-        let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        match usize::try_from(got) {
-            Ok(got) => return Ok(got),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+        match nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            got => return Ok(got?),
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -181,9 +181,8 @@ fn enter(root: &File, dir: &Path) -> io::Result<Option<OwnedFd>> {
     let resolve =
         ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match openat2(root.as_raw_fd(), dir, OpenHow::new().flags(flags).resolve(resolve)) {
-        // SAFETY: openat2 has just made this descriptor and nothing else owns it.
-        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+    match openat2(root, dir, OpenHow::new().flags(flags).resolve(resolve)) {
+        Ok(open) => Ok(Some(open)),
         // Something else stands in its place, or it is being moved.
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::EAGAIN) => Ok(None),
         Err(error) => Err(error.into()),
@@ -231,8 +230,7 @@ mod tests {
         let mut at = File::open(dir.path()).unwrap();
         let name = "d".repeat(200);
         for _ in 0..25 {
-            nix::sys::stat::mkdirat(Some(at.as_raw_fd()), name.as_str(), nix::sys::stat::Mode::S_IRWXU)
-                .unwrap();
+            nix::sys::stat::mkdirat(&at, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
             at = enter(&at, Path::new(&name)).unwrap().unwrap().into();
         }
         let (bytes, done) = measured(dir.path());

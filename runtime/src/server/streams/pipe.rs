@@ -2,9 +2,10 @@
 //! a terminal.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
 
 /// The descriptor.
@@ -13,8 +14,8 @@ pub struct Pipe(AsyncFd<OwnedFd>);
 impl Pipe {
     /// Takes it over.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_truncate(fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL)?);
-        fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // SAFETY: the descriptor is owned, and closed only with what registers it.
         Ok(Self(unsafe { AsyncFd::register(fd) }?))
     }
@@ -50,14 +51,14 @@ impl Pipe {
 
     /// Tells a terminal its size.
     pub fn resize(&self, columns: u16, rows: u16) {
-        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the kernel reads a structure of this type, which outlives the call.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // What is no terminal has no size.
+        let _ = tcsetwinsize(&self.0, size);
     }
 }
 
-fn read(fd: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    match nix::unistd::read(fd.as_raw_fd(), buffer) {
+fn read(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    match nix::unistd::read(fd, buffer) {
         // A terminal says so when nobody has its other end open any more.
         Err(nix::Error::EIO) => Ok(0),
         read => Ok(read?),
