@@ -12,13 +12,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 
-use crate::pod::observed::Report;
-
 /// Events that may wait to be written; more are dropped, since a node that reports so much has
 /// other troubles.
 const QUEUE: usize = 1024;
 /// Events whose count is remembered.
 const REMEMBERED: usize = 4096;
+
+/// An Event to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The container of a pod that it is about, as a field path: `spec.containers{web}`.
+    pub field_path: Option<String>,
+    /// `Warning` rather than `Normal`.
+    pub warning: bool,
+    /// One of few.
+    pub reason: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+}
 
 /// Takes Events.
 #[derive(Clone)]
@@ -164,4 +175,14 @@ fn event(component: &str, node: &str, about: ObjectReference, report: &Report, a
         reporting_instance: Some(node.to_owned()),
         ..Event::default()
     }
+}
+
+/// An Event about a pod or one of its containers.
+pub fn report(
+    field_path: Option<String>,
+    warning: bool,
+    reason: impl Into<Cow<'static, str>>,
+    message: String,
+) -> Report {
+    Report { field_path, warning, reason: reason.into(), message }
 }

@@ -58,8 +58,7 @@ fn flatten(root: &OwnedFd, name: &OsStr, moved: &mut u64) -> io::Result<()> {
         loop {
             let beside = format!(".moved-{moved}");
             *moved += 1;
-            let (from, to) = (dir, root);
-            match renameat(from, inner, to, beside.as_str()) {
+            match renameat(&dir, inner, root, beside.as_str()) {
                 // The container has used that name, and not for an empty directory.
                 Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
                 done => return Ok(done?),
@@ -107,8 +106,8 @@ mod tests {
         fs::create_dir(&root).unwrap();
         let mut at = open(&root, directory(), Mode::empty()).unwrap();
         for _ in 0..3_000 {
-            mkdirat(at, "d", Mode::S_IRWXU).unwrap();
-            at = openat(at, "d", directory(), Mode::empty()).unwrap();
+            mkdirat(&at, "d", Mode::S_IRWXU).unwrap();
+            at = openat(&at, "d", directory(), Mode::empty()).unwrap();
         }
         let small = std::thread::Builder::new().stack_size(64 << 10);
         let removed = small.spawn({

@@ -17,8 +17,7 @@ use tracing::{debug, warn};
 use super::Network;
 use super::index::{Index, Problem};
 use super::scope::Scope;
-use crate::event::Recorder;
-use crate::pod::observed::Report;
+use crate::event::{Recorder, Report};
 
 /// Most events that are taken together before the rules are written.
 const EVENTS_AT_ONCE: usize = 1024;

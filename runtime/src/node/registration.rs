@@ -15,9 +15,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::since;
+use crate::event::report;
 use crate::node::host::Host;
 use crate::node::object;
-use crate::pod::observed::report;
 use crate::pod::status::merge_patch;
 
 /// How often the Lease is renewed.

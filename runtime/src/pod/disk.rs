@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::backoff::later;
+use crate::event::{Report, report};
 use crate::pod::eviction;
 use crate::pod::eviction::measure::Measured;
-use crate::pod::observed::{Outcome, PodObserved, Report, Step, report};
+use crate::pod::observed::{Outcome, PodObserved, Step};
 use crate::pod::plan::must_end;
 
 /// The pause between two measurements of the disk is so many times as long as one takes, at least.

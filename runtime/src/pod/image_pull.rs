@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::backoff::go_duration;
+use crate::event::report;
 use crate::image::{Image, ImageError, Progress, normalize};
 use crate::node::host::Host;
-use crate::pod::observed::{field_path, reason, report};
+use crate::pod::observed::{field_path, reason};
 
 /// How often a long pull tells how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);

@@ -305,19 +305,6 @@ pub enum Outcome {
     ReleaseFailed(String),
 }
 
-/// An Event to be written about the pod.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Report {
-    /// The container it is about, as a field path: `spec.containers{web}`.
-    pub field_path: Option<String>,
-    /// `Warning` rather than `Normal`.
-    pub warning: bool,
-    /// One of few.
-    pub reason: Cow<'static, str>,
-    /// For people.
-    pub message: String,
-}
-
 impl PodObserved {
     /// A pod that this node sees for the first time, or again after the agent was away: what the
     /// status says about earlier runs is taken over.
@@ -499,16 +486,6 @@ pub fn full_name(pod: &Pod) -> String {
 pub fn parse_id(id: &str) -> Option<(&str, u32)> {
     let (name, attempt) = id.rsplit_once('-')?;
     Some((name, attempt.parse().ok()?))
-}
-
-/// An Event about a pod or one of its containers.
-pub fn report(
-    field_path: Option<String>,
-    warning: bool,
-    reason: impl Into<Cow<'static, str>>,
-    message: String,
-) -> Report {
-    Report { field_path, warning, reason: reason.into(), message }
 }
 
 fn image_of<'a>(pod: &'a Pod, name: &str) -> &'a str {

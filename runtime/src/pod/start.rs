@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::go_duration;
 use crate::engine::{self, Sandbox};
+use crate::event::report;
 use crate::image::{Content, Image};
 use crate::net::{HostPort, Protocol};
 use crate::node::host::Host;
@@ -20,7 +21,7 @@ use crate::pod::container::{Parts, Program, build};
 use crate::pod::env;
 use crate::pod::etc_files;
 use crate::pod::image_pull;
-use crate::pod::observed::{ImageSeen, Outcome, all_containers, field_path, reason, report};
+use crate::pod::observed::{ImageSeen, Outcome, all_containers, field_path, reason};
 use crate::pod::probe::check::{Check, Target};
 use crate::pod::runtime_class;
 use crate::volume::{self, mount};

@@ -13,9 +13,10 @@ use nix::sys::signal::Signal;
 use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
 
 use crate::engine::{self, Sandbox};
+use crate::event::report;
 use crate::node::host::Host;
 use crate::pod::last_words;
-use crate::pod::observed::{all_containers, field_path, parse_id, report};
+use crate::pod::observed::{all_containers, field_path, parse_id};
 use crate::pod::probe::check::{Check, Target};
 use crate::server::logs::last_text;
 use crate::volume::mount;

@@ -21,11 +21,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
+use crate::event::{Report, report};
 use crate::node::host::Host;
 use crate::pod::disk::{self, Disk};
 use crate::pod::eviction::measure::{Measured, measure};
 use crate::pod::objects::Watched;
-use crate::pod::observed::{Outcome, PodObserved, REJECTED, Report, Step, Verdict, all_containers, report};
+use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::pod::probe::Probes;
 use crate::pod::probe::check::Target;

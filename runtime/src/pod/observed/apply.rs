@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::Pod;
 use proa_sandbox::protocol;
 
 use super::{
-    Blocked, CONFIG_RETRY, Ended, Outcome, PodObserved, ProbeKind, Report, Role, Run, Starting, Step, Stop,
-    Verdict, all_containers, field_path, full_name, image_of, lost, millis, parse_id, reason, report,
+    Blocked, CONFIG_RETRY, Ended, Outcome, PodObserved, ProbeKind, Role, Run, Starting, Step, Stop, Verdict,
+    all_containers, field_path, full_name, image_of, lost, millis, parse_id, reason,
 };
 use crate::backoff::{Backoff, later};
+use crate::event::{Report, report};
 use crate::pod::eviction;
 
 impl PodObserved {

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::check::{Check, Target};
-use crate::event::Recorder;
-use crate::pod::observed::{ProbeKind, field_path, report};
+use crate::event::{Recorder, report};
+use crate::pod::observed::{ProbeKind, field_path};
 
 /// Extra tries of a readiness probe right after the start, so that a container that is ready
 /// within its first second need not wait a whole period. They count as no failures.
