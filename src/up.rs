@@ -44,7 +44,7 @@ pub fn down(data_dir: &Path) -> Result<()> {
     let Ok(data_dir) = data_dir.canonicalize() else { return Ok(()) };
     let _lock = lock::stop_holder(&data_dir)?;
     runtime().block_on(async {
-        proa_runtime::node::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures))
+        proa_runtime::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures))
     })
 }
 
