@@ -2,11 +2,10 @@
 //!
 //! WASI gives a guest directories and nothing else. So a mount of a single file is put over a file
 //! of the same name in a directory: in the volume that the guest sees there, or else in a directory
-//! made for it. Called by `wasm`; the covering itself is done by the container's process, in a
-//! mount namespace of its own.
+//! made for it. Called by `wasm`; the covering itself, and the making of the file that is covered, is
+//! done by the container's process in a root of its own, where no link is followed.
 
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::protocol::Mount;
@@ -21,7 +20,7 @@ pub struct View {
     pub files: Vec<FileOverlay>,
 }
 
-/// Works it out, and makes in `scratch` the directories and files that are covered.
+/// Works it out, and makes in `scratch` the directories that are needed for it.
 pub fn view(mounts: &[Mount], scratch: &Path) -> Result<View, String> {
     let mut view = View::default();
     let (files, directories): (Vec<_>, Vec<_>) =
@@ -75,14 +74,10 @@ impl View {
         let point = Path::new(&preopen.source).join(name);
         if made(preopen) {
             preopen.read_only &= mount.read_only;
-        } else if preopen.read_only && !point.exists() {
+        } else if preopen.read_only && fs::symlink_metadata(&point).is_err() {
             return Err(format!("{} is read-only", parent.display()));
         }
-        // Never through a link: who writes to the volume may have put one there.
-        match OpenOptions::new().write(true).create_new(true).open(&point) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.to_string()),
-            _ => Ok(point),
-        }
+        Ok(point)
     }
 }
 

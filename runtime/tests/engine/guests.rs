@@ -1,11 +1,12 @@
 //! Wasm containers.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proa_runtime::engine::{CompileError, wasm};
-use proa_sandbox::protocol::{Mount, Payload, Reply, Request, WasmShape};
+use proa_sandbox::protocol::{Mount, Payload, Reply, Request, User, WasmShape};
 
 use crate::tests;
 use crate::world::{World, digest};
@@ -27,6 +28,8 @@ tests![
     http_drains,
     port_in_use,
     directories,
+    links_lead_nowhere,
+    guests_have_a_root_of_their_own,
     both_kinds_on_one_network,
     wasm_process_killed,
     system_calls_are_filtered,
@@ -324,6 +327,83 @@ async fn directories(world: Arc<World>) {
     let Reply::Failed { reason, message } = reply else { panic!("{reply:?}") };
     assert_eq!(reason, "CreateContainerError");
     assert!(message.contains("must lie in its topmost directory"), "{message}");
+    pod.stop().await;
+}
+
+/// Who writes to a volume beside the guest puts a link where a file is to be mounted.
+async fn links_lead_nowhere(world: Arc<World>) {
+    let pod = world.pod().await;
+    let volume = world.path("wasm-links");
+    fs::create_dir_all(&volume).expect("a volume");
+    let (ours, theirs) = (world.path("ours"), world.path("theirs"));
+    fs::write(&ours, "ours").expect("a file");
+    fs::write(&theirs, "theirs").expect("a file");
+    let mount = |source: &Path, target: &str| Mount {
+        source: source.display().to_string(),
+        target: target.to_owned(),
+        read_only: false,
+        recursive_read_only: false,
+    };
+    for (id, aim) in [("w-0", &ours), ("w-1", &world.core.path)] {
+        let link = volume.join(id);
+        std::os::unix::fs::symlink(aim, &link).expect("a link");
+        let mut container = world.wasm(&pod, id, &world.core, 0, &[]);
+        container.mounts = vec![mount(&volume, "/v"), mount(&theirs, &format!("/v/{id}"))];
+        let (exit, log) = pod.run(container).await;
+        assert_eq!((exit.code, exit.reason.as_str()), (1, "Error"), "{log}");
+        assert!(
+            exit.message.ends_with(&format!("mount /v/{id}: a link is in its place")),
+            "{}",
+            exit.message
+        );
+        assert!(link.is_symlink());
+    }
+    assert_eq!(fs::read_to_string(&ours).expect("a file"), "ours");
+    // A file that is there is covered for the guest alone.
+    fs::write(volume.join("file"), "below").expect("a file");
+    for (id, name) in [("w-2", "file"), ("w-3", "new")] {
+        let mut container = world.wasm(&pod, id, &world.command, 0, &["read", &format!("/v/{name}")]);
+        container.mounts = vec![mount(&volume, "/v"), mount(&theirs, &format!("/v/{name}"))];
+        let (exit, log) = pod.run(container).await;
+        assert_eq!((exit.code, log.as_str()), (0, "stdout P theirs\n"), "{name}");
+    }
+    assert_eq!(fs::read_to_string(volume.join("file")).expect("a file"), "below");
+    assert_eq!(fs::read_to_string(volume.join("new")).expect("a file"), "");
+    pod.stop().await;
+}
+
+/// What a guest that gets out of Wasm finds: its directories, and no more rights than it has.
+async fn guests_have_a_root_of_their_own(world: Arc<World>) {
+    let pod = world.pod().await;
+    let volume = world.path("wasm-root");
+    fs::create_dir_all(&volume).expect("a volume");
+    for (id, port, uid, capabilities) in
+        [("w-0", 8080, 0, "000000000000040a"), ("w-1", 8081, 1000, "0000000000000000")]
+    {
+        let mut container = world.wasm(&pod, id, &world.http, port, &[]);
+        let Payload::Wasm { user, .. } = &mut container.payload else { panic!("Wasm") };
+        *user = (uid != 0).then(|| User { uid, gid: uid, groups: Vec::new() });
+        let source = volume.display().to_string();
+        container.mounts =
+            vec![Mount { source, target: "/v".to_owned(), read_only: true, recursive_read_only: false }];
+        pod.start(container).await;
+        assert_eq!(pod.get(port, "/").expect("an answer").0, 200);
+        let process = PathBuf::from(format!("/proc/{}", pod.pid(id).await));
+        let mut names: Vec<_> = fs::read_dir(process.join("root")).expect("a root").flatten().collect();
+        names.sort_by_key(|entry| entry.file_name());
+        assert_eq!(names.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), ["0", "etc"]);
+        let status = fs::read_to_string(process.join("status")).expect("a status");
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(status.contains(&format!("{set}:\t{capabilities}\n")), "{id}: {status}");
+        }
+        let mounts = fs::read_to_string(process.join("mountinfo")).expect("mounts");
+        let of = |target: &str| mounts.lines().find(|line| line.split(' ').nth(4) == Some(target));
+        assert!(
+            ["/", "/0"].iter().all(|target| of(target).is_some_and(|line| line.contains(" ro,"))),
+            "{mounts}"
+        );
+        assert!(mounts.lines().count() <= 3, "{mounts}");
+    }
     pod.stop().await;
 }
 

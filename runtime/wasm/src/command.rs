@@ -1,24 +1,26 @@
 //! Runs a component that exports `wasi:cli/run`, of WASI 0.2 or 0.3.
 
-use std::path::Path;
 use std::time::Duration;
 
-use wasmtime::component::InstancePre;
+use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre as P2Pre;
 use wasmtime_wasi::p3::bindings::CommandPre as P3Pre;
 
 use crate::config::RunConfig;
 use crate::host::{self, Host, Shared};
+use crate::link;
 use crate::outcome::Outcome;
 use crate::report::Reporter;
 use crate::stop::{self, Interrupt};
-use crate::{engine, link};
 
 /// Runs it to its end, or to SIGTERM.
-pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
-    let engine = engine::on_demand()?;
-    let component = engine::load_component(&engine, Path::new(&config.compiled))?;
+pub async fn run(
+    config: &RunConfig,
+    engine: Engine,
+    component: Component,
+    reporter: &mut Reporter,
+) -> anyhow::Result<Outcome> {
     let pre = link::component_linker(&engine)?.instantiate_pre(&component)?;
     let mut store = host::store(&engine, &Shared::new(config, None))?;
     let interrupt = Interrupt::default();

@@ -30,14 +30,14 @@ pub struct Preopen {
     pub read_only: bool,
 }
 
-/// A file put over another file of the node, for this process alone: the pod's `/etc/resolv.conf`
-/// and `/etc/hosts`, so that name lookups follow them, and files that a guest finds in one of its
-/// directories.
+/// A file put over another one, for this process alone: the pod's `/etc/resolv.conf` and `/etc/hosts`,
+/// so that name lookups follow them, and files that a guest finds in one of its directories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOverlay {
     /// File on the node that is shown instead.
     pub source: String,
-    /// File that is covered.
+    /// File that is covered: one of those two, or one that lies directly in the source of a preopen. It
+    /// is made if there is none.
     pub target: String,
     /// Nobody may write there.
     pub read_only: bool,

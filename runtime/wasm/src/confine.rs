@@ -1,74 +1,40 @@
-//! What this process takes from itself before a guest runs: the node's `/etc/resolv.conf` and
-//! `/etc/hosts`, files that others cover, every privilege that a container has not by default
-//! either, and the system calls that no guest leads to.
+//! What this process takes from itself before a guest runs: the node's files, every privilege that no
+//! WASI call leads to, and the system calls likewise.
 //!
 //! Called before any thread exists. Wasm itself is the wall around a guest; this is a second one,
 //! in case the first has a hole.
 
-use std::ffi::CString;
 use std::io;
 
 use anyhow::Context;
 
-use crate::config::{FileOverlay, RunConfig, User};
-use crate::seccomp;
+use crate::config::{RunConfig, User};
+use crate::{root, seccomp};
 
-/// Capabilities that root keeps, by number: what containers have by default, without making device nodes,
-/// raw packets, chroot and audit, which no WASI call leads to.
-const KEPT: [u32; 8] = [
-    0,  // CAP_CHOWN
-    1,  // CAP_DAC_OVERRIDE
-    3,  // CAP_FOWNER
-    4,  // CAP_FSETID
-    5,  // CAP_KILL
-    6,  // CAP_SETGID
-    7,  // CAP_SETUID
+/// Capabilities that root keeps, by number: of those that containers have by default the ones that a
+/// WASI call leads to. Where it has them there is nothing but the container's own volumes.
+const KEPT: [u32; 3] = [
+    1,  // CAP_DAC_OVERRIDE: as root of a container it writes to files of other users
+    3,  // CAP_FOWNER: and sets their times
     10, // CAP_NET_BIND_SERVICE
 ];
 
-/// What is left to another user than root: the way to the guest's own directories, which lie below
-/// some that are root's alone. What a guest may write there is decided by its user.
-const KEPT_BY_USERS: [u32; 1] = [
-    2, // CAP_DAC_READ_SEARCH
-];
-
-/// Enters the pod's view of files and drops privileges.
-pub fn enter(config: &RunConfig) -> anyhow::Result<()> {
-    if !config.files.is_empty() {
-        cover_files(&config.files).context("show the pod's files")?;
-    }
+/// Enters the pod's view of files and drops privileges. Gives the settings as they are from there.
+pub fn enter(config: &RunConfig) -> anyhow::Result<RunConfig> {
+    let preopens = root::enter(config).context("show the pod's files")?;
     drop_privileges(config.user.as_ref()).context("drop privileges")?;
     // Last, because what comes before needs calls that the filter refuses.
-    if config.seccomp_unconfined { Ok(()) } else { seccomp::install() }
-}
-
-fn cover_files(files: &[FileOverlay]) -> io::Result<()> {
-    // SAFETY: plain system calls on constants.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-    mount(None, "/", libc::MS_REC | libc::MS_SLAVE)?;
-    for file in files {
-        mount(Some(&file.source), &file.target, libc::MS_BIND)?;
-        if file.read_only {
-            mount(None, &file.target, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY)?;
-        }
+    if !config.seccomp_unconfined {
+        seccomp::install()?;
     }
-    Ok(())
-}
-
-fn mount(source: Option<&str>, target: &str, flags: libc::c_ulong) -> io::Result<()> {
-    let source = source.map(CString::new).transpose()?;
-    let target = CString::new(target)?;
-    let source = source.as_ref().map_or(std::ptr::null(), |s| s.as_ptr());
-    // SAFETY: both strings outlive the call, and a null type and null data are what bind mounts
-    // and changes of propagation take.
-    check(unsafe { libc::mount(source, target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
+    Ok(RunConfig { preopens, files: Vec::new(), ..config.clone() })
 }
 
 fn drop_privileges(user: Option<&User>) -> io::Result<()> {
     // SAFETY: geteuid and prctl with these options take and give numbers only.
     unsafe {
         if libc::geteuid() == 0 {
-            let kept = if user.is_some_and(|user| user.uid != 0) { &KEPT_BY_USERS[..] } else { &KEPT };
+            let kept = if user.is_some_and(|user| user.uid != 0) { &[][..] } else { &KEPT };
             for capability in 0..64 {
                 // Above the last capability that the kernel knows, this fails with EINVAL.
                 if !kept.contains(&capability) && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0

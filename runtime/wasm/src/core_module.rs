@@ -1,18 +1,21 @@
 //! Runs a core module on WASI 0.1, as it is: made into a component, its exit code would be lost.
 
-use std::path::Path;
+use wasmtime::{Engine, Module};
 
 use crate::command::until_stopped;
 use crate::config::RunConfig;
 use crate::outcome::Outcome;
 use crate::report::Reporter;
 use crate::stop::Interrupt;
-use crate::{engine, host, link};
+use crate::{host, link};
 
 /// Runs `_start` to its end, or to SIGTERM.
-pub async fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
-    let engine = engine::on_demand()?;
-    let module = engine::load_module(&engine, Path::new(&config.compiled))?;
+pub async fn run(
+    config: &RunConfig,
+    engine: Engine,
+    module: Module,
+    reporter: &mut Reporter,
+) -> anyhow::Result<Outcome> {
     let pre = link::core_linker(&engine)?.instantiate_pre(&module)?;
     let mut store = host::core_store(&engine, config)?;
     let interrupt = Interrupt::default();

@@ -4,6 +4,8 @@
 //! wasmtime. So nothing outside this file sets anything on a [`Config`] that reaches the code
 //! generator; the allocation strategy does not.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -76,6 +78,14 @@ pub fn load_component(engine: &Engine, path: &Path) -> anyhow::Result<Component>
     unsafe { Component::deserialize_file(engine, path) }
         .map_err(anyhow::Error::from)
         .with_context(|| format!("load {}", path.display()))
+}
+
+/// Loads a compiled component from an open file, under the same condition as [`load_component`].
+pub fn load_open_component(engine: &Engine, file: &File) -> anyhow::Result<Component> {
+    let mut code = vec![0; usize::try_from(file.metadata()?.len())?];
+    file.read_exact_at(&mut code, 0)?;
+    // SAFETY: as for load_component.
+    unsafe { Component::deserialize(engine, &code) }.map_err(anyhow::Error::from)
 }
 
 /// Loads a compiled core module, under the same condition as [`load_component`].

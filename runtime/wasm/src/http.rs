@@ -5,8 +5,7 @@
 //! with 0.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use crate::exchange::{Client, Exchange, STALL};
 use crate::instances::Instances;
 use crate::outcome::Outcome;
 use crate::patient::Patient;
+use crate::program::Served;
 use crate::report::Reporter;
 use crate::room::Room;
 use crate::stop;
@@ -41,25 +41,15 @@ const PING: Duration = Duration::from_secs(30);
 
 type Response = hyper::Response<WasiBody>;
 
-/// Binds the port on every address of the pod.
-pub fn bind(port: u16) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|error| match error.kind() {
-        // C libraries differ in their words for this, and it is what users get to see most.
-        ErrorKind::AddrInUse => anyhow::anyhow!("listen on port {port}: address already in use"),
-        _ => anyhow::anyhow!("listen on port {port}: {error}"),
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 /// Serves until SIGTERM, then drains.
 pub async fn serve(
     config: &RunConfig,
     listener: TcpListener,
+    served: Served,
     reporter: &mut Reporter,
 ) -> anyhow::Result<Outcome> {
     let mut sigterm = stop::requested()?;
-    let (instances, room) = Instances::new(config)?;
+    let (instances, room) = Instances::new(config, served)?;
     let timeout_ms = config.requests.timeout_ms;
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
     let server = Arc::new(Server { instances, room, timeout });

@@ -6,8 +6,6 @@
 //! takes another one's request with it.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre as P3Pre;
 use crate::config::RunConfig;
 use crate::exchange::{Exchange, Over};
 use crate::host::{self, Host, Shared};
+use crate::program::Served;
 use crate::room::{Room, Slot};
 use crate::ticker::{Running, Ticker};
 use crate::{engine, link};
@@ -50,7 +49,7 @@ pub struct Instances {
     /// For more instances than the pool holds. Made when they are needed, because a larger pool
     /// would cost every start.
     beyond: OnceCell<Factory>,
-    /// The compiled file, open, so that its name may go.
+    /// The compiled file, open, because its name does not lead there any more.
     file: File,
     idle: Mutex<Vec<Idle>>,
 }
@@ -76,10 +75,9 @@ struct Idle {
 
 impl Instances {
     /// Instances of the container's component, and the room that they have.
-    pub fn new(config: &RunConfig) -> anyhow::Result<(Arc<Self>, Room)> {
-        let file = File::open(&config.compiled)?;
+    pub fn new(config: &RunConfig, served: Served) -> anyhow::Result<(Arc<Self>, Room)> {
+        let Served { engine, component, is_pooled, file } = served;
         let ticker = Ticker::start()?;
-        let (engine, component, is_pooled) = engine::for_requests(Path::new(&config.compiled))?;
         let required = component.resources_required();
         let memories = required.as_ref().map_or(1, |required| required.num_memories.max(1));
         let initial = required.and_then(|required| required.max_initial_memory_size).unwrap_or(0);
@@ -162,9 +160,8 @@ impl Instances {
     }
 
     fn make_beyond(&self) -> wasmtime::Result<Factory> {
-        let file = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         let made = engine::on_demand().and_then(|engine| {
-            let component = engine::load_component(&engine, &file)?;
+            let component = engine::load_open_component(&engine, &self.file)?;
             Factory::new(engine, &component, &self.ticker)
         });
         made.map_err(|error| wasmtime::format_err!("{error:#}"))

@@ -23,8 +23,10 @@ mod instances;
 mod outcome;
 mod outgoing;
 mod patient;
+mod program;
 mod report;
 mod room;
+mod root;
 mod seccomp;
 mod stop;
 mod ticker;
@@ -32,8 +34,9 @@ mod ticker;
 use std::path::Path;
 use std::process::ExitCode;
 
-use config::{RunConfig, WasmShape};
+use config::RunConfig;
 use outcome::Outcome;
+use program::Program;
 use report::Reporter;
 
 /// Runs the container described by the file named in `args`, the arguments after the program's
@@ -66,24 +69,23 @@ fn read_config(path: &Path) -> Result<RunConfig, String> {
     serde_json::from_slice(&bytes).map_err(|e| e.to_string())
 }
 
-/// The port is bound first, while the process still may, and before any thread exists, because a
+/// What needs the node's own files and the rights of root comes first: the port, the compiled file,
+/// the number of processors. Then the process confines itself, before any thread exists, because a
 /// mount namespace and capabilities belong to threads.
 fn run(config: &RunConfig, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
-    let listener = match config.shape {
-        WasmShape::Http => Some(http::bind(config.port)?),
-        WasmShape::Command | WasmShape::CoreModule => None,
-    };
-    confine::enter(config)?;
+    let program = Program::load(config)?;
+    let worker_threads = worker_threads();
+    let config = &confine::enter(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads())
+        .worker_threads(worker_threads)
         .thread_stack_size(512 << 10)
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        match listener {
-            Some(listener) => http::serve(config, listener, reporter).await,
-            None if config.shape == WasmShape::Command => command::run(config, reporter).await,
-            None => core_module::run(config, reporter).await,
+        match program {
+            Program::Http(listener, served) => http::serve(config, listener, served, reporter).await,
+            Program::Command(engine, component) => command::run(config, engine, component, reporter).await,
+            Program::CoreModule(engine, module) => core_module::run(config, engine, module, reporter).await,
         }
     })
 }
