@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
 
 use crate::config::RunConfig;
 use crate::outgoing::{Outgoing, Sent};
-use crate::room::Memory;
+use crate::room::{Memory, PAGE};
 
 /// The state of one component instance.
 pub struct Host {
@@ -30,6 +30,11 @@ impl Host {
     /// Whether the guest has asked for more memory than it may have.
     pub fn was_denied_memory(&self) -> bool {
         self.limits.denied
+    }
+
+    /// Its instance is there: what it grows by from here is no longer what it starts with.
+    pub fn started(&mut self) {
+        self.limits.started = true;
     }
 }
 
@@ -141,36 +146,64 @@ pub fn memory_was_denied() -> bool {
     DENIED.load(Ordering::Relaxed)
 }
 
+/// Bytes of one element of a table: a pointer.
+const ELEMENT: u64 = 8;
+
 /// What one store may grow to, with a memory of having refused.
 struct Limits {
-    /// Most bytes of all its linear memories together.
+    /// Most bytes of all its linear memories together, and of what its tables have grown by.
     most: Option<u64>,
     /// Bytes that they have.
     have: u64,
     /// Where growth comes from.
     memory: Option<Memory>,
-    /// Pages taken from there.
+    /// Bytes that it has grown by.
+    grown: u64,
+    /// Pages taken for them.
     taken: u32,
+    /// Its instance has been made.
+    started: bool,
     denied: bool,
 }
 
 impl Limits {
     fn new(config: &RunConfig, memory: Option<Memory>) -> Self {
         let most = memory.as_ref().map_or(config.memory_bytes, |memory| memory.most);
-        Self { most, have: 0, memory, taken: 0, denied: false }
+        Self { most, have: 0, memory, grown: 0, taken: 0, started: false, denied: false }
     }
 
-    /// Takes so many bytes more. What a memory starts with is paid for by the slot it is in.
+    /// Takes so many bytes more, or remembers that it could not. What a memory starts with is paid for
+    /// by the slot it is in.
     fn grow(&mut self, bytes: u64, is_initial: bool) -> bool {
+        let granted = self.take(bytes, is_initial);
+        if !granted {
+            self.denied = true;
+            DENIED.store(true, Ordering::Relaxed);
+        }
+        granted
+    }
+
+    fn take(&mut self, bytes: u64, is_initial: bool) -> bool {
         if self.most.is_some_and(|most| self.have.saturating_add(bytes) > most) {
             return false;
         }
         if let Some(memory) = self.memory.as_ref().filter(|_| !is_initial) {
-            let Some(pages) = memory.take(bytes) else { return false };
-            self.taken += pages;
+            // Tables may grow by a few bytes at a time: the rest of a page serves the next.
+            let paid = u64::from(self.taken) * PAGE;
+            let grown = self.grown.saturating_add(bytes);
+            if grown > paid {
+                let Some(pages) = memory.take(grown - paid) else { return false };
+                self.taken += pages;
+            }
+            self.grown = grown;
         }
         self.have += bytes;
         true
+    }
+
+    /// Whether this is asked while its instance is made.
+    fn is_initial(&self, current: usize) -> bool {
+        current == 0 && !self.started
     }
 }
 
@@ -193,15 +226,60 @@ impl ResourceLimiter for Limits {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        let granted = self.grow(desired.saturating_sub(current) as u64, current == 0);
-        if !granted {
-            self.denied = true;
-            DENIED.store(true, Ordering::Relaxed);
-        }
-        Ok(granted)
+        Ok(self.grow(desired.saturating_sub(current) as u64, self.is_initial(current)))
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(maximum.is_none_or(|maximum| desired <= maximum))
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        // Each instance starts with the same, whatever it is asked.
+        let more = desired.saturating_sub(current) as u64;
+        Ok(self.is_initial(current) || self.grow(more.saturating_mul(ELEMENT), false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::Room;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn tables_grow_into_the_memory_of_all() {
+        let config: RunConfig = serde_json::from_value(serde_json::json!({"compiled": "", "shape": "http",
+            "args": [], "env": [], "cwd": "/", "preopens": [], "files": [], "memory_bytes": 64 * MIB,
+            "port": 80, "grace_period_seconds": 1, "user": null, "report_fd": null}))
+        .expect("a configuration");
+        let room = Room::new(&config, 0);
+        let one = || Limits::new(&config, Some(room.memory().clone()));
+        let grows = |limits: &mut Limits, current: usize, desired: usize| {
+            limits.table_growing(current, desired, None).expect("an answer")
+        };
+        let mut first = one();
+        assert!(grows(&mut first, 0, 16 * MIB), "what it starts with is not counted");
+        assert!(!first.denied);
+        first.started = true;
+        assert!(grows(&mut first, 0, 3 * MIB), "24 MiB");
+        assert!(!grows(&mut first, 3 * MIB, 5 * MIB), "more than half of what the container has");
+        assert!(first.denied);
+        let mut second = one();
+        second.started = true;
+        assert!(grows(&mut second, 0, 3 * MIB));
+        let mut third = one();
+        third.started = true;
+        assert!(!grows(&mut third, 0, 3 * MIB), "others have it");
+        assert!(!third.table_growing(0, 2, Some(1)).expect("an answer"), "its own maximum");
+        for element in 0..1000 {
+            assert!(grows(&mut second, 3 * MIB + element, 3 * MIB + element + 1), "one at a time");
+        }
+        drop(first);
+        assert!(grows(&mut third, 0, 3 * MIB), "it was given back");
     }
 }

@@ -23,7 +23,7 @@ use crate::config::RunConfig;
 use crate::exchange::{Exchange, Over};
 use crate::host::{self, Host, Shared};
 use crate::program::Served;
-use crate::room::{Room, Slot};
+use crate::room::{PAGE, Room, Slot};
 use crate::ticker::{Running, Ticker};
 use crate::{engine, link};
 
@@ -33,8 +33,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const MOST_IDLE: usize = 16;
 /// Requests that one instance of WASI 0.3 takes, one after the other.
 const REUSE: u32 = 128;
-/// The unit of what a component says of its memories.
-const PAGE: u64 = 64 << 10;
 
 /// Where the answer to a request goes.
 pub type Reply = oneshot::Sender<wasmtime::Result<Response>>;
@@ -224,6 +222,7 @@ impl Factory {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
         let proxy = self.pre.instantiate_async(&mut store).await?;
+        store.data_mut().started();
         Ok(Instance { store, proxy, requests: 0, _place: place })
     }
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Health checks that find a slot though all others are taken.
 const PROBES: usize = 4;
 /// The unit in which memory is given out: a page of WebAssembly.
-const PAGE: u64 = 64 << 10;
+pub const PAGE: u64 = 64 << 10;
 /// What an instance takes beside its memory, in pages: its stack, its tables and the host's part.
 const INSTANCE_PAGES: u64 = 4;
 /// Of the memory that an instance starts with, most are only reserved. One page in so many counts.
