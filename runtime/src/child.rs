@@ -55,6 +55,18 @@ pub fn command(role: &str) -> Command {
     command
 }
 
+/// Ends this process, a child, with its parent: the standard input closes then, from where nothing
+/// comes any more. `last` is done before.
+pub fn end_with_parent(last: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        last();
+        // At once: what it was at is not to be finished.
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(1) }
+    });
+}
+
 /// The next line of at most so many bytes, without its end; `None` at the end.
 pub async fn line(from: &mut (impl AsyncBufRead + Unpin), limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();

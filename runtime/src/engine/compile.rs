@@ -3,7 +3,8 @@
 //! A module comes from anywhere, and compiling takes seconds and hundreds of megabytes; so it
 //! happens where it can be stopped, and where a compiler that is led astray has nothing to break
 //! but a file. What the file imports and exports is looked at first: one that cannot run here is
-//! refused before its code is compiled. The child prints one [`Verdict`] as JSON and nothing else.
+//! refused before its code is compiled. The child prints one [`Verdict`] as JSON and nothing else,
+//! and ends with its parent.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,7 +18,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::outline::outline;
-use crate::child::Limits;
+use crate::child::{self, Limits};
 
 /// What compiling one module may use: several times what the largest known components need.
 const LIMITS: Limits = Limits { cpu_seconds: 300, address_space_bytes: 8 << 30 };
@@ -55,6 +56,8 @@ pub enum Verdict {
 /// Compiles the module at `input` into `output`. Exits with 0 when it has printed a verdict.
 pub fn main(input: &Path, output: &Path) -> ExitCode {
     LIMITS.apply();
+    let unfinished = output.to_owned();
+    child::end_with_parent(move || drop(std::fs::remove_file(unfinished)));
     match compile(input, output) {
         Ok(verdict) => {
             let line = serde_json::to_string(&verdict).unwrap_or_default();

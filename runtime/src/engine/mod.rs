@@ -4,6 +4,7 @@
 //! wasmtime, and nothing of Kubernetes objects.
 
 pub mod compile;
+mod lane;
 mod open;
 mod outline;
 pub mod reap;

@@ -11,28 +11,35 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use proa_sandbox::protocol::WasmShape;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::compile::Verdict;
+use super::lane::Lane;
 use crate::child;
 
-/// Compilations at a time, of small files and of others: each may use every processor and much
-/// memory, and one of milliseconds need not wait for one of minutes.
-static LANES: [Semaphore; 2] = [Semaphore::const_new(1), Semaphore::const_new(1)];
+/// For files that are small and quickly compiled: one of milliseconds need not wait for one of minutes.
+static QUICK: Lane = Lane::new();
+/// For all others. Each may use every processor and much memory.
+static SLOW: Lane = Lane::new();
 /// Up to this size a file is small.
 const SMALL_BYTES: u64 = 1 << 20;
+/// What takes longer than this is not quick, however small it is.
+const QUICK_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a crash of the compiler counts. It may have had its cause outside of the file.
 const CRASH_COUNTS: Duration = Duration::from_secs(3600);
 /// Most bytes of what the child says.
 const MAX_SAID: u64 = 64 << 10;
+
+/// How the names of files end that are being made.
+const UNFINISHED: &str = "tmp";
+const UNFINISHED_NOTE: &str = "note";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -74,8 +81,14 @@ struct Note {
 }
 
 /// Gives the compiled form of `module`, whose content has this digest (`sha256:…`), compiling it
-/// in a child process if `cache_dir` has none. Calls for the same digest share one compilation.
-pub async fn compile(module: &Path, digest: &str, cache_dir: &Path) -> Result<Compiled, CompileError> {
+/// in a child process if `cache_dir` has none. Calls for the same digest share one compilation. Where
+/// several wait, `owner`, the namespace of the pod, decides with the others whose turn it is.
+pub async fn compile(
+    module: &Path,
+    digest: &str,
+    owner: &str,
+    cache_dir: &Path,
+) -> Result<Compiled, CompileError> {
     let path = cache_dir.join(file_name(digest)?);
     if let Some(known) = cached(&path) {
         return known;
@@ -85,7 +98,7 @@ pub async fn compile(module: &Path, digest: &str, cache_dir: &Path) -> Result<Co
         let _turn = turn.lock().await;
         match cached(&path) {
             Some(known) => known,
-            None => compile_now(module, &path).await,
+            None => compile_now(module, &path, owner).await,
         }
     };
     give_up(&path, turn);
@@ -136,41 +149,67 @@ fn outcome(verdict: Verdict, path: &Path) -> Result<Compiled, CompileError> {
     }
 }
 
-async fn compile_now(module: &Path, path: &Path) -> Result<Compiled, CompileError> {
+async fn compile_now(module: &Path, path: &Path, owner: &str) -> Result<Compiled, CompileError> {
     let failed = |error: io::Error| CompileError::Failed(error.to_string());
     let small = std::fs::metadata(module).map_err(failed)?.len() <= SMALL_BYTES;
-    let lane = &LANES[usize::from(small)];
-    let _permit = lane.acquire().await.map_err(|e| CompileError::Failed(e.to_string()))?;
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     }
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let verdict = run_child(module, &temporary).await.map_err(CompileError::Failed);
-    let kept = verdict.and_then(|verdict| {
-        keep(&temporary, path, &verdict).map_err(failed)?;
-        outcome(verdict, path)
-    });
-    if kept.is_err() {
-        let _ = std::fs::remove_file(&temporary);
+    let temporary = Temporary(path.with_extension(format!("{}.{UNFINISHED}", std::process::id())));
+    let verdict = run_in_turn(module, &temporary.0, owner, small).await.map_err(CompileError::Failed)?;
+    keep(&temporary.0, path, &verdict).map_err(failed)?;
+    outcome(verdict, path)
+}
+
+/// A small file whose compilation is not quick begins again behind the others, so that it holds up
+/// quick ones no longer than that.
+async fn run_in_turn(module: &Path, output: &Path, owner: &str, small: bool) -> Result<Verdict, String> {
+    if small {
+        let _slot = QUICK.enter(owner).await;
+        if let Ok(verdict) = tokio::time::timeout(QUICK_LIMIT, run_child(module, output)).await {
+            return verdict;
+        }
+        // It has been killed, but may not be gone: what it writes yet is not to be in the next one's file.
+        let _ = std::fs::remove_file(output);
     }
-    kept
+    let _slot = SLOW.enter(owner).await;
+    let in_time = tokio::time::timeout(LIMIT, run_child(module, output)).await;
+    in_time.unwrap_or_else(|_| Ok(Verdict::Crashed { message: "context deadline exceeded".to_owned() }))
+}
+
+/// A file that is being made. What became of it has another name by the time that this is dropped.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Removes what compilations that were cut short have left. Called before there is any.
+pub fn sweep_temporary(cache_dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(cache_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|kind| kind == UNFINISHED || kind == UNFINISHED_NOTE) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// An error is of this moment, such as a disk that is full: it tells nothing of the file.
 async fn run_child(module: &Path, output: &Path) -> Result<Verdict, String> {
-    let mut child = child::command("compile")
-        .arg(module)
-        .arg(output)
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|e| e.to_string())?;
-    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+    let mut child = child::command("compile").arg(module).arg(output).spawn().map_err(|e| e.to_string())?;
+    // Its input is kept open until it has ended: with this process it ends too.
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(_input), Some(out), Some(err)) = pipes else {
         return Err("no pipes".to_owned());
     };
-    let ended = async { tokio::join!(said(out), child::last_words(err), child.wait()) };
-    let Ok((out, err, status)) = tokio::time::timeout(LIMIT, ended).await else {
-        return Ok(Verdict::Crashed { message: "context deadline exceeded".to_owned() });
-    };
+    let (out, err, status) = tokio::join!(said(out), child::last_words(err), child.wait());
     let status = status.map_err(|e| e.to_string())?;
     if status.success() {
         return serde_json::from_slice(&out).map_err(|e| e.to_string());
@@ -193,7 +232,7 @@ async fn said(stream: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 fn keep(temporary: &Path, path: &Path, verdict: &Verdict) -> io::Result<()> {
-    let note = temporary.with_extension("note");
+    let note = temporary.with_extension(UNFINISHED_NOTE);
     let known = Note { version: VERSION.to_owned(), verdict: verdict.clone() };
     std::fs::write(&note, serde_json::to_vec(&known)?)?;
     if matches!(verdict, Verdict::Compiled { .. }) {
@@ -253,6 +292,20 @@ mod tests {
         assert_eq!(name.len(), "00ff-0123456789abcdef.cwasm".len());
         assert!(file_name("sha256:../../etc/passwd").is_err());
         assert!(file_name("").is_err());
+    }
+
+    #[test]
+    fn what_was_cut_short_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        sweep_temporary(&dir.path().join("none")).expect("nothing to do");
+        for name in ["00-0.cwasm", "00-0.json", "00-0.7.tmp", "00-0.7.note"] {
+            std::fs::write(dir.path().join(name), "").expect("a file");
+        }
+        sweep_temporary(dir.path()).expect("swept");
+        let left = std::fs::read_dir(dir.path()).expect("a directory").flatten();
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["00-0.cwasm", "00-0.json"]);
     }
 
     #[test]

@@ -164,11 +164,7 @@ pub fn main() -> ExitCode {
         _ => return ExitCode::FAILURE,
     };
     drop(stdin);
-    // Nothing more ever comes: the end of the pipe is the end of the parent.
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        std::process::exit(1);
-    });
+    child::end_with_parent(|| ());
     // A second call would find it set, which is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -68,6 +68,9 @@ pub async fn run(
         cluster = cluster::identity(&client) => cluster,
     };
     let host = Arc::new(host(config, client, images, network, pods)?);
+    if let Err(error) = crate::engine::wasm::sweep_temporary(&host.paths.wasm()) {
+        tracing::warn!(%error, "what interrupted compilations left could not be removed");
+    }
     let images = host.images.clone();
     // A thread that nobody waits for: it may have to wait for somebody who works with the images.
     std::thread::spawn(move || {

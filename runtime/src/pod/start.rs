@@ -196,7 +196,8 @@ impl Start {
             |reason, text| self.host.recorder.report(&self.pod, report(path.clone(), false, reason, text));
         let begin = Instant::now();
         let cache = self.host.paths.wasm();
-        let mut compiling = std::pin::pin!(engine::wasm::compile(module, digest, &cache));
+        let owner = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let mut compiling = std::pin::pin!(engine::wasm::compile(module, digest, owner, &cache));
         let compiled = match tokio::time::timeout(COMPILING_SAID, &mut compiling).await {
             Ok(compiled) => compiled,
             Err(_) => {

@@ -17,6 +17,7 @@ tests![
     only_what_nothing_provides_is_missing,
     imports_are_looked_at_before_code,
     small_modules_pass_large_ones,
+    quick_modules_pass_slow_ones,
     one_compilation_for_all,
     command_runs_and_logs,
     wasi_0_3_runs,
@@ -48,7 +49,7 @@ async fn what_cannot_run_is_refused(world: Arc<World>) {
     let compile = async |name: &str, bytes: &[u8]| {
         let file = world.path(name);
         fs::write(&file, bytes).expect("a module");
-        wasm::compile(&file, &digest(&file), &world.cache()).await.expect_err("an error")
+        wasm::compile(&file, &digest(&file), "default", &world.cache()).await.expect_err("an error")
     };
     // A component that imports two interfaces with a function each. One, of the first patch
     // release, is here, though the function's type is another; the other is on no node.
@@ -89,7 +90,7 @@ async fn only_what_nothing_provides_is_missing(world: Arc<World>) {
     }
     let file = world.path("mint.wasm");
     fs::write(&file, bytes).expect("a module");
-    let error = wasm::compile(&file, &digest(&file), &world.cache()).await.expect_err("an error");
+    let error = wasm::compile(&file, &digest(&file), "default", &world.cache()).await.expect_err("an error");
     let CompileError::MissingImports { names } = error else { panic!("{error}") };
     assert_eq!(names.len(), 1, "{names:?}");
     assert!(names[0].starts_with("wasi:cli/environmint@"), "{names:?}");
@@ -113,7 +114,7 @@ async fn imports_are_looked_at_before_code(world: Arc<World>) {
     fs::write(&file, wants).expect("a module");
     let digest = digest(&file);
     for again in [false, true] {
-        let error = wasm::compile(&file, &digest, &world.cache()).await.expect_err("an error");
+        let error = wasm::compile(&file, &digest, "default", &world.cache()).await.expect_err("an error");
         let CompileError::MissingImports { names } = error else { panic!("{error}") };
         assert_eq!(names, ["wasi_snapshot_preview1.fd_wish"]);
         if !again {
@@ -132,8 +133,8 @@ async fn small_modules_pass_large_ones(world: Arc<World>) {
     let (large, small) = (write("large.wasm", 24_000), write("small.wasm", 1));
     let cache = world.cache();
     let (large_digest, small_digest) = (digest(&large), digest(&small));
-    let large = wasm::compile(&large, &large_digest, &cache);
-    let small = wasm::compile(&small, &small_digest, &cache);
+    let large = wasm::compile(&large, &large_digest, "default", &cache);
+    let small = wasm::compile(&small, &small_digest, "default", &cache);
     let (large, small) = (std::pin::pin!(large), std::pin::pin!(small));
     // Asked in this order, the large one has its turn first.
     match futures::future::select(large, small).await {
@@ -142,21 +143,51 @@ async fn small_modules_pass_large_ones(world: Arc<World>) {
     }
 }
 
+/// Small, and slow to compile: it makes way for one that is quick.
+async fn quick_modules_pass_slow_ones(world: Arc<World>) {
+    let write = |name: &str, bytes: &[u8]| {
+        let file = world.path(name);
+        fs::write(&file, bytes).expect("a module");
+        file
+    };
+    let (slow, quick) = (write("slow.wasm", &tangled(10_000)), write("quick.wasm", &idle(2)));
+    let cache = world.cache();
+    let (slow_digest, quick_digest) = (digest(&slow), digest(&quick));
+    let slow = wasm::compile(&slow, &slow_digest, "default", &cache);
+    let quick = wasm::compile(&quick, &quick_digest, "default", &cache);
+    let (slow, quick) = (std::pin::pin!(slow), std::pin::pin!(quick));
+    match futures::future::select(slow, quick).await {
+        futures::future::Either::Right((quick, _)) => assert!(quick.is_ok(), "{quick:?}"),
+        futures::future::Either::Left((slow, _)) => panic!("the slow one was first: {slow:?}"),
+    }
+}
+
 /// A core module with so many functions that do little, the first of which is `_start`.
 fn idle(functions: u32) -> Vec<u8> {
-    let leb128 = |mut value: u32| {
-        let mut out = Vec::new();
-        while value >= 0x80 {
-            out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        out.push(value as u8);
-        out
-    };
     let mut body = vec![0];
     body.extend_from_slice(&b"\x41\0\x1a".repeat(15));
     body.push(0x0b);
-    let body = [leb128(body.len() as u32), body].concat();
+    module(functions, &body)
+}
+
+/// One with one function of so many branches, over so many variables that few are ever the same.
+fn tangled(branches: u32) -> Vec<u8> {
+    const VARIABLES: u32 = 40_000;
+    let mut body = [&[1][..], &leb128(VARIABLES), &[0x7f]].concat();
+    for branch in 0..branches {
+        let (a, b) = (branch * 7919 % VARIABLES, (branch * 104_729 + 1) % VARIABLES);
+        let [a, b, sum] = [a, b, (a + b) % VARIABLES].map(leb128);
+        body.extend(
+            [&[0x20][..], &a, &[0x04, 0x40, 0x20], &b, &[0x20], &a, &[0x6a, 0x21], &sum, &[0x0b]].concat(),
+        );
+    }
+    body.push(0x0b);
+    module(1, &body)
+}
+
+/// A core module of so many functions with this body, the first of which is `_start`.
+fn module(functions: u32, body: &[u8]) -> Vec<u8> {
+    let body = [&leb128(body.len() as u32), body].concat();
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     for (id, section) in [
         (1, vec![1, 0x60, 0, 0]),
@@ -171,6 +202,16 @@ fn idle(functions: u32) -> Vec<u8> {
     module
 }
 
+fn leb128(mut value: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
 async fn one_compilation_for_all(world: Arc<World>) {
     let file = world.path("same.wasm");
     // The digest of nothing that was compiled before: a custom section makes it differ.
@@ -178,12 +219,13 @@ async fn one_compilation_for_all(world: Arc<World>) {
     bytes.extend_from_slice(b"\0\x02\x01x");
     fs::write(&file, bytes).expect("a module");
     let (digest, cache) = (digest(&file), world.path("another-cache"));
-    let all = futures::future::join_all((0..8).map(|_| wasm::compile(&file, &digest, &cache))).await;
+    let all =
+        futures::future::join_all((0..8).map(|_| wasm::compile(&file, &digest, "default", &cache))).await;
     let first = all[0].as_ref().expect("compiled");
     assert!(all.iter().all(|one| one.as_ref().is_ok_and(|one| one == first)));
     assert_eq!(fs::read_dir(&cache).expect("a cache").count(), 2);
     let begin = Instant::now();
-    wasm::compile(&file, &digest, &cache).await.expect("cached");
+    wasm::compile(&file, &digest, "default", &cache).await.expect("cached");
     assert!(begin.elapsed() < Duration::from_millis(100));
 }
 

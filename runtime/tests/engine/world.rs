@@ -337,7 +337,7 @@ pub fn digest(module: &Path) -> String {
 }
 
 pub async fn compile(module: &Path, cache: &Path) -> Compiled {
-    wasm::compile(module, &digest(module), cache).await.expect("a compiled module")
+    wasm::compile(module, &digest(module), "default", cache).await.expect("a compiled module")
 }
 
 /// A core module on WASI 0.1, by hand: imports `proc_exit` and calls it with 42 from `_start`.
