@@ -215,7 +215,7 @@ impl Sandbox {
             cgroup: bench.cgroup.clone(),
             host_ipc: false,
             share_process_namespace: false,
-            pids: None,
+            resources: Resources::default(),
             programs: bench.proa.parent().map(Path::to_owned).unwrap_or_default(),
             sysctls: Vec::new(),
         };

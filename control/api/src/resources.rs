@@ -117,17 +117,26 @@ pub fn requests(spec: &PodSpec) -> Resources {
 /// Bytes of memory that a pod's containers may have together, if each of them has a limit, or the
 /// pod itself.
 pub fn memory_limit(spec: &PodSpec) -> Option<i64> {
+    limit(spec, "memory", |resources| resources.memory_bytes)
+}
+
+/// Thousandths of a CPU that they may have together, likewise.
+pub fn cpu_limit(spec: &PodSpec) -> Option<i64> {
+    limit(spec, "cpu", |resources| resources.cpu_millis)
+}
+
+fn limit(spec: &PodSpec, name: &str, of: fn(&Resources) -> i64) -> Option<i64> {
     let of_pod = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
     let limits = |container: &Container| {
         let list = container.resources.as_ref().and_then(|r| r.limits.as_ref());
         list.map(Resources::of).unwrap_or_default()
     };
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let limited = of_pod.is_some_and(|list| list.contains_key("memory"));
-    (limited || all.all(|c| limits(c).memory_bytes > 0)).then(|| total(spec, limits, of_pod).memory_bytes)
+    let limited = of_pod.is_some_and(|list| list.contains_key(name));
+    (limited || all.all(|container| of(&limits(container)) > 0)).then(|| of(&total(spec, limits, of_pod)))
 }
 
-/// The same, where each container that asks for no CPU or memory counts as asking for something.
+/// What a pod asks of its node, where each container that asks for no CPU or memory counts as asking for something.
 pub fn weighed(spec: &PodSpec) -> Weighed {
     let counted = |container: &Container| {
         let mut needs = of_container(container);

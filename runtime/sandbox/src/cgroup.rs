@@ -154,8 +154,6 @@ impl Cgroup {
             Version::V2 => {
                 if let Some(bytes) = resources.memory_bytes {
                     set("", "memory.max", if bytes < 0 { "max".to_owned() } else { bytes.to_string() })?;
-                    // A container is killed as a whole, as the kubelet asks for too.
-                    let _ = set("", "memory.oom.group", "1".to_owned());
                 }
                 if let Some(shares) = resources.cpu_shares {
                     set("", "cpu.weight", weight(shares).to_string())?;
@@ -166,6 +164,14 @@ impl Cgroup {
                 }
                 pids.map_or(Ok(()), |pids| set("", "pids.max", pids))
             }
+        }
+    }
+
+    /// Has the kernel kill it as a whole when its memory is at an end (version 2), as the kubelet asks
+    /// for containers. Not for pods, whose other containers and sandbox go on.
+    pub fn end_as_one(&self) {
+        if self.version == Version::V2 {
+            let _ = fs::write(self.directory("").join("memory.oom.group"), "1");
         }
     }
 

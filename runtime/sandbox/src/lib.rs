@@ -53,7 +53,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use protocol::{Resources, SandboxConfig};
+use protocol::SandboxConfig;
 
 /// Name of the configuration file in the sandbox's directory.
 pub const CONFIG_FILE: &str = "sandbox.json";
@@ -99,9 +99,7 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
 
     enter_namespaces(&config)?;
     let pod = cgroup::Cgroup::at(&config.cgroup);
-    pod.create()
-        .and_then(|()| pod.limit(&Resources { pids: config.pids, ..Resources::default() }))
-        .map_err(|e| told(e, "limit the pod's tasks"))?;
+    pod.create().and_then(|()| pod.limit(&config.resources)).map_err(|e| told(e, "limit the pod"))?;
     pod.child("sandbox").create_and_enter().map_err(|e| told(e, "enter the pod's cgroup"))?;
 
     // Relative, because the address of a socket has room for 108 bytes only.

@@ -34,8 +34,9 @@ pub struct SandboxConfig {
     /// Kernel parameters of the pod's namespaces, as `(net.core.somaxconn, 1024)`. Any other ends
     /// the start.
     pub sysctls: Vec<(String, String)>,
-    /// Most tasks of all containers together, the sandbox's own among them.
-    pub pids: Option<i64>,
+    /// Limits of the pod's cgroup: for all containers together, and the sandbox itself.
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 /// What the agent asks for.

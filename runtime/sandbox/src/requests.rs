@@ -208,7 +208,7 @@ impl Sandbox {
 
     /// A helper has said how it went.
     pub(crate) fn task_done(&mut self, id: u64) {
-        let Some(Task { helper, connection, purpose }) = self.tasks.remove(&id) else { return };
+        let Some(Task { helper, connection, purpose }) = self.remove_task(id) else { return };
         let outcome = helper.outcome();
         match purpose {
             Purpose::Create { id, console } => self.created(connection, &id, console, outcome),
@@ -319,7 +319,7 @@ impl Sandbox {
         let late: Vec<u64> =
             self.tasks.iter().filter(|(_, task)| task.helper.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
-            let Some(task) = self.tasks.remove(&id) else { continue };
+            let Some(task) = self.remove_task(id) else { continue };
             task.helper.kill();
             let reason = match &task.purpose {
                 Purpose::Create { .. } => "CreateContainerError",

@@ -13,11 +13,14 @@ use crate::cgroup::Cgroup;
 use crate::connection::Connection;
 use crate::containers::Entry;
 use crate::helper::Helper;
-use crate::protocol::{Event, Reply, SandboxConfig};
+use crate::protocol::{Event, Reply, Resources, SandboxConfig};
 use crate::task::{Exec, Purpose, Task};
 
 /// As long as the kubelet waits for a container runtime.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a pod weighs at least while a container or a command is started: a quarter of a CPU.
+const WORKING_SHARES: u64 = 256;
 
 /// One pod's sandbox.
 pub(crate) struct Sandbox {
@@ -70,6 +73,22 @@ impl Sandbox {
     pub(crate) fn add_task(&mut self, helper: Helper, connection: u64, purpose: Purpose) {
         let id = self.next_id();
         self.tasks.insert(id, Task { helper, connection, purpose });
+        self.weigh();
+    }
+
+    /// Takes a helper's work off the list.
+    pub(crate) fn remove_task(&mut self, id: u64) -> Option<Task> {
+        let task = self.tasks.remove(&id)?;
+        self.weigh();
+        Some(task)
+    }
+
+    /// What a helper does is the node's work, and the pod's weight may be next to nothing.
+    fn weigh(&self) {
+        let Some(own) = self.config.resources.cpu_shares.filter(|own| *own < WORKING_SHARES) else { return };
+        let shares = if self.tasks.is_empty() { own } else { WORKING_SHARES };
+        // Without it the work takes longer.
+        let _ = self.pod.limit(&Resources { cpu_shares: Some(shares), ..Resources::default() });
     }
 
     /// Tells everyone who watches how a container is now.

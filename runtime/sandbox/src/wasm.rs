@@ -96,6 +96,9 @@ pub fn spawn(
         .create()
         .and_then(|()| cgroup.limit(&container.resources))
         .and_then(|()| devices::restrict(cgroup));
+    if container.resources.memory_bytes.is_some() {
+        cgroup.end_as_one();
+    }
     let members: io::Result<Vec<File>> = limited.and_then(|()| {
         cgroup.member_files().iter().map(|file| OpenOptions::new().write(true).open(file)).collect()
     });

@@ -23,6 +23,7 @@ use crate::pod::etc_files;
 use crate::pod::image_pull;
 use crate::pod::observed::{ImageSeen, Outcome, all_containers, field_path, reason};
 use crate::pod::probe::check::{Check, Target};
+use crate::pod::resources::pod_limits;
 use crate::pod::runtime_class;
 use crate::volume::{self, mount};
 
@@ -278,7 +279,7 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
         host_network: etc_files::uses_host_network(pod),
         host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
         share_process_namespace: spec.and_then(|s| s.share_process_namespace).unwrap_or(false),
-        pids: Some(host.config.pod_max_pids),
+        resources: pod_limits(pod, host.config.pod_max_pids),
         programs: sealed::directory(),
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use proa_runtime::engine::{Sandbox, reap};
+use proa_sandbox::cgroup::{Cgroup, Version};
 use proa_sandbox::protocol::{Mount, Payload, Reply, Request, Security};
 
 use crate::tests;
@@ -14,6 +15,7 @@ use crate::world::{LIMIT, World, assert_nothing_left, wait_for};
 tests![
     runs_and_logs,
     isolated_as_containerd_does,
+    pods_have_their_weight,
     user_and_capabilities,
     mounts_and_read_only_root,
     cannot_be_started,
@@ -85,6 +87,18 @@ async fn isolated_as_containerd_does(world: Arc<World>) {
     ] {
         assert!(said.contains(&want), "{want} not in {said:#?}");
     }
+    pod.stop().await;
+}
+
+async fn pods_have_their_weight(world: Arc<World>) {
+    let pod = world.pod().await;
+    let cgroup = Cgroup::at(&pod.cgroup);
+    let (file, want) = match cgroup.version() {
+        Version::V1 => ("cpu.shares", "300"),
+        Version::V2 => ("cpu.weight", "12"),
+    };
+    let found = fs::read_to_string(cgroup.directory("cpu").join(file)).expect("a weight");
+    assert_eq!(found.trim(), want);
     pod.stop().await;
 }
 

@@ -82,7 +82,7 @@ impl World {
             cgroup: format!("{CGROUP}/pod{uid}"),
             host_ipc: false,
             share_process_namespace: false,
-            pids: Some(200),
+            resources: Resources { pids: Some(200), cpu_shares: Some(300), ..Resources::default() },
             programs: proa_sandbox::sealed::directory(),
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
         };
