@@ -43,9 +43,8 @@ pub fn down(data_dir: &Path) -> Result<()> {
     ensure!(is_root(), "proa down must be run as root");
     let Ok(data_dir) = data_dir.canonicalize() else { return Ok(()) };
     let _lock = lock::stop_holder(&data_dir)?;
-    runtime().block_on(async {
-        proa_runtime::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures))
-    })
+    runtime()
+        .block_on(async { proa_runtime::down(&data_dir).await.map_err(|failures| anyhow::anyhow!(failures)) })
 }
 
 /// The runtime of everything that is asynchronous.
