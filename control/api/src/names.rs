@@ -126,6 +126,8 @@ pub const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
 pub const BOOTSTRAP_USER_PREFIX: &str = "system:bootstrap:";
 /// The ConfigMap in `kube-system` that tells nodes what they have to know of the cluster.
 pub const CONFIG_MAP_NODES: &str = "proa-nodes";
+/// In which the API server tells a node for whom the streams count that it is asked for.
+pub const STREAMS_HOLDER_HEADER: &str = "proa-streams-holder";
 /// In which the API server tells a node how a client called it, in a request for a pod.
 pub const PROXY_HOST_HEADER: &str = "proa-proxy-host";
 /// With which a node marks an answer to such a request that is its own and not the pod's.

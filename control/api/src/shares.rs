@@ -66,6 +66,47 @@ impl<K: Ord> Drop for Share<K> {
     }
 }
 
+/// Room for the connections of listeners. A client may have a quarter of it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    open: Arc<Shares<IpAddr>>,
+    waiting: Arc<Shares<IpAddr>>,
+}
+
+/// What a connection takes of a [`Room`].
+#[derive(Debug)]
+pub struct Guest {
+    /// Held as long as the connection is open.
+    pub open: Share<IpAddr>,
+    /// Held until something has been asked over it.
+    pub waiting: Share<IpAddr>,
+}
+
+impl Room {
+    /// For so many connections that are open, and so many of them over which nothing has been asked yet.
+    pub fn new(open: usize, waiting: usize) -> Self {
+        let shares = |all: usize| Shares::new(all, all.div_ceil(4));
+        Room { open: shares(open), waiting: shares(waiting) }
+    }
+
+    /// For one more connection of the client with this address, if there is room.
+    pub fn take(&self, peer: IpAddr) -> Option<Guest> {
+        let client = client(peer);
+        Some(Guest { open: self.open.take(client)?, waiting: self.waiting.take(client)? })
+    }
+
+    /// For a request that is one of many over its connection, and costs as much as a connection.
+    pub fn take_request(&self, peer: IpAddr) -> Option<Share<IpAddr>> {
+        self.open.take(client(peer))
+    }
+}
+
+/// How much of something that takes descriptors a process may have that has so many: one for each eight, so
+/// that clients cannot take up those that the rest needs. What takes several of them counts with fewer.
+pub fn part_of_descriptors(all: usize, most: usize) -> usize {
+    (all / 8).clamp(16, most.max(16))
+}
+
 /// Who holds what a client with this address takes: whoever has one IPv6 address has a whole /64
 /// (RFC 6177).
 pub fn client(address: IpAddr) -> IpAddr {
@@ -92,6 +133,28 @@ mod tests {
         drop((others, joe));
         let lent = shares.lent();
         assert_eq!((lent.all, lent.holders.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_has_asked_still_takes_room() {
+        let room = Room::new(8, 4);
+        let (eve, bob) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let first = room.take(eve).unwrap();
+        assert!(room.take(eve).is_none(), "one may wait");
+        drop(first.waiting);
+        let second = room.take(eve).unwrap();
+        drop(second.waiting);
+        assert!(room.take(eve).is_none(), "two may be open");
+        assert!(room.take(bob).is_some());
+        drop(first.open);
+        assert!(room.take(eve).is_some());
+    }
+
+    #[test]
+    fn parts_of_descriptors() {
+        for (all, expected) in [(64, 16), (1024, 128), (20_000, 2500), (1 << 20, 8192)] {
+            assert_eq!(part_of_descriptors(all, 8192), expected);
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! container, and the node is asked; it is the node that accepts or refuses the upgrade.
 
 use axum::body::Body;
-use http::{HeaderName, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use proa_api::Refusal;
+use proa_api::names::STREAMS_HOLDER_HEADER;
 use proa_kinds::Kind;
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use super::api::{Api, Call};
 use super::authorize::Attributes;
 use super::log::{choose_container, encode};
 use super::path::Verb;
+use super::proxy::holder;
 use super::query::Query;
 
 /// The headers by which client and node agree on a protocol.
@@ -58,6 +60,8 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             request.headers_mut().append(&name, value.clone());
         }
     }
+    let holder = HeaderValue::try_from(encode(holder(&call.caller.user))).map_err(Refusal::internal)?;
+    request.headers_mut().insert(STREAMS_HOLDER_HEADER, holder);
     request.extensions_mut().insert(connection.clone());
     api.kubelets.request(node, request).await
 }

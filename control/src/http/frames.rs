@@ -22,6 +22,9 @@ use super::api::Call;
 /// Between signs of life, by which a client that has vanished is noticed.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
+/// Most bytes of a client's message: none is looked at.
+const MAX_MESSAGE: usize = 4 << 10;
+
 /// What a piece becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -86,7 +89,8 @@ async fn accept(call: &Call, protocol: &str) -> Result<WebSocketUpgrade, Refusal
         parts.extensions.insert(connection.clone());
     }
     let socket = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    let mut socket = socket.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    let socket = socket.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    let mut socket = socket.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     if !protocol.is_empty() {
         let protocol = HeaderValue::from_str(protocol).map_err(Refusal::internal)?;
         socket.set_selected_protocol(protocol);

@@ -14,6 +14,7 @@ mod object;
 pub mod shown_pods;
 
 pub mod cluster;
+pub mod descriptors;
 pub mod down;
 pub mod host_names;
 pub mod paths;

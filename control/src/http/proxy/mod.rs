@@ -95,7 +95,7 @@ fn take(shares: &Arc<Shares<String>>, caller: &Caller) -> Result<Share<String>, 
 }
 
 /// Whoever may make one service account of a namespace may make many: all of them are one holder.
-fn holder(user: &str) -> &str {
+pub(super) fn holder(user: &str) -> &str {
     let account = user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|account| account.rsplit_once(':'));
     account.map_or(user, |(_, name)| &user[..user.len() - name.len()])
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use proa_api::shares::Shares;
 use proa_sandbox::protocol::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::channel::{Input, Output};
+use super::open::Client;
 use super::spdy::{Opened, Session};
 use super::websocket::Channels;
 use crate::engine::Sandbox;
@@ -31,11 +33,15 @@ pub struct Pod {
     pub uid: String,
     /// Its sandbox.
     pub sandbox: Sandbox,
+    /// Room for connections, by `uid`.
+    pub connections: Arc<Shares<String>>,
+    /// What the client takes of the node.
+    pub _share: Client,
 }
 
 /// Forwards for a SPDY client until it goes.
 pub async fn spdy(pod: Arc<Pod>, mut session: Session) {
-    let mut waiting = BTreeMap::<String, Opened>::new();
+    let mut waiting = Waiting::default();
     let mut connections = JoinSet::new();
     loop {
         let opened = tokio::select! {
@@ -44,23 +50,34 @@ pub async fn spdy(pod: Arc<Pod>, mut session: Session) {
             opened = session.opened.recv() => opened,
         };
         let Some(opened) = opened else { return };
+        if let Some((data, error)) = waiting.pair(opened) {
+            let port = data.header("port").and_then(|port| port.parse().ok());
+            let pod = Arc::clone(&pod);
+            let work = async move { forward(&pod, port, data.input, data.output, error.output).await };
+            connections.spawn(work);
+        }
+    }
+}
+
+/// Streams whose partner has not come yet, by what both have in common.
+#[derive(Default)]
+struct Waiting(BTreeMap<String, Opened>);
+
+impl Waiting {
+    /// The streams for data and for errors of a connection, once both are there.
+    fn pair(&mut self, opened: Opened) -> Option<(Opened, Opened)> {
+        // A stream that the client has reset waits for nothing, and counts no more as one of its streams.
+        self.0.retain(|_, opened| !opened.output.closed.is_cancelled());
         let Some(request) = request_id(&opened) else {
             tracing::debug!("a stream of a client that forwards ports has no type or port");
-            continue;
+            return None;
         };
-        match waiting.remove(&request) {
-            None => drop(waiting.insert(request, opened)),
-            Some(first) => {
-                let (data, error) = if is_data(&first) { (first, opened) } else { (opened, first) };
-                if !is_data(&data) || is_data(&error) {
-                    continue;
-                }
-                let port = data.header("port").and_then(|port| port.parse().ok());
-                let pod = Arc::clone(&pod);
-                let work = async move { forward(&pod, port, data.input, data.output, error.output).await };
-                connections.spawn(work);
-            }
-        }
+        let Some(first) = self.0.remove(&request) else {
+            self.0.insert(request, opened);
+            return None;
+        };
+        let (data, error) = if is_data(&first) { (first, opened) } else { (opened, first) };
+        (is_data(&data) && !is_data(&error)).then_some((data, error))
     }
 }
 
@@ -104,7 +121,9 @@ pub async fn websocket(pod: Arc<Pod>, ports: Vec<u16>, mut channels: Channels) {
 async fn forward(pod: &Pod, port: Option<u16>, input: Input, data: Output, error: Output) {
     let closed = data.closed.clone();
     let work = async {
+        let share = pod.connections.take(pod.uid.clone());
         let connected = match port.filter(|port| *port > 0) {
+            Some(_) if share.is_none() => Err("too many connections are forwarded to this pod".to_owned()),
             Some(port) => connect(pod, port).await,
             None => Err("unable to parse the port".to_owned()),
         };
@@ -185,4 +204,47 @@ async fn copy_out(mut read: OwnedReadHalf, output: Output) {
         buffer.reserve(READ);
     }
     output.end().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn opened(kind: &str, request: usize) -> Opened {
+        let header = |name: &str, value: String| (name.to_owned(), value);
+        let headers = vec![
+            header("streamtype", kind.to_owned()),
+            header("port", "80".to_owned()),
+            header("requestid", request.to_string()),
+        ];
+        let (queue, _) = mpsc::channel(1);
+        let output = Output { stream: 1, queue, flow: None, closed: CancellationToken::new() };
+        Opened { headers, input: mpsc::channel(1).1, output }
+    }
+
+    #[test]
+    fn streams_find_their_partners() {
+        let mut waiting = Waiting::default();
+        assert!(waiting.pair(opened("error", 0)).is_none());
+        assert!(waiting.pair(opened("data", 1)).is_none());
+        let (data, error) = waiting.pair(opened("data", 0)).expect("both are there");
+        assert!(is_data(&data) && !is_data(&error));
+        assert!(waiting.pair(opened("error", 1)).is_some());
+        assert!(waiting.0.is_empty());
+    }
+
+    #[test]
+    fn what_was_reset_is_not_kept() {
+        let mut waiting = Waiting::default();
+        for request in 0..100 {
+            let stream = opened("error", request);
+            let reset = stream.output.closed.clone();
+            waiting.pair(stream);
+            reset.cancel();
+        }
+        assert_eq!(waiting.0.len(), 1);
+    }
 }

@@ -7,6 +7,7 @@
 
 mod channel;
 mod forward;
+mod open;
 mod pipe;
 mod remote;
 pub mod serve;

@@ -14,9 +14,11 @@ use http::StatusCode;
 use proa_sandbox::protocol;
 
 use super::forward;
+use super::open::Open;
 use super::remote::{self, Talk};
 use super::upgrade::{self, Wanted};
 use crate::engine::{EngineError, OpenError, Sandbox};
+use crate::node::descriptors;
 use crate::node::paths::Paths;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::all_containers;
@@ -32,6 +34,7 @@ type ContainerPath = Path<(String, String, String)>;
 struct Server {
     pods: ShownPods,
     paths: Paths,
+    open: Open,
 }
 
 /// The routes.
@@ -40,7 +43,7 @@ pub fn router(pods: ShownPods, paths: Paths) -> Router {
         .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
         .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
         .route("/portForward/{namespace}/{pod}", get(port_forward).post(port_forward))
-        .with_state(Server { pods, paths })
+        .with_state(Server { pods, paths, open: Open::of_descriptors(descriptors::limit()) })
 }
 
 async fn exec(server: State<Server>, path: ContainerPath, query: Parameters, request: Request) -> Response {
@@ -90,10 +93,12 @@ async fn talk(
         Talk::Exec(args) => protocol::Request::Command { id, args: args.clone(), stdin, stdout, stderr, tty },
         Talk::Attach => protocol::Request::Attach { id, stdin, stdout, stderr },
     };
+    let share = server.open.take(&shown, &request)?;
     // A client that asks for a terminal opens a stream for its sizes.
     let wanted = Wanted { stdin, stdout, stderr, resize: flag("tty") };
     upgrade::streams(request, wanted, move |streams, version| async move {
         remote::run(&sandbox, ask, talk, streams, version).await;
+        drop(share);
     })
     .await
 }
@@ -126,8 +131,11 @@ async fn forwarded(
             ports.push(text.parse::<u16>().map_err(wrong)?);
         }
     }
+    let share = server.open.take(&shown, &request)?;
     let uid = shown.pod.metadata.uid.clone().unwrap_or_default();
-    let pod = Arc::new(forward::Pod { name: format!("{pod}_{namespace}"), uid, sandbox });
+    let connections = Arc::clone(&server.open.connections);
+    let name = format!("{pod}_{namespace}");
+    let pod = Arc::new(forward::Pod { name, uid, sandbox, connections, _share: share });
     upgrade::ports(request, pod, ports).await
 }
 

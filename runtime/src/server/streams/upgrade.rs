@@ -27,6 +27,10 @@ const SPDY: &str = "SPDY/3.1";
 /// How long a client may take to open the streams that it has asked for.
 const STREAMS_LIMIT: Duration = Duration::from_secs(30);
 
+/// Most bytes of a client's message. The largest that is known is of a library that forwards ports:
+/// 1 MiB and the number of the channel.
+const MAX_MESSAGE: usize = 2 << 20;
+
 /// Versions of `exec` and `attach` over SPDY.
 const REMOTE_SPDY: &[(&str, u8)] =
     &[("v4.channel.k8s.io", 4), ("v3.channel.k8s.io", 3), ("v2.channel.k8s.io", 2), ("channel.k8s.io", 1)];
@@ -258,8 +262,9 @@ async fn web_socket(request: Request, protocol: &'static str) -> Result<WebSocke
     }
     let (mut parts, _) = request.into_parts();
     let taken = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    let mut socket = taken
+    let socket = taken
         .map_err(|why| (why.into_response().status(), "the WebSocket handshake is not valid".to_owned()))?;
+    let mut socket = socket.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     if !protocol.is_empty() {
         socket.set_selected_protocol(HeaderValue::from_static(protocol));
     }
@@ -293,6 +298,68 @@ fn choose<T: Copy>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A client of an `exec` that has upgraded, and the sizes of what comes from it on standard input.
+    async fn connected() -> (tokio::io::DuplexStream, tokio::sync::mpsc::UnboundedReceiver<usize>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let (told, sizes) = tokio::sync::mpsc::unbounded_channel();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let told = told.clone();
+            async move {
+                let wanted = Wanted { stdin: true, stdout: true, stderr: false, resize: false };
+                let talk = move |mut streams: Streams, _| async move {
+                    while let Some(bytes) = streams.stdin.as_mut().unwrap().recv().await {
+                        told.send(bytes.len()).unwrap();
+                    }
+                };
+                let answer = streams(request.map(Body::new), wanted, talk).await;
+                Ok::<_, std::convert::Infallible>(answer.unwrap())
+            }
+        });
+        let server =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::spawn(server.with_upgrades());
+        let head = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            sec-websocket-protocol: v5.channel.k8s.io\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(client.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        (client, sizes)
+    }
+
+    /// The head of a binary frame whose mask changes nothing.
+    fn head(last: bool, first: bool, size: u64) -> Vec<u8> {
+        let mut head = vec![u8::from(last) << 7 | if first { 2 } else { 0 }, 0xff];
+        head.extend_from_slice(&size.to_be_bytes());
+        head.extend_from_slice(&[0; 4]);
+        head
+    }
+
+    #[tokio::test]
+    async fn a_message_has_an_end() {
+        use tokio::io::AsyncWriteExt;
+        let (mut client, mut sizes) = connected().await;
+        let usual = (1 << 20) + 1;
+        client.write_all(&head(true, true, usual)).await.unwrap();
+        client.write_all(&vec![0; usual as usize]).await.unwrap();
+        assert_eq!(sizes.recv().await, Some(1 << 20));
+        client.write_all(&head(true, true, MAX_MESSAGE as u64 + 1)).await.unwrap();
+        assert_eq!(sizes.recv().await, None, "nobody waits for the rest");
+
+        let (mut client, mut sizes) = connected().await;
+        let piece = vec![0; MAX_MESSAGE / 2];
+        for part in 0..3 {
+            client.write_all(&head(false, part == 0, piece.len() as u64)).await.unwrap();
+            // The server may have hung up.
+            let _ = client.write_all(&piece).await;
+        }
+        assert_eq!(sizes.recv().await, None, "nor for more parts");
+    }
 
     #[track_caller]
     fn check(offers: &[&str], expected: Result<&str, StatusCode>) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::channel::{Input, Outgoing, Output, PIECES};
+use super::channel::{Input, Outgoing, Output, PIECES, Room};
 
 /// The channel whose messages end others.
 const CLOSE: u8 = 255;
@@ -90,6 +90,7 @@ async fn read(
     coding: Coding,
     mut inputs: BTreeMap<u8, mpsc::Sender<Bytes>>,
 ) {
+    let room = Room::new();
     while let Some(Ok(message)) = stream.next().await {
         let message = match message {
             Message::Binary(bytes) => bytes,
@@ -103,7 +104,7 @@ async fn read(
             inputs.retain(|channel, _| bytes.first() != Some(channel));
         } else if let Some(input) = inputs.get(&channel).filter(|_| !bytes.is_empty()) {
             // What nobody takes is thrown away.
-            let _ = input.send(bytes).await;
+            let _ = input.send(room.hold(bytes).await).await;
         }
     }
 }

@@ -17,12 +17,16 @@ use tokio_util::sync::CancellationToken;
 use super::flow::Flow;
 use super::frame::{self, Decoder, Frame, GoAway, Reset};
 use super::headers::{Headers, Writer};
-use crate::server::streams::channel::{Input, Outgoing, Output, PIECES};
+use crate::server::streams::channel::{Input, Outgoing, Output, PIECES, Room};
 
 /// Streams at a time: a client that forwards ports has two for each connection.
 const MAX_STREAMS: usize = 1000;
 /// Streams that have been opened and not been looked at.
 const MAX_OPENED: usize = 64;
+/// The headers by which streams are told apart; nobody asks for others.
+const KEPT: [&str; 3] = ["streamtype", "port", "requestid"];
+/// Longest value of those: kinds and numbers.
+const MAX_KEPT_VALUE: usize = 64;
 /// Between signs of life, by which a client that has vanished is noticed.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long a client may take to hang up after the end.
@@ -77,6 +81,7 @@ where
         streams: BTreeMap::new(),
         last: 0,
         taken: 0,
+        room: Room::new(),
         give,
         closed: closed.clone(),
     };
@@ -160,6 +165,8 @@ struct Reader {
     last: u32,
     /// Bytes that the client has not been told of as taken, of all streams.
     taken: u32,
+    /// For what nobody has taken, of all streams.
+    room: Room,
     give: mpsc::Sender<Opened>,
     closed: CancellationToken,
 }
@@ -243,7 +250,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn open(&mut self, stream: u32, fin: bool, unidirectional: bool, headers: Headers) {
+    async fn open(&mut self, stream: u32, fin: bool, unidirectional: bool, mut headers: Headers) {
         let flow = Arc::clone(&self.flow);
         self.streams.retain(|stream, peer| peer.input.is_some() || flow.open(*stream));
         let refused = if stream.is_multiple_of(2) || stream <= self.last {
@@ -268,6 +275,8 @@ impl Reader {
             closed.cancel();
         }
         let output = Output { stream, queue, flow: Some(flow), closed };
+        headers.retain(|(name, value)| KEPT.contains(&name.as_str()) && value.len() <= MAX_KEPT_VALUE);
+        headers.shrink_to_fit();
         // Nobody may be waiting for streams any more.
         let _ = self.give.send(Opened { headers, input, output }).await;
     }
@@ -284,7 +293,7 @@ impl Reader {
         if let Some(input) = &peer.input {
             if !bytes.is_empty() {
                 // What nobody takes is thrown away.
-                let _ = input.send(bytes).await;
+                let _ = input.send(self.room.hold(bytes).await).await;
             }
             peer.taken = peer.taken.saturating_add(size);
         }

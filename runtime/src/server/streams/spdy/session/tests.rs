@@ -119,6 +119,18 @@ async fn a_stream_can_be_reset() {
 }
 
 #[tokio::test]
+async fn headers_that_mean_nothing_are_not_kept() {
+    let (mut client, mut session) = connect();
+    let (large, number) = ("a".repeat(60_000), "1".repeat(MAX_KEPT_VALUE + 1));
+    let headers = [("port", "80"), ("requestid", &*number), ("streamtype", "data"), ("x", &*large)];
+    let block = client.headers.write(&headers);
+    client.send(&syn_stream(1, false, &block)).await;
+    let opened = session.opened.recv().await.unwrap();
+    let kept: Vec<_> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(kept, [("port", "80"), ("streamtype", "data")]);
+}
+
+#[tokio::test]
 async fn numbers_of_streams_are_odd_and_grow() {
     let (mut client, _session) = connect();
     client.open(3, "data").await;
