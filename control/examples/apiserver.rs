@@ -21,6 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         extra_names: Vec::new(),
         build: Default::default(),
         deny_external_ips: false,
+        connections: 1000,
         scheduler: Default::default(),
     };
     let server = Server::start(config).await?;

@@ -17,6 +17,7 @@ use axum::body::Body;
 use http::Request;
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_api::shares::Room;
 use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use proa_logic::scheduler::settings::Settings;
@@ -70,6 +71,8 @@ pub struct Config {
     pub build: Build,
     /// Refuses external addresses of Services.
     pub deny_external_ips: bool,
+    /// Most connections at a time. One client may have a quarter of them.
+    pub connections: usize,
 }
 
 /// Why a server did not start. Each is one sentence for the user.
@@ -124,6 +127,7 @@ pub struct Server {
     tls: TlsAcceptor,
     kubeconfig: PathBuf,
     addresses: Vec<SocketAddr>,
+    room: Room,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -202,7 +206,8 @@ impl Server {
         let kubeconfig = data_dir.join("kubeconfig");
         pki.write_kubeconfig(&kubeconfig, &format!("https://{server_address}"))?;
 
-        let server = Server { api, tls, kubeconfig, addresses, tasks: Mutex::new(Vec::new()) };
+        let room = api::serve::room(config.connections);
+        let server = Server { api, tls, kubeconfig, addresses, room, tasks: Mutex::new(Vec::new()) };
         for listener in listeners {
             server.serve(listener);
         }
@@ -291,8 +296,7 @@ impl Server {
     }
 
     fn serve(&self, listener: TcpListener) {
-        let room = api::serve::room();
-        self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone(), room));
+        self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone(), self.room.clone()));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -17,11 +17,15 @@ pub struct DnsConfig {
     pub ttl_seconds: u32,
     /// Who is asked about everything else.
     pub upstream: Upstream,
+    /// Connections over TCP at a time. One client may have a quarter of them.
+    pub connections: usize,
 }
 
 impl DnsConfig {
     /// Clients keep answers this long unless configured otherwise, in seconds.
     pub const TTL_SECONDS: u32 = 5;
+    /// Connections over TCP, where there are descriptors enough for them.
+    pub const CONNECTIONS: usize = 1024;
 }
 
 /// Resolvers for names outside the cluster.

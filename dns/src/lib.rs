@@ -8,6 +8,7 @@ pub mod answer;
 mod config;
 mod forward;
 mod server;
+mod tcp;
 mod watch;
 pub mod zone;
 

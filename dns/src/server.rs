@@ -4,25 +4,23 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use proa_api::shares::Room;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Own;
 use crate::config::DnsConfig;
 use crate::forward::Forwarder;
+use crate::tcp;
 use crate::watch::{self, Watched};
 
-/// How long a TCP client may say nothing.
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Answers that may wait on one TCP connection for a client that does not read.
-const TCP_ANSWERS: usize = 32;
 /// Largest UDP message: fits the smallest IPv6 path without fragments (DNS Flag Day 2020).
 const UDP_PAYLOAD: u16 = 1232;
 /// Aliases followed in one answer.
@@ -53,6 +51,7 @@ pub enum DnsError {
 pub struct Server {
     resolver: Resolver,
     sockets: Vec<(UdpSocket, TcpListener)>,
+    room: Room,
 }
 
 /// Finds answers. Clones share what they know.
@@ -89,7 +88,8 @@ impl Server {
             watched: Arc::default(),
             forwarder: Arc::new(Forwarder::new(config.upstream, addresses)),
         };
-        Ok(Self { resolver, sockets })
+        let room = Room::new(config.connections, config.connections);
+        Ok(Self { resolver, sockets, room })
     }
 
     /// The addresses it listens on, on UDP and TCP alike.
@@ -107,10 +107,11 @@ impl Server {
     }
 
     async fn serve(self, shutdown: CancellationToken) -> Result<(), DnsError> {
-        let mut server = hickory_server::Server::new(self.resolver);
+        let mut server = hickory_server::Server::new(self.resolver.clone());
+        let mut listeners = JoinSet::new();
         for (udp, tcp) in self.sockets {
             server.register_socket(udp);
-            server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
+            listeners.spawn(tcp::serve(tcp, self.resolver.clone(), self.room.clone()));
         }
         let ended = tokio::select! {
             ended = server.block_until_done() => ended,

@@ -216,6 +216,7 @@ impl Sandbox {
             host_ipc: false,
             share_process_namespace: false,
             resources: Resources::default(),
+            descriptors: None,
             programs: bench.proa.parent().map(Path::to_owned).unwrap_or_default(),
             sysctls: Vec::new(),
         };

@@ -118,9 +118,10 @@ impl Ingress {
         let ended = CancellationToken::new();
         let https_port = self.https.local_addr().map_or(self.config.https.port(), |address| address.port());
         let proxy = Arc::new(Proxy::new(Arc::clone(&table), https_port, ended.clone()));
-        let http = serve::http(self.http, Arc::clone(&proxy), self.limits, shutdown.clone());
+        let limits = (self.limits, self.limits.room());
+        let http = serve::http(self.http, Arc::clone(&proxy), limits.clone(), shutdown.clone());
         let certificates = tls::ByServerName::new(table, self.certificate);
-        let https = serve::https(self.https, proxy, certificates, self.limits, shutdown);
+        let https = serve::https(self.https, proxy, certificates, limits, shutdown);
         let _guard = ended.drop_guard();
         tokio::join!(watching, http, https);
     }

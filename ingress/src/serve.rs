@@ -5,17 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use proa_api::shares::{self, Share, Shares};
+use proa_api::shares::{Room, Share};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::refuse;
+use crate::body::Body;
 use crate::proxy::{Proxy, Scheme};
 use crate::tls::{self, ByServerName};
 
@@ -28,15 +33,16 @@ pub struct Limits {
     pub handshake: Duration,
     /// For requests under way to end after the end has been asked for.
     pub drain: Duration,
-    /// Connections that have asked nothing yet, from their first byte on. More are dropped as they come;
-    /// a quarter of them may be one client's.
+    /// Connections of clients; a quarter of them may be one client's. More are dropped as they come.
+    pub open: usize,
+    /// The same of those that have asked nothing yet, from their first byte on.
     pub waiting: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5), waiting: 2048 }
+        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5), open: 16 << 10, waiting: 2048 }
     }
 }
 
@@ -45,7 +51,7 @@ const HEADERS: usize = 128;
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
 /// Why a connection is dropped as it comes.
-const TOO_MANY: &str = "too many connections have asked nothing yet";
+const TOO_MANY: &str = "too many connections are open, or have asked nothing yet";
 /// An HTTP/2 client that is silent is asked this often whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -55,22 +61,32 @@ struct Client {
     scheme: Scheme,
     /// Held until something is asked.
     waiting: Share<IpAddr>,
+    /// What its connections take of, and its requests over HTTP/2, each of which may be a connection to an
+    /// endpoint.
+    room: Room,
 }
 
 impl Limits {
-    fn waiting(&self) -> Arc<Shares<IpAddr>> {
-        Shares::new(self.waiting, self.waiting.div_ceil(4))
+    /// Room for the connections of both listeners.
+    pub fn room(&self) -> Room {
+        Room::new(self.open, self.waiting)
     }
 }
 
-pub async fn http(listener: TcpListener, proxy: Arc<Proxy>, limits: Limits, shutdown: CancellationToken) {
-    let (graceful, waiting) = (GracefulShutdown::new(), limits.waiting());
+pub async fn http(
+    listener: TcpListener,
+    proxy: Arc<Proxy>,
+    (limits, room): (Limits, Room),
+    shutdown: CancellationToken,
+) {
+    let graceful = GracefulShutdown::new();
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
-        let Some(waiting) = waiting.take(shares::client(peer.ip())) else {
+        let Some(guest) = room.take(peer.ip()) else {
             tracing::debug!(%peer, "{TOO_MANY}");
             continue;
         };
-        let client = Client { peer, scheme: Scheme::Http, waiting };
+        let client = Client { peer, scheme: Scheme::Http, waiting: guest.waiting, room: room.clone() };
+        let stream = counted(stream, guest.open);
         tokio::spawn(connection(stream, client, Arc::clone(&proxy), limits, graceful.watcher()));
     }
     drop(listener);
@@ -81,20 +97,21 @@ pub async fn https(
     listener: TcpListener,
     proxy: Arc<Proxy>,
     certificates: ByServerName,
-    limits: Limits,
+    (limits, room): (Limits, Room),
     shutdown: CancellationToken,
 ) {
     let acceptor = match tls::server_config(certificates) {
         Ok(config) => TlsAcceptor::from(config),
         Err(error) => return tracing::error!(%error, "the ingress cannot serve HTTPS"),
     };
-    let (graceful, waiting) = (GracefulShutdown::new(), limits.waiting());
+    let graceful = GracefulShutdown::new();
     while let Some((stream, peer)) = accept(&listener, &shutdown).await {
-        let Some(waiting) = waiting.take(shares::client(peer.ip())) else {
+        let Some(guest) = room.take(peer.ip()) else {
             tracing::debug!(%peer, "{TOO_MANY}");
             continue;
         };
-        let client = Client { peer, scheme: Scheme::Https, waiting };
+        let client = Client { peer, scheme: Scheme::Https, waiting: guest.waiting, room: room.clone() };
+        let stream = counted(stream, guest.open);
         let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
         tokio::spawn(async move {
             match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
@@ -106,6 +123,22 @@ pub async fn https(
     }
     drop(listener);
     drain(graceful, limits).await;
+}
+
+/// A body that takes a share as long as it is there.
+fn until_its_end(body: Body, share: Share<IpAddr>) -> Body {
+    let held = move |frame| {
+        let _ = &share;
+        frame
+    };
+    body.map_frame(held).boxed()
+}
+
+/// A connection that takes its share as long as it is there, whatever it becomes.
+fn counted(stream: TcpStream, share: Share<IpAddr>) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    InspectReader::new(stream, move |_: &[u8]| {
+        let _ = &share;
+    })
 }
 
 async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
@@ -136,7 +169,7 @@ async fn connection(
     limits: Limits,
     watcher: Watcher,
 ) {
-    let Client { peer, scheme, waiting } = client;
+    let Client { peer, scheme, waiting, room } = client;
     let asked = CancellationToken::new();
     let ended = proxy.ended().clone();
     let service = {
@@ -144,7 +177,18 @@ async fn connection(
         service_fn(move |request: hyper::Request<Incoming>| {
             asked.cancel();
             let proxy = Arc::clone(&proxy);
-            async move { Ok::<_, Infallible>(proxy.answer(request, peer, scheme).await) }
+            let share = (request.version() == Version::HTTP_2).then(|| room.take_request(peer.ip()));
+            async move {
+                if matches!(share, Some(None)) {
+                    let why = "too many requests of this client are under way";
+                    return Ok(refuse(StatusCode::TOO_MANY_REQUESTS, why));
+                }
+                let answer = proxy.answer(request, peer, scheme).await;
+                Ok::<_, Infallible>(match share.flatten() {
+                    Some(share) => answer.map(|body| until_its_end(body, share)),
+                    None => answer,
+                })
+            }
         })
     };
     let mut builder = Builder::new(TokioExecutor::new());

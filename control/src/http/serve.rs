@@ -15,11 +15,12 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use proa_api::shares::{self, Share, Shares};
+use proa_api::shares::{Guest, Room, Share};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::Api;
@@ -35,9 +36,8 @@ const HEADERS_BYTES: usize = 32 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
 const MAX_STREAMS: u32 = 1000;
-/// Connections of a listener that have asked nothing yet, in all and of one client. More are dropped as
-/// they come.
-const MAX_WAITING: (usize, usize) = (2048, 512);
+/// Connections that have asked nothing yet; more are dropped as they come.
+const MAX_WAITING: usize = 2048;
 /// After a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are under way when the server stops get this long.
@@ -47,13 +47,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// Room for connections that have asked nothing yet.
-pub fn room() -> Arc<Shares<IpAddr>> {
-    Shares::new(MAX_WAITING.0, MAX_WAITING.1)
+/// Room for so many connections of all listeners.
+pub fn room(connections: usize) -> Room {
+    Room::new(connections, MAX_WAITING.min(connections))
 }
 
 /// Serves connections of one listener until the server stops, then waits for those under way.
-pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room: Arc<Shares<IpAddr>>) {
+pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room: Room) {
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -63,12 +63,12 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room
         match accepted {
             Ok((stream, peer)) => {
                 let peer = Peer(peer.ip().to_canonical());
-                let Some(waiting) = room.take(shares::client(peer.0)) else {
-                    tracing::debug!(peer = %peer.0, "too many connections have asked nothing yet");
+                let Some(guest) = room.take(peer.0) else {
+                    tracing::debug!(peer = %peer.0, "too many connections are open, or have asked nothing yet");
                     continue;
                 };
                 let (tls, api) = (tls.clone(), api.clone());
-                tokio::spawn(connection(stream, peer, waiting, tls, api, graceful.watcher()));
+                tokio::spawn(connection(stream, peer, guest, tls, api, graceful.watcher()));
             }
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
@@ -85,7 +85,7 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room
 async fn connection(
     stream: TcpStream,
     peer: Peer,
-    waiting: Share<IpAddr>,
+    guest: Guest,
     tls: TlsAcceptor,
     api: Arc<Api>,
     watcher: Watcher,
@@ -99,6 +99,11 @@ async fn connection(
     if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
         tracing::debug!(%error, "TCP keep-alive not set");
     }
+    let Guest { open, waiting } = guest;
+    // It counts as long as it is there, whatever it becomes.
+    let stream = InspectReader::new(stream, move |_: &[u8]| {
+        let _ = &open;
+    });
     let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
@@ -165,8 +170,10 @@ async fn requests<S>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proa_api::shares::Shares;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_for_nothing_is_dropped() {

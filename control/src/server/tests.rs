@@ -55,6 +55,7 @@ fn config(dir: &Path) -> Config {
         extra_names: Vec::new(),
         build: Default::default(),
         deny_external_ips: false,
+        connections: 1000,
         scheduler: Default::default(),
     }
 }

@@ -2,12 +2,13 @@
 //! is a second server with another domain.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, Query};
 use hickory_proto::rr::RData;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
@@ -25,6 +26,7 @@ async fn start(domain: &str, upstream: Upstream, complete: bool) -> SocketAddr {
         own_ranges: vec![(Ipv4Addr::new(10, 43, 0, 0), 16)],
         ttl_seconds: DnsConfig::TTL_SECONDS,
         upstream,
+        connections: 12,
     };
     let server = Server::bind(config).await.unwrap();
     let address = server.addresses()[0];
@@ -205,6 +207,30 @@ async fn odd_questions_are_refused() {
 }
 
 #[tokio::test]
+async fn a_client_has_few_connections() {
+    let server = start("cluster.local", nobody(), true).await;
+    let connect = async |client: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(client.parse().unwrap()).unwrap();
+        socket.connect(server).await.unwrap()
+    };
+    let is_open = async |stream: &mut TcpStream| {
+        let read = timeout(Duration::from_millis(200), stream.read(&mut [0])).await;
+        read.is_err()
+    };
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(connect("127.0.0.1:0").await);
+        assert!(is_open(kept.last_mut().unwrap()).await);
+    }
+    assert!(!is_open(&mut connect("127.0.0.1:0").await).await, "a fourth is dropped");
+    assert!(is_open(&mut connect("127.0.0.2:0").await).await, "another client is let in");
+    drop(kept);
+    let room = async { while !is_open(&mut connect("127.0.0.1:0").await).await {} };
+    timeout(DEADLINE, room).await.expect("room");
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_said_in_a_sentence() {
     let taken = start("cluster.local", nobody(), true).await;
     let config = DnsConfig {
@@ -213,6 +239,7 @@ async fn a_port_in_use_is_said_in_a_sentence() {
         own_ranges: vec![],
         ttl_seconds: 5,
         upstream: nobody(),
+        connections: 1,
     };
     let error = Server::bind(config).await.err().unwrap().to_string();
     assert!(error.starts_with(&format!("DNS cannot listen on {taken}: Address already in use")), "{error}");

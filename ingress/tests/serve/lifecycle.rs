@@ -83,11 +83,11 @@ async fn connections_that_ask_nothing_are_few() {
     assert!(read_head(&mut served).await.starts_with("HTTP/1.1 200 OK"));
     let mut silent = Vec::new();
     for (address, begin) in [(world.http, "GET / HTTP/1.1\r\nx: y"), (world.https, "\u{16}\u{3}\u{1}")] {
-        for _ in 0..2 {
-            let mut stream = connect(address).await;
-            stream.write_all(begin.as_bytes()).await.unwrap();
-            silent.push(stream);
-        }
+        let mut stream = connect(address).await;
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    for address in [world.http, world.https] {
         is_dropped(&mut connect(address).await).await;
     }
     let socket = TcpSocket::new_v4().unwrap();
@@ -103,6 +103,30 @@ async fn connections_that_ask_nothing_are_few() {
         stream.write_all(ask).await.is_ok() && read_head(&mut stream).await.starts_with("HTTP/1.1 200 OK")
     })
     .await;
+}
+
+/// Nor whoever has asked, by keeping connections open.
+#[tokio::test]
+async fn connections_of_one_client_are_few() {
+    let objects = route("a.example", &[echo("one").await]);
+    let limits = Limits { open: 8, ..Limits::default() };
+    let world = World::start_with(&objects, limits, Api::new()).await;
+    world.wait_for_routes().await;
+    let ask = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let ask_from = async |client: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(client.parse().unwrap()).unwrap();
+        let mut stream = socket.connect(world.http).await.unwrap();
+        let _ = stream.write_all(ask).await;
+        let head = soon("an answer or the end", read_head(&mut stream)).await;
+        (stream, head.starts_with("HTTP/1.1 200 OK"))
+    };
+    let (first, second) = (ask_from("127.0.0.3:0").await, ask_from("127.0.0.3:0").await);
+    assert!(first.1 && second.1);
+    assert!(!ask_from("127.0.0.3:0").await.1, "a third is dropped");
+    assert!(ask_from("127.0.0.4:0").await.1, "another client is let in");
+    drop(first);
+    until("room", || async { ask_from("127.0.0.3:0").await.1 }).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
+use crate::descriptors;
 use crate::helper::die_with_parent;
 use crate::targets;
 
@@ -54,6 +55,7 @@ impl Executor for Start {
         let (Ok(args), Ok(path)) = (args, CString::new(program.as_bytes())) else {
             return Err(ExecutorError::InvalidArg);
         };
+        descriptors::give_back();
         if let Some(confinement) = &self.confine {
             confinement.enter().map_err(ExecutorError::Other)?;
         }

@@ -19,6 +19,7 @@ pub mod sysctl;
 mod capabilities;
 mod connection;
 mod containers;
+mod descriptors;
 mod devices;
 mod diagnostics;
 mod executor;
@@ -83,6 +84,7 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     close_inherited()?;
     let dir = fs::canonicalize(dir)?;
     let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join(CONFIG_FILE))?)?;
+    descriptors::remember(config.descriptors);
     // Not the agent's session: what is typed or killed there does not concern a pod.
     let _ = nix::unistd::setsid();
     // On shutdown everything is signalled. Containers then end by themselves and are reaped here.

@@ -37,6 +37,10 @@ pub struct SandboxConfig {
     /// Limits of the pod's cgroup: for all containers together, and the sandbox itself.
     #[serde(default)]
     pub resources: Resources,
+    /// How many descriptors a process of a container may have open before it asks for more (the soft
+    /// limit); without it, as many as the sandbox itself.
+    #[serde(default)]
+    pub descriptors: Option<u64>,
 }
 
 /// What the agent asks for.

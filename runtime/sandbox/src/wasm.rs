@@ -17,6 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe2;
 
 use crate::cgroup::Cgroup;
+use crate::descriptors;
 use crate::devices;
 use crate::executor::reset_signals;
 use crate::helper::{Failure, die_with_parent};
@@ -149,6 +150,7 @@ fn enter(members: &[File], oom_score_adj: &str, kept: &[OwnedFd; 2]) -> io::Resu
     let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj);
     reset_signals();
     die_with_parent();
+    descriptors::give_back();
     close_all_but(kept)
 }
 

@@ -16,6 +16,7 @@ use crate::engine::{self, Sandbox};
 use crate::event::report;
 use crate::image::{Content, Image};
 use crate::net::{HostPort, Protocol};
+use crate::node::descriptors;
 use crate::node::host::Host;
 use crate::pod::container::{Parts, Program, build};
 use crate::pod::env;
@@ -281,6 +282,7 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
         share_process_namespace: spec.and_then(|s| s.share_process_namespace).unwrap_or(false),
         resources: pod_limits(pod, host.config.pod_max_pids),
         programs: sealed::directory(),
+        descriptors: descriptors::of_pods(),
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,15 +16,21 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use proa_api::shares::{Shares, part_of_descriptors};
 use serde_json::json;
 
+use crate::node::descriptors;
 use crate::node::paths::Paths;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::{parse_id, reason};
 use crate::server::logs::read::{self, Options};
 use crate::server::metrics;
+
+/// Logs that are read at a time, where there are descriptors enough for them. A quarter may be one pod's.
+const MAX_LOGS: usize = 2000;
 
 /// Status code and text.
 type Refusal = (StatusCode, String);
@@ -32,16 +39,19 @@ type Refusal = (StatusCode, String);
 struct Server {
     pods: ShownPods,
     paths: Paths,
+    /// Logs that are being read, by the pod's uid: each takes descriptors.
+    logs: Arc<Shares<String>>,
 }
 
 /// The routes.
 pub fn router(pods: ShownPods, paths: Paths) -> Router {
+    let logs = part_of_descriptors(descriptors::limit() / 4, MAX_LOGS);
     let streams = crate::server::streams::serve::router(pods.clone(), paths.clone());
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods_list))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
-        .with_state(Server { pods: pods.clone(), paths })
+        .with_state(Server { pods: pods.clone(), paths, logs: Shares::new(logs, logs / 4) })
         .merge(metrics::router(pods.clone()))
         .merge(crate::server::pod_proxy::router(pods))
         .merge(streams)
@@ -105,7 +115,14 @@ fn logs(
         }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to read the log: {error}")),
     };
-    Ok(Body::from_stream(read::read(path, options, is_running).map_err(failed)?))
+    let uid = shown.pod.metadata.uid.clone().unwrap_or_default();
+    let share = server.logs.take(uid).ok_or_else(|| {
+        (StatusCode::TOO_MANY_REQUESTS, format!("too many logs of pod \"{pod}\" are being read"))
+    })?;
+    let pieces = read::read(path, options, is_running).map_err(failed)?;
+    Ok(Body::from_stream(pieces.inspect(move |_| {
+        let _ = &share;
+    })))
 }
 
 /// The id of the run whose log is meant, and whether it may still write. The refusals are worded
@@ -173,7 +190,6 @@ fn options(query: &HashMap<String, String>, now: Timestamp) -> Result<Options, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use tower::ServiceExt;
 
     fn server(dir: &std::path::Path, statuses: serde_json::Value) -> Router {

@@ -44,6 +44,9 @@ async fn runs_and_logs(world: Arc<World>) {
     assert_eq!(of("stderr"), "stderr F oops");
     let (exit, _) = pod.run(world.shell(&pod, "c-1", "true")).await;
     assert_eq!((exit.code, exit.reason.as_str()), (0, "Completed"));
+    let (_, log) = pod.run(world.shell(&pod, "c-2", "ulimit -Sn")).await;
+    assert_eq!(log.trim(), "stdout F 500", "not the sandbox's own limit");
+    pod.ask(Request::Remove { id: "c-2".to_owned() }).await;
     // Remembered until it is forgotten, and its place can then be taken again.
     assert_eq!(pod.states().await.iter().map(|state| state.id.as_str()).collect::<Vec<_>>(), ["c-0", "c-1"]);
     for id in ["c-0", "c-1"] {

@@ -1,7 +1,7 @@
 //! Connections: over TLS with both versions of HTTP, after a refusal, and those that ask for nothing.
 
 use hyper_util::rt::TokioIo;
-use proa_api::shares::Shares;
+use proa_api::shares::Room;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +13,16 @@ type Tls = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 /// A connection over TLS; `pair` is the client's certificate and key, PEM.
 async fn connect_tls(f: &Fixture, pair: Option<(String, String)>, alpn: &[u8]) -> TokioIo<Tls> {
+    let stream = TcpStream::connect(f.server.addresses()[0]).await.unwrap();
+    shake_hands(f, stream, pair, alpn).await
+}
+
+async fn shake_hands(
+    f: &Fixture,
+    stream: TcpStream,
+    pair: Option<(String, String)>,
+    alpn: &[u8],
+) -> TokioIo<Tls> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(f.server.ca_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -30,7 +40,6 @@ async fn connect_tls(f: &Fixture, pair: Option<(String, String)>, alpn: &[u8]) -
         }
     };
     tls.alpn_protocols = vec![alpn.to_vec()];
-    let stream = tokio::net::TcpStream::connect(f.server.addresses()[0]).await.unwrap();
     let name = ServerName::try_from("kubernetes.default.svc").unwrap();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn));
@@ -141,12 +150,38 @@ async fn whoever_asks_nothing_keeps_nobody_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tls, api) = (fixture.server.tls.clone(), fixture.server.api.clone());
-    tokio::spawn(api::serve::listen(listener, tls, api, Shares::new(8, 2)));
+    tokio::spawn(api::serve::listen(listener, tls, api, Room::new(8, 8)));
     let silent = [connect(address, "127.0.0.1:0", b"").await, connect(address, "127.0.0.1:0", b"").await];
     assert_eq!(answered(connect(address, "127.0.0.1:0", b"").await).await, 0);
     // Another is listened to: what is no TLS is answered with an alert.
     assert_ne!(answered(connect(address, "127.0.0.2:0", NO_TLS).await).await, 0);
     drop(silent);
+    let room = async { while answered(connect(address, "127.0.0.1:0", NO_TLS).await).await == 0 {} };
+    tokio::time::timeout(Duration::from_secs(5), room).await.expect("room");
+}
+
+#[tokio::test]
+async fn whoever_has_asked_keeps_nobody_out_either() {
+    let fixture = Fixture::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tls, api) = (fixture.server.tls.clone(), fixture.server.api.clone());
+    tokio::spawn(api::serve::listen(listener, tls, api, Room::new(8, 8)));
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let stream = connect(address, "127.0.0.1:0", b"").await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(shake_hands(&fixture, stream, None, b"http/1.1").await)
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("/readyz").header("host", "a").body(Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        asked.push(sender);
+    }
+    assert_eq!(answered(connect(address, "127.0.0.1:0", NO_TLS).await).await, 0, "two are open");
+    assert_ne!(answered(connect(address, "127.0.0.2:0", NO_TLS).await).await, 0, "another is let in");
+    drop(asked);
     let room = async { while answered(connect(address, "127.0.0.1:0", NO_TLS).await).await == 0 {} };
     tokio::time::timeout(Duration::from_secs(5), room).await.expect("room");
 }
