@@ -10,6 +10,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
+
 use crate::route::OwnAddresses;
 
 /// What a name leads to is believed this long.
@@ -48,9 +54,11 @@ impl Names {
         if let Some((_, addresses)) = known().get(name).filter(|(at, _)| at.elapsed() < TTL) {
             return Ok(addresses.clone());
         }
-        let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((name, 0))).await;
-        let Ok(Ok(found)) = found else { return Err("the name cannot be resolved") };
-        let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+        let unknown = "the name cannot be resolved";
+        let resolver = resolver().map_err(|_| unknown)?;
+        let found = tokio::time::timeout(PATIENCE, resolver.lookup_ip(name)).await;
+        let Ok(Ok(found)) = found else { return Err(unknown) };
+        let mut addresses: Vec<IpAddr> = found.iter().collect();
         addresses.sort_unstable();
         addresses.dedup();
         let mut known = known();
@@ -60,6 +68,17 @@ impl Names {
         known.insert(name.to_owned(), (Instant::now(), addresses.clone()));
         Ok(addresses)
     }
+}
+
+/// Not the C library's, which takes a thread for as long as nameservers take, also when nobody waits any
+/// more. Made anew each time, as the machine's network may have changed since.
+fn resolver() -> Result<TokioResolver, NetError> {
+    // Without nameservers there are still the names in the hosts file.
+    let (config, mut options) =
+        read_system_conf().unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()));
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.cache_size = 0;
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()
 }
 
 fn is_refused(address: IpAddr, own: &OwnAddresses) -> bool {
@@ -86,6 +105,20 @@ mod tests {
     use crate::index::{Index, Ranges};
     use crate::pattern::Patterns;
     use crate::route::Table;
+
+    #[test]
+    fn names_are_looked_up_without_a_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            let found = Names::default().look_up("localhost").await.unwrap();
+            assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
+            drop(release);
+            let _ = busy.await;
+        });
+    }
 
     #[test]
     fn what_a_name_must_not_lead_to() {

@@ -15,12 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use url::Url;
 
+use super::names;
 use crate::engine::Sandbox;
 
 /// Bytes of an answer that are looked at.
 const BODY_LIMIT: usize = 10 << 10;
 /// Bytes of an answer that an Event shows.
 const SHOWN_BODY: usize = 512;
+/// Characters of a command's output that an Event shows, as the kubelet's do.
+const SHOWN_OUTPUT: usize = 1024;
 /// Requests of one check: the first, and where it is sent on.
 const MAX_REQUESTS: usize = 10;
 const USER_AGENT: &str = "kube-probe/1.35";
@@ -272,10 +275,12 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
         };
         format!("dial tcp {}:{port}: {why}", bracketed(host))
     };
-    match host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect(SocketAddr::new(ip, port)).await.map_err(failed),
-        Err(_) => TcpStream::connect((host, port)).await.map_err(failed),
-    }
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![ip],
+        Err(_) => names::look_up(host).await.map_err(|why| format!("dial tcp: {why}"))?,
+    };
+    let addresses: Vec<SocketAddr> = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    TcpStream::connect(&addresses[..]).await.map_err(failed)
 }
 
 async fn exec(args: &[String], target: &Target, timeout: Duration) -> Result<(), String> {
@@ -286,7 +291,7 @@ async fn exec(args: &[String], target: &Target, timeout: Duration) -> Result<(),
         Ok(protocol::Reply::Executed { output, exit_code }) if output.is_empty() => {
             Err(format!("command exited with {exit_code}"))
         }
-        Ok(protocol::Reply::Executed { output, .. }) => Err(output),
+        Ok(protocol::Reply::Executed { output, .. }) => Err(output.chars().take(SHOWN_OUTPUT).collect()),
         Ok(protocol::Reply::Failed { message, .. }) => Err(message),
         Ok(other) => Err(format!("unexpected answer of the sandbox: {other:?}")),
         Err(error) => Err(error.to_string()),
@@ -349,6 +354,24 @@ mod tests {
             asked
         });
         (port, task)
+    }
+
+    #[test]
+    fn names_are_looked_up_without_a_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let connected = tokio::time::timeout(Duration::from_secs(5), connect("localhost", port)).await;
+            assert!(connected.expect("no thread is waited for").is_ok());
+            let error = connect("name.invalid.", port).await.unwrap_err();
+            assert!(error.starts_with("dial tcp: lookup name.invalid.: "), "{error}");
+            drop(release);
+            let _ = busy.await;
+        });
     }
 
     fn place(port: u16) -> Place {

@@ -4,6 +4,7 @@
 //! <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>.
 
 pub mod check;
+mod names;
 mod running;
 mod task;
 pub mod tls;
