@@ -1,22 +1,21 @@
 //! Events that the node writes about pods and about itself.
 //!
 //! Writing never holds anybody up: [`Recorder::report`] puts the Event into a bounded queue, and
-//! one task of its own writes it. What is reported again counts up, as users know it.
+//! one task of its own writes it. What is reported again counts up, as users know it, and of an object
+//! that keeps causing Events few are written ([`proa_api::telling`]).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use proa_api::telling::{Entry, Ledger, News};
 use tokio::sync::mpsc;
 
 /// Events that may wait to be written; more are dropped, since a node that reports so much has
 /// other troubles.
 const QUEUE: usize = 1024;
-/// Events whose count is remembered.
-const REMEMBERED: usize = 4096;
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,14 +108,8 @@ impl Recorder {
     }
 }
 
-/// What makes two reports the same.
-type Same = (Option<String>, Option<String>, Cow<'static, str>, String);
-
-struct Written {
-    namespace: String,
-    name: String,
-    count: i32,
-}
+/// What news are about: an object's uid, and a part of it.
+type About = (String, Option<String>);
 
 async fn write(
     component: &'static str,
@@ -124,54 +117,57 @@ async fn write(
     node: String,
     mut waiting: mpsc::Receiver<(ObjectReference, Report, Timestamp)>,
 ) {
-    let mut written: HashMap<Same, Written> = HashMap::new();
+    let mut ledger = Ledger::<About>::default();
     while let Some((about, report, at)) = waiting.recv().await {
-        let same =
-            (about.uid.clone(), report.field_path.clone(), report.reason.clone(), report.message.clone());
-        if let Some(old) = written.get_mut(&same) {
-            old.count = old.count.saturating_add(1);
-            let change = serde_json::json!({"count": old.count, "lastTimestamp": Time(at)});
-            let api = Api::<Event>::namespaced(client.clone(), &old.namespace);
-            match api.patch(&old.name, &PatchParams::default(), &Patch::Merge(change)).await {
-                Ok(_) => continue,
-                // It has expired or the server is away: it is written anew, or is lost.
-                Err(_) => drop(written.remove(&same)),
+        let uid = about.uid.clone().unwrap_or_default();
+        let news = News {
+            component: component.into(),
+            about: (uid.clone(), report.field_path.clone()),
+            warning: report.warning,
+            reason: report.reason,
+            message: report.message,
+        };
+        let Some(entry) = ledger.enter(news, &uid, at) else {
+            tracing::debug!(uid, "an Event is left out: there were many about this object");
+            continue;
+        };
+        let event = event(&node, about, &entry);
+        let api =
+            Api::<Event>::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+        if entry.count > 1 {
+            let name = event.metadata.name.as_deref().unwrap_or_default();
+            let change = serde_json::json!({
+                "count": entry.count, "lastTimestamp": Time(entry.last), "message": entry.message,
+            });
+            // Without it, it has expired or the server is away: it is written anew, or is lost.
+            if api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.is_ok() {
+                continue;
             }
         }
-        let event = event(component, &node, about, &report, at);
-        let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let name = event.metadata.name.clone().unwrap_or_default();
-        let api = Api::<Event>::namespaced(client.clone(), &namespace);
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => {
-                if written.len() >= REMEMBERED {
-                    written.clear();
-                }
-                written.insert(same, Written { namespace, name, count: 1 });
-            }
-            Err(error) => tracing::debug!(%error, reason = %report.reason, "an Event was not written"),
+        if let Err(error) = api.create(&PostParams::default(), &event).await {
+            tracing::debug!(%error, reason = %entry.id.reason, "an Event was not written");
+            ledger.forget(&entry.id);
         }
     }
 }
 
-fn event(component: &str, node: &str, about: ObjectReference, report: &Report, at: Timestamp) -> Event {
-    let name = about.name.clone().unwrap_or_default();
-    let stamp = at.as_nanosecond() as u64;
+fn event(node: &str, about: ObjectReference, entry: &Entry<About>) -> Event {
+    let component = entry.id.component.clone().into_owned();
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{stamp:016x}")),
+            name: Some(entry.name(about.name.as_deref().unwrap_or_default())),
             namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
             ..ObjectMeta::default()
         },
         involved_object: about,
-        reason: Some(report.reason.clone().into_owned()),
-        message: Some(report.message.clone()),
-        type_: Some(if report.warning { "Warning" } else { "Normal" }.to_owned()),
-        count: Some(1),
-        first_timestamp: Some(Time(at)),
-        last_timestamp: Some(Time(at)),
-        source: Some(EventSource { component: Some(component.to_owned()), host: Some(node.to_owned()) }),
-        reporting_component: Some(component.to_owned()),
+        reason: Some(entry.id.reason.clone().into_owned()),
+        message: Some(entry.message.clone()),
+        type_: Some(if entry.id.warning { "Warning" } else { "Normal" }.to_owned()),
+        count: Some(entry.count),
+        first_timestamp: Some(Time(entry.first)),
+        last_timestamp: Some(Time(entry.last)),
+        source: Some(EventSource { component: Some(component.clone()), host: Some(node.to_owned()) }),
+        reporting_component: Some(component),
         reporting_instance: Some(node.to_owned()),
         ..Event::default()
     }

@@ -15,5 +15,6 @@ pub mod resources;
 pub mod selector;
 pub mod shares;
 pub mod status;
+pub mod telling;
 
 pub use status::Refusal;
