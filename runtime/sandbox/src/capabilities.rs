@@ -48,7 +48,8 @@ pub fn available() -> BTreeSet<String> {
     caps::read(None, caps::CapSet::Permitted).unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
-fn canonical(name: &str) -> String {
+/// `CAP_KILL` for `kill`, as for `CAP_KILL`.
+pub fn canonical(name: &str) -> String {
     let name = name.to_ascii_uppercase();
     if name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
 }

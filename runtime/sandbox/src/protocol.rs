@@ -280,6 +280,9 @@ pub enum Payload {
         /// No seccomp filter.
         #[serde(default)]
         seccomp_unconfined: bool,
+        /// Not left to it even as root, without `CAP_`; `ALL` for all. It never has any but a few.
+        #[serde(default)]
+        drop_capabilities: Vec<String>,
     },
 }
 

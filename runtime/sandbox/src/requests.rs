@@ -107,8 +107,16 @@ impl Sandbox {
     }
 
     fn start_wasm(&mut self, connection: u64, container: Container, log: Log) -> Result<(), Failure> {
-        let Payload::Wasm { compiled, shape, port, grace_period_seconds, user, requests, seccomp_unconfined } =
-            &container.payload
+        let Payload::Wasm {
+            compiled,
+            shape,
+            port,
+            grace_period_seconds,
+            user,
+            requests,
+            seccomp_unconfined,
+            drop_capabilities,
+        } = &container.payload
         else {
             return Ok(());
         };
@@ -125,6 +133,7 @@ impl Sandbox {
             user: user.as_ref(),
             requests,
             seccomp_unconfined: *seccomp_unconfined,
+            drop_capabilities,
         };
         let cgroup = self.pod.child(&container.id);
         let scratch = self.dir.join("wasm").join(&container.id);

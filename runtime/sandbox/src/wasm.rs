@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe2;
 
+use crate::capabilities::canonical;
 use crate::cgroup::Cgroup;
 use crate::descriptors;
 use crate::devices;
@@ -45,6 +46,8 @@ pub struct Program<'a> {
     pub requests: &'a RequestLimits,
     /// Without a filter of system calls.
     pub seccomp_unconfined: bool,
+    /// Capabilities that it shall not have as root either.
+    pub drop_capabilities: &'a [String],
 }
 
 /// A Wasm container's process.
@@ -89,6 +92,7 @@ pub fn spawn(
         user: program.user.cloned(),
         requests: program.requests.clone(),
         seccomp_unconfined: program.seccomp_unconfined,
+        drop_capabilities: program.drop_capabilities.iter().map(|name| canonical(name)).collect(),
         report_fd: Some(report_end.as_raw_fd()),
     };
     let config = memory_file(&config).map_err(|e| create_error("write the configuration", &e))?;

@@ -109,6 +109,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
                 user,
                 requests: request_limits(pod, &container.name, *shape, parts.node_address)?,
                 seccomp_unconfined: security.seccomp_unconfined,
+                drop_capabilities: security.drop_capabilities,
             }
         }
     };

@@ -19,6 +19,7 @@ tests![
     small_modules_pass_large_ones,
     quick_modules_pass_slow_ones,
     one_compilation_for_all,
+    compilations_end_with_their_node,
     command_runs_and_logs,
     wasi_0_3_runs,
     core_module_keeps_its_exit_code,
@@ -229,6 +230,25 @@ async fn one_compilation_for_all(world: Arc<World>) {
     assert!(begin.elapsed() < Duration::from_millis(100));
 }
 
+async fn compilations_end_with_their_node(world: Arc<World>) {
+    let (file, output) = (world.path("endless.wasm"), world.path("endless.tmp"));
+    fs::write(&file, tangled(10_000)).expect("a module");
+    fs::write(&output, "begun").expect("a file");
+    let mut child = std::process::Command::new("/proc/self/exe");
+    child.arg("compile").arg(&file).arg(&output).stdin(std::process::Stdio::piped());
+    let mut child = child.spawn().expect("it starts");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(child.try_wait().expect("a child").is_none(), "it takes seconds");
+    // As when the node ends, however it does.
+    drop(child.stdin.take());
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while child.try_wait().expect("a child").is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!output.exists());
+}
+
 async fn command_runs_and_logs(world: Arc<World>) {
     let pod = world.pod().await;
     let (exit, log) = pod.run(world.wasm(&pod, "w-0", &world.command, 0, &["hello", "you"])).await;
@@ -419,12 +439,16 @@ async fn guests_have_a_root_of_their_own(world: Arc<World>) {
     let pod = world.pod().await;
     let volume = world.path("wasm-root");
     fs::create_dir_all(&volume).expect("a volume");
-    for (id, port, uid, capabilities) in
-        [("w-0", 8080, 0, "000000000000040a"), ("w-1", 8081, 1000, "0000000000000000")]
-    {
+    for (id, port, uid, dropped, capabilities) in [
+        ("w-0", 8080, 0, "", "000000000000040a"),
+        ("w-1", 8081, 1000, "", "0000000000000000"),
+        ("w-2", 8082, 0, "fowner", "0000000000000402"),
+        ("w-3", 8083, 0, "ALL", "0000000000000000"),
+    ] {
         let mut container = world.wasm(&pod, id, &world.http, port, &[]);
-        let Payload::Wasm { user, .. } = &mut container.payload else { panic!("Wasm") };
+        let Payload::Wasm { user, drop_capabilities, .. } = &mut container.payload else { panic!("Wasm") };
         *user = (uid != 0).then(|| User { uid, gid: uid, groups: Vec::new() });
+        drop_capabilities.push(dropped.to_owned());
         let source = volume.display().to_string();
         container.mounts =
             vec![Mount { source, target: "/v".to_owned(), read_only: true, recursive_read_only: false }];

@@ -122,6 +122,7 @@ impl World {
             user: None,
             requests: RequestLimits::default(),
             seccomp_unconfined: false,
+            drop_capabilities: Vec::new(),
         };
         pod.container(id, &[&["guest"], args].concat(), payload)
     }

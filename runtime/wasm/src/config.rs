@@ -94,6 +94,9 @@ pub struct RunConfig {
     /// Without a filter of system calls.
     #[serde(default)]
     pub seccomp_unconfined: bool,
+    /// Capabilities that root shall not keep, as `CAP_CHOWN`; `CAP_ALL` for all.
+    #[serde(default)]
+    pub drop_capabilities: Vec<String>,
     /// Seconds an HTTP component may go on after SIGTERM.
     pub grace_period_seconds: u64,
     /// Whom the process runs as, if not as root.

@@ -11,18 +11,20 @@ use anyhow::Context;
 use crate::config::{RunConfig, User};
 use crate::{root, seccomp};
 
-/// Capabilities that root keeps, by number: of those that containers have by default the ones that a
-/// WASI call leads to. Where it has them there is nothing but the container's own volumes.
-const KEPT: [u32; 3] = [
-    1,  // CAP_DAC_OVERRIDE: as root of a container it writes to files of other users
-    3,  // CAP_FOWNER: and sets their times
-    10, // CAP_NET_BIND_SERVICE
+/// Capabilities that root keeps unless they are dropped, with their numbers: of those that containers have
+/// by default the ones that a WASI call leads to. Where it has them there is nothing but the container's
+/// own volumes.
+const KEPT: [(&str, u32); 3] = [
+    // As root of a container it writes to files of other users, and sets their times.
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_FOWNER", 3),
+    ("CAP_NET_BIND_SERVICE", 10),
 ];
 
 /// Enters the pod's view of files and drops privileges. Gives the settings as they are from there.
 pub fn enter(config: &RunConfig) -> anyhow::Result<RunConfig> {
     let preopens = root::enter(config).context("show the pod's files")?;
-    drop_privileges(config.user.as_ref()).context("drop privileges")?;
+    drop_privileges(config.user.as_ref(), &kept(config)).context("drop privileges")?;
     // Last, because what comes before needs calls that the filter refuses.
     if !config.seccomp_unconfined {
         seccomp::install()?;
@@ -30,11 +32,20 @@ pub fn enter(config: &RunConfig) -> anyhow::Result<RunConfig> {
     Ok(RunConfig { preopens, files: Vec::new(), ..config.clone() })
 }
 
-fn drop_privileges(user: Option<&User>) -> io::Result<()> {
+/// What is left to the container's user, by number.
+fn kept(config: &RunConfig) -> Vec<u32> {
+    if config.user.as_ref().is_some_and(|user| user.uid != 0) {
+        return Vec::new();
+    }
+    let is_dropped =
+        |name: &str| config.drop_capabilities.iter().any(|drop| drop == name || drop == "CAP_ALL");
+    KEPT.iter().filter(|(name, _)| !is_dropped(name)).map(|(_, number)| *number).collect()
+}
+
+fn drop_privileges(user: Option<&User>, kept: &[u32]) -> io::Result<()> {
     // SAFETY: geteuid and prctl with these options take and give numbers only.
     unsafe {
         if libc::geteuid() == 0 {
-            let kept = if user.is_some_and(|user| user.uid != 0) { &[][..] } else { &KEPT };
             for capability in 0..64 {
                 // Above the last capability that the kernel knows, this fails with EINVAL.
                 if !kept.contains(&capability) && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0
