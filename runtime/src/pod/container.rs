@@ -3,8 +3,10 @@
 //! Fed by `start.rs` with everything fetched; makes the few directories and files that only this
 //! run needs.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use proa_sandbox::protocol::{self, Mount, Payload, Security, User, WasmShape};
@@ -47,7 +49,7 @@ pub struct Parts<'a> {
     /// What its environment refers to.
     pub sources: &'a Sources,
     /// Services of its namespace.
-    pub services: &'a [Service],
+    pub services: &'a [Arc<Service>],
     /// What its fields refer to.
     pub facts: &'a Facts,
     /// Where things lie.
@@ -78,15 +80,15 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
         mounts.extend(termination_mount(container, &paths.termination_log(uid, &id))?);
     }
     mounts.extend(volume::mounts(pod, container, paths, &own)?);
-    let mut variables: Variables = image.config.env.iter().cloned().collect();
+    let mut variables = Variables::new(&image.config.env)?;
     let payload = match &parts.program {
         Program::Layers(layers) => {
             request_limits::refuse_lost(pod, &container.name, false)?;
             let users = image_users(&image.config.user, layers)?;
             let (security, home) = security(pod, container, &users)?;
-            variables.set_default("PATH", DEFAULT_PATH);
+            variables.set_default("PATH", DEFAULT_PATH)?;
             // A user whom the image does not know is at home in the root, as with other runtimes.
-            variables.set_default("HOME", home.as_deref().unwrap_or("/"));
+            variables.set_default("HOME", home.as_deref().unwrap_or("/"))?;
             Payload::Oci {
                 layers: layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
                 scratch: paths.scratch(uid, &id).to_string_lossy().into_owned(),
@@ -116,7 +118,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     if args.is_empty() {
         return Err("no command specified".to_owned());
     }
-    variables.extend(own);
+    variables.extend(own)?;
     let wanted_dir = container.working_dir.clone().filter(|dir| !dir.is_empty());
     let cwd = wanted_dir.unwrap_or_else(|| image.config.working_dir.clone());
     Ok(protocol::Container {
@@ -237,9 +239,10 @@ fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>
 /// of its own.
 fn image_volumes(volumes: &[String], mounts: &[Mount]) -> Vec<String> {
     let clean = |path: &str| Path::new("/").join(path).components().collect::<PathBuf>();
+    let taken: HashSet<PathBuf> = mounts.iter().map(|mount| clean(&mount.target)).collect();
     let is_free = |path: &&String| {
         let path = clean(path);
-        path != Path::new("/") && mounts.iter().all(|mount| clean(&mount.target) != path)
+        path != Path::new("/") && !taken.contains(&path)
     };
     volumes.iter().filter(is_free).cloned().collect()
 }

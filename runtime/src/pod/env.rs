@@ -4,19 +4,29 @@
 //! Sources: <https://kubernetes.io/docs/tasks/inject-data-application/> and, for what services
 //! add, <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
 
+use crate::pod::budget::{Budget, STRINGS};
 use crate::pod::downward::{self, Facts};
 
-/// Most bytes of all values of one container, and of one value.
-const ALL_BYTES: usize = 2 << 20;
+/// Most bytes of one value.
 const ONE_BYTES: usize = 128 << 10;
+/// What Linux counts beside each string: its end, and where it is.
+const STRING_BYTES: usize = 1 + size_of::<usize>();
 
-/// Variables in the order they were first set; setting one again replaces its value.
-#[derive(Clone, Debug, Default)]
-pub struct Variables(Vec<(String, String)>);
+/// Variables in the order they were first set; setting one again replaces its value. Together they
+/// are no more than a new program is given.
+#[derive(Clone, Debug)]
+pub struct Variables {
+    pairs: Vec<(String, String)>,
+    /// Where each of them is.
+    places: HashMap<String, usize>,
+    room: Budget,
+}
 
 /// The ConfigMaps and Secrets of the pod's namespace that a container refers to, by name. A name
 /// without an object does not exist.
@@ -57,47 +67,45 @@ pub fn variables(
     pod: &Pod,
     container: &Container,
     sources: &Sources,
-    services: &[Service],
+    services: &[Arc<Service>],
     facts: &Facts,
 ) -> Result<Variables, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
     let mut all = Variables::default();
     for service in services.iter().filter(|s| is_visible(s, namespace, links)) {
-        service_variables(service, &mut all);
+        service_variables(service, &mut all)?;
     }
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &from.config_map_ref {
-            let optional = r.optional.unwrap_or(false);
             match sources.config_maps.get(&r.name) {
                 Some(map) => {
-                    let data = map.data.iter().flatten();
-                    data.for_each(|(key, value)| all.set_named(prefix, key, value.clone()));
+                    let mut data = map.data.iter().flatten();
+                    let set = data.try_for_each(|(key, value)| all.set_named(prefix, key, value.into()));
+                    set.map_err(|error| format!("configmap \"{}\": {error}", r.name))?;
                 }
-                None if optional => {}
+                None if r.optional.unwrap_or(false) => {}
                 None => return Err(format!("configmap \"{}\" not found", r.name)),
             }
         }
         if let Some(r) = &from.secret_ref {
-            let optional = r.optional.unwrap_or(false);
             match sources.secrets.get(&r.name) {
                 Some(secret) => {
-                    let data = secret.data.iter().flatten();
-                    data.for_each(|(key, value)| all.set_named(prefix, key, text(&value.0)));
+                    let mut data = secret.data.iter().flatten();
+                    let set = data.try_for_each(|(key, value)| all.set_named(prefix, key, text(&value.0)));
+                    set.map_err(|error| format!("secret \"{}\": {error}", r.name))?;
                 }
-                None if optional => {}
+                None if r.optional.unwrap_or(false) => {}
                 None => return Err(format!("secret \"{}\" not found", r.name)),
             }
         }
     }
     // Each variable may hold the one before twice, and so on.
-    let mut room = Room::default();
     for variable in container.env.iter().flatten() {
         if let Some(value) = value(pod, container, variable, sources, facts, &all)? {
-            room.take(variable.name.len() + value.len())
-                .map_err(|error| format!("env {}: {error}", variable.name))?;
-            all.set(&variable.name, value);
+            let set = all.set(&variable.name, value);
+            set.map_err(|error| format!("env {}: {error}", variable.name))?;
         }
     }
     Ok(all)
@@ -111,11 +119,11 @@ pub fn arguments(
     cmd: &[String],
     variables: &Variables,
 ) -> Result<Vec<String>, String> {
-    let mut room = Room::default();
+    let mut room = Budget::new(STRINGS);
     let mut expanded = |list: &[String]| -> Result<Vec<String>, String> {
         let one = |text: &String| {
             let text = expand(text, variables)?;
-            room.take(text.len()).map(|()| text)
+            room.take(text.len() + STRING_BYTES).map(|()| text)
         };
         list.iter().map(one).collect()
     };
@@ -129,30 +137,12 @@ pub fn arguments(
     Ok(all)
 }
 
-/// How much of a container's environment or arguments is left to be used: as much as Linux gives
-/// to a new program (`execve(2)`), so that what is refused here could not be started anyway.
-struct Room {
-    left_bytes: usize,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Room { left_bytes: ALL_BYTES }
-    }
-}
-
-impl Room {
-    fn take(&mut self, bytes: usize) -> Result<(), String> {
-        let left = self.left_bytes.checked_sub(bytes);
-        self.left_bytes = left.ok_or_else(|| format!("argument list too long: over {ALL_BYTES} bytes"))?;
-        Ok(())
-    }
-}
-
 /// Replaces `$(NAME)` by the variable's value; an unknown name stays as it is, `$$` is `$`.
 pub fn expand(input: &str, variables: &Variables) -> Result<String, String> {
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
+    // Searched for once where there is none, as a value may open thousands.
+    let mut closed = true;
     while let Some(at) = rest.find('$') {
         if out.len() > ONE_BYTES {
             break;
@@ -162,7 +152,12 @@ pub fn expand(input: &str, variables: &Variables) -> Result<String, String> {
         if let Some(tail) = rest.strip_prefix('$') {
             out.push('$');
             rest = tail;
-        } else if let Some((name, tail)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
+        } else if let Some(opened) = rest.strip_prefix('(').filter(|_| closed) {
+            let Some((name, tail)) = opened.split_once(')') else {
+                closed = false;
+                out.push('$');
+                continue;
+            };
             match variables.get(name) {
                 Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
@@ -179,80 +174,94 @@ pub fn expand(input: &str, variables: &Variables) -> Result<String, String> {
     Ok(out)
 }
 
+impl Default for Variables {
+    fn default() -> Self {
+        Variables { pairs: Vec::new(), places: HashMap::new(), room: Budget::new(STRINGS) }
+    }
+}
+
 impl Variables {
-    /// The value of a variable.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    /// These, the later of two that have one name.
+    pub fn new(pairs: &[(String, String)]) -> Result<Self, String> {
+        let mut all = Variables::default();
+        pairs.iter().try_for_each(|(name, value)| all.set(name, value.into()))?;
+        Ok(all)
     }
 
-    /// Sets a variable.
-    pub fn set(&mut self, name: &str, value: String) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.places.get(name).map(|place| self.pairs[*place].1.as_str())
+    }
+
+    /// Sets a variable. What was set once is counted even if it is replaced, so that the work has an
+    /// end as well.
+    pub fn set(&mut self, name: &str, value: Cow<'_, str>) -> Result<(), String> {
+        // Between the two stands an equals sign.
+        self.room.take(name.len() + 1 + value.len() + STRING_BYTES)?;
+        match self.places.get(name) {
+            Some(place) => self.pairs[*place].1 = value.into_owned(),
+            None => {
+                self.places.insert(name.to_owned(), self.pairs.len());
+                self.pairs.push((name.to_owned(), value.into_owned()));
+            }
         }
+        Ok(())
     }
 
     /// Sets a variable unless it is set.
-    pub fn set_default(&mut self, name: &str, value: impl Into<String>) {
-        if self.get(name).is_none() {
-            self.0.push((name.to_owned(), value.into()));
-        }
+    pub fn set_default(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if self.places.contains_key(name) { Ok(()) } else { self.set(name, value.into()) }
     }
 
     /// Sets all of `others`, over what is set.
-    pub fn extend(&mut self, others: Variables) {
-        others.0.into_iter().for_each(|(name, value)| self.set(&name, value));
+    pub fn extend(&mut self, others: Variables) -> Result<(), String> {
+        others.pairs.into_iter().try_for_each(|(name, value)| self.set(&name, value.into()))
     }
 
     /// All of them, in order.
     pub fn into_pairs(self) -> Vec<(String, String)> {
-        self.0
+        self.pairs
     }
 
     /// Sets a variable made of a key of an object, if the key can name one.
-    fn set_named(&mut self, prefix: &str, key: &str, value: String) {
-        if !key.is_empty() && !key.contains(['=', '\0']) {
-            self.set(&format!("{prefix}{key}"), value);
+    fn set_named(&mut self, prefix: &str, key: &str, value: Cow<'_, str>) -> Result<(), String> {
+        if key.is_empty() || key.contains(['=', '\0']) {
+            return Ok(());
         }
-    }
-}
-
-impl FromIterator<(String, String)> for Variables {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        let mut all = Variables::default();
-        pairs.into_iter().for_each(|(name, value)| all.set(&name, value));
-        all
+        self.set(&format!("{prefix}{key}"), value)
     }
 }
 
 /// The value of one variable; `None` if it comes from something optional that is not there.
-fn value(
+fn value<'a>(
     pod: &Pod,
     container: &Container,
     variable: &EnvVar,
-    sources: &Sources,
+    sources: &'a Sources,
     facts: &Facts,
     before: &Variables,
-) -> Result<Option<String>, String> {
+) -> Result<Option<Cow<'a, str>>, String> {
     let Some(from) = &variable.value_from else {
         let value = expand(variable.value.as_deref().unwrap_or_default(), before);
-        return value.map(Some).map_err(|error| format!("env {}: {error}", variable.name));
+        let value = value.map_err(|error| format!("env {}: {error}", variable.name))?;
+        return Ok(Some(value.into()));
     };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     match from {
-        EnvVarSource { field_ref: Some(selector), .. } => downward::field(pod, facts, selector).map(Some),
+        EnvVarSource { field_ref: Some(selector), .. } => {
+            Ok(Some(downward::field(pod, facts, selector)?.into()))
+        }
         EnvVarSource { resource_field_ref: Some(selector), .. } => {
-            downward::resource(pod, Some(container), facts, selector).map(Some)
+            Ok(Some(downward::resource(pod, Some(container), facts, selector)?.into()))
         }
         EnvVarSource { config_map_key_ref: Some(r), .. } => {
             let object = sources.config_maps.get(&r.name);
-            let found = object.map(|map| map.data.as_ref().and_then(|data| data.get(&r.key)).cloned());
+            let found = object.map(|map| map.data.as_ref()?.get(&r.key).map(|value| value.into()));
             picked(found, r.optional, "configmap", "ConfigMap", namespace, &r.name, &r.key)
         }
         EnvVarSource { secret_key_ref: Some(r), .. } => {
             let object = sources.secrets.get(&r.name);
-            let found = object.map(|s| s.data.as_ref().and_then(|data| data.get(&r.key)).map(|v| text(&v.0)));
+            let found = object.map(|s| s.data.as_ref()?.get(&r.key).map(|value| text(&value.0)));
             picked(found, r.optional, "secret", "Secret", namespace, &r.name, &r.key)
         }
         EnvVarSource { file_key_ref: Some(_), .. } => {
@@ -263,15 +272,15 @@ fn value(
 }
 
 /// The value of a key: the outer `None` is a missing object, the inner one a missing key.
-fn picked(
-    found: Option<Option<String>>,
+fn picked<'a>(
+    found: Option<Option<Cow<'a, str>>>,
     optional: Option<bool>,
     kind: &str,
     title: &str,
     namespace: &str,
     name: &str,
     key: &str,
-) -> Result<Option<String>, String> {
+) -> Result<Option<Cow<'a, str>>, String> {
     match found {
         Some(Some(value)) => Ok(Some(value)),
         _ if optional.unwrap_or(false) => Ok(None),
@@ -280,8 +289,8 @@ fn picked(
     }
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 /// True if a service adds variables to pods of this namespace.
@@ -297,31 +306,35 @@ fn is_visible(service: &Service, namespace: &str, links: bool) -> bool {
     is_api_server || links && of == namespace
 }
 
-fn service_variables(service: &Service, all: &mut Variables) {
-    let (Some(name), Some(spec)) = (&service.metadata.name, &service.spec) else { return };
+fn service_variables(service: &Service, all: &mut Variables) -> Result<(), String> {
+    let (Some(name), Some(spec)) = (&service.metadata.name, &service.spec) else { return Ok(()) };
     let host = spec.cluster_ip.as_deref().unwrap_or_default();
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let Some(first) = ports.first() else { return };
+    let Some(first) = ports.first() else { return Ok(()) };
+    let mut set = |variable: &str, value: &str| {
+        all.set(variable, value.into()).map_err(|error| format!("service \"{name}\": {error}"))
+    };
     let upper = |text: &str| text.to_uppercase().replace('-', "_");
     let prefix = upper(name);
-    all.set(&format!("{prefix}_SERVICE_HOST"), host.to_owned());
-    all.set(&format!("{prefix}_SERVICE_PORT"), first.port.to_string());
+    set(&format!("{prefix}_SERVICE_HOST"), host)?;
+    set(&format!("{prefix}_SERVICE_PORT"), &first.port.to_string())?;
     for port in ports {
         if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
-            all.set(&format!("{prefix}_SERVICE_PORT_{}", upper(port_name)), port.port.to_string());
+            set(&format!("{prefix}_SERVICE_PORT_{}", upper(port_name)), &port.port.to_string())?;
         }
     }
     let url = |port: i32, protocol: &str| format!("{}://{host}:{port}", protocol.to_lowercase());
     let protocol = first.protocol.as_deref().unwrap_or("TCP");
-    all.set(&format!("{prefix}_PORT"), url(first.port, protocol));
+    set(&format!("{prefix}_PORT"), &url(first.port, protocol))?;
     for port in ports {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let stem = format!("{prefix}_PORT_{}_{}", port.port, protocol.to_uppercase());
-        all.set(&stem, url(port.port, protocol));
-        all.set(&format!("{stem}_PROTO"), protocol.to_lowercase());
-        all.set(&format!("{stem}_PORT"), port.port.to_string());
-        all.set(&format!("{stem}_ADDR"), host.to_owned());
+        set(&stem, &url(port.port, protocol))?;
+        set(&format!("{stem}_PROTO"), &protocol.to_lowercase())?;
+        set(&format!("{stem}_PORT"), &port.port.to_string())?;
+        set(&format!("{stem}_ADDR"), host)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -436,7 +449,7 @@ mod tests {
     #[test]
     fn arguments_follow_the_table_of_the_documentation() {
         let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        let variables: Variables = [("V".to_owned(), "x".to_owned())].into_iter().collect();
+        let variables = Variables::new(&[("V".to_owned(), "x".to_owned())]).unwrap();
         for (command, args, expected) in [
             (&[][..], &[][..], &["/e", "c"][..]),
             (&["/a"][..], &[][..], &["/a"][..]),
@@ -455,12 +468,12 @@ mod tests {
 
     #[test]
     fn services() {
-        let service = |namespace: &str, name: &str, ip: &str| -> Service {
-            serde_json::from_value(json!({
+        let service = |namespace: &str, name: &str, ip: &str| -> Arc<Service> {
+            let service = json!({
                 "metadata": {"namespace": namespace, "name": name},
                 "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]},
-            }))
-            .unwrap()
+            });
+            Arc::new(serde_json::from_value(service).unwrap())
         };
         let services = [
             service("default", "kubernetes", "10.43.0.1"),
@@ -507,10 +520,41 @@ mod tests {
         let container: Container = serde_json::from_value(json!({"name": "c", "env": env})).unwrap();
         let error = variables(&Pod::default(), &container, &Sources::default(), &[], &facts()).unwrap_err();
         assert_eq!(error, "env A15: argument list too long: one value of over 131072 bytes");
-        let long = Variables::from_iter([("L".to_owned(), "x".repeat(100 << 10))]);
+        let long = Variables::new(&[("L".to_owned(), "x".repeat(100 << 10))]).unwrap();
         let args = vec!["$(L)".to_owned(); 30];
         let container = Container { args: Some(args), ..container };
         let error = arguments(&container, &[], &[], &long).unwrap_err();
         assert_eq!(error, "argument list too long: over 2097152 bytes");
+    }
+
+    /// One ConfigMap under a thousand prefixes, or of a hundred thousand keys.
+    #[test]
+    fn an_object_that_is_named_often_is_not_copied_without_end() {
+        let from: Vec<Value> =
+            (0..8_000).map(|n| json!({"prefix": format!("p{n}_"), "configMapRef": {"name": "m"}})).collect();
+        let container: Container = serde_json::from_value(json!({"name": "c", "envFrom": from})).unwrap();
+        let found = |data: Value| {
+            let map = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": data})).unwrap();
+            let sources =
+                Sources { config_maps: [("m".to_owned(), map)].into(), secrets: BTreeMap::default() };
+            let begin = std::time::Instant::now();
+            let error = variables(&Pod::default(), &container, &sources, &[], &facts()).unwrap_err();
+            assert_eq!(error, "configmap \"m\": argument list too long: over 2097152 bytes");
+            assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+        };
+        found(json!({"k": "x".repeat(1 << 20)}));
+        let keys = (0..120_000).map(|n| (format!("k{n:x}"), json!("")));
+        found(Value::Object(keys.collect()));
+    }
+
+    #[test]
+    fn brackets_that_are_not_closed_are_searched_for_once() {
+        let begin = std::time::Instant::now();
+        let opened = "$(".repeat(ONE_BYTES / 2);
+        for _ in 0..20 {
+            assert_eq!(expand(&opened, &Variables::default()).as_deref(), Ok(&*opened));
+        }
+        assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
+        assert_eq!(expand("$(A $(B) $(", &Variables::default()).as_deref(), Ok("$(A $(B) $("));
     }
 }

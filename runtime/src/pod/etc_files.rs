@@ -3,6 +3,7 @@
 //! Pure; the worker writes the files (`start.rs`). Source:
 //! <https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/>.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
@@ -153,14 +154,19 @@ impl ResolvConf {
         for search in config.searches.iter().flatten() {
             push_new(&mut self.searches, search.trim_end_matches('.').to_owned());
         }
-        for option in config.options.iter().flatten() {
-            let Some(name) = &option.name else { continue };
-            self.options.retain(|old| old.split(':').next() != Some(name));
-            self.options.push(match &option.value {
-                Some(value) => format!("{name}:{value}"),
-                None => name.clone(),
-            });
+        let own = config.options.iter().flatten().filter_map(|option| {
+            let name = option.name.as_ref()?;
+            Some(option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}")))
+        });
+        // Of several with one name the last counts.
+        let all: Vec<String> = std::mem::take(&mut self.options).into_iter().chain(own).collect();
+        let mut seen = HashSet::new();
+        for option in all.iter().rev() {
+            if seen.insert(option.split(':').next().unwrap_or_default()) {
+                self.options.push(option.clone());
+            }
         }
+        self.options.reverse();
     }
 
     fn text(mut self) -> String {
@@ -258,6 +264,18 @@ mod tests {
                 search x.y
                 nameserver 1.1.1.1
                 options ndots:2 edns0
+            "#]],
+        );
+        check(
+            json!({"dnsConfig": {"options": [{"name": "ndots", "value": "2"}, {"name": "edns0"},
+                   {"name": "ndots", "value": "3"}]}}),
+            expect![[r#"
+                web-0
+                # Kubernetes-managed hosts file.
+                10.42.0.7	web-0
+                search ns.svc.cluster.local svc.cluster.local cluster.local lan
+                nameserver 10.43.0.10
+                options edns0 ndots:3
             "#]],
         );
     }

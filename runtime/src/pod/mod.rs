@@ -18,6 +18,7 @@ mod runtime_class;
 pub mod start;
 pub mod stop;
 
+pub mod budget;
 pub mod container;
 pub mod downward;
 pub mod env;

@@ -63,19 +63,13 @@ impl Objects {
     }
 
     /// The Services that give variables to containers of a namespace.
-    pub async fn services(&self, namespace: &str) -> Vec<Service> {
+    pub async fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
         // An error means that the watch has ended, which it does only with the node.
         let _ = self.services.store.wait_until_ready().await;
-        let mut found: Vec<Service> = self
-            .services
-            .store
-            .state()
-            .iter()
-            .filter(
-                |s| matches!(s.metadata.namespace.as_deref(), Some(n) if n == namespace || n == "default"),
-            )
-            .map(|s| Service::clone(s))
-            .collect();
+        let mut found = self.services.store.state();
+        found.retain(
+            |s| matches!(s.metadata.namespace.as_deref(), Some(n) if n == namespace || n == "default"),
+        );
         found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         found
     }
