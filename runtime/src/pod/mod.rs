@@ -1,7 +1,7 @@
 //! One pod: whether the node takes it, what is seen of it, what is to be done, and the doing.
 //!
 //! `worker` brings the parts together. Pure are `admit`, `observed`, `plan` and `status`, and what
-//! makes a container's settings out of the pod's; `start` and `stop` act.
+//! makes a container's settings out of the pod's; `start`, `volumes` and `stop` act.
 
 pub mod worker;
 
@@ -17,6 +17,7 @@ pub mod image_pull;
 mod runtime_class;
 pub mod start;
 pub mod stop;
+pub mod volumes;
 
 pub mod budget;
 pub mod container;

@@ -6,26 +6,36 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, future::try_join_all};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::image::Credentials;
+use crate::pod::budget::{Budget, OBJECTS};
 use crate::pod::env::{References, Sources};
-use crate::volume::claim;
+use crate::volume::claim::{self, Claims};
 use crate::volume::content::{self, Fetched, TokenWanted};
 
 /// The audience of tokens that name none.
 const DEFAULT_ACCOUNT: &str = "default";
+
+/// Pods whose objects are held at a time: each may have as many as its limit lets it.
+const TURNS: usize = 4;
+/// Objects of one pod that are asked for at a time.
+const AT_A_TIME: usize = 16;
+/// Longest that a pod's objects are waited for in its turn.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Fetches and watches objects.
 #[derive(Clone)]
@@ -33,6 +43,12 @@ pub struct Objects {
     client: kube::Client,
     watched: Arc<Mutex<HashMap<Name, Weak<Watched>>>>,
     services: Arc<Services>,
+    turns: Arc<Semaphore>,
+}
+
+/// Held while a pod's objects are held.
+pub struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Kind, namespace and name.
@@ -59,7 +75,13 @@ impl Objects {
         let stream = reflector::reflector(writer, stream.modify(|s| s.metadata.managed_fields = None));
         let task = tokio::spawn(stream.for_each(|_| async {}));
         let services = Arc::new(Services { store, _task: AbortOnDropHandle::new(task) });
-        Objects { client, watched: Arc::default(), services }
+        Objects { client, watched: Arc::default(), services, turns: Arc::new(Semaphore::new(TURNS)) }
+    }
+
+    /// Waits until it is this pod's turn to fetch what it is made of, to put it together and to drop
+    /// it again.
+    pub async fn turn(&self) -> Turn {
+        Turn { _permit: Arc::clone(&self.turns).acquire_owned().await.ok() }
     }
 
     /// The Services that give variables to containers of a namespace.
@@ -74,39 +96,46 @@ impl Objects {
         found
     }
 
-    /// Fetches objects of a namespace by name; those that do not exist are left out.
+    /// Fetches objects of a namespace by name, in the pod's turn; those that do not exist are left
+    /// out.
     pub async fn fetch(&self, namespace: &str, wanted: &References) -> Result<Sources, String> {
-        Ok(Sources {
-            config_maps: self.get_all::<ConfigMap>(namespace, &wanted.config_maps).await?,
-            secrets: self.get_all::<Secret>(namespace, &wanted.secrets).await?,
-        })
+        let mut left = Budget::new(OBJECTS);
+        in_time(self.sources(namespace, wanted, &mut left)).await
     }
 
-    /// Fetches all that the volumes of a pod are made of.
-    /// `claims` are those that have not been found yet.
-    pub async fn fetch_for_volumes(&self, pod: &Pod, claims: &BTreeSet<String>) -> Result<Fetched, String> {
+    /// Fetches all that the files of a pod's volumes are made of, in its turn.
+    pub async fn fetch_for_volumes(&self, pod: &Pod) -> Result<Fetched, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let references = content::references(pod);
         // Volumes that want the same token share one.
         let wanted: BTreeSet<TokenWanted> = content::tokens(pod).into_iter().collect();
+        let mut left = Budget::new(OBJECTS);
+        wanted.iter().try_for_each(|_| left.take(0))?;
         let token = async |wanted: TokenWanted| {
             let token = self.token(pod, namespace, &wanted).await?;
             Ok((wanted, token))
         };
-        let tokens = try_join_all(wanted.into_iter().map(token));
-        let (sources, tokens) = tokio::try_join!(self.fetch(namespace, &references), tokens)?;
-        let tokens = tokens.into_iter().collect();
-        let mut fetched = Fetched { sources, tokens, ..Fetched::default() };
-        for name in claims {
-            fetched.claims.insert(name.clone(), self.claim(namespace, name).await?);
+        let tokens = stream::iter(wanted.into_iter().map(token)).buffer_unordered(AT_A_TIME).try_collect();
+        let all = async { tokio::try_join!(self.sources(namespace, &references, &mut left), tokens) };
+        let (sources, tokens) = in_time(all).await?;
+        Ok(Fetched { sources, tokens })
+    }
+
+    /// Fetches the claims of a pod that have not been found yet, and the volumes that they name.
+    pub async fn fetch_claims(&self, pod: &Pod, names: &BTreeSet<String>) -> Result<Claims, String> {
+        if names.is_empty() {
+            return Ok(Claims::default());
         }
-        if !claims.is_empty() {
-            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-            let node = Api::<Node>::all(self.client.clone()).get_opt(node).await;
-            let node = node.map_err(|error| error.to_string())?;
-            fetched.node_labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        let node = Api::<Node>::all(self.client.clone()).get_opt(node).await;
+        let node = node.map_err(|error| error.to_string())?;
+        let node_labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
+        let mut claims = BTreeMap::new();
+        for name in names {
+            claims.insert(name.clone(), self.claim(namespace, name).await?);
         }
-        Ok(fetched)
+        Ok(Claims { claims, node_labels })
     }
 
     /// A claim and the volume that it names.
@@ -134,7 +163,8 @@ impl Objects {
             return Ok(Vec::new());
         }
         let names = secrets.iter().map(|s| s.name.clone()).collect();
-        let found = self.get_all::<Secret>(namespace, &names).await?;
+        let mut left = Budget::new(OBJECTS);
+        let found = in_time(self.get_all::<Secret>(namespace, &names, &mut left)).await?;
         Ok(found.values().flat_map(credentials_of).collect())
     }
 
@@ -149,23 +179,47 @@ impl Objects {
         maps.into_iter().chain(secrets).collect()
     }
 
+    async fn sources(
+        &self,
+        namespace: &str,
+        wanted: &References,
+        left: &mut Budget,
+    ) -> Result<Sources, String> {
+        Ok(Sources {
+            config_maps: self.get_all::<ConfigMap>(namespace, &wanted.config_maps, left).await?,
+            secrets: self.get_all::<Secret>(namespace, &wanted.secrets, left).await?,
+        })
+    }
+
+    /// Gets objects by name, a few at a time.
     async fn get_all<K>(
         &self,
         namespace: &str,
         names: &BTreeSet<String>,
+        left: &mut Budget,
     ) -> Result<BTreeMap<String, K>, String>
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Data
             + Clone
             + Debug
             + DeserializeOwned,
     {
+        // Before any is asked for.
+        names.iter().try_for_each(|_| left.take(0))?;
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        let get = async |name: &String| {
-            api.get_opt(name).await.map(|found| found.map(|object| (name.clone(), object)))
-        };
-        let found = try_join_all(names.iter().map(get)).await.map_err(|error| error.to_string())?;
-        Ok(found.into_iter().flatten().collect())
+        let get = async |name: &String| (name.clone(), api.get_opt(name).await);
+        let mut answers = stream::iter(names.iter().map(get)).buffer_unordered(AT_A_TIME);
+        let mut found = BTreeMap::new();
+        while let Some((name, answer)) = answers.next().await {
+            if let Some(mut object) = answer.map_err(|error| error.to_string())? {
+                // Nobody reads it, and it may be large.
+                *object.meta_mut() = ObjectMeta::default();
+                left.take_bytes(object.bytes())?;
+                found.insert(name, object);
+            }
+        }
+        Ok(found)
     }
 
     async fn token(&self, pod: &Pod, namespace: &str, wanted: &TokenWanted) -> Result<String, String> {
@@ -226,6 +280,32 @@ impl Objects {
         watched.insert(key, Arc::downgrade(&new));
         new
     }
+}
+
+/// An object whose data pods are made of.
+trait Data {
+    /// How much of it there is.
+    fn bytes(&self) -> usize;
+}
+
+impl Data for ConfigMap {
+    fn bytes(&self) -> usize {
+        let text = self.data.iter().flatten().map(|(key, value)| key.len() + value.len());
+        let binary = self.binary_data.iter().flatten().map(|(key, value)| key.len() + value.0.len());
+        text.chain(binary).sum()
+    }
+}
+
+impl Data for Secret {
+    fn bytes(&self) -> usize {
+        self.data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum()
+    }
+}
+
+/// A turn is given back in time, also where the API server does not answer.
+async fn in_time<T>(fetch: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let fetched = tokio::time::timeout(LONGEST, fetch).await;
+    fetched.unwrap_or_else(|_| Err(format!("what it refers to was not there in {} s", LONGEST.as_secs())))
 }
 
 /// User names and passwords in a Secret of type `kubernetes.io/dockerconfigjson` or `dockercfg`.

@@ -254,6 +254,8 @@ pub enum Outcome {
     VolumesReady,
     /// A volume is not in place.
     VolumesFailed(String),
+    /// Putting volumes in place was given up because the pod is being stopped.
+    VolumesCancelled,
     /// A container's image is here.
     Image(String, ImageSeen),
     /// A sandbox tells how a container is.

@@ -302,7 +302,7 @@ fn start_when_due(container: &Container, state: &ContainerSeen, now: Timestamp, 
 
 /// The pod is to end: its containers, then its sandbox, then its object if it is being deleted.
 fn end(pod: &Pod, seen: &PodObserved, now: Timestamp, plan: &mut Plan) {
-    if seen.starting.is_some() {
+    if seen.starting.is_some() || matches!(seen.volumes, Step::Doing { .. }) {
         plan.actions.push(Action::CancelStart);
     }
     let evicted = seen.verdict.as_ref().is_some_and(|verdict| verdict.reason == eviction::REASON);

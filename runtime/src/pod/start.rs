@@ -1,4 +1,4 @@
-//! The steps of a start: sandbox, volumes, one run of a container.
+//! The steps of a start: sandbox, one run of a container.
 //!
 //! Called by a pod's worker in tasks of their own; each tells the worker how it ended.
 
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use proa_sandbox::protocol::{Reply, Request, SandboxConfig};
 use proa_sandbox::sealed;
 use tokio_util::sync::CancellationToken;
@@ -19,14 +19,15 @@ use crate::net::{HostPort, Protocol};
 use crate::node::descriptors;
 use crate::node::host::Host;
 use crate::pod::container::{Parts, Program, build};
-use crate::pod::env;
+use crate::pod::env::{self, Sources};
 use crate::pod::etc_files;
 use crate::pod::image_pull;
+use crate::pod::objects::Turn;
 use crate::pod::observed::{ImageSeen, Outcome, all_containers, field_path, reason};
 use crate::pod::probe::check::{Check, Target};
 use crate::pod::resources::pod_limits;
 use crate::pod::runtime_class;
-use crate::volume::{self, mount};
+use crate::volume::mount;
 
 /// Longest time of a lifecycle hook that runs after a start.
 const POST_START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -84,12 +85,13 @@ pub async fn connect(host: &Host, pod: &Pod, sandbox: &Sandbox) -> Result<IpAddr
     Ok(ip)
 }
 
-/// Puts a pod's volumes in place, or brings them up to date.
-pub async fn volumes(host: &Host, pod: &Pod, ip: Option<IpAddr>) -> Result<(), String> {
-    let fetched = host.objects.fetch_for_volumes(pod, &volume::claim::wanted(pod, &host.paths)).await?;
-    // Fields that tell the pod's address are the only ones that wait for the sandbox.
-    let ip = ip.unwrap_or(host.config.node_ip);
-    volume::set_up(pod, &host.paths, &fetched, &host.facts(ip))
+/// What a run is put together from.
+struct Gathered {
+    turn: Turn,
+    image: Image,
+    program: Program,
+    sources: Sources,
+    services: Vec<Arc<Service>>,
 }
 
 /// One start of a container.
@@ -117,12 +119,16 @@ impl Start {
         else {
             return tell(Outcome::StartCancelled);
         };
-        let prepared = tokio::select! {
+        let gathered = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => return tell(Outcome::StartCancelled),
-            prepared = self.prepare(container, &tell) => prepared,
+            gathered = self.gather(container, &tell) => gathered,
         };
-        let request = match prepared {
+        let built = match gathered {
+            Ok(gathered) => self.build(gathered).await,
+            Err(refused) => Err(refused),
+        };
+        let request = match built {
             Ok(request) => request,
             Err((reason, message)) => {
                 return tell(Outcome::StartBlocked { name: self.name.clone(), reason, message });
@@ -155,35 +161,49 @@ impl Start {
         });
     }
 
-    /// Everything that needs no sandbox.
-    async fn prepare(
+    /// Everything that is waited for and needs no sandbox.
+    async fn gather(
         &self,
         container: &Container,
         tell: &(impl Fn(Outcome) + Send),
-    ) -> Result<Request, image_pull::Refused> {
+    ) -> Result<Gathered, image_pull::Refused> {
         let (host, pod) = (&self.host, &self.pod);
         let image = image_pull::ensure(host, pod, container).await?;
         tell(Outcome::Image(self.name.clone(), seen(container, &image)));
         let program = self.program(&image).await?;
-        let wrong = |message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let wanted = env::references(container);
-        let (sources, services) =
-            tokio::join!(host.objects.fetch(namespace, &wanted), host.objects.services(namespace));
-        let sources = sources.map_err(wrong)?;
-        let container = build(&Parts {
-            pod,
-            container,
-            attempt: self.attempt,
-            image: &image,
-            program,
-            sources: &sources,
-            services: &services,
-            facts: &host.facts(self.ip),
-            paths: &host.paths,
-            node_address: node_address(host, pod),
-        })
-        .map_err(wrong)?;
+        let services = host.objects.services(namespace).await;
+        let turn = host.objects.turn().await;
+        let sources = host.objects.fetch(namespace, &wanted).await;
+        let sources = sources.map_err(|message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message))?;
+        Ok(Gathered { turn, image, program, sources, services })
+    }
+
+    /// Puts the run together, away from the threads that serve others, and to its end: the pod's
+    /// directories are not removed meanwhile.
+    async fn build(&self, gathered: Gathered) -> Result<Request, image_pull::Refused> {
+        let (host, pod, name) = (Arc::clone(&self.host), Arc::clone(&self.pod), self.name.clone());
+        let (attempt, ip) = (self.attempt, self.ip);
+        let built = tokio::task::spawn_blocking(move || {
+            let Gathered { turn: _turn, image, program, sources, services } = gathered;
+            let found = all_containers(&pod).find(|(_, c)| c.name == name);
+            let (_, container) = found.ok_or_else(|| format!("container {name} not found"))?;
+            build(&Parts {
+                pod: &pod,
+                container,
+                attempt,
+                image: &image,
+                program,
+                sources: &sources,
+                services: &services,
+                facts: &host.facts(ip),
+                paths: &host.paths,
+                node_address: node_address(&host, &pod),
+            })
+        });
+        let built = built.await.unwrap_or_else(|error| Err(error.to_string()));
+        let container = built.map_err(|message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message))?;
         Ok(Request::Start(Box::new(container)))
     }
 

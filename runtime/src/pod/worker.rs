@@ -33,6 +33,7 @@ use crate::pod::probe::check::Target;
 use crate::pod::start::{self, Start};
 use crate::pod::status::{merge_patch, status};
 use crate::pod::stop;
+use crate::pod::volumes::Volumes;
 use crate::volume;
 
 /// Pause before a status that the API server did not take is written again.
@@ -79,7 +80,7 @@ enum Told {
     Outcome(Outcome),
     Sandbox(Sandbox, IpAddr),
     Written(Box<Result<Pod, kube::Error>>, Value),
-    Refreshed(Result<(), String>),
+    Refreshed(Option<Result<(), String>>),
     Measured(Measured),
 }
 
@@ -113,6 +114,8 @@ struct Refresh {
     objects: Option<Vec<(Arc<Watched>, u64)>>,
     due: Option<Timestamp>,
     running: bool,
+    /// Ends what is being done.
+    cancel: CancellationToken,
 }
 
 impl Worker {
@@ -241,10 +244,13 @@ impl Worker {
             }
             Action::SetUpVolumes => {
                 self.seen.volumes.begin();
-                let ip = self.seen.ip;
+                let volumes = self.begin_volumes();
                 self.spawn(async move |tell| {
-                    let made = start::volumes(&host, &pod, ip).await;
-                    tell(Told::Outcome(made.map_or_else(Outcome::VolumesFailed, |()| Outcome::VolumesReady)));
+                    tell(Told::Outcome(match volumes.set_up().await {
+                        Some(Ok(())) => Outcome::VolumesReady,
+                        Some(Err(message)) => Outcome::VolumesFailed(message),
+                        None => Outcome::VolumesCancelled,
+                    }));
                 });
             }
             Action::Start { name, attempt } => return self.start_container(name, attempt, now),
@@ -274,8 +280,9 @@ impl Worker {
                 self.seen.verdict = Some(verdict);
             }
             Action::CancelStart => {
-                let news = !self.cancel_start.is_cancelled();
-                self.cancel_start.cancel();
+                let starts = [&self.cancel_start, &self.volumes.cancel];
+                let news = starts.iter().any(|start| !start.is_cancelled());
+                starts.into_iter().for_each(CancellationToken::cancel);
                 return news;
             }
             Action::TearDown => return self.tear_down(),
@@ -317,6 +324,7 @@ impl Worker {
 
     fn tear_down(&mut self) -> bool {
         if self.volumes.running {
+            self.volumes.cancel.cancel();
             return false;
         }
         self.seen.teardown.begin();
@@ -372,7 +380,7 @@ impl Worker {
             Told::Written(written, patch) => self.status_written(*written, patch),
             Told::Refreshed(done) => {
                 self.volumes.running = false;
-                if let Err(message) = done {
+                if let Some(Err(message)) = done {
                     self.volumes.due = Some(later(Timestamp::now(), REFRESH_RETRY));
                     self.report(vec![report(None, true, "FailedMount", message)]);
                 }
@@ -441,14 +449,24 @@ impl Worker {
         if due {
             self.volumes.running = true;
             self.volumes.due = None;
-            let ip = self.seen.ip;
-            self.spawn(async move |tell| tell(Told::Refreshed(start::volumes(&host, &pod, ip).await)));
+            let volumes = self.begin_volumes();
+            self.spawn(async move |tell| tell(Told::Refreshed(volumes.refresh().await)));
         }
         if self.volumes.due.is_none() {
             let refresh = volume::content::token_refresh(&self.pod);
             self.volumes.due = refresh.map(|refresh| later(now, refresh));
         }
         self.volumes.due
+    }
+
+    fn begin_volumes(&mut self) -> Volumes {
+        self.volumes.cancel = CancellationToken::new();
+        Volumes {
+            host: Arc::clone(&self.host),
+            pod: Arc::clone(&self.pod),
+            ip: self.seen.ip,
+            cancelled: self.volumes.cancel.clone(),
+        }
     }
 
     /// Measures what the pod has on the disk from time to time, if that is limited; returns when to

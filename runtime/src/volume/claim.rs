@@ -20,6 +20,15 @@ use crate::node::paths::Paths;
 /// Labels of the node.
 pub type Labels = BTreeMap<String, String>;
 
+/// What was fetched from the API for the claims of a pod that have not been found yet.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// By name.
+    pub claims: BTreeMap<String, Fetched>,
+    /// Labels of the node, if a claim is looked for.
+    pub node_labels: Labels,
+}
+
 /// What the API server has of one claim that a pod mounts.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
@@ -62,8 +71,8 @@ pub fn name(pod: &Pod, volume: &Volume) -> Option<String> {
 pub fn wanted(pod: &Pod, paths: &Paths) -> BTreeSet<String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let missing = volumes.iter().filter(|volume| noted(paths, uid, &volume.name).is_none());
-    missing.filter_map(|volume| name(pod, volume)).collect()
+    let named = volumes.iter().filter_map(|volume| Some((volume, name(pod, volume)?)));
+    named.filter(|(volume, _)| noted(paths, uid, &volume.name).is_none()).map(|(_, name)| name).collect()
 }
 
 /// What was noted when the volume was put in place.

@@ -1,15 +1,14 @@
 //! Which files a volume made of API objects holds. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod, Secret,
-    Volume, VolumeProjection,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod, Volume,
+    VolumeProjection,
 };
 
-use super::claim;
+use crate::pod::budget::Budget;
 use crate::pod::downward::{self, Facts};
 use crate::pod::env::{References, Sources};
 
@@ -52,17 +51,13 @@ pub struct TokenWanted {
     pub expiration_seconds: i64,
 }
 
-/// What was fetched from the API for a pod's volumes.
+/// What was fetched from the API for the files of a pod's volumes.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
     /// ConfigMaps and Secrets.
     pub sources: Sources,
     /// Tokens of the pod's service account.
     pub tokens: BTreeMap<TokenWanted, String>,
-    /// Claims that have not been found yet, by name.
-    pub claims: BTreeMap<String, claim::Fetched>,
-    /// Labels of the node, if a claim is looked for.
-    pub node_labels: claim::Labels,
 }
 
 /// How long a token is valid that does not say so.
@@ -71,9 +66,6 @@ const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_REFRESH_MOST_SECONDS: u64 = 24 * 3600;
 /// Permission bits of a file whose volume does not say so.
 const DEFAULT_MODE: i32 = 0o644;
-
-/// Most bytes of all files of a pod that come out of the API. The same key may be named many times.
-pub const FILES_LIMIT_BYTES: usize = 32 << 20;
 
 /// Permission bits of a token that one user or one group is to read. The group's come with it.
 const TOKEN_MODE: u32 = 0o600;
@@ -155,43 +147,46 @@ fn tells(pod: &Pod, path: &str) -> bool {
     fields.any(|field| field.field_path.starts_with(path))
 }
 
-/// The files of a volume made of API objects.
-pub fn files(pod: &Pod, volume: &Volume, fetched: &Fetched, facts: &Facts) -> Result<Vec<File>, String> {
+/// The files of a volume made of API objects. Each is taken from what the pod has left before it is
+/// copied: the same key may be named many times.
+pub fn files(
+    pod: &Pod,
+    volume: &Volume,
+    fetched: &Fetched,
+    facts: &Facts,
+    left: &mut Budget,
+) -> Result<Vec<File>, String> {
+    let mut files = Files { left, all: Vec::new(), places: HashMap::new() };
     let sources = &fetched.sources;
     if let Some(s) = &volume.config_map {
-        let mode = mode(s.default_mode);
-        return config_map_files(sources, &s.name, s.items.as_deref(), s.optional, mode);
+        files.config_map(sources, &s.name, s.items.as_deref(), s.optional, mode(s.default_mode))?;
     }
     if let Some(s) = &volume.secret {
         let name = s.secret_name.as_deref().unwrap_or_default();
-        return secret_files(sources, name, s.items.as_deref(), s.optional, mode(s.default_mode));
+        files.secret(sources, name, s.items.as_deref(), s.optional, mode(s.default_mode))?;
     }
     if let Some(s) = &volume.downward_api {
-        return downward_files(pod, facts, s.items.as_deref(), mode(s.default_mode));
+        files.downward(pod, facts, s.items.as_deref(), mode(s.default_mode))?;
     }
     let mode = mode(volume.projected.as_ref().and_then(|p| p.default_mode));
-    let mut all: Vec<File> = Vec::new();
+    let owner = token_owner(pod);
     for projection in projections(volume) {
-        let files = if let Some(s) = &projection.config_map {
-            config_map_files(sources, &s.name, s.items.as_deref(), s.optional, mode)?
+        if let Some(s) = &projection.config_map {
+            files.config_map(sources, &s.name, s.items.as_deref(), s.optional, mode)?;
         } else if let Some(s) = &projection.secret {
-            secret_files(sources, &s.name, s.items.as_deref(), s.optional, mode)?
+            files.secret(sources, &s.name, s.items.as_deref(), s.optional, mode)?;
         } else if let Some(s) = &projection.downward_api {
-            downward_files(pod, facts, s.items.as_deref(), mode)?
+            files.downward(pod, facts, s.items.as_deref(), mode)?;
         } else if let (Some(s), Some(wanted)) = (&projection.service_account_token, token_wanted(projection))
         {
             let token = fetched.tokens.get(&wanted).ok_or("the service account token could not be had")?;
-            let owner = token_owner(pod);
             let mode = if owner.is_some() || fs_group(pod).is_some() { TOKEN_MODE } else { mode };
-            vec![File { path: s.path.clone(), mode, owner, bytes: token.clone().into_bytes() }]
+            files.add(&s.path, mode, owner, token.as_bytes())?;
         } else {
             return Err("projected source is not supported by this node".to_owned());
-        };
-        // A path that two sources give is the later one's.
-        all.retain(|old| files.iter().all(|new| new.path != old.path));
-        all.extend(files);
+        }
     }
-    Ok(all)
+    Ok(files.all)
 }
 
 fn volumes(pod: &Pod) -> &[Volume] {
@@ -228,107 +223,122 @@ fn mode(mode: Option<i32>) -> u32 {
     u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o777
 }
 
-fn config_map_files(
-    sources: &Sources,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    mode: u32,
-) -> Result<Vec<File>, String> {
-    let optional = optional.unwrap_or(false);
-    let empty = ConfigMap::default();
-    let map = match sources.config_maps.get(name) {
-        Some(map) => map,
-        None if optional => &empty,
-        None => return Err(format!("configmap \"{name}\" not found")),
-    };
-    let mut data: BTreeMap<&str, &[u8]> =
-        map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.as_bytes())).collect();
-    data.extend(map.binary_data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())));
-    picked(&data, items, optional, mode, |key| format!("configmap references non-existent config key: {key}"))
+/// The files of one volume, as far as they are put together.
+struct Files<'a> {
+    left: &'a mut Budget,
+    all: Vec<File>,
+    /// Where in `all` each path is.
+    places: HashMap<String, usize>,
 }
 
-fn secret_files(
-    sources: &Sources,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    mode: u32,
-) -> Result<Vec<File>, String> {
-    let optional = optional.unwrap_or(false);
-    let empty = Secret::default();
-    let secret = match sources.secrets.get(name) {
-        Some(secret) => secret,
-        None if optional => &empty,
-        None => return Err(format!("secret \"{name}\" not found")),
-    };
-    let bytes = |(key, ByteString(value)): (&'_ String, &'_ ByteString)| (key.clone(), value.clone());
-    let data: BTreeMap<String, Vec<u8>> = secret.data.iter().flatten().map(bytes).collect();
-    let data = data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
-    picked(&data, items, optional, mode, |key| format!("references non-existent secret key: {key}"))
-}
-
-/// Refuses files that together are larger than [`FILES_LIMIT_BYTES`].
-pub fn check_size(bytes: usize) -> Result<(), String> {
-    let limit = FILES_LIMIT_BYTES >> 20;
-    if bytes > FILES_LIMIT_BYTES { Err(format!("its files are larger than {limit} MiB")) } else { Ok(()) }
-}
-
-/// All keys of an object, or those that `items` names, under the paths that it names.
-fn picked(
-    data: &BTreeMap<&str, &[u8]>,
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    default_mode: u32,
-    missing: impl Fn(&str) -> String,
-) -> Result<Vec<File>, String> {
-    let length = |key: &str| data.get(key).map_or(0, |value| value.len());
-    let total: usize = match items {
-        Some(items) => items.iter().map(|item| length(&item.key)).sum(),
-        None => data.values().map(|value| value.len()).sum(),
-    };
-    check_size(total)?;
-    let Some(items) = items else {
-        let file = |(key, value): (&&str, &&[u8])| File {
-            path: (*key).to_owned(),
-            mode: default_mode,
-            owner: None,
-            bytes: value.to_vec(),
-        };
-        return Ok(data.iter().map(file).collect());
-    };
-    let mut files = Vec::new();
-    for item in items {
-        match data.get(item.key.as_str()) {
-            Some(value) => files.push(File {
-                path: item.path.clone(),
-                mode: item.mode.map_or(default_mode, |m| mode(Some(m))),
-                owner: None,
-                bytes: value.to_vec(),
-            }),
-            None if optional => {}
-            None => return Err(missing(&item.key)),
+impl Files<'_> {
+    /// Adds a file. A path that two sources give is the later one's.
+    fn add(&mut self, path: &str, mode: u32, owner: Option<u32>, bytes: &[u8]) -> Result<(), String> {
+        self.left.take(path.len() + bytes.len())?;
+        let file = File { path: path.to_owned(), mode, owner, bytes: bytes.to_vec() };
+        match self.places.get(path) {
+            Some(place) => self.all[*place] = file,
+            None => {
+                self.places.insert(path.to_owned(), self.all.len());
+                self.all.push(file);
+            }
         }
+        Ok(())
     }
-    Ok(files)
-}
 
-fn downward_files(
-    pod: &Pod,
-    facts: &Facts,
-    items: Option<&[DownwardAPIVolumeFile]>,
-    default_mode: u32,
-) -> Result<Vec<File>, String> {
-    let file = |item: &DownwardAPIVolumeFile| {
-        let text = match (&item.field_ref, &item.resource_field_ref) {
-            (Some(selector), _) => downward::field(pod, facts, selector)?,
-            (None, Some(selector)) => downward::resource(pod, None, facts, selector)?,
-            (None, None) => return Err(format!("downward API file {} names no field", item.path)),
+    fn config_map(
+        &mut self,
+        sources: &Sources,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: u32,
+    ) -> Result<(), String> {
+        let optional = optional.unwrap_or(false);
+        let found = sources.config_maps.get(name);
+        if found.is_none() && !optional {
+            return Err(format!("configmap \"{name}\" not found"));
+        }
+        let (text, binary) =
+            (found.and_then(|m| m.data.as_ref()), found.and_then(|m| m.binary_data.as_ref()));
+        let Some(items) = items else {
+            for (key, value) in text.into_iter().flatten() {
+                self.add(key, mode, None, value.as_bytes())?;
+            }
+            for (key, value) in binary.into_iter().flatten() {
+                self.add(key, mode, None, &value.0)?;
+            }
+            return Ok(());
         };
-        let mode = item.mode.map_or(default_mode, |m| mode(Some(m)));
-        Ok(File { path: item.path.clone(), mode, owner: None, bytes: text.into_bytes() })
-    };
-    items.unwrap_or_default().iter().map(file).collect()
+        let value = |key: &str| {
+            let text = || text?.get(key).map(String::as_bytes);
+            binary.and_then(|data| data.get(key)).map(|value| value.0.as_slice()).or_else(text)
+        };
+        self.picked(items, value, optional, mode, "configmap references non-existent config key")
+    }
+
+    fn secret(
+        &mut self,
+        sources: &Sources,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: u32,
+    ) -> Result<(), String> {
+        let optional = optional.unwrap_or(false);
+        let found = sources.secrets.get(name);
+        if found.is_none() && !optional {
+            return Err(format!("secret \"{name}\" not found"));
+        }
+        let data = found.and_then(|secret| secret.data.as_ref());
+        let Some(items) = items else {
+            let mut data = data.into_iter().flatten();
+            return data.try_for_each(|(key, value)| self.add(key, mode, None, &value.0));
+        };
+        let value = |key: &str| data?.get(key).map(|value| value.0.as_slice());
+        self.picked(items, value, optional, mode, "references non-existent secret key")
+    }
+
+    /// The keys that `items` names, under the paths that it names.
+    fn picked<'a>(
+        &mut self,
+        items: &[KeyToPath],
+        value: impl Fn(&str) -> Option<&'a [u8]>,
+        optional: bool,
+        default_mode: u32,
+        missing: &str,
+    ) -> Result<(), String> {
+        for item in items {
+            match value(&item.key) {
+                Some(value) => {
+                    let mode = item.mode.map_or(default_mode, |m| mode(Some(m)));
+                    self.add(&item.path, mode, None, value)?;
+                }
+                None if optional => {}
+                None => return Err(format!("{missing}: {}", item.key)),
+            }
+        }
+        Ok(())
+    }
+
+    fn downward(
+        &mut self,
+        pod: &Pod,
+        facts: &Facts,
+        items: Option<&[DownwardAPIVolumeFile]>,
+        default_mode: u32,
+    ) -> Result<(), String> {
+        for item in items.unwrap_or_default() {
+            let text = match (&item.field_ref, &item.resource_field_ref) {
+                (Some(selector), _) => downward::field(pod, facts, selector)?,
+                (None, Some(selector)) => downward::resource(pod, None, facts, selector)?,
+                (None, None) => return Err(format!("downward API file {} names no field", item.path)),
+            };
+            let mode = item.mode.map_or(default_mode, |m| mode(Some(m)));
+            self.add(&item.path, mode, None, text.as_bytes())?;
+        }
+        Ok(())
+    }
 }
 
 /// The field of a source that this node does not do.
@@ -363,6 +373,7 @@ fn refused_field(volume: &Volume) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::budget::FILES;
     use proa_api::quantity::Amount;
     use serde_json::{Value, json};
 
@@ -388,7 +399,7 @@ mod tests {
             memory_capacity: none,
             allocatable_storage: none,
         };
-        let found = files(&pod, &volume, &fetched, &facts);
+        let found = files(&pod, &volume, &fetched, &facts, &mut Budget::new(FILES));
         let found = found.map(|files| {
             let text = |f: File| (f.path, f.mode, String::from_utf8_lossy(&f.bytes).into_owned());
             files.into_iter().map(text).collect::<Vec<_>>()

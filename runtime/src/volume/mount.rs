@@ -19,16 +19,15 @@ use nix::sys::stat::Mode;
 /// entries belong to the volume's group. The kubelet takes the same.
 const INHERITED: u32 = 0o2777;
 
-/// Mounts a tmpfs on `dir` unless one is there already.
-pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+/// Mounts a tmpfs of this mode and group on `dir` unless one is there already.
+pub fn tmpfs(dir: &Path, mode: u32, group: Option<u32>, size_bytes: Option<i64>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if is_point(dir)? {
         return Ok(());
     }
-    let options = match size_bytes {
-        Some(bytes) => format!("mode=0755,size={bytes}"),
-        None => "mode=0755".to_owned(),
-    };
+    let mut options = format!("mode={mode:o}");
+    options.extend(group.map(|group| format!(",gid={group}")));
+    options.extend(size_bytes.map(|bytes| format!(",size={bytes}")));
     memory(dir, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)
 }
 

@@ -1,78 +1,175 @@
 //! Gives a volume's files to the group that a pod asks for, as the kubelet does.
 //!
 //! Containers may be writing to the volume meanwhile, so nothing is reached by a path that they
-//! could turn into a link: each step goes from an open directory to an entry of it.
+//! could turn into a link: directories are opened beneath the root by the kernel, and each entry
+//! from its open directory. A volume may hold millions of files: a walk is done in slices, takes
+//! turns with others, and remembers only where it is.
 //! Source: <https://kubernetes.io/docs/tasks/configure-pod-container/security-context/> (fsGroup).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, fchownat};
+use rustix::fs::{RawDir, SeekFrom, seek};
+use tokio::sync::Semaphore;
 
-/// Directories deeper than this are refused.
-const DEEPEST: usize = 256;
 /// What the group may do with files.
 const FILE: u32 = 0o660;
 /// What it may do with directories, whose new entries are the group's too.
 const DIRECTORY: u32 = 0o2770;
+/// Bytes of entries that are read from a directory at a time.
+const BUFFER_BYTES: usize = 16 << 10;
+/// After so long it is another walk's turn.
+const SLICE: Duration = Duration::from_millis(250);
+/// Slices at a time. Who waits for one is served in order, so that a small volume need not wait
+/// for the end of a large one.
+static SLICES: Semaphore = Semaphore::const_new(2);
 
 /// Gives `root` and all below it to the group. `only_on_mismatch` leaves all as it is if the root
-/// is the group's already.
-pub fn give(root: &Path, group: u32, only_on_mismatch: bool) -> io::Result<()> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
-    let root = open(root, flags, Mode::empty())?;
-    let meta = std::fs::metadata(by_fd(&root))?;
-    if only_on_mismatch && meta.gid() == group && meta.mode() & DIRECTORY == DIRECTORY {
-        return Ok(());
-    }
-    below(&root, group, 0)?;
-    // Last, so that a walk that was cut short is done again.
-    one(&root, group)
-}
-
-fn below(dir: &OwnedFd, group: u32, depth: usize) -> io::Result<()> {
-    if depth > DEEPEST {
-        return Err(io::Error::other(format!("directories are nested more than {DEEPEST} deep")));
-    }
-    for entry in std::fs::read_dir(by_fd(dir))? {
-        let entry = match enter(dir, &entry?.file_name()) {
-            // It was removed meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entry => entry?,
-        };
-        if std::fs::metadata(by_fd(&entry))?.is_dir() && !is_link(&entry)? {
-            below(&entry, group, depth + 1)?;
+/// is the group's already. Dropped, it ends within a slice.
+pub async fn give(root: PathBuf, group: u32, only_on_mismatch: bool) -> io::Result<()> {
+    let mut walk = None;
+    loop {
+        let turn = SLICES.acquire().await;
+        let root = root.clone();
+        let slice = tokio::task::spawn_blocking(move || {
+            let mut walk = match walk {
+                Some(walk) => walk,
+                None => Walk::begin(&root, group, only_on_mismatch)?,
+            };
+            Ok::<_, io::Error>((walk.go_on(SLICE)?, walk))
+        });
+        let (done, walked) = slice.await.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        drop(turn);
+        if done {
+            return Ok(());
         }
-        one(&entry, group)?;
+        walk = Some(walked);
     }
-    Ok(())
 }
 
-/// Opens an entry of a directory, a link as itself.
-fn enter(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    Ok(openat(dir, name, flags, Mode::empty())?)
+/// A walk that is under way. Between its slices it holds no more than the root open.
+struct Walk {
+    root: OwnedFd,
+    group: u32,
+    /// The directory that it has come to, below the root.
+    path: PathBuf,
+    /// That directory and those above it, the root first; none when all is done.
+    levels: Vec<Level>,
 }
 
-fn one(file: &OwnedFd, group: u32) -> io::Result<()> {
+/// How far a directory is done.
+#[derive(Default)]
+struct Level {
+    /// Where to read on.
+    next: u64,
+    /// There is nothing left to read.
+    is_read: bool,
+    /// Directories in it that were given away and are still to be entered.
+    pending: Vec<OsString>,
+}
+
+impl Walk {
+    fn begin(root: &Path, group: u32, only_on_mismatch: bool) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+        let root = open(root, flags, Mode::empty())?;
+        let meta = std::fs::metadata(by_fd(&root))?;
+        let matches = meta.gid() == group && meta.mode() & DIRECTORY == DIRECTORY;
+        let levels = if only_on_mismatch && matches { Vec::new() } else { vec![Level::default()] };
+        Ok(Walk { root, group, path: PathBuf::new(), levels })
+    }
+
+    /// Goes on for so long, at least one step; true when all is done.
+    fn go_on(&mut self, time: Duration) -> io::Result<bool> {
+        let begin = Instant::now();
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(name) = level.pending.pop() {
+                self.path.push(name);
+                self.levels.push(Level::default());
+            } else if !level.is_read {
+                self.read()?;
+            } else {
+                self.path.pop();
+                self.levels.pop();
+                if self.levels.is_empty() {
+                    // Last, so that a walk that was cut short is done again.
+                    one(&self.root, self.group)?;
+                }
+            }
+            if begin.elapsed() >= time {
+                break;
+            }
+        }
+        Ok(self.levels.is_empty())
+    }
+
+    /// Gives some entries of the present directory away.
+    fn read(&mut self) -> io::Result<()> {
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let Some(dir) = enter(&self.root, &self.path)? else {
+            level.is_read = true;
+            return Ok(());
+        };
+        seek(&dir, SeekFrom::Start(level.next))?;
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+        let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+        loop {
+            let Some(entry) = entries.next() else {
+                level.is_read = true;
+                return Ok(());
+            };
+            let entry = entry?;
+            level.next = entry.next_entry_cookie();
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+                match openat(&dir, name, flags, Mode::empty()) {
+                    Ok(file) if one(&file, self.group)? => level.pending.push(name.to_owned()),
+                    // It was removed meanwhile.
+                    Ok(_) | Err(Errno::ENOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if entries.is_buffer_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Opens a directory below the root for reading; `None` if it is not there any more. One whose path
+/// is longer than the kernel takes is an error, as it is for the kubelet.
+fn enter(root: &OwnedFd, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match openat2(root, path, OpenHow::new().flags(flags).resolve(resolve)) {
+        Ok(open) => Ok(Some(open)),
+        // Something else stands in its place, or it is being moved.
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::EAGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives one file away; true if it is a directory.
+fn one(file: &OwnedFd, group: u32) -> io::Result<bool> {
     fchownat(file, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
-    if is_link(file)? {
-        return Ok(());
-    }
-    let path = by_fd(file);
-    let meta = std::fs::metadata(&path)?;
-    let more = if meta.is_dir() { DIRECTORY } else { FILE };
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(meta.mode() & 0o7777 | more))
-}
-
-fn is_link(file: &OwnedFd) -> io::Result<bool> {
-    let stat = nix::sys::stat::fstat(file)?;
-    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
+    let mode = nix::sys::stat::fstat(file)?.st_mode;
+    let more = match mode & libc::S_IFMT {
+        libc::S_IFLNK => return Ok(false),
+        libc::S_IFDIR => DIRECTORY,
+        _ => FILE,
+    };
+    std::fs::set_permissions(by_fd(file), std::fs::Permissions::from_mode(mode & 0o7777 | more))?;
+    Ok(more == DIRECTORY)
 }
 
 /// A name of the open file that no container can change.
@@ -83,6 +180,15 @@ fn by_fd(file: &OwnedFd) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn walk(root: &Path, group: u32, only_on_mismatch: bool) -> io::Result<usize> {
+        let mut walk = Walk::begin(root, group, only_on_mismatch)?;
+        let mut slices = 1;
+        while !walk.go_on(Duration::ZERO)? {
+            slices += 1;
+        }
+        Ok(slices)
+    }
 
     #[test]
     fn all_files_and_no_links_are_given_away() {
@@ -96,7 +202,7 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), root.join("a/dir-link")).unwrap();
         // The group of this process: anybody may give files to that.
         let group = std::fs::metadata(&root).unwrap().gid();
-        give(&root, group, false).unwrap();
+        walk(&root, group, false).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(mode(&root) & DIRECTORY, DIRECTORY);
         assert_eq!(mode(&root.join("a/b")) & DIRECTORY, DIRECTORY);
@@ -104,7 +210,39 @@ mod tests {
         assert_eq!(mode(&outside), 0o600, "what a link leads to is left alone");
         // What is the group's already is not walked again.
         std::fs::set_permissions(root.join("a/b/file"), std::fs::Permissions::from_mode(0o600)).unwrap();
-        give(&root, group, true).unwrap();
+        assert_eq!(walk(&root, group, true).unwrap(), 1);
         assert_eq!(mode(&root.join("a/b/file")), 0o600);
+    }
+
+    /// More entries than are read at a time, more levels than a walk has descriptors.
+    #[test]
+    fn wide_and_deep_volumes_are_walked_in_slices() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wide, deep) = (dir.path().join("wide"), dir.path().join("deep"));
+        let files: Vec<PathBuf> = (0..2_000).map(|n| wide.join(format!("{}/file-{n}", n % 700))).collect();
+        for file in &files {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let bottom = deep.join("d/".repeat(400));
+        std::fs::create_dir_all(&bottom).unwrap();
+        let group = std::fs::metadata(&wide).unwrap().gid();
+        assert!(walk(dir.path(), group, false).unwrap() > 2 * 700, "each step may be the last of a slice");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+        assert!(files.iter().all(|file| mode(file) & FILE == FILE));
+        assert_eq!(mode(&bottom) & DIRECTORY, DIRECTORY);
+    }
+
+    #[tokio::test]
+    async fn a_walk_that_is_dropped_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        let group = std::fs::metadata(dir.path()).unwrap().gid();
+        let turns = SLICES.acquire_many(2).await.unwrap();
+        let waits = tokio::time::timeout(Duration::from_millis(50), give(dir.path().into(), group, false));
+        assert!(waits.await.is_err(), "others have all turns");
+        drop(turns);
+        give(dir.path().into(), group, false).await.unwrap();
     }
 }

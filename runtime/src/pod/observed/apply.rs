@@ -48,6 +48,7 @@ impl PodObserved {
             }
             Outcome::SandboxLost => return self.sandbox_gone(pod, now),
             Outcome::VolumesReady => self.volumes = Step::Done,
+            Outcome::VolumesCancelled => self.volumes = Step::Undone,
             Outcome::VolumesFailed(message) => {
                 self.volumes.fail(message.clone(), now);
                 return vec![report(None, true, "FailedMount", message)];

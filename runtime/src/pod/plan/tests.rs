@@ -466,3 +466,20 @@ fn an_active_deadline_ends_the_pod() {
     assert_eq!(world.seen.verdict.as_ref().unwrap().reason, "DeadlineExceeded");
     assert_eq!(world.story.last().unwrap(), "TearDown");
 }
+
+#[test]
+fn volumes_that_are_being_put_in_place_are_given_up_before_the_pod_is_torn_down() {
+    let mut world = World::new(json!({}));
+    world.tell(Outcome::SandboxUp([10, 42, 0, 2].into()));
+    world.seen.volumes.begin();
+    world.pod.metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    assert_eq!(plan(&world.pod, &world.seen, world.now).actions, [Action::CancelStart]);
+    world.tell(Outcome::VolumesCancelled);
+    assert_eq!(world.story, [""; 0], "nobody is told of what was given up");
+    world.settle();
+    world.check(expect![[r#"
+        TearDown
+        Release
+        Finish"#]]);
+}
