@@ -22,6 +22,7 @@ use bytes::Bytes;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::Catalog;
+use super::ballast::Ballast;
 use super::object::{Event, EventKind, Key, Object, Revision, indexed};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
@@ -97,6 +98,13 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    fn is_no_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, StoreError::Io { source, .. } if matches!(source.kind(), QuotaExceeded | StorageFull))
+    }
+}
+
 /// How much of the past the file keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskLimits {
@@ -146,6 +154,7 @@ pub struct Disk {
     changes: VecDeque<Change>,
     change_bytes: u64,
     compacted_at: Instant,
+    ballast: Ballast,
 }
 
 struct Change {
@@ -180,6 +189,7 @@ impl Disk {
             changes: VecDeque::new(),
             change_bytes: 0,
             compacted_at: now,
+            ballast: Ballast::of(path),
         };
         let loaded = disk.load(&database, catalog)?;
         disk.database = Some(database);
@@ -316,8 +326,26 @@ impl Disk {
         Ok(Event::new(kind, object, previous))
     }
 
-    /// Writes one commit durably, and forgets changes that are over the limits with it.
+    /// Writes one commit durably, and forgets changes that are over the limits with it. Where there
+    /// is no space for it, the room that was kept for the store is given up.
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        match self.try_commit(commit) {
+            Err(error) if error.is_no_space() && self.ballast.give_up(&self.path) => self.try_commit(commit),
+            done => done,
+        }
+    }
+
+    /// True while there is room only for what makes room again.
+    pub fn is_full(&self) -> bool {
+        self.ballast.is_given_up()
+    }
+
+    /// Keeps room for the store again if there is any.
+    pub fn keep_room(&mut self) {
+        self.ballast.restore();
+    }
+
+    fn try_commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
             None => open(&self.path)?,

@@ -7,8 +7,10 @@
 //! - [`collection`]: the live objects and recent events of one resource
 //! - [`disk`]: the redb file
 //! - `queue`: how many writes may wait
+//! - `ballast`: room on the disk that is kept for it
 //! - [`writer`]: the one thread that changes both
 
+mod ballast;
 pub mod collection;
 pub mod disk;
 pub mod object;

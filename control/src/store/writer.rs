@@ -303,6 +303,10 @@ impl Writer {
     ) -> Result<Vec<Accepted>, WriteError> {
         let shared = self.shared.clone();
         let live = Live::new(&shared, overlay);
+        if write.expect == Expect::Absent && self.disk.is_full() {
+            let why = "the disk of the store is full: nothing can be made before there is room again";
+            return Err(WriteError::Refused(Refusal::new(507, "InsufficientStorage", why)));
+        }
         let key = match &write.change {
             Change::Put(draft) => &draft.key,
             Change::Delete(key) => key,
@@ -429,6 +433,7 @@ impl Writer {
     /// Trims the windows, saves lazy writes that have waited long, and compacts the file.
     fn maintain(&mut self, now: bool) -> Result<(), StoreError> {
         self.maintained_at = Instant::now();
+        self.disk.keep_room();
         for collection in self.shared.all() {
             collection.trim(&self.limits.window);
         }
