@@ -14,6 +14,7 @@ use proa_dns::{DnsConfig, Upstream};
 use proa_runtime::image::{ImageStore, insecure_registry};
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
 use proa_runtime::node::descriptors;
+use proa_runtime::node::disk::{EVICTION_HARD, Thresholds};
 use proa_runtime::node::join::serve::{self, Serving};
 use proa_runtime::node::join::{JoinConfig, Membership, join};
 use proa_runtime::node::paths::Paths;
@@ -64,6 +65,9 @@ pub struct Options {
     /// Kernel parameters that pods may set beside the safe ones, such as net.core.somaxconn or kernel.msg*; separated by commas
     #[arg(long, env = "PROA_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
+    /// Less free disk than this is pressure: images, then pods are removed; signals as the kubelet's
+    #[arg(long, env = "PROA_EVICTION_HARD", default_value = EVICTION_HARD)]
+    pub eviction_hard: Thresholds,
     /// What to log, as tracing directives
     #[arg(long, env = "PROA_LOG", default_value = "info")]
     pub log: String,
@@ -159,6 +163,7 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         max_pods: MAX_PODS,
         pod_max_pids: options.pod_max_pids,
         allowed_unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+        eviction_hard: options.eviction_hard,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&Paths::new(&node.data_dir), &options.insecure_registries)?;

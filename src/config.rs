@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use proa_logic::scheduler::configuration;
 use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::autoscaling as autoscaler;
+use proa_runtime::node::disk::{EVICTION_HARD, Thresholds};
 use proa_runtime::pod::sysctl::UnsafeSysctl;
 use serde::Deserialize;
 
@@ -103,6 +104,9 @@ pub struct Options {
     /// Kernel parameters that pods may set beside the safe ones, such as net.core.somaxconn or kernel.msg*; may be repeated
     #[arg(long, env = "PROA_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// Less free disk than this is pressure: images, then pods are removed; signals as the kubelet's [default: nodefs.available<10%,nodefs.inodesFree<5%]
+    #[arg(long, env = "PROA_EVICTION_HARD")]
+    pub eviction_hard: Option<String>,
     /// What to log, as tracing directives: info, debug, proa_runtime=trace [default: info]
     #[arg(long, env = "PROA_LOG")]
     pub log: Option<String>,
@@ -130,6 +134,7 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub pod_max_pids: i64,
     pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
+    pub eviction_hard: Thresholds,
     pub log: String,
 }
 
@@ -199,6 +204,9 @@ impl Options {
                 true => &file.allowed_unsafe_sysctls,
                 false => &self.allowed_unsafe_sysctls,
             })?,
+            eviction_hard: text(self.eviction_hard, file.eviction_hard, EVICTION_HARD)
+                .parse()
+                .map_err(|error| anyhow::anyhow!("--eviction-hard: {error}"))?,
             log: text(self.log, file.log, "info"),
         })
     }

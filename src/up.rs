@@ -299,6 +299,7 @@ fn start_parts(
         max_pods: MAX_PODS,
         pod_max_pids: config.pod_max_pids,
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
+        eviction_hard: config.eviction_hard,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&Paths::new(&config.data_dir), &config.insecure_registries)?;

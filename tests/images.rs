@@ -346,14 +346,72 @@ fn an_image_that_breaks_its_process_is_held_back() {
             "{error}"
         );
     }
-    let asked = stranger.asked("/");
+    let asked = stranger.asked(&blob);
     cluster.stop(Signal::SIGTERM);
     fs::write(temporary.join("left"), "of a blob").expect("a file");
     cluster.up();
     cluster.wait("what was left to be swept", || left() == 0);
     cluster.apply(&pod("silent", &stranger.image("silent"), "Always"));
     cluster.wait("the image to be held back", || message(&cluster, "silent").contains("not tried again for"));
-    assert_eq!(stranger.asked("/"), asked, "the image was tried again");
+    assert_eq!(stranger.asked(&blob), asked, "the image was tried again");
+    // The same name is as good as ever for what it may lead to next.
+    stranger.manifest("silent", Answer::ok(manifest_of((&zeros, 3), &[(&zeros, 3)])));
+    cluster.apply(&pod("another", &stranger.image("silent"), "Always"));
+    cluster.wait("the other to be tried", || stranger.asked(&blob) > asked);
+}
+
+#[test]
+fn a_pull_that_nobody_waits_for_leaves_nothing() {
+    let cluster = Cluster::start();
+    let stranger = Stranger::start(&cluster, "127.0.0.1:5001");
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    stranger.manifest("slow", Answer::ok(manifest_of((&zeros, 1 << 20), &[(&zeros, 1 << 20)])));
+    let begun = Answer { head: "200 OK".to_owned(), body: Body::Begun(vec![0; 512 << 10]) };
+    stranger.answer(&format!("/v2/slow/blobs/{zeros}"), begun);
+    let temporary = cluster.data_dir().join("images/tmp");
+    let bytes = || {
+        let output = Command::new("du").args(["-s", "--bytes"]).arg(&temporary).output().expect("du runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace().next().and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or(0)
+    };
+    cluster.apply(&pod("slow", &stranger.image("slow"), "Always"));
+    cluster.wait("half of the blob", || bytes() > 400 << 10);
+    cluster.kubectl(&["delete", "pod", "slow", "--grace-period=0", "--force"]);
+    cluster.wait("its place to be cleared", || {
+        fs::read_dir(&temporary).is_ok_and(|mut entries| entries.next().is_none())
+    });
+}
+
+#[test]
+fn credentials_that_are_no_good_hold_back_no_image() {
+    use base64::Engine;
+    let cluster = Cluster::start();
+    cluster.pack_examples();
+    let registry = Registry::start(&cluster);
+    let name = "127.0.0.1:5000/victim:1";
+    cluster.proa(&["image", "tag", "hello-container:1", name]);
+    cluster.proa(&["image", "push", name]);
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let mut greedy: Value = serde_json::from_str(&pod("greedy", name, "Always")).expect("JSON");
+    let mut names = Vec::new();
+    for index in 0..6 {
+        let host = if index == 0 { "127.0.0.1:5000".to_owned() } else { format!("r{index}.example") };
+        let auth = json!({"username": "u", "password": "x".repeat(700_000)});
+        let config = json!({"auths": {host: auth}}).to_string();
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("s{index}")},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": encode(&config)}});
+        let made = cluster.kubectl_stdin(&["create", "-f", "-"], &secret.to_string());
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        names.push(json!({"name": format!("s{index}")}));
+    }
+    greedy["spec"]["imagePullSecrets"] = Value::Array(names);
+    cluster.apply(&greedy.to_string());
+    cluster.wait("the long password to be refused", || {
+        message(&cluster, "greedy").contains("longer than 64 KiB")
+    });
+    cluster.apply(&pod("honest", name, "Always"));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/honest", "--timeout=30s"]);
+    drop(registry);
 }
 
 #[test]

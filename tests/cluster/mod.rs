@@ -65,6 +65,11 @@ impl Cluster {
 
     /// [`Cluster::start_with`] after its machine has been made ready.
     pub fn start_after(flags: &[&str], ready: impl FnOnce(&Cluster)) -> Cluster {
+        Self::start_in(&std::env::temp_dir(), flags, ready)
+    }
+
+    /// [`Cluster::start_after`] with all that it has on the disk in this directory.
+    pub fn start_in(parent: &Path, flags: &[&str], ready: impl FnOnce(&Cluster)) -> Cluster {
         assert!(
             nix::unistd::geteuid().is_root(),
             "these tests make namespaces and cgroups: run them as root"
@@ -77,7 +82,10 @@ impl Cluster {
             .spawn()
             .expect("unshare starts");
         let mut cluster = Cluster {
-            dir: tempfile::Builder::new().prefix("proa-test-").tempdir().expect("a temporary directory"),
+            dir: tempfile::Builder::new()
+                .prefix("proa-test-")
+                .tempdir_in(parent)
+                .expect("a temporary directory"),
             node_name,
             holder: Arc::new(Holder(holder)),
             proa: None,
@@ -155,6 +163,8 @@ impl Cluster {
             .arg("up")
             .args(["--data-dir".as_ref(), self.data_dir().as_os_str()])
             .args(["--node-name", &self.node_name, "--log", "info,proa_runtime=debug"])
+            // How full the disk of the machine is that runs the tests says nothing of the program.
+            .env("PROA_EVICTION_HARD", "nodefs.available<100Ki")
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))

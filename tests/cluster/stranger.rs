@@ -22,6 +22,8 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// So many bytes of one letter, of which no length is told.
     Long(u64),
+    /// A beginning, after which the connection stays open.
+    Begun(Vec<u8>),
     /// Nothing, while the connection stays open.
     Silence,
 }
@@ -99,6 +101,10 @@ fn serve(
         Body::Long(bytes) => {
             let chunk = [b'a'; 64 << 10];
             (0..bytes / chunk.len() as u64).try_for_each(|_| writer.write_all(&chunk))
+        }
+        Body::Begun(bytes) => {
+            writer.write_all(&bytes)?;
+            reader.read_line(&mut line).map(drop)
         }
         Body::Silence => reader.read_line(&mut line).map(drop),
     }

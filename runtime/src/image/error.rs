@@ -40,6 +40,14 @@ pub enum ImageError {
         /// What went wrong.
         message: String,
     },
+    /// The image did so not long ago, and is not tried again yet.
+    #[error("failed to pull and unpack image \"{reference}\": {message}")]
+    HeldBack {
+        /// The image's name.
+        reference: String,
+        /// What went wrong, and how long it counts.
+        message: String,
+    },
     /// The image itself is not one that a node can or may run.
     #[error("{0}")]
     Malformed(String),

@@ -6,19 +6,22 @@
 
 use std::convert::Infallible;
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::Semaphore;
 
-use super::error::ImageError;
+use super::error::{ImageError, at};
+use super::failures::Failures;
 use super::layout::Layout;
 use super::transfer::{Credentials, Progress};
+use super::workspace::{self, Workspace};
 use super::{pull, registry};
 use crate::backoff::go_duration;
 use crate::child::{self, Limits};
@@ -37,8 +40,8 @@ const SLOW: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(3600);
 /// Decompressing and hashing as much as an image may hold takes a small board less.
 const LIMITS: Limits = Limits { cpu_seconds: 1800, address_space_bytes: 512 << 20 };
-/// No order is longer: names, and the credentials of one pod.
-const ORDER_LIMIT_BYTES: u64 = 4 << 20;
+/// No order is longer: names, and the credentials for one registry.
+const ORDER_LIMIT_BYTES: u64 = 1 << 20;
 /// No word is longer.
 const WORD_LIMIT_BYTES: u64 = 64 << 10;
 /// How often the child tells how far it is.
@@ -52,9 +55,13 @@ const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 pub(super) struct Order {
     /// The store.
     pub(super) images: PathBuf,
+    /// Where in it this pull is at work; [`fetch`] says where.
+    pub(super) workspace: PathBuf,
     /// Full name of the image.
     pub(super) reference: String,
-    pub(super) credentials: Vec<Credentials>,
+    pub(super) credentials: Option<Credentials>,
+    /// An image that broke such a process not long ago is left alone.
+    pub(super) cautious: bool,
     /// Registries without TLS.
     pub(super) insecure: Vec<String>,
 }
@@ -62,24 +69,30 @@ pub(super) struct Order {
 /// What the child says.
 #[derive(Serialize, Deserialize)]
 enum Word {
+    /// The digest of the manifest, before anything that it names is fetched.
+    Manifest(String),
     Progress(Progress),
     Done,
     Failed(ImageError),
 }
 
-/// Pulls in a child; the store has the image when this is well.
+/// Pulls in a child; the store has the image when this is well. `manifest` is the digest of the
+/// image's manifest if it came to that.
 pub(super) async fn fetch(
-    order: &Order,
+    mut order: Order,
     progress: &(dyn Fn(Progress) + Send + Sync),
+    manifest: &mut Option<String>,
 ) -> Result<(), ImageError> {
-    let broken = |message: String| ImageError::Broken { reference: order.reference.clone(), message };
+    let reference = order.reference.clone();
     let cannot = |error: std::io::Error| ImageError::Registry {
-        reference: order.reference.clone(),
+        reference: reference.clone(),
         message: format!("start the process that pulls: {error}"),
     };
-    let line = serde_json::to_string(order).map_err(|error| cannot(error.into()))?;
     // Never closed.
     let permit = AT_A_TIME.acquire().await.ok();
+    let workspace = Workspace::new(&order.images.join("tmp")).map_err(cannot)?;
+    order.workspace = workspace.path().to_owned();
+    let line = serde_json::to_string(&order).map_err(|error| cannot(error.into()))?;
     let passed = registry::PROXY_VARIABLES.into_iter().chain(TRUST_VARIABLES);
     let passed = passed.filter_map(|name| Some((name, std::env::var_os(name)?)));
     let mut child = child::command(ROLE).envs(passed).spawn().map_err(cannot)?;
@@ -91,13 +104,16 @@ pub(super) async fn fetch(
     };
     let conversation = async {
         tokio::select! {
-            answer = converse(&mut child, &line, progress) => answer,
+            answer = converse(&mut child, &line, progress, manifest) => answer,
             never = make_room => match never {},
         }
     };
     let answer = tokio::time::timeout(DEADLINE, conversation).await;
     // It has said all that matters, or is past its time.
     let _ = child.kill().await;
+    // Should that panic, the directory is swept with all others when nobody is at work.
+    let _ = tokio::task::spawn_blocking(|| workspace.remove()).await;
+    let broken = |message: String| ImageError::Broken { reference: reference.clone(), message };
     match answer {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Failure::Said(error))) => Err(*error),
@@ -117,6 +133,7 @@ async fn converse(
     child: &mut Child,
     order: &str,
     progress: &(dyn Fn(Progress) + Send + Sync),
+    manifest: &mut Option<String>,
 ) -> Result<(), Failure> {
     let broke = |error: std::io::Error| Failure::Broke(error.to_string());
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -125,7 +142,7 @@ async fn converse(
     };
     // Kept open until the answer: its end is the parent's.
     let told = stdin.write_all(format!("{order}\n").as_bytes()).await;
-    let (answer, said) = tokio::join!(listen(stdout, progress), child::last_words(stderr));
+    let (answer, said) = tokio::join!(listen(stdout, progress, manifest), child::last_words(stderr));
     drop(stdin);
     if let Some(answer) = answer.map_err(broke)? {
         return answer;
@@ -138,14 +155,16 @@ async fn converse(
     )))
 }
 
-/// What the child says in the end; `None` if it ends without a word.
+/// What the child says in the end; `None` if it ends without a word. `manifest` is told on the way.
 async fn listen(
     stdout: ChildStdout,
     progress: &(dyn Fn(Progress) + Send + Sync),
+    manifest: &mut Option<String>,
 ) -> std::io::Result<Option<Result<(), Failure>>> {
     let mut stdout = BufReader::new(stdout);
     while let Some(line) = child::line(&mut stdout, WORD_LIMIT_BYTES).await? {
         match serde_json::from_slice(&line)? {
+            Word::Manifest(digest) => *manifest = Some(digest),
             Word::Progress(so_far) => progress(so_far),
             Word::Done => return Ok(Some(Ok(()))),
             Word::Failed(error) => return Ok(Some(Err(Failure::Said(Box::new(error))))),
@@ -169,14 +188,24 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return ExitCode::FAILURE };
-    let done = runtime.block_on(work(&order.images, &order));
+    let done = runtime.block_on(work(&order));
     say(&done.map_or_else(Word::Failed, |()| Word::Done));
     ExitCode::SUCCESS
 }
 
-async fn work(images: &Path, order: &Order) -> Result<(), ImageError> {
-    let layout = Layout::open(images)?;
+async fn work(order: &Order) -> Result<(), ImageError> {
+    let _at_work = workspace::occupy(&order.workspace).map_err(at(&order.workspace))?;
+    let layout = Layout::open(&order.images)?.by_way_of(&order.workspace);
     let _lock = layout.lock_shared()?;
+    let failures = Failures::of(&order.images);
+    let go_on = |manifest: &str| {
+        say(&Word::Manifest(manifest.to_owned()));
+        let held = order.cautious.then(|| failures.hold(&order.reference, manifest, Timestamp::now()));
+        match held.flatten() {
+            Some(message) => Err(ImageError::HeldBack { reference: order.reference.clone(), message }),
+            None => Ok(()),
+        }
+    };
     let last: Mutex<Option<Instant>> = Mutex::new(None);
     let progress = |progress: Progress| {
         let Ok(mut last) = last.lock() else { return };
@@ -185,7 +214,8 @@ async fn work(images: &Path, order: &Order) -> Result<(), ImageError> {
             say(&Word::Progress(progress));
         }
     };
-    pull::pull(&layout, &order.reference, &order.credentials, &order.insecure, &progress).await.map(drop)
+    let credentials = order.credentials.as_ref();
+    pull::pull(&layout, &order.reference, credentials, &order.insecure, &go_on, &progress).await.map(drop)
 }
 
 fn say(word: &Word) {

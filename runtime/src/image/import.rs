@@ -117,7 +117,7 @@ fn import_oci(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<Ima
             }
         };
         let digest = take_manifest(layout, dir, &entry.digest, NESTED_INDEXES)?;
-        images.push(recognize::install(layout, &name, &digest)?);
+        images.push(recognize::install(layout, &name, &digest, false)?);
     }
     Ok(images)
 }
@@ -174,7 +174,7 @@ fn import_saved(layout: &Layout, dir: &Path, name: Option<&str>) -> Result<Vec<I
             return Err(ImageError::malformed("the archive names no image: give a name with -t NAME"));
         }
         for name in names {
-            images.push(recognize::install(layout, &reference::normalize(&name)?, &digest)?);
+            images.push(recognize::install(layout, &reference::normalize(&name)?, &digest, false)?);
         }
     }
     Ok(images)

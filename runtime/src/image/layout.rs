@@ -1,9 +1,13 @@
 //! Where the store keeps what, and how a file gets there whole.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use nix::fcntl::{Flock, FlockArg};
 use oci_client::manifest::OciImageManifest;
@@ -12,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{ImageError, at};
 use super::record::Image;
+use super::workspace;
 
 /// No manifest or configuration of an image is larger.
 pub(super) const METADATA_LIMIT_BYTES: u64 = 4 << 20;
@@ -22,7 +27,15 @@ const RECORD_LIMIT_BYTES: u64 = 1 << 20;
 #[derive(Clone)]
 pub(super) struct Layout {
     dir: PathBuf,
+    /// Where things are made before they get their names.
+    temporary: PathBuf,
+    /// What [`Layout::sizes`] has found, by the records' file names.
+    sizes: Arc<Mutex<HashMap<OsString, (Stamp, (String, u64))>>>,
 }
+
+/// What changes with a file: its inode, when it was written, and its size.
+#[derive(PartialEq)]
+struct Stamp(u64, i64, i64, u64);
 
 /// A blob on its way in: hashed while it is written, named when it is whole.
 pub(super) struct NewBlob {
@@ -37,7 +50,12 @@ impl Layout {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
-        Ok(Layout { dir: dir.to_owned() })
+        Ok(Layout { dir: dir.to_owned(), temporary: dir.join("tmp"), sizes: Arc::default() })
+    }
+
+    /// The same store, to which things come by way of this directory.
+    pub(super) fn by_way_of(self, temporary: &Path) -> Self {
+        Layout { temporary: temporary.to_owned(), ..self }
     }
 
     /// Held while blobs come in, so that a removal does not sweep them away.
@@ -48,6 +66,17 @@ impl Layout {
     /// Held while blobs are removed.
     pub(super) fn lock_exclusive(&self) -> Result<Flock<File>, ImageError> {
         self.lock(FlockArg::LockExclusive)
+    }
+
+    /// [`Layout::lock_exclusive`] unless somebody is at work.
+    pub(super) fn try_lock_exclusive(&self) -> Result<Option<Flock<File>>, ImageError> {
+        let path = self.dir.join("lock");
+        let file = File::create(&path).map_err(at(&path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(at(&path)(errno.into())),
+        }
     }
 
     fn lock(&self, how: FlockArg) -> Result<Flock<File>, ImageError> {
@@ -64,12 +93,10 @@ impl Layout {
         read_record(&self.record_path(reference))
     }
 
-    pub(super) fn records(&self) -> Vec<Image> {
-        let Ok(entries) = fs::read_dir(self.dir.join("refs")) else { return Vec::new() };
-        let mut images: Vec<Image> =
-            entries.flatten().filter_map(|entry| read_record(&entry.path())).collect();
-        images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        images
+    /// All images, in no order, each read when it is its turn: together they may be large.
+    pub(super) fn records(&self) -> impl Iterator<Item = Image> {
+        let entries = fs::read_dir(self.dir.join("refs")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| read_record(&entry.path()))
     }
 
     /// Names an image whose blobs and layers are all there.
@@ -92,34 +119,63 @@ impl Layout {
     /// Removes what killed transfers left. Waits until nobody is at work.
     pub(super) fn sweep_temporary(&self) -> Result<(), ImageError> {
         let _lock = self.lock_exclusive()?;
+        self.sweep_temporary_now()
+    }
+
+    /// The same for somebody who has [`Layout::lock_exclusive`].
+    pub(super) fn sweep_temporary_now(&self) -> Result<(), ImageError> {
         let dir = self.dir.join("tmp");
         for entry in fs::read_dir(&dir).map_err(at(&dir))? {
             let path = entry.map_err(at(&dir))?.path();
-            if path.is_dir() && !path.is_symlink() {
-                proa_sandbox::remove::remove_tree(&path)
-            } else {
-                fs::remove_file(&path)
+            // A pull that is about to begin.
+            if workspace::is_free(&path) {
+                remove(&path)?;
             }
-            .map_err(at(&path))?;
         }
         Ok(())
     }
 
-    /// Removes all blobs and layers but those with these digests.
-    pub(super) fn sweep(&self, needed: &BTreeSet<String>) -> Result<(), ImageError> {
+    /// Removes the blobs and layers for which `is_useless` is true of where they lie and of their
+    /// digest without its kind.
+    pub(super) fn sweep(&self, mut is_useless: impl FnMut(&Path, &str) -> bool) -> Result<(), ImageError> {
         for part in ["blobs/sha256", "layers"] {
             let dir = self.dir.join(part);
             for entry in fs::read_dir(&dir).map_err(at(&dir))? {
-                let path = entry.map_err(at(&dir))?.path();
-                let keep = path.file_name().is_some_and(|n| needed.contains(&*n.to_string_lossy()));
-                if keep {
-                    continue;
+                let entry = entry.map_err(at(&dir))?;
+                let path = entry.path();
+                if is_useless(&path, &entry.file_name().to_string_lossy()) {
+                    remove(&path)?;
                 }
-                if path.is_dir() { proa_sandbox::remove::remove_tree(&path) } else { fs::remove_file(&path) }
-                    .map_err(at(&path))?;
             }
         }
         Ok(())
+    }
+
+    /// Name and size of each image. Records are read again only when they have changed: there may
+    /// be many, and not small.
+    pub(super) fn sizes(&self) -> Vec<(String, u64)> {
+        let entries = fs::read_dir(self.dir.join("refs")).into_iter().flatten().flatten();
+        let mut known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = HashMap::new();
+        for entry in entries {
+            let Ok(meta) = entry.metadata() else { continue };
+            let stamp = Stamp(meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len());
+            let one = match known.remove(&entry.file_name()) {
+                Some((old, one)) if old == stamp => one,
+                _ => match read_record(&entry.path()) {
+                    Some(image) => (image.reference, image.size_bytes),
+                    None => continue,
+                },
+            };
+            found.insert(entry.file_name(), (stamp, one));
+        }
+        *known = found;
+        known.values().map(|(_, one)| one.clone()).collect()
+    }
+
+    /// When an image was recorded last.
+    pub(super) fn recorded_at(&self, reference: &str) -> Option<SystemTime> {
+        fs::metadata(self.record_path(reference)).and_then(|meta| meta.modified()).ok()
     }
 
     /// Where the blob with this digest is or would be. A digest that is none is refused, as it
@@ -140,13 +196,11 @@ impl Layout {
     }
 
     pub(super) fn temporary_dir(&self) -> Result<tempfile::TempDir, ImageError> {
-        let dir = self.dir.join("tmp");
-        tempfile::tempdir_in(&dir).map_err(at(&dir))
+        tempfile::tempdir_in(&self.temporary).map_err(at(&self.temporary))
     }
 
     fn temporary_file(&self) -> Result<tempfile::NamedTempFile, ImageError> {
-        let dir = self.dir.join("tmp");
-        tempfile::NamedTempFile::new_in(&dir).map_err(at(&dir))
+        tempfile::NamedTempFile::new_in(&self.temporary).map_err(at(&self.temporary))
     }
 
     fn publish(&self, file: tempfile::NamedTempFile, path: &Path) -> Result<(), ImageError> {
@@ -217,6 +271,11 @@ impl NewBlob {
     pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
+}
+
+fn remove(path: &Path) -> Result<(), ImageError> {
+    let is_tree = path.is_dir() && !path.is_symlink();
+    if is_tree { proa_sandbox::remove::remove_tree(path) } else { fs::remove_file(path) }.map_err(at(path))
 }
 
 /// A name as that of a file.

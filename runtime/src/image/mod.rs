@@ -8,13 +8,14 @@
 //! refs/<reference>.json     one record for each name: the resolved image
 //! blobs/sha256/<hex>        manifests, configurations, layers and Wasm files as registries hold them
 //! layers/<hex>/             a layer unpacked, under the digest of its chain: itself and those below
-//! failures/<reference>.json an image that broke the process that pulled it
+//! failures/<hash>.json      a manifest that broke the process that pulled it
 //! tmp/                      what is on its way in
 //! ```
 
 mod address;
 mod answer;
 mod archive;
+pub mod collect;
 mod error;
 mod failures;
 pub mod fetch;
@@ -32,9 +33,11 @@ mod registry;
 mod transfer;
 pub mod tree;
 mod unpack;
+mod workspace;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
@@ -56,6 +59,8 @@ pub struct ImageStore {
     dir: PathBuf,
     layout: Layout,
     failures: Failures,
+    /// Names below `blobs` and `layers` that only images have which turned out to be unusable.
+    spoiled: Arc<Mutex<BTreeSet<String>>>,
     /// Where compiled Wasm lies.
     compiled: PathBuf,
     /// Registries that are spoken to without TLS.
@@ -69,7 +74,8 @@ impl ImageStore {
         let dir = paths.images();
         Ok(ImageStore {
             layout: Layout::open(&dir)?,
-            failures: Failures(dir.join("failures")),
+            failures: Failures::of(&dir),
+            spoiled: Arc::default(),
             dir,
             compiled: paths.wasm(),
             insecure: insecure.to_vec(),
@@ -88,37 +94,69 @@ impl ImageStore {
 
     /// All images, by name.
     pub fn list(&self) -> Vec<Image> {
-        self.layout.records()
+        let mut images: Vec<Image> = self.layout.records().collect();
+        images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        images
     }
 
-    /// Why an image is not pulled now though it might be: it broke the process that pulled it.
-    pub fn held_back(&self, name: &str) -> Option<String> {
-        self.failures.hold(&normalize(name).ok()?, Timestamp::now())
+    /// Full name and bytes of each image, in no order: cheap, however often it is asked.
+    pub fn sizes(&self) -> Vec<(String, u64)> {
+        self.layout.sizes()
     }
 
     /// Fetches an image from its registry, verifies it and unpacks it, all in a process of its own.
-    /// What the node has already is not fetched again.
+    /// What the node has already is not fetched again. With `cautious`, an image that broke such a
+    /// process not long ago is not tried again yet.
     pub async fn pull(
         &self,
         name: &str,
         credentials: &[Credentials],
+        cautious: bool,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, ImageError> {
         let reference = normalize(name)?;
-        let (credentials, insecure) = (credentials.to_vec(), self.insecure.clone());
-        let order =
-            fetch::Order { images: self.dir.clone(), reference: reference.clone(), credentials, insecure };
-        match fetch::fetch(&order, progress).await {
-            Ok(()) => self.failures.clear(&reference),
-            Err(error) => {
-                if let ImageError::Broken { message, .. } = &error {
-                    let noted = self.failures.note(&reference, message, Timestamp::now());
-                    noted.map_err(at(&self.dir))?;
-                }
-                return Err(error);
+        let order = fetch::Order {
+            images: self.dir.clone(),
+            workspace: PathBuf::new(),
+            reference: reference.clone(),
+            credentials: registry::credentials_for(&reference::parse(&reference)?, credentials)?,
+            cautious,
+            insecure: self.insecure.clone(),
+        };
+        let mut manifest = None;
+        if let Err(error) = fetch::fetch(order, progress, &mut manifest).await {
+            if let Some(manifest) = manifest {
+                self.pull_failed(&reference, &manifest, &error);
             }
+            return Err(error);
         }
-        self.layout.record(&reference).ok_or(ImageError::NotFound(reference))
+        let image = self.layout.record(&reference).ok_or_else(|| ImageError::NotFound(reference.clone()))?;
+        self.failures.clear(&reference, &image.digest);
+        Ok(image)
+    }
+
+    /// Keeps what follows of a pull that came to this manifest and no further.
+    fn pull_failed(&self, reference: &str, manifest: &str, error: &ImageError) {
+        if let ImageError::Broken { message, .. } = error
+            && let Err(error) = self.failures.note(reference, manifest, message, Timestamp::now())
+        {
+            tracing::warn!(%error, reference, "that an image broke its process could not be noted");
+        }
+        // Of others the next try takes up what came whole.
+        if matches!(error, ImageError::Malformed(_) | ImageError::Io { .. })
+            && let Ok(names) = recognize::names(&self.layout, manifest)
+        {
+            self.spoiled().extend(names);
+        }
+    }
+
+    fn spoiled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if there is something in the store that is known to be of no use to anybody.
+    pub fn is_spoiled(&self) -> bool {
+        !self.spoiled().is_empty()
     }
 
     /// Sends an image to the registry that its name tells.
@@ -153,7 +191,7 @@ impl ImageStore {
         let (reference, further) = (normalize(name)?, normalize(further)?);
         let _lock = self.layout.lock_shared()?;
         let image = self.layout.record(&reference).ok_or(ImageError::NotFound(reference))?;
-        let image = Image { reference: further, ..image };
+        let image = Image { reference: further, pulled: false, ..image };
         self.layout.record_image(&image)?;
         Ok(image)
     }
@@ -163,36 +201,21 @@ impl ImageStore {
         let reference = normalize(name)?;
         let _lock = self.layout.lock_exclusive()?;
         let image = self.layout.record(&reference).ok_or_else(|| ImageError::NotFound(reference.clone()))?;
-        let others: Vec<Image> =
-            self.layout.records().into_iter().filter(|i| i.reference != reference).collect();
+        let others: Vec<Image> = self.layout.records().filter(|i| i.reference != reference).collect();
         if !others.iter().any(|i| i.id == image.id) && self.is_in_use(&image) {
             return Err(ImageError::InUse(reference));
         }
+        // Without its manifest nothing is known of it; the node collects the rest.
+        let names = recognize::names(&self.layout, &image.digest).unwrap_or_default();
         self.layout.forget(&reference)?;
-        self.failures.clear(&reference);
+        self.failures.clear(&reference, &image.digest);
         if let Content::Wasm { digest, .. } = &image.content
             && !others.iter().any(|i| matches!(&i.content, Content::Wasm { digest: d, .. } if d == digest))
         {
             self.remove_compiled(digest)?;
         }
-        self.layout.sweep(&self.needed()?)
-    }
-
-    /// The names below `blobs` and `layers` that some record needs.
-    fn needed(&self) -> Result<BTreeSet<String>, ImageError> {
-        let mut needed = BTreeSet::new();
-        for image in self.layout.records() {
-            let hex = |digest: &str| digest.trim_start_matches("sha256:").to_owned();
-            needed.insert(hex(&image.digest));
-            needed.insert(hex(&image.id));
-            needed.extend(self.layout.manifest(&image.digest)?.layers.iter().map(|l| hex(&l.digest)));
-            let paths = match &image.content {
-                Content::Layers(layers) => layers.as_slice(),
-                Content::Wasm { module, .. } => std::slice::from_ref(module),
-            };
-            needed.extend(paths.iter().filter_map(|path| self.layout.layer_of(path)));
-        }
-        Ok(needed)
+        let needed = self.needed(&BTreeSet::new())?;
+        self.layout.sweep(|_, name| names.contains(name) && !needed.names.contains(name))
     }
 
     /// Removes what was made of a Wasm file with this digest.
@@ -211,7 +234,10 @@ impl ImageStore {
     /// its Wasm.
     fn is_in_use(&self, image: &Image) -> bool {
         match &image.content {
-            Content::Layers(_) => Self::is_mounted(image),
+            Content::Layers(layers) => {
+                let top = layers.last().and_then(|top| self.layout.layer_of(top));
+                top.is_some_and(|top| self.mounted_layers().contains(&top))
+            }
             Content::Wasm { digest, .. } => {
                 let compiled = self.compiled.join(compiled_prefix(digest));
                 let compiled = compiled.to_string_lossy();
@@ -224,25 +250,34 @@ impl ImageStore {
         }
     }
 
-    /// True if a container's root is an overlay of the image's layers. Containers have mount
-    /// namespaces of their own, so each namespace of the node is looked into once.
-    fn is_mounted(image: &Image) -> bool {
-        let Content::Layers(layers) = &image.content else { return false };
-        let Some(top) = layers.last().map(|l| l.to_string_lossy().into_owned()) else { return false };
+    /// The layers that containers' roots are overlays of, by the digests of their chains. Containers
+    /// have mount namespaces of their own, so each namespace of the node is looked into once.
+    fn mounted_layers(&self) -> BTreeSet<String> {
+        let prefix = format!("{}/", self.dir.join("layers").display());
         let mut seen = BTreeSet::new();
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        processes.map(|process| process.path()).any(|process| {
+        let mut found = BTreeSet::new();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let process = process.path();
             // A process that ends meanwhile holds nothing.
-            let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { return false };
-            seen.insert(namespace)
-                && std::fs::read_to_string(process.join("mounts")).is_ok_and(|mounts| mounts.contains(&top))
-        })
+            let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
+            if seen.insert(namespace) {
+                let mounts = std::fs::read_to_string(process.join("mounts")).unwrap_or_default();
+                let names = mounts.split(prefix.as_str()).skip(1);
+                found.extend(names.map(|name| name.chars().take_while(char::is_ascii_hexdigit).collect()));
+            }
+        }
+        found
     }
 }
 
 /// How the names of all files begin that are made of a Wasm file (`engine/wasm.rs`).
 fn compiled_prefix(digest: &str) -> String {
     format!("{}-", digest.trim_start_matches("sha256:"))
+}
+
+/// The digest of a Wasm file, without its kind, from the name of what was made of it.
+fn compiled_digest(name: &str) -> Option<&str> {
+    name.split_once('-').map(|(digest, _)| digest)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) fn pack(
         ..OciImageManifest::default()
     };
     let (digest, _) = layout.put_json(&manifest)?;
-    recognize::install(layout, reference, &digest)
+    recognize::install(layout, reference, &digest, false)
 }
 
 fn descriptor(media_type: &str, digest: String, size_bytes: u64) -> OciDescriptor {

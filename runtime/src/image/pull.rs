@@ -24,16 +24,20 @@ const ACCEPTED: [&str; 4] = [
     IMAGE_MANIFEST_LIST_MEDIA_TYPE,
 ];
 
+/// Pulls the image of this full name. `go_on` hears the digest of its manifest before anything that
+/// the manifest names is fetched.
 pub(super) async fn pull(
     layout: &Layout,
     name: &str,
-    credentials: &[Credentials],
+    credentials: Option<&Credentials>,
     insecure: &[String],
+    go_on: &(dyn Fn(&str) -> Result<(), ImageError> + Send + Sync),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Image, ImageError> {
     let reference = reference::parse(name)?;
     let registry = Registry::new(&reference, credentials, insecure)?;
     let (manifest, digest) = manifest(&registry, layout, &reference).await?;
+    go_on(&digest)?;
     let total_bytes = recognize::transfer_bytes(&manifest)?;
     if u64::try_from(manifest.config.size).is_ok_and(|size| size > METADATA_LIMIT_BYTES) {
         let text = format!("the image's configuration is larger than {} MiB", METADATA_LIMIT_BYTES >> 20);
@@ -48,7 +52,7 @@ pub(super) async fn pull(
         }
         done_bytes += descriptor.size.max(0).unsigned_abs();
     }
-    recognize::install(layout, name, &digest)
+    recognize::install(layout, name, &digest, true)
 }
 
 /// Fetches one blob, at most as many bytes as its descriptor promises.

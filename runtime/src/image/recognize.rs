@@ -5,7 +5,7 @@
 //! `.wasm` hold it in a root file system.
 //! <https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -84,8 +84,19 @@ pub(super) fn transfer_bytes(manifest: &OciImageManifest) -> Result<u64, ImageEr
         .ok_or_else(|| ImageError::malformed(format!("the image is larger than {} GiB", LIMIT_BYTES >> 30)))
 }
 
-/// Unpacks an image whose blobs are all in the store, and records it under `reference`.
-pub(super) fn install(layout: &Layout, reference: &str, digest: &str) -> Result<Image, ImageError> {
+/// Unpacks an image whose blobs are all in the store, and records it under `reference`. `pulled` if
+/// it was fetched by that name.
+pub(super) fn install(
+    layout: &Layout,
+    reference: &str,
+    digest: &str,
+    pulled: bool,
+) -> Result<Image, ImageError> {
+    if let Some(known) = layout.record(reference).filter(|known| known.digest == digest && known.is_whole()) {
+        let known = Image { pulled, ..known };
+        layout.record_image(&known)?;
+        return Ok(known);
+    }
     let manifest = layout.manifest(digest)?;
     let size_bytes = transfer_bytes(&manifest)?;
     let mut budget = Budget::new();
@@ -101,10 +112,39 @@ pub(super) fn install(layout: &Layout, reference: &str, digest: &str) -> Result<
         size_bytes,
         config,
         content,
+        pulled,
         devices_left_out: budget.devices_left_out,
     };
     layout.record_image(&image)?;
     Ok(image)
+}
+
+/// The names below `blobs` and `layers` of what an image with this manifest has in the store.
+pub(super) fn names(layout: &Layout, digest: &str) -> Result<BTreeSet<String>, ImageError> {
+    let manifest = layout.manifest(digest)?;
+    let digests = manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.as_str());
+    let mut names: BTreeSet<String> = digests.chain([digest]).map(name).collect();
+    // That of Wasm may be anything, and has no layers.
+    let file = config_file(layout, &manifest).unwrap_or_default();
+    let diff_ids = file.rootfs.map(|r| r.diff_ids).unwrap_or_default();
+    names.extend(chain_ids(&diff_ids).iter().map(|chain_id| name(chain_id)));
+    Ok(names)
+}
+
+fn name(digest: &str) -> String {
+    digest.trim_start_matches("sha256:").to_owned()
+}
+
+/// Of each layer, what names it together with those below.
+fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain_ids: Vec<String> = Vec::new();
+    for diff_id in diff_ids {
+        chain_ids.push(match chain_ids.last() {
+            Some(below) => digest_text(Sha256::new_with_prefix(format!("{below} {diff_id}"))),
+            None => diff_id.clone(),
+        });
+    }
+    chain_ids
 }
 
 fn bare_wasm(layout: &Layout, manifest: &OciImageManifest) -> Result<Content, ImageError> {
@@ -141,17 +181,12 @@ fn root_file_system(
         )));
     }
     let mut layers = Vec::new();
-    let mut chain_id: Option<String> = None;
-    for (descriptor, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-        let chained = match chain_id {
-            Some(below) => digest_text(Sha256::new_with_prefix(format!("{below} {diff_id}"))),
-            None => diff_id.clone(),
-        };
+    let chain_ids = chain_ids(&diff_ids);
+    for ((descriptor, diff_id), chain_id) in manifest.layers.iter().zip(&diff_ids).zip(&chain_ids) {
         let blob = layout.blob(&descriptor.digest)?;
-        let layer = Layer { blob: &blob, diff_id, chain_id: &chained, below: &layers };
+        let layer = Layer { blob: &blob, diff_id, chain_id, below: &layers };
         let unpacked = unpack::unpack(layout, &layer, budget)?;
         layers.push(unpacked);
-        chain_id = Some(chained);
     }
     let config = image_config(file.config.unwrap_or_default());
     let is_wasm_platform = file.architecture == "wasm" || file.os.starts_with("wasi");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::reference::repository;
+
 /// An image as the node runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Image {
@@ -19,9 +21,28 @@ pub struct Image {
     pub config: ImageConfig,
     /// What it holds.
     pub content: Content,
+    /// It came from its registry, which has it still; what was made or brought here may be nowhere
+    /// else.
+    #[serde(default)]
+    pub pulled: bool,
     /// Device nodes of its layers that were not unpacked.
     #[serde(default)]
     pub devices_left_out: u64,
+}
+
+impl Image {
+    /// True if its files are where they were.
+    pub(super) fn is_whole(&self) -> bool {
+        match &self.content {
+            Content::Layers(layers) => layers.iter().all(|layer| layer.is_dir()),
+            Content::Wasm { module, .. } => module.is_file(),
+        }
+    }
+
+    /// Its full name without tag and digest.
+    pub fn repository(&self) -> &str {
+        repository(&self.reference)
+    }
 }
 
 /// The part of an image's configuration that containers take defaults from.

@@ -9,6 +9,16 @@ pub fn normalize(name: &str) -> Result<String, ImageError> {
     parse(name).map(|reference| reference.whole())
 }
 
+/// The repository of a full name: without tag and digest.
+pub(super) fn repository(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or_default();
+    // A colon after the last slash begins the tag; one before it, a port.
+    match name.rfind(':') {
+        Some(at) if !name[at..].contains('/') => &name[..at],
+        _ => name,
+    }
+}
+
 /// A name in its parts.
 pub(super) fn parse(name: &str) -> Result<Reference, ImageError> {
     name.parse().map_err(|_| ImageError::InvalidName(name.to_owned()))

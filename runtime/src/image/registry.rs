@@ -34,6 +34,30 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Redirects in a row that are followed.
 const REDIRECTS: usize = 10;
 
+/// No user name and password together are longer: registries' tokens have a few KiB.
+const CREDENTIALS_LIMIT_BYTES: usize = 64 << 10;
+
+/// Of credentials, those that the registry of an image is shown: the first that are for it. Those
+/// of other registries are of no use to anybody who pulls it.
+pub(super) fn credentials_for(
+    reference: &Reference,
+    credentials: &[Credentials],
+) -> Result<Option<Credentials>, ImageError> {
+    let names = [reference.registry(), reference.resolve_registry()];
+    let found = credentials.iter().find(|c| names.contains(&c.registry.as_str()));
+    if found.is_some_and(|c| c.username.len() + c.password.len() > CREDENTIALS_LIMIT_BYTES) {
+        return Err(ImageError::Registry {
+            reference: reference.whole(),
+            message: format!(
+                "the credentials for {} are longer than {} KiB",
+                reference.registry(),
+                CREDENTIALS_LIMIT_BYTES >> 10
+            ),
+        });
+    }
+    Ok(found.cloned())
+}
+
 /// One repository of a registry, as one pull speaks to it.
 pub(super) struct Registry {
     http: reqwest::Client,
@@ -50,7 +74,7 @@ impl Registry {
     /// and to those in `insecure`; with TLS to all others.
     pub(super) fn new(
         reference: &Reference,
-        credentials: &[Credentials],
+        credentials: Option<&Credentials>,
         insecure: &[String],
     ) -> Result<Registry, ImageError> {
         let failed = |error: &dyn std::error::Error| failure(&reference.whole(), error);
@@ -67,14 +91,12 @@ impl Registry {
             .dns_resolver(Arc::new(Guard(Arc::clone(&origin))))
             .build()
             .map_err(|error| failed(&error))?;
-        let names = [reference.registry(), name];
-        let found = credentials.iter().find(|c| names.contains(&c.registry.as_str()));
         Ok(Registry {
             http,
             reference: reference.clone(),
             base,
             origin,
-            credentials: found.map(|c| (c.username.clone(), c.password.clone())),
+            credentials: credentials.map(|c| (c.username.clone(), c.password.clone())),
             authorization: Mutex::default(),
         })
     }
@@ -375,6 +397,24 @@ mod tests {
         let host = host(&origin.url);
         let _ = origin.fitting(&host, vec![SocketAddr::new(ip.parse().unwrap(), 0)]).unwrap();
         origin
+    }
+
+    #[test]
+    fn only_the_credentials_of_its_registry_are_sent() {
+        let of = |registry: &str, password: &str| Credentials {
+            registry: registry.to_owned(),
+            username: "u".to_owned(),
+            password: password.to_owned(),
+        };
+        let find = |name: &str, all: &[Credentials]| {
+            let found = credentials_for(&reference::parse(name).unwrap(), all);
+            found.map(|found| found.map(|found| found.password)).map_err(|error| error.to_string())
+        };
+        let long = "x".repeat(1 << 20);
+        let all = [of("other.example", &long), of("r.example", "first"), of("r.example", "second")];
+        assert_eq!(find("r.example/a:1", &all), Ok(Some("first".to_owned())));
+        assert_eq!(find("nobody.example/a:1", &all), Ok(None));
+        assert!(find("other.example/a:1", &all).unwrap_err().contains("longer than 64 KiB"));
     }
 
     #[test]

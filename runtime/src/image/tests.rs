@@ -36,11 +36,25 @@ fn import_layers(
     name: &str,
     layers: &[Vec<u8>],
 ) -> Result<Vec<Image>, ImageError> {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| diff_id(layer)).collect();
+    import_claiming(dir, store, name, layers, &diff_ids)
+}
+
+fn diff_id(layer: &[u8]) -> String {
     use sha2::{Digest, Sha256};
+    layout::digest_text(Sha256::new_with_prefix(layer))
+}
+
+/// An image of these layers, of which its configuration says these digests.
+fn import_claiming(
+    dir: &Path,
+    store: &ImageStore,
+    name: &str,
+    layers: &[Vec<u8>],
+    diff_ids: &[String],
+) -> Result<Vec<Image>, ImageError> {
     let saved = dir.join("saved");
     fs::create_dir_all(&saved).unwrap();
-    let diff_id = |layer: &Vec<u8>| layout::digest_text(Sha256::new_with_prefix(layer));
-    let diff_ids: Vec<_> = layers.iter().map(diff_id).collect();
     let files: Vec<_> = (0..layers.len()).map(|index| format!("{index}.tar")).collect();
     for (file, layer) in files.iter().zip(layers) {
         fs::write(saved.join(file), layer).unwrap();
@@ -423,4 +437,125 @@ fn what_killed_transfers_left_is_swept() {
     symlink(dir.path(), tmp.join("link")).unwrap();
     store.sweep_temporary().unwrap();
     assert!(fs::read_dir(&tmp).unwrap().next().is_none() && dir.path().is_dir());
+}
+
+/// The tar of a layer with one file.
+fn layer_with(name: &str, text: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    entry(&mut tar, tar::EntryType::Regular, name, None, text);
+    tar.into_inner().unwrap()
+}
+
+/// The files and directories of blobs and layers.
+fn kept(dir: &Path) -> usize {
+    let count = |part: &str| fs::read_dir(dir.join("images").join(part)).unwrap().count();
+    count("blobs/sha256") + count("layers")
+}
+
+#[test]
+fn the_name_of_anothers_layer_is_not_enough_to_have_it() {
+    let (dir, store) = store();
+    let layer = layer_with("secret", "of somebody else");
+    import_layers(dir.path(), &store, "private:1", std::slice::from_ref(&layer)).unwrap();
+    let mine = [layer_with("mine", "")];
+    let stolen = import_claiming(dir.path(), &store, "stolen:1", &mine, &[diff_id(&layer)]);
+    assert!(stolen.unwrap_err().to_string().contains("unpacks to"), "it has the other's layer");
+    assert_eq!(store.get("stolen:1"), None);
+    import_layers(dir.path(), &store, "honest:1", &[layer]).unwrap();
+}
+
+#[test]
+fn what_no_image_needs_goes_and_what_is_used_stays() {
+    use std::time::{Duration, Instant};
+    let (dir, store) = store();
+    let (base, top) = (layer_with("base", "1"), layer_with("top", "2"));
+    let good = import_layers(dir.path(), &store, "good:1", std::slice::from_ref(&base)).unwrap().remove(0);
+    let honest = kept(dir.path());
+    let wrong = [diff_id(&top), diff_id(b"another")];
+    import_claiming(dir.path(), &store, "bad:1", &[top.clone(), base.clone()], &wrong).unwrap_err();
+    assert!(kept(dir.path()) > honest, "the first layer is unpacked");
+    let (begin, hour) = (Instant::now(), Duration::from_secs(3600));
+    let mut collector = collect::Collector::new(store.clone());
+    let mut nobody = collect::InUse::default();
+    assert!(collector.collect(&nobody, hour, begin).unwrap());
+    assert!(kept(dir.path()) > honest, "the next try may want it");
+    let lock = store.layout.lock_shared().unwrap();
+    assert!(!collector.collect(&nobody, hour, begin + hour).unwrap(), "somebody is at work");
+    drop(lock);
+    assert!(collector.collect(&nobody, hour, begin + hour).unwrap());
+    assert_eq!(kept(dir.path()), honest);
+    assert!(layer_of(&good, 0).is_dir());
+
+    // The name is by now another image's, and a container still has the old one.
+    import_layers(dir.path(), &store, "good:1", &[top]).unwrap();
+    nobody.manifests.insert(good.digest.clone());
+    let used = nobody;
+    for hours in 2..5 {
+        collector.collect(&used, hour, begin + hour * hours).unwrap();
+    }
+    assert!(layer_of(&good, 0).is_dir(), "a container has it");
+    let unused = collect::InUse::default();
+    collector.collect(&unused, hour, begin + hour * 5).unwrap();
+    assert!(layer_of(&good, 0).is_dir());
+    collector.collect(&unused, hour, begin + hour * 6).unwrap();
+    assert!(!layer_of(&good, 0).exists());
+}
+
+#[test]
+fn what_an_unusable_image_brought_goes_at_once() {
+    use std::time::{Duration, Instant};
+    let (dir, store) = store();
+    let (base, top) = (layer_with("base", "1"), layer_with("top", "2"));
+    import_layers(dir.path(), &store, "good:1", std::slice::from_ref(&base)).unwrap();
+    let honest = kept(dir.path());
+    let blob = |bytes: &[u8]| store.layout.put_blob(bytes).unwrap();
+    let config = blob(format!(r#"{{"rootfs": {{"diff_ids": ["{}", "x"]}}}}"#, diff_id(&top)).as_bytes());
+    let (base, top) = (blob(&base), blob(&top));
+    let of = |digest: &str| serde_json::json!({"mediaType": "m", "digest": digest, "size": 1});
+    let manifest =
+        serde_json::json!({"schemaVersion": 2, "config": of(&config), "layers": [of(&base), of(&top)]});
+    let manifest = blob(manifest.to_string().as_bytes());
+    let failed = |error| store.pull_failed("r.example/bad:1", &manifest, &error);
+    failed(ImageError::Registry { reference: String::new(), message: String::new() });
+    assert!(!store.is_spoiled(), "the next try goes on from there");
+    failed(ImageError::Malformed(String::new()));
+    let mut collector = collect::Collector::new(store.clone());
+    let in_use = collect::InUse::default();
+    collector.collect(&in_use, Duration::from_secs(3600), Instant::now()).unwrap();
+    assert_eq!((kept(dir.path()), store.is_spoiled()), (honest, false));
+}
+
+#[test]
+fn images_that_nobody_uses_make_room() {
+    use std::time::{Duration, Instant, SystemTime};
+    let (dir, store) = store();
+    for name in ["long:1", "used:1", "late:1", "own:1", "new:1"] {
+        let layer = layer_with("f", name);
+        let image = import_layers(dir.path(), &store, name, &[layer]).unwrap().remove(0);
+        store.layout.record_image(&Image { pulled: name != "own:1", ..image }).unwrap();
+        if name != "new:1" {
+            let record = dir.path().join("images/refs").join(layout::file_name(&normalize(name).unwrap()));
+            let record = fs::File::options().write(true).open(record).unwrap();
+            record.set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+        }
+    }
+    let in_use = |names: &[&str]| collect::InUse {
+        names: names.iter().map(|name| normalize(name).unwrap()).collect(),
+        ..collect::InUse::default()
+    };
+    let names = || store.list().iter().map(|i| i.repository().to_owned()).collect::<Vec<_>>().join(" ");
+    let now = Instant::now();
+    let mut collector = collect::Collector::new(store.clone());
+    collector.note(&in_use(&["late:1", "used:1"]), now);
+    let used = in_use(&["used:1"]);
+    assert_eq!(collector.evict(&used, &|| true, now).unwrap(), 0, "there is room");
+    let once = std::cell::Cell::new(false);
+    assert_eq!(collector.evict(&used, &|| once.replace(true), now).unwrap(), 1);
+    let full = |names: &str| {
+        names.split(' ').map(|n| format!("docker.io/library/{n}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(), full("late new own used"), "unused for longest");
+    assert_eq!(collector.evict(&used, &|| false, now).unwrap(), 1);
+    assert_eq!(names(), full("new own used"), "made here, just pulled, used");
+    assert_eq!(store.sizes().len(), 3);
 }

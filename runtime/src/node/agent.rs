@@ -11,22 +11,25 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Recorder;
 use crate::image::ImageStore;
 use crate::net::Network;
 use crate::node::cluster;
+use crate::node::disk::Disk;
 use crate::node::foreign_images::ForeignImages;
 use crate::node::host::{Host, NodeConfig};
 use crate::node::local_path;
 use crate::node::machine::Machine;
 use crate::node::paths::Paths;
+use crate::node::pressure::{self, Candidate};
 use crate::node::registration;
 use crate::node::shown_pods::ShownPods;
 use crate::pod::admit;
 use crate::pod::etc_files::Names;
+use crate::pod::eviction;
 use crate::pod::objects::Objects;
 use crate::pod::observed::Verdict;
 use crate::pod::plan::phase_is_terminal;
@@ -84,11 +87,14 @@ pub async fn run(
     }
     let keeper = tokio::spawn(registration::run(Arc::clone(&host), shutdown.clone()));
     let provisioner = tokio::spawn(local_path::run(Arc::clone(&host), shutdown.clone()));
-    let mut agent = Agent { host, pods: HashMap::new(), node: None, cleaned: false };
+    let (ask, asked) = mpsc::channel(1);
+    let pressure = tokio::spawn(pressure::run(Arc::clone(&host), ask, shutdown.clone()));
+    let mut agent = Agent { host, pods: HashMap::new(), node: None, cleaned: false, asked };
     shutdown.run_until_cancelled(Box::pin(agent.run(&shutdown))).await;
     // They listen to the same token.
     let _ = keeper.await;
     let _ = provisioner.await;
+    let _ = pressure.await;
     Ok(())
 }
 
@@ -120,6 +126,7 @@ fn host(
         recorder: Recorder::start(client.clone(), config.node_name.clone()),
         foreign: ForeignImages::default(),
         starts: Semaphore::new(starts),
+        disk: Disk::new(config.data_dir.clone(), config.eviction_hard),
         config,
         paths,
         client,
@@ -138,6 +145,8 @@ struct Agent {
     node: Option<Node>,
     /// What forgotten pods left has been removed.
     cleaned: bool,
+    /// Somebody wants to know which pods may be told to end.
+    asked: mpsc::Receiver<oneshot::Sender<Vec<Candidate>>>,
 }
 
 struct Entry {
@@ -163,6 +172,8 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(uid) = ended.recv() => self.finish(&uid),
+                // Whoever has asked may be gone by now.
+                Some(answer) = self.asked.recv() => drop(answer.send(self.candidates())),
                 event = events.next() => match event {
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
                     Some(Ok(watcher::Event::InitApply(pod))) => listed.push(pod),
@@ -211,6 +222,9 @@ impl Agent {
         if known || pod.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
+        if self.host.disk.is_under_pressure() && !pod.spec.as_ref().is_some_and(eviction::is_critical) {
+            return Err(Verdict::rejected(eviction::REASON, "The node had condition: [DiskPressure]. "));
+        }
         let allowed = &self.host.config.allowed_unsafe_sysctls;
         let counts = |entry: &&Entry| !entry.is_rejected && !entry.finished && !phase_is_terminal(&entry.pod);
         let others = || self.pods.values().filter(counts).map(|entry| &*entry.pod);
@@ -223,6 +237,14 @@ impl Agent {
         let admitted = admit::admit(pod, others(), &node, allowed);
         self.node = Some(node);
         admitted
+    }
+
+    /// The pods that may be told to end.
+    fn candidates(&self) -> Vec<Candidate> {
+        let run = |entry: &&Entry| !entry.is_rejected && !entry.finished && !entry.vanished;
+        let candidate =
+            |entry: &Entry| Candidate { pod: Arc::clone(&entry.pod), orders: entry.handle.orders.clone() };
+        self.pods.values().filter(run).map(candidate).collect()
     }
 
     /// All pods are known: those that are missing have vanished, and what others left can go.

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::event::Recorder;
 use crate::image::ImageStore;
 use crate::net::Network;
+use crate::node::disk::{Disk, Thresholds};
 use crate::node::foreign_images::ForeignImages;
 use crate::node::host_names::HostNames;
 use crate::node::machine::Machine;
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub pod_max_pids: i64,
     /// Kernel parameters that pods may set beside the safe ones.
     pub allowed_unsafe_sysctls: Vec<UnsafeSysctl>,
+    /// Less free disk than this is pressure.
+    pub eviction_hard: Thresholds,
     /// Proa's version, for `nodeInfo`.
     pub version: String,
 }
@@ -63,6 +66,8 @@ pub struct Host {
     pub paths: Paths,
     /// The API.
     pub client: kube::Client,
+    /// The disk that holds the data directory.
+    pub disk: Disk,
     /// Images.
     pub images: ImageStore,
     /// Images that have nothing for this node's platform.

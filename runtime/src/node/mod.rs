@@ -7,10 +7,12 @@ pub mod host;
 pub mod join;
 pub mod registration;
 
+pub mod disk;
 mod foreign_images;
 pub mod local_path;
 pub mod machine;
 mod object;
+pub mod pressure;
 pub mod shown_pods;
 
 pub mod cluster;

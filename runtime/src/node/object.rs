@@ -17,8 +17,6 @@ use crate::node::host::Host;
 const MAX_IMAGES: usize = 50;
 /// Less available memory than this is pressure.
 const MEMORY_PRESSURE_BYTES: i64 = 50 << 20;
-/// Less free disk than this part is pressure.
-const DISK_PRESSURE_PERCENT: u64 = 5;
 
 /// The object as it is registered.
 pub fn node(host: &Host) -> Node {
@@ -77,8 +75,7 @@ pub fn status(host: &Host) -> NodeStatus {
 
 fn conditions(host: &Host) -> Vec<NodeCondition> {
     let memory = machine::available_memory_bytes().is_some_and(|bytes| bytes < MEMORY_PRESSURE_BYTES);
-    let disk = nix::sys::statvfs::statvfs(&host.config.data_dir)
-        .is_ok_and(|s| s.blocks_available() * 100 < s.blocks() * DISK_PRESSURE_PERCENT);
+    let disk = host.disk.is_under_pressure();
     let condition = |type_: &str, status: bool, reason: &str, message: &str| NodeCondition {
         type_: type_.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
@@ -113,11 +110,11 @@ fn conditions(host: &Host) -> Vec<NodeCondition> {
 }
 
 fn images(host: &Host) -> Vec<ContainerImage> {
-    let mut images = host.images.list();
-    images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.reference.cmp(&b.reference)));
-    let one = |image: crate::image::Image| ContainerImage {
-        names: Some(vec![image.reference]),
-        size_bytes: i64::try_from(image.size_bytes).ok(),
+    let mut images = host.images.sizes();
+    images.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let one = |(reference, size_bytes)| ContainerImage {
+        names: Some(vec![reference]),
+        size_bytes: i64::try_from(size_bytes).ok(),
     };
     images.into_iter().take(MAX_IMAGES).map(one).collect()
 }

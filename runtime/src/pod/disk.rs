@@ -43,6 +43,11 @@ pub enum Finding {
     Unclear(Report),
 }
 
+/// The newest runs of a pod's containers, by name and attempt.
+pub fn newest_runs(seen: &PodObserved) -> Vec<(String, u32)> {
+    seen.containers.iter().filter_map(|(name, c)| Some((name.clone(), c.runs.checked_sub(1)?))).collect()
+}
+
 impl Disk {
     /// Nothing measured yet.
     pub fn new(pod: &Pod) -> Self {
@@ -60,8 +65,7 @@ impl Disk {
             return Next::Wait(due);
         }
         self.running = true;
-        let runs = seen.containers.iter();
-        Next::Measure(runs.filter_map(|(name, c)| Some((name.clone(), c.runs.checked_sub(1)?))).collect())
+        Next::Measure(newest_runs(seen))
     }
 
     /// Takes in a measurement.

@@ -15,6 +15,8 @@ use crate::pod::observed::{field_path, reason};
 
 /// How often a long pull tells how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// How often it is seen to that there is room for what it brings.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do about an image that was made here and cannot be pulled.
 const LOCAL_HINT: &str = "; an image of this name is on the node: with imagePullPolicy IfNotPresent or Never it is used \
@@ -43,9 +45,6 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
             return Ok(image.clone());
         }
         _ => {}
-    }
-    if let Some(message) = host.images.held_back(name) {
-        return Err((reason::ERR_IMAGE_PULL, format!("failed to pull image \"{name}\": {message}")));
     }
     let is_here = local.is_some();
     tell(false, "Pulling", format!("Pulling image \"{name}\""));
@@ -113,6 +112,15 @@ async fn pull(
     tell: &(dyn Fn(bool, &'static str, String) + Sync),
 ) -> Result<Image, ImageError> {
     let refused = |message| ImageError::Registry { reference: name.to_owned(), message };
+    let room = || match host.disk.shortage() {
+        Some(shortage) => Err(refused(format!(
+            "the node is low on resource: {}. {}",
+            shortage.resource.name(),
+            shortage.amounts()
+        ))),
+        None => Ok(()),
+    };
+    room()?;
     let credentials = host.objects.credentials(pod).await.map_err(refused)?;
     let latest: Mutex<Option<Progress>> = Mutex::new(None);
     let progress = |progress: Progress| {
@@ -120,11 +128,18 @@ async fn pull(
             *latest = Some(progress);
         }
     };
-    let mut pulled = std::pin::pin!(host.images.pull(name, &credentials, &progress));
+    let mut pulled = std::pin::pin!(host.images.pull(name, &credentials, true, &progress));
+    let mut told = Instant::now();
     loop {
-        match tokio::time::timeout(PROGRESS_EVERY, &mut pulled).await {
+        match tokio::time::timeout(ROOM_EVERY, &mut pulled).await {
             Ok(done) => return done,
             Err(_) => {
+                // Given up, it leaves nothing of what has not come whole.
+                room()?;
+                if told.elapsed() < PROGRESS_EVERY {
+                    continue;
+                }
+                told = Instant::now();
                 let so_far = latest.lock().ok().and_then(|latest| *latest);
                 if let Some(Progress { done_bytes, total_bytes }) = so_far.filter(|p| p.total_bytes > 0) {
                     let (done, total) = (done_bytes >> 20, total_bytes >> 20);

@@ -273,12 +273,7 @@ fn node_address(host: &Host, pod: &Pod) -> IpAddr {
 }
 
 fn seen(container: &Container, image: &Image) -> ImageSeen {
-    let name = image.reference.split('@').next().unwrap_or_default();
-    // A colon after the last slash begins the tag; one before it, a port.
-    let repository = match name.rfind(':') {
-        Some(at) if !name[at..].contains('/') => &name[..at],
-        _ => name,
-    };
+    let repository = image.repository();
     ImageSeen {
         asked: container.image.clone().unwrap_or_default(),
         reference: image.reference.clone(),
@@ -396,6 +391,7 @@ mod tests {
             size_bytes: 1,
             config: ImageConfig::default(),
             content: Content::Layers(Vec::new()),
+            pulled: false,
             devices_left_out: 0,
         };
         for (reference, id) in [

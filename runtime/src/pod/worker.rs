@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use proa_sandbox::protocol::{Event, Reply, Request};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +24,7 @@ use crate::engine::Sandbox;
 use crate::event::{Report, report};
 use crate::node::host::Host;
 use crate::pod::disk::{self, Disk};
-use crate::pod::eviction::measure::{Measured, measure};
+use crate::pod::eviction::measure::{FOR_LIMITS, FOR_NODE, Measured, measure};
 use crate::pod::objects::Watched;
 use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
@@ -43,12 +43,33 @@ const REFRESH_RETRY: Duration = Duration::from_secs(10);
 
 /// The agent's end of a worker.
 pub struct Handle {
+    /// Takes orders.
+    pub orders: Orders,
     /// Takes newer versions of the pod.
     pub pod: watch::Sender<Arc<Pod>>,
     /// Cancelled when the API server does not know the pod any more.
     pub vanished: CancellationToken,
     /// The worker, until it has nothing left to do.
     pub task: AbortOnDropHandle<()>,
+}
+
+/// What the node may want of a pod's worker.
+#[derive(Clone)]
+pub struct Orders(mpsc::UnboundedSender<Told>);
+
+impl Orders {
+    /// Measures what the pod has on the node's disk; `None` if the pod has ended or is about to.
+    pub async fn measure(&self) -> Option<Measured> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Told::Measure(answer)).ok()?;
+        answered.await.ok()
+    }
+
+    /// Ends the pod, for which the message says why.
+    pub fn evict(&self, message: String) {
+        // A worker that has ended has ended its pod.
+        let _ = self.0.send(Told::Outcome(Outcome::Exceeds(message)));
+    }
 }
 
 /// Starts a worker, of a pod that the node has taken or rejects. `finished` hears the pod's uid when
@@ -63,8 +84,10 @@ pub fn start(
     let vanished = CancellationToken::new();
     let gone = vanished.clone();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let (tell, told) = mpsc::unbounded_channel();
+    let orders = Orders(tell.clone());
     let task = tokio::spawn(async move {
-        let mut worker = Worker::new(host, pod);
+        let mut worker = Worker::new(host, pod, tell, told);
         match rejected {
             Some(verdict) => worker.reject(verdict),
             None => Box::pin(worker.adopt()).await,
@@ -72,7 +95,7 @@ pub fn start(
         Box::pin(worker.run(newer, gone)).await;
         let _ = finished.send(uid);
     });
-    Handle { pod: sender, vanished, task: AbortOnDropHandle::new(task) }
+    Handle { orders, pod: sender, vanished, task: AbortOnDropHandle::new(task) }
 }
 
 /// What tasks tell their worker.
@@ -82,6 +105,7 @@ enum Told {
     Written(Box<Result<Pod, kube::Error>>, Value),
     Refreshed(Option<Result<(), String>>),
     Measured(Measured),
+    Measure(oneshot::Sender<Measured>),
 }
 
 struct Worker {
@@ -119,9 +143,13 @@ struct Refresh {
 }
 
 impl Worker {
-    fn new(host: Arc<Host>, pod: Arc<Pod>) -> Self {
+    fn new(
+        host: Arc<Host>,
+        pod: Arc<Pod>,
+        tell: mpsc::UnboundedSender<Told>,
+        told: mpsc::UnboundedReceiver<Told>,
+    ) -> Self {
         let now = Timestamp::now();
-        let (tell, told) = mpsc::unbounded_channel();
         Worker {
             disk: Disk::new(&pod),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -377,6 +405,7 @@ impl Worker {
                 disk::Finding::Exceeds(outcome) => self.apply(outcome),
                 disk::Finding::Unclear(report) => self.report(vec![report]),
             },
+            Told::Measure(answer) => self.measure(answer),
             Told::Written(written, patch) => self.status_written(*written, patch),
             Told::Refreshed(done) => {
                 self.volumes.running = false;
@@ -477,10 +506,22 @@ impl Worker {
             disk::Next::Wait(until) => Some(until),
             disk::Next::Measure(runs) => {
                 let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
-                self.spawn(async move |tell| tell(Told::Measured(measure(&host.paths, &pod, &runs).await)));
+                self.spawn(async move |tell| {
+                    tell(Told::Measured(measure(&host.paths, &pod, &runs, &FOR_LIMITS).await))
+                });
                 None
             }
         }
+    }
+
+    /// Measures what the pod has on the disk, for the node, unless it ends anyway.
+    fn measure(&mut self, answer: oneshot::Sender<Measured>) {
+        let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
+        if pod.spec.as_ref().is_none_or(|spec| must_end(&pod, spec, &self.seen)) {
+            return;
+        }
+        let runs = disk::newest_runs(&self.seen);
+        self.spawn(async move |_| drop(answer.send(measure(&host.paths, &pod, &runs, &FOR_NODE).await)));
     }
 
     /// True if volumes are to follow what they are made of, and are not just doing so.

@@ -1,6 +1,6 @@
 //! How much a pod has on the node's disk.
 //!
-//! Called by the pod's worker, only for pods with limits. Containers change their files meanwhile
+//! Called by the pod's worker, for pods with limits, and for all when the disk is short. Containers change their files meanwhile
 //! and may mean harm: directories are opened inside their tree by the kernel (`openat2`), no link is
 //! followed, no mount entered, and both the time and the memory of a walk are bounded. A walk that
 //! came to a bound gives what it has found, which may be less than there is, and says so.
@@ -24,20 +24,31 @@ use crate::node::paths::Paths;
 
 /// Bytes in one block of `st_blocks`.
 const BLOCK: u64 = 512;
-/// A walk of one pod takes no longer.
-const LONGEST: Duration = Duration::from_secs(30);
 /// Names of directories that are still to be visited take no more memory.
 const PENDING_MAX_BYTES: usize = 16 << 20;
 /// Files with several names that are remembered; further ones count once for each name.
 const LINKED_MAX: usize = 100_000;
-/// Disks are busy enough with one walk at a time.
-static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+/// How a look is taken.
+pub struct Look {
+    /// A walk of one pod takes no longer.
+    longest: Duration,
+    /// Disks are busy enough with one walk at a time.
+    one_at_a_time: Semaphore,
+}
+
+/// For a pod's limits.
+pub static FOR_LIMITS: Look =
+    Look { longest: Duration::from_secs(30), one_at_a_time: Semaphore::const_new(1) };
+/// To compare all pods, which nobody may hold up: who has much is found to have much at once.
+pub static FOR_NODE: Look = Look { longest: Duration::from_secs(5), one_at_a_time: Semaphore::const_new(1) };
 
 /// What a look at a pod has found.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// At least so much is there.
     pub used: Used,
+    /// At least so many files and directories.
+    pub inodes: u64,
     /// Why there may be more.
     pub problem: Option<String>,
     /// How long it took.
@@ -45,12 +56,12 @@ pub struct Measured {
 }
 
 /// Measures a pod, whose containers' newest runs are given as name and attempt.
-pub async fn measure(paths: &Paths, pod: &Pod, runs: &[(String, u32)]) -> Measured {
+pub async fn measure(paths: &Paths, pod: &Pod, runs: &[(String, u32)], look: &'static Look) -> Measured {
     let trees = trees(paths, pod, runs);
     let given_up = CancellationToken::new();
     let _guard = given_up.clone().drop_guard();
-    let Ok(_permit) = ONE_AT_A_TIME.acquire().await else { return Measured::default() };
-    let walk = tokio::task::spawn_blocking(move || sum(&trees, &given_up));
+    let Ok(_permit) = look.one_at_a_time.acquire().await else { return Measured::default() };
+    let walk = tokio::task::spawn_blocking(move || sum(&trees, look.longest, &given_up));
     walk.await.unwrap_or_else(|error| Measured { problem: Some(error.to_string()), ..Measured::default() })
 }
 
@@ -79,7 +90,7 @@ fn trees(paths: &Paths, pod: &Pod, runs: &[(String, u32)]) -> Vec<Tree> {
     trees
 }
 
-fn sum(trees: &[Tree], given_up: &CancellationToken) -> Measured {
+fn sum(trees: &[Tree], longest: Duration, given_up: &CancellationToken) -> Measured {
     let begin = Instant::now();
     let mut measured = Measured::default();
     for tree in trees {
@@ -87,9 +98,10 @@ fn sum(trees: &[Tree], given_up: &CancellationToken) -> Measured {
             Tree::Volume(name, dir) => (&mut measured.used.volumes, name, dir),
             Tree::Container(name, dir) => (&mut measured.used.containers, name, dir),
         };
-        let mut walk = Walk::new(begin + LONGEST, given_up);
+        let mut walk = Walk::new(begin, longest, given_up);
         let done = walk.all(dir);
         *map.entry(name.clone()).or_default() += walk.bytes;
+        measured.inodes += walk.inodes;
         if let Err(error) = done {
             measured.problem = Some(error.to_string());
         }
@@ -100,6 +112,8 @@ fn sum(trees: &[Tree], given_up: &CancellationToken) -> Measured {
 
 struct Walk<'a> {
     bytes: u64,
+    inodes: u64,
+    longest: Duration,
     deadline: Instant,
     given_up: &'a CancellationToken,
     /// Relative to the root.
@@ -110,8 +124,17 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(deadline: Instant, given_up: &'a CancellationToken) -> Self {
-        Walk { bytes: 0, deadline, given_up, pending: Vec::new(), pending_bytes: 0, linked: HashSet::new() }
+    fn new(begin: Instant, longest: Duration, given_up: &'a CancellationToken) -> Self {
+        Walk {
+            bytes: 0,
+            inodes: 0,
+            longest,
+            deadline: begin + longest,
+            given_up,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            linked: HashSet::new(),
+        }
     }
 
     /// Counts a directory and all in it. One that is not there holds nothing.
@@ -122,6 +145,7 @@ impl<'a> Walk<'a> {
         };
         let meta = root.metadata()?;
         self.bytes += meta.blocks() * BLOCK;
+        self.inodes += 1;
         self.pending.push(PathBuf::from("."));
         let mut problem = Ok(());
         while let Some(dir) = self.pending.pop() {
@@ -137,7 +161,7 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
             if Instant::now() > self.deadline {
-                return Err(io::Error::other(format!("it takes longer than {} s", LONGEST.as_secs())));
+                return Err(io::Error::other(format!("it takes longer than {} s", self.longest.as_secs())));
             }
         }
         problem
@@ -155,6 +179,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             self.bytes += meta.blocks() * BLOCK;
+            self.inodes += 1;
             if meta.is_dir() {
                 let inner = dir.join(entry.file_name());
                 self.pending_bytes += inner.as_os_str().len();
@@ -195,7 +220,7 @@ mod tests {
 
     fn measured(root: &Path) -> (u64, Result<(), String>) {
         let given_up = CancellationToken::new();
-        let mut walk = Walk::new(Instant::now() + LONGEST, &given_up);
+        let mut walk = Walk::new(Instant::now(), FOR_LIMITS.longest, &given_up);
         let done = walk.all(root).map_err(|error| error.to_string());
         (walk.bytes, done)
     }
@@ -224,7 +249,8 @@ mod tests {
     fn a_walk_ends_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
         let given_up = CancellationToken::new();
-        let mut walk = Walk::new(Instant::now() - Duration::from_secs(1), &given_up);
+        let longest = FOR_LIMITS.longest;
+        let mut walk = Walk::new(Instant::now() - longest - Duration::from_secs(1), longest, &given_up);
         assert_eq!(walk.all(dir.path()).unwrap_err().to_string(), "it takes longer than 30 s");
         // Deeper than any path may be long.
         let mut at = File::open(dir.path()).unwrap();

@@ -1,5 +1,5 @@
 //! Whether a pod has more on the node's disk than it may: then the node ends it, as the kubelet
-//! does.
+//! does. Whose end helps when the disk is short is in `rank`.
 //!
 //! Fed by the pod's worker with what `measure` has found; the decision is pure. Only pods that have
 //! such limits are looked at. What lies in memory is limited by the kernel.
@@ -7,6 +7,7 @@
 //! texts, the kubelet's eviction manager.
 
 pub mod measure;
+pub mod rank;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,10 +46,22 @@ pub struct Used {
     pub containers: BTreeMap<String, u64>,
 }
 
+impl Used {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.volumes.values().chain(self.containers.values()).fold(0, |sum: u64, n| sum.saturating_add(*n))
+    }
+}
+
+/// True for pods that keep the cluster going.
+pub fn is_critical(spec: &PodSpec) -> bool {
+    spec.priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY)
+}
+
 /// A pod's limits, if it has any that the node has to watch.
 pub fn limits(pod: &Pod) -> Option<Limits> {
     let spec = pod.spec.as_ref()?;
-    if spec.priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY) {
+    if is_critical(spec) {
         return None;
     }
     let volumes = spec.volumes.iter().flatten().filter_map(|volume| {
@@ -75,9 +88,7 @@ pub fn exceeded(limits: &Limits, used: &Used) -> Option<String> {
     {
         return Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "));
     }
-    let all =
-        used.volumes.values().chain(used.containers.values()).fold(0, |sum: u64, n| sum.saturating_add(*n));
-    if let Some(limit) = limits.pod.filter(|limit| over(limit, all)) {
+    if let Some(limit) = limits.pod.filter(|limit| over(limit, used.total())) {
         return Some(format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "
         ));

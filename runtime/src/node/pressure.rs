@@ -1,0 +1,195 @@
+//! Makes room when the node's disk is short, and keeps unused images from filling it: first what
+//! nobody needs goes, then images that no pod uses, then pods, one after the other.
+//!
+//! It asks the agent for its pods and tells their workers to end, and needs the API server for
+//! neither: on the node of the control plane the store is short of the same disk.
+//! Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/>.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::report;
+use crate::image::collect::{Collector, InUse, MIN_AGE};
+use crate::image::normalize;
+use crate::node::disk::{Shortage, Space};
+use crate::node::host::Host;
+use crate::pod::eviction::rank;
+use crate::pod::observed::all_containers;
+use crate::pod::plan::phase_is_terminal;
+use crate::pod::worker::Orders;
+
+/// Between two looks at the disk, as with the kubelet.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Between two looks for images that are not needed, as with the kubelet.
+const IMAGES_PERIOD: Duration = Duration::from_secs(300);
+/// Above this part of the disk unused images go …
+const IMAGES_HIGH_PERCENT: u64 = 85;
+/// … until no more than this is in use.
+const IMAGES_LOW_PERCENT: u64 = 80;
+/// What no image needs is kept for so long while there is room.
+const KEEP: Duration = Duration::from_secs(3600);
+/// All pods are measured in this time; who has not been by then counts as far as it was.
+const MEASURING: Duration = Duration::from_secs(60);
+/// The disk is not looked at again before a pod that was told to end had this time to do so.
+const ENDING: Duration = Duration::from_secs(20);
+const ENDING_STEP: Duration = Duration::from_millis(500);
+/// The pause after pods were measured in vain is so many times as long as that took.
+const MEASURE_SHARE: u32 = 20;
+
+/// A pod that may be told to end.
+pub struct Candidate {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its worker.
+    pub orders: Orders,
+}
+
+/// Asks for the pods that the node has taken.
+pub type Ask = mpsc::Sender<oneshot::Sender<Vec<Candidate>>>;
+
+/// Watches the disk until `shutdown`.
+pub async fn run(host: Arc<Host>, ask: Ask, shutdown: CancellationToken) {
+    let collector = Some(Collector::new(host.images.clone()));
+    let mut keeper = Keeper { host, ask, collector, collected: None, was_under_pressure: false };
+    loop {
+        let pause = tokio::select! {
+            () = shutdown.cancelled() => return,
+            pause = keeper.look() => pause,
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+struct Keeper {
+    host: Arc<Host>,
+    ask: Ask,
+    /// At work elsewhere while it is `None`.
+    collector: Option<Collector>,
+    /// When images were last looked at.
+    collected: Option<Instant>,
+    was_under_pressure: bool,
+}
+
+impl Keeper {
+    /// Looks once, and says when to look again.
+    async fn look(&mut self) -> Duration {
+        let shortage = self.host.disk.shortage();
+        self.tell(shortage);
+        let due = self.collected.is_none_or(|at| at.elapsed() >= IMAGES_PERIOD);
+        if due || shortage.is_some() || self.host.images.is_spoiled() {
+            if due {
+                self.collected = Some(Instant::now());
+            }
+            self.collect(due, shortage.is_some()).await;
+        }
+        match self.host.disk.shortage() {
+            Some(shortage) => self.evict(&shortage).await,
+            None => PERIOD,
+        }
+    }
+
+    /// Tells of changes of the condition.
+    fn tell(&mut self, shortage: Option<Shortage>) {
+        let under_pressure = self.host.disk.is_under_pressure();
+        if std::mem::replace(&mut self.was_under_pressure, under_pressure) == under_pressure {
+            return;
+        }
+        let name = &self.host.config.node_name;
+        let reason = if under_pressure { "NodeHasDiskPressure" } else { "NodeHasNoDiskPressure" };
+        let text = format!("Node {name} status is now: {reason}");
+        self.host.recorder.report_node(name, report(None, false, reason, text));
+        if let Some(shortage) = shortage {
+            let text = format!("Attempting to reclaim {}. {}", shortage.resource.name(), shortage.amounts());
+            tracing::warn!("the disk is short: {text}");
+            self.host.recorder.report_node(name, report(None, true, "EvictionThresholdMet", text));
+        }
+    }
+
+    /// Removes what images have and nobody needs, and where room is short, images that nobody uses.
+    async fn collect(&mut self, due: bool, short: bool) {
+        let Some(mut collector) = self.collector.take() else { return };
+        let host = Arc::clone(&self.host);
+        let done = tokio::task::spawn_blocking(move || {
+            let now = Instant::now();
+            let in_use = in_use(&host);
+            collector.note(&in_use, now);
+            let full = due && host.disk.space().is_some_and(|space| is_used(&space, IMAGES_HIGH_PERCENT));
+            let keep = if short || full { MIN_AGE } else { KEEP };
+            let mut done = collector.collect(&in_use, keep, now).map(drop);
+            if short || full {
+                let low = || host.disk.space().is_none_or(|space| !is_used(&space, IMAGES_LOW_PERCENT));
+                let enough = || host.disk.shortage().is_none() && (short || low());
+                done = done.and_then(|()| collector.evict(&in_use, &enough, now).map(drop));
+            }
+            if let Err(error) = done {
+                tracing::warn!(%error, "images that nobody needs could not be removed");
+            }
+            collector
+        });
+        // A panic loses what was remembered, and no more.
+        self.collector = Some(done.await.unwrap_or_else(|_| Collector::new(self.host.images.clone())));
+    }
+
+    /// Ends the pod that is to go first, if one is; says when to look again.
+    async fn evict(&self, shortage: &Shortage) -> Duration {
+        let (answer, answered) = oneshot::channel();
+        if self.ask.send(answer).await.is_err() {
+            return PERIOD;
+        }
+        let candidates = answered.await.unwrap_or_default();
+        let begun = Instant::now();
+        let measure = async |candidate: &Candidate| {
+            let measured = tokio::time::timeout(MEASURING, candidate.orders.measure()).await;
+            measured.ok().flatten()
+        };
+        let measured = join_all(candidates.iter().map(measure)).await;
+        let known: Vec<_> = candidates
+            .iter()
+            .zip(&measured)
+            .filter_map(|(c, measured)| Some((c, measured.as_ref()?)))
+            .collect();
+        let pods = known.iter().map(|(candidate, measured)| (&*candidate.pod, *measured));
+        let Some((index, message)) = rank::victim(pods, shortage) else {
+            return PERIOD.max(begun.elapsed() * MEASURE_SHARE);
+        };
+        let candidate = known[index].0;
+        let name = candidate.pod.metadata.name.as_deref().unwrap_or_default();
+        tracing::warn!(namespace = candidate.pod.metadata.namespace, pod = name, message, "evicting a pod");
+        candidate.orders.evict(message);
+        let told = Instant::now();
+        while self.host.disk.shortage().is_some() && told.elapsed() < ENDING {
+            tokio::time::sleep(ENDING_STEP).await;
+        }
+        Duration::ZERO
+    }
+}
+
+fn is_used(space: &Space, percent: u64) -> bool {
+    space.bytes > 0 && (space.bytes - space.free_bytes.min(space.bytes)) * 100 >= space.bytes * percent
+}
+
+/// What the pods of the node use that have not ended.
+fn in_use(host: &Host) -> InUse {
+    let mut in_use = InUse::default();
+    for shown in host.pods.list() {
+        let phase = shown.status.phase.as_deref();
+        if phase_is_terminal(&shown.pod) || matches!(phase, Some("Succeeded" | "Failed")) {
+            continue;
+        }
+        let names = all_containers(&shown.pod).filter_map(|(_, c)| normalize(c.image.as_deref()?).ok());
+        in_use.names.extend(names);
+        let lists = [&shown.status.container_statuses, &shown.status.init_container_statuses];
+        let ids = lists.into_iter().flatten().flatten().filter_map(|status| status.image_id.split_once('@'));
+        in_use.manifests.extend(ids.map(|(_, digest)| digest.to_owned()).collect::<BTreeSet<_>>());
+    }
+    in_use
+}
