@@ -172,8 +172,8 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(uid) = ended.recv() => self.finish(&uid),
-                // Whoever has asked may be gone by now.
-                Some(answer) = self.asked.recv() => drop(answer.send(self.candidates())),
+                // Whoever has asked may be gone by now. Before all pods are known there is no answer.
+                Some(answer) = self.asked.recv(), if self.cleaned => drop(answer.send(self.candidates())),
                 event = events.next() => match event {
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
                     Some(Ok(watcher::Event::InitApply(pod))) => listed.push(pod),
@@ -239,9 +239,9 @@ impl Agent {
         admitted
     }
 
-    /// The pods that may be told to end.
+    /// The pods of which there is something on the node.
     fn candidates(&self) -> Vec<Candidate> {
-        let run = |entry: &&Entry| !entry.is_rejected && !entry.finished && !entry.vanished;
+        let run = |entry: &&Entry| !entry.is_rejected && !entry.finished;
         let candidate =
             |entry: &Entry| Candidate { pod: Arc::clone(&entry.pod), orders: entry.handle.orders.clone() };
         self.pods.values().filter(run).map(candidate).collect()

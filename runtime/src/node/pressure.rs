@@ -5,12 +5,11 @@
 //! neither: on the node of the control plane the store is short of the same disk.
 //! Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/>.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +41,7 @@ const ENDING_STEP: Duration = Duration::from_millis(500);
 /// The pause after pods were measured in vain is so many times as long as that took.
 const MEASURE_SHARE: u32 = 20;
 
-/// A pod that may be told to end.
+/// A pod of the node, which may be told to end.
 pub struct Candidate {
     /// The pod.
     pub pod: Arc<Pod>,
@@ -50,7 +49,7 @@ pub struct Candidate {
     pub orders: Orders,
 }
 
-/// Asks for the pods that the node has taken.
+/// Asks for the pods that the node has taken; answered once all of them are known.
 pub type Ask = mpsc::Sender<oneshot::Sender<Vec<Candidate>>>;
 
 /// Watches the disk until `shutdown`.
@@ -85,15 +84,27 @@ impl Keeper {
         let shortage = self.host.disk.shortage();
         self.tell(shortage);
         let due = self.collected.is_none_or(|at| at.elapsed() >= IMAGES_PERIOD);
-        if due || shortage.is_some() || self.host.images.is_spoiled() {
-            if due {
-                self.collected = Some(Instant::now());
-            }
-            self.collect(due, shortage.is_some()).await;
+        if !due && shortage.is_none() && !self.host.images.is_spoiled() {
+            return PERIOD;
         }
+        let Ok(candidates) = tokio::time::timeout(PERIOD, self.candidates()).await else { return PERIOD };
+        if due {
+            self.collected = Some(Instant::now());
+        }
+        self.collect(in_use(&self.host, &candidates), due, shortage.is_some()).await;
         match self.host.disk.shortage() {
-            Some(shortage) => self.evict(&shortage).await,
+            Some(shortage) => self.evict(&candidates, &shortage).await,
             None => PERIOD,
+        }
+    }
+
+    async fn candidates(&self) -> Vec<Candidate> {
+        let (answer, answered) = oneshot::channel();
+        // The agent ends with the node.
+        let _ = self.ask.send(answer).await;
+        match answered.await {
+            Ok(candidates) => candidates,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -115,12 +126,11 @@ impl Keeper {
     }
 
     /// Removes what images have and nobody needs, and where room is short, images that nobody uses.
-    async fn collect(&mut self, due: bool, short: bool) {
+    async fn collect(&mut self, in_use: InUse, due: bool, short: bool) {
         let Some(mut collector) = self.collector.take() else { return };
         let host = Arc::clone(&self.host);
         let done = tokio::task::spawn_blocking(move || {
             let now = Instant::now();
-            let in_use = in_use(&host);
             collector.note(&in_use, now);
             let full = due && host.disk.space().is_some_and(|space| is_used(&space, IMAGES_HIGH_PERCENT));
             let keep = if short || full { MIN_AGE } else { KEEP };
@@ -140,12 +150,7 @@ impl Keeper {
     }
 
     /// Ends the pod that is to go first, if one is; says when to look again.
-    async fn evict(&self, shortage: &Shortage) -> Duration {
-        let (answer, answered) = oneshot::channel();
-        if self.ask.send(answer).await.is_err() {
-            return PERIOD;
-        }
-        let candidates = answered.await.unwrap_or_default();
+    async fn evict(&self, candidates: &[Candidate], shortage: &Shortage) -> Duration {
         let begun = Instant::now();
         let measure = async |candidate: &Candidate| {
             let measured = tokio::time::timeout(MEASURING, candidate.orders.measure()).await;
@@ -177,19 +182,26 @@ fn is_used(space: &Space, percent: u64) -> bool {
     space.bytes > 0 && (space.bytes - space.free_bytes.min(space.bytes)) * 100 >= space.bytes * percent
 }
 
-/// What the pods of the node use that have not ended.
-fn in_use(host: &Host) -> InUse {
+/// What the pods of the node use that have not ended. Those that have just been found again are not
+/// shown yet.
+fn in_use(host: &Host, candidates: &[Candidate]) -> InUse {
     let mut in_use = InUse::default();
-    for shown in host.pods.list() {
-        let phase = shown.status.phase.as_deref();
-        if phase_is_terminal(&shown.pod) || matches!(phase, Some("Succeeded" | "Failed")) {
-            continue;
+    let mut add = |pod: &Pod, status: Option<&PodStatus>| {
+        let phase = status.and_then(|status| status.phase.as_deref());
+        if phase_is_terminal(pod) || matches!(phase, Some("Succeeded" | "Failed")) {
+            return;
         }
-        let names = all_containers(&shown.pod).filter_map(|(_, c)| normalize(c.image.as_deref()?).ok());
-        in_use.names.extend(names);
-        let lists = [&shown.status.container_statuses, &shown.status.init_container_statuses];
-        let ids = lists.into_iter().flatten().flatten().filter_map(|status| status.image_id.split_once('@'));
-        in_use.manifests.extend(ids.map(|(_, digest)| digest.to_owned()).collect::<BTreeSet<_>>());
+        in_use.names.extend(all_containers(pod).filter_map(|(_, c)| normalize(c.image.as_deref()?).ok()));
+        let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
+        let ids = lists.into_iter().flatten().flatten().flatten();
+        let ids = ids.filter_map(|status| status.image_id.split_once('@'));
+        in_use.manifests.extend(ids.map(|(_, digest)| digest.to_owned()));
+    };
+    for candidate in candidates {
+        add(&candidate.pod, candidate.pod.status.as_ref());
+    }
+    for shown in host.pods.list() {
+        add(&shown.pod, Some(&shown.status));
     }
     in_use
 }
