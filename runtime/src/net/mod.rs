@@ -2,7 +2,7 @@
 //!
 //! The node agent attaches pods, `proxy` keeps the service rules, the binary starts and removes the
 //! whole. Everything is done over netlink; no program is run. Reading order: `cidr`, `address`,
-//! `rules`, `scope`, `entry`, `index` are pure; `nft` and `table` encode; `link`, `conntrack` and this file do the IO.
+//! `rules`, `scope`, `entry`, `index` are pure; `nft` and `table` encode; `link`, `conntrack`, `thread` and this file do the IO.
 //!
 //! Every pod hangs on a veth pair with a /32 route; one device per node holds the gateway's and the
 //! DNS server's address and is where packets go that belong to nobody, to be refused there. State is
@@ -19,6 +19,7 @@ pub mod proxy;
 mod rules;
 mod scope;
 mod table;
+mod thread;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use link::{Link, Links};
 use nft::Batch;
 use rules::{Backends, Endpoint, Frontend, Pick, Rules};
 use table::Layout;
+use thread::{Worker, blocking};
 
 /// Longest name of a network interface, without the final zero (linux/if.h, `IFNAMSIZ`).
 const INTERFACE_NAME_MAX: usize = 15;
@@ -129,7 +131,7 @@ struct Inner {
     links: Links,
     /// Held only between awaits; owners are link names.
     pool: Mutex<AddressPool>,
-    table: Arc<Mutex<Table>>,
+    table: Worker<Table>,
 }
 
 /// The service rules: what is wanted, and what the kernel has.
@@ -181,8 +183,8 @@ impl Network {
             host_ports: BTreeMap::new(),
             installed: Some(Rules::new()),
         };
-        let inner =
-            Inner { config, gateway, links, pool: Mutex::new(pool), table: Arc::new(Mutex::new(table)) };
+        let table = Worker::start("nftables", table).map_err(kernel("start a thread"))?;
+        let inner = Inner { config, gateway, links, pool: Mutex::new(pool), table };
         let network = Self(Arc::new(inner));
         network.with_table(Table::open).await?;
         Ok(network)
@@ -267,9 +269,11 @@ impl Network {
     pub async fn remove_all(&self) -> Result<(), NetError> {
         let NetworkConfig { bridge, table, .. } = &self.0.config;
         remove_all(bridge, table, &self.0.links).await?;
-        let mut table = self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.installed = None;
-        Ok(())
+        self.with_table(|table| {
+            table.installed = None;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes what a node's network with this device and table left, without starting one: for
@@ -339,12 +343,7 @@ impl Network {
     where
         F: FnOnce(&mut Table) -> Result<(), NetError> + Send + 'static,
     {
-        let table = Arc::clone(&self.0.table);
-        let run = move || change(&mut table.lock().unwrap_or_else(PoisonError::into_inner));
-        match tokio::task::spawn_blocking(run).await {
-            Ok(result) => result,
-            Err(e) => Err(kernel("change the service rules")(io::Error::other(e))),
-        }
+        self.0.table.run(change).await.map_err(kernel("change the service rules"))?
     }
 
     fn link_name(&self, pod_uid: &str) -> String {
@@ -556,10 +555,6 @@ fn allow_loopback(link: &str) -> Result<(), NetError> {
 fn write_setting(name: &str, value: &str) -> Result<(), NetError> {
     let path = Path::new("/proc/sys/net/ipv4").join(name);
     std::fs::write(&path, value).map_err(kernel(&format!("set {} to {value}", path.display())))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }
 
 fn lacking(what: &str, modules: &'static str) -> impl FnOnce(io::Error) -> NetError + use<> {
