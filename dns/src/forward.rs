@@ -1,7 +1,7 @@
 //! Asks the node's own resolvers about names outside the cluster, and remembers their answers.
 
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::op::ResponseCode;
@@ -12,7 +12,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::{TokioResolver, system_conf};
-use tokio::sync::Semaphore;
+use proa_api::shares::{self, Shares};
 
 use crate::config::Upstream;
 
@@ -21,8 +21,10 @@ const CACHED_ANSWERS: u64 = 2048;
 /// Clients give up after five seconds (resolv.conf(5)), so a second try must fit in before that.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
-/// Questions that may wait for an answer at the same time.
-const IN_FLIGHT: usize = 512;
+/// Questions that may wait for an answer at the same time, in all and of one client.
+const IN_FLIGHT: (usize, usize) = (512, 64);
+/// How often at most it is said that there are more.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How often at most the file of resolvers is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
@@ -48,7 +50,9 @@ pub struct Forwarder {
     upstream: Upstream,
     /// Addresses of this server, which must not ask itself.
     own: Vec<SocketAddr>,
-    permits: Semaphore,
+    in_flight: Arc<Shares<IpAddr>>,
+    /// When it was last said that there are too many.
+    said: Mutex<Option<Instant>>,
     current: Mutex<Current>,
 }
 
@@ -63,14 +67,16 @@ impl Forwarder {
     /// Asks nobody yet. `own` are the addresses this server listens on.
     pub fn new(upstream: Upstream, own: Vec<SocketAddr>) -> Self {
         let current = Mutex::new(Current { resolver: None, looked: None, modified: None });
-        Self { upstream, own, permits: Semaphore::new(IN_FLIGHT), current }
+        let in_flight = Shares::new(IN_FLIGHT.0, IN_FLIGHT.1);
+        Self { upstream, own, in_flight, said: Mutex::default(), current }
     }
 
-    /// Asks. Fails at once if there is nobody to ask or too much is being asked already.
-    pub async fn ask(&self, name: &Name, asked: RecordType) -> Forwarded {
+    /// Asks for a client. Fails at once if there is nobody to ask or too much is being asked already.
+    pub async fn ask(&self, client: IpAddr, name: &Name, asked: RecordType) -> Forwarded {
         let Some(resolver) = self.resolver() else { return Forwarded::failed(ResponseCode::ServFail) };
-        let Ok(_permit) = self.permits.try_acquire() else {
-            tracing::warn!("too many questions wait for resolvers elsewhere");
+        let client = shares::client(client);
+        let Some(_share) = self.in_flight.take(client) else {
+            self.say(client);
             return Forwarded::failed(ResponseCode::ServFail);
         };
         match resolver.lookup(name.clone(), asked).await {
@@ -89,6 +95,15 @@ impl Forwarder {
                 tracing::debug!(%name, %error, "no answer from elsewhere");
                 Forwarded::failed(ResponseCode::ServFail)
             }
+        }
+    }
+
+    /// Says now and then that a client's question is not passed on.
+    fn say(&self, client: IpAddr) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+            *said = Some(Instant::now());
+            tracing::warn!(%client, "too many questions wait for resolvers elsewhere");
         }
     }
 
@@ -156,6 +171,6 @@ fn options() -> ResolverOpts {
     options.cache_size = CACHED_ANSWERS;
     // Pods have a hosts file of their own; the node's is not theirs.
     options.use_hosts_file = ResolveHosts::Never;
-    options.max_active_requests = IN_FLIGHT;
+    options.max_active_requests = IN_FLIGHT.0;
     options
 }

@@ -2,7 +2,7 @@
 //!
 //! hickory does the framing, the wire format and truncation.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
@@ -183,11 +183,12 @@ impl Resolver {
         if query.query_class() != DNSClass::IN || transfer {
             return refuse(ResponseCode::Refused);
         }
-        self.resolve(query.original().name().clone(), query.query_type()).await
+        let client = request.src().ip();
+        self.resolve(client, query.original().name().clone(), query.query_type()).await
     }
 
-    /// Answers a question, following aliases in and out of the cluster.
-    async fn resolve(&self, mut name: Name, asked: RecordType) -> Response {
+    /// Answers a client's question, following aliases in and out of the cluster.
+    async fn resolve(&self, client: IpAddr, mut name: Name, asked: RecordType) -> Response {
         let mut response = Response::default();
         for hop in 0..ALIASES {
             let own = {
@@ -199,7 +200,7 @@ impl Resolver {
                 answer
             };
             let Some(records) = own else {
-                let forwarded = self.forwarder.ask(&name, asked).await;
+                let forwarded = self.forwarder.ask(client, &name, asked).await;
                 response.code = forwarded.code;
                 response.answers.extend(forwarded.answers);
                 response.authorities.extend(forwarded.authorities);

@@ -174,7 +174,9 @@ async fn without_anyone_to_ask_the_answer_is_a_failure_at_once() {
     let path = dir.path().join("resolv.conf");
     std::fs::write(&path, text(&["10.43.0.10", "127.0.0.9"])).unwrap();
     let forwarder = Forwarder::new(Upstream::ResolvConf(path), own);
-    let failed = forwarder.ask(&Name::from_ascii("www.example.com.").unwrap(), RecordType::A).await;
+    let failed = forwarder
+        .ask(Ipv4Addr::LOCALHOST.into(), &Name::from_ascii("www.example.com.").unwrap(), RecordType::A)
+        .await;
     assert_eq!(failed.code, ResponseCode::ServFail);
     let missing = Forwarder::new(Upstream::ResolvConf(dir.path().join("none")), vec![]);
     let failed = missing.ask(&Name::from_ascii("www.example.com.").unwrap(), RecordType::A).await;
@@ -243,4 +245,41 @@ async fn a_port_in_use_is_said_in_a_sentence() {
     };
     let error = Server::bind(config).await.err().unwrap().to_string();
     assert!(error.starts_with(&format!("DNS cannot listen on {taken}: Address already in use")), "{error}");
+}
+
+/// One that asks for much that nobody answers keeps no other client's question from being passed on.
+#[tokio::test]
+async fn what_one_client_asks_elsewhere_leaves_room_for_others() {
+    let elsewhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let upstream = Upstream::Servers(vec![elsewhere.local_addr().unwrap()]);
+    let server = start("cluster.local", upstream, true).await;
+    let flood = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    flood.connect(server).await.unwrap();
+    let mut buffer = [0; 512];
+    // Questions that are refused come back at once.
+    let refused = async {
+        for number in 0.. {
+            let asked = question(&format!("n{number}.example."), RecordType::A);
+            flood.send(&asked.to_vec().unwrap()).await.unwrap();
+            let answer = timeout(Duration::from_millis(20), flood.recv(&mut buffer)).await;
+            if answer.is_ok() {
+                return number;
+            }
+        }
+        unreachable!()
+    };
+    assert!(timeout(DEADLINE, refused).await.expect("a refusal") < 512);
+    let other = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).await.unwrap();
+    other.connect(server).await.unwrap();
+    other.send(&question("other.example.", RecordType::A).to_vec().unwrap()).await.unwrap();
+    let passed_on = async {
+        let mut seen = [0; 512];
+        loop {
+            let length = elsewhere.recv(&mut seen).await.unwrap();
+            if seen[..length].to_ascii_lowercase().windows(5).any(|bytes| bytes == b"other") {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, passed_on).await.expect("the question is passed on");
 }
