@@ -24,7 +24,9 @@ const SECRET: [&str; 4] = ["authorization", "impersonate-", "x-remote-", "proa-"
 pub fn forwarded(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     let mut out = end_to_end(headers);
     for name in headers.keys() {
-        if SECRET.iter().any(|secret| name.as_str().starts_with(secret)) {
+        // Many servers take `X_Remote_User` for `X-Remote-User`.
+        let read = name.as_str().replace('_', "-");
+        if SECRET.iter().any(|secret| read.starts_with(secret)) {
             out.remove(name);
         }
     }
@@ -98,6 +100,9 @@ mod tests {
                 ("impersonate-extra-a", "b"),
                 ("x-remote-user", "root"),
                 ("x-remote-extra-a", "b"),
+                ("x_remote_user", "root"),
+                ("impersonate_user", "root"),
+                ("x-remote_group", "system:masters"),
                 ("proa-proxy-host", "x"),
                 ("host", "10.0.0.1:6443"),
                 ("accept", "text/html"),
