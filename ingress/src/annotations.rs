@@ -2,7 +2,8 @@
 //!
 //! Pure. <https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/>.
 //! What is not understood is said, and where it would protect something the Ingress is closed: its
-//! routes answer 503 rather than be open to those whom the annotation would keep out.
+//! routes answer 503 rather than be open to those whom the annotation would keep out. So it is with
+//! annotations of other ingress controllers, which come along when an Ingress changes its class.
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -23,6 +24,40 @@ const PROTECTING: [&str; 9] = [
     "server-snippet",
     "ssl-ciphers",
     "stream-snippet",
+    "whitelist-source-range",
+];
+/// Beginnings of what other ingress controllers read.
+const OTHERS: [&str; 9] = [
+    "alb.ingress.kubernetes.io/",
+    "appgw.ingress.kubernetes.io/",
+    "haproxy-ingress.github.io/",
+    "haproxy.org/",
+    "ingress.kubernetes.io/",
+    "konghq.com/",
+    "nginx.com/",
+    "nginx.org/",
+    "traefik.ingress.kubernetes.io/",
+];
+/// And what of that keeps somebody out, or may do so: what middlewares, plugins, policies and snippets do
+/// is said elsewhere.
+const OTHERS_PROTECTING: [&str; 18] = [
+    "allow-list",
+    "allowlist-source-range",
+    "auth-secret",
+    "auth-tls-secret",
+    "auth-type",
+    "auth-url",
+    "basic-auth-secret",
+    "blacklist",
+    "deny-list",
+    "denylist-source-range",
+    "inbound-cidrs",
+    "jwt-key",
+    "location-snippets",
+    "plugins",
+    "policies",
+    "router.middlewares",
+    "whitelist",
     "whitelist-source-range",
 ];
 const DEFAULT_REALM: &str = "Authentication Required";
@@ -97,6 +132,16 @@ pub fn settings(namespace: &str, annotations: Option<&BTreeMap<String, String>>)
             closed.push(format!("annotation {PREFIX}{name}: {why}"));
         }
     }
+    for (name, value) in annotations.into_iter().flatten() {
+        let Some(rest) = OTHERS.iter().find_map(|prefix| name.strip_prefix(prefix)) else { continue };
+        let asks_nothing = matches!(value.trim(), "" | "none");
+        match OTHERS_PROTECTING.contains(&rest) && !asks_nothing {
+            true => closed.push(format!("annotation {name}: it is another ingress controller's")),
+            false => found
+                .ignored
+                .push(format!("annotation {name} is another ingress controller's and has no effect")),
+        }
+    }
     match auth(namespace, &named) {
         Ok(auth) => found.auth = auth,
         Err(why) => closed.push(why),
@@ -152,6 +197,9 @@ fn rewrite(value: &str) -> Result<Option<String>, String> {
         value if !value.starts_with('/') => Err("only a path can be rewritten to".to_owned()),
         value if value.contains(['?', '#', '\\']) || value.chars().any(char::is_control) => {
             Err("only a path can be rewritten to".to_owned())
+        }
+        value if value.split('/').any(|segment| matches!(segment, "." | "..")) => {
+            Err("a path with dot segments is not rewritten to".to_owned())
         }
         value => Ok(Some(value.to_owned())),
     }
@@ -209,6 +257,7 @@ mod tests {
             (&[("server-snippet", "deny all;")], "server-snippet: it is not supported"),
             (&[("rewrite-target", "https://elsewhere/")], "rewrite-target: only a path"),
             (&[("rewrite-target", "/?a=$1")], "rewrite-target: only a path"),
+            (&[("rewrite-target", "/a/../$1")], "rewrite-target: a path with dot segments"),
             (&[("force-ssl-redirect", "yes")], "force-ssl-redirect: \"yes\" is neither true nor false"),
             (&[("backend-protocol", "HTTPS")], "backend-protocol: only HTTP and GRPC"),
         ] {
@@ -236,5 +285,32 @@ mod tests {
         let ignored = format!("annotation {PREFIX}proxy-body-size is not supported and has no effect");
         assert_eq!(found.ignored, [ignored]);
         assert!(settings("ns", None).closed.is_none());
+    }
+
+    #[test]
+    fn what_is_another_controllers() {
+        let read = |name: &str, value: &str| {
+            let found = settings("ns", Some(&[(name.to_owned(), value.to_owned())].into()));
+            (found.closed.is_some(), found.ignored.len())
+        };
+        for name in [
+            "traefik.ingress.kubernetes.io/router.middlewares",
+            "nginx.org/basic-auth-secret",
+            "haproxy.org/auth-type",
+            "ingress.kubernetes.io/auth-type",
+            "alb.ingress.kubernetes.io/auth-type",
+        ] {
+            assert_eq!(read(name, "x"), (true, 0), "{name}");
+        }
+        for (name, value) in [
+            ("alb.ingress.kubernetes.io/auth-type", "none"),
+            ("alb.ingress.kubernetes.io/scheme", "internal"),
+            ("traefik.ingress.kubernetes.io/router.entrypoints", "web"),
+        ] {
+            assert_eq!(read(name, value), (false, 1), "{name}");
+        }
+        for name in ["kubernetes.io/ingress.class", "example.com/auth-type"] {
+            assert_eq!(read(name, "x"), (false, 0), "{name}");
+        }
     }
 }
