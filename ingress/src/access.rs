@@ -28,6 +28,8 @@ pub struct Access {
 
 /// Basic authentication (RFC 7617).
 pub struct Auth {
+    /// The Ingress's namespace.
+    pub namespace: String,
     pub realm: String,
     pub passwords: Passwords,
 }
@@ -64,7 +66,8 @@ impl Access {
                             "Secret {name}: the password of user {first:?}{others} is hashed in a way that is not supported"
                         ));
                     }
-                    access.auth = Some(Auth { realm: wanted.realm.clone(), passwords });
+                    let (namespace, realm) = (wanted.secret.0.clone(), wanted.realm.clone());
+                    access.auth = Some(Auth { namespace, realm, passwords });
                 }
                 Err(why) => drop(access.closed.get_or_insert(why)),
             }

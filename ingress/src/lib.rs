@@ -19,11 +19,14 @@ mod names;
 mod path;
 mod pattern;
 mod proxy;
+mod resolver;
 mod route;
 mod serve;
 mod sign_in;
 mod status;
 mod tls;
+mod turns;
+mod unread;
 mod watch;
 
 use std::io;
@@ -117,7 +120,7 @@ impl Ingress {
         let watching = watch::run(client, self.address, index, Arc::clone(&table), shutdown.clone());
         let ended = CancellationToken::new();
         let https_port = self.https.local_addr().map_or(self.config.https.port(), |address| address.port());
-        let proxy = Arc::new(Proxy::new(Arc::clone(&table), https_port, ended.clone()));
+        let proxy = Arc::new(Proxy::new(Arc::clone(&table), https_port, self.limits.silence, ended.clone()));
         let limits = (self.limits, self.limits.room());
         let http = serve::http(self.http, Arc::clone(&proxy), limits.clone(), shutdown.clone());
         let certificates = tls::ByServerName::new(table, self.certificate);

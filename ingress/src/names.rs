@@ -1,84 +1,168 @@
 //! Endpoints that are names elsewhere: Services of type ExternalName.
 //!
-//! A name is looked up as this host looks names up, and what it leads to is looked at: whoever may make
+//! A name is looked up as this host looks names up, once for all who ask for it, and what it leads to is looked at: whoever may make
 //! a Service must not reach through the ingress what listens on this host alone, the machine's metadata
 //! service, a node, or other namespaces' pods. The addresses that were looked at are those that are
 //! connected to.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::system_conf::read_system_conf;
+use proa_api::shares;
+use tokio::sync::watch;
 
+use crate::resolver::HostResolver;
 use crate::route::OwnAddresses;
+use crate::turns::{Asker, Turns};
 
 /// What a name leads to is believed this long.
 const TTL: Duration = Duration::from_secs(30);
-/// And looked up no longer.
+/// And that it leads nowhere.
+const FAILED_TTL: Duration = Duration::from_secs(10);
+/// A lookup may take this long.
+const LOOKUP: Duration = Duration::from_secs(4);
+/// And a request waits for one no longer, its turn among others included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Names that are remembered.
-const REMEMBERED: usize = 1024;
+/// Lookups at the same time, in all and for the names of one namespace.
+const AT_ONCE: (usize, usize) = (64, 8);
+/// Names that are remembered of one namespace, and namespaces of which any are.
+const REMEMBERED: usize = 128;
+const NAMESPACES: usize = 1024;
+/// Addresses of one name that are used.
+const ADDRESSES: usize = 16;
 /// Where clouds answer for the machine's metadata beside the link-local addresses.
 const METADATA: [&str; 3] = ["fd00:ec2::254", "100.100.100.200", "168.63.129.16"];
+const UNRESOLVED: &str = "the name cannot be resolved";
+const BUSY: &str = "too many names of its namespace are being looked up";
+
+/// A name elsewhere, and where a Service leads to it.
+#[derive(Debug)]
+pub struct External {
+    pub namespace: String,
+    pub name: String,
+    pub port: u16,
+}
+
+type Found = Result<Arc<[IpAddr]>, &'static str>;
+
+/// What is known of a name: nothing while it is being looked up, then what it leads to and how long that
+/// is believed.
+type Known = watch::Receiver<Option<(Instant, Found)>>;
 
 /// What names have led to.
-#[derive(Default)]
-pub struct Names(Mutex<HashMap<String, (Instant, Vec<IpAddr>)>>);
+pub struct Names {
+    resolver: Box<dyn Fn() -> Option<TokioResolver> + Send + Sync>,
+    turns: Arc<Turns>,
+    /// By namespace: what others ask for makes none of them forget.
+    known: Mutex<HashMap<String, HashMap<String, Known>>>,
+}
 
 impl Names {
-    /// The endpoints behind a name that may be connected to.
+    /// Looked up as this host does.
+    pub fn new() -> Self {
+        let host = HostResolver::default();
+        Names::of(move || host.get())
+    }
+
+    fn of(resolver: impl Fn() -> Option<TokioResolver> + Send + Sync + 'static) -> Self {
+        let turns = Turns::new(AT_ONCE.0, AT_ONCE.1);
+        Names { resolver: Box::new(resolver), turns, known: Mutex::default() }
+    }
+
+    /// The endpoints behind a name that may be connected to, for a client.
     ///
     /// # Errors
     /// Why there are none.
     pub async fn endpoints(
         &self,
-        name: &str,
-        port: u16,
+        external: &External,
+        client: IpAddr,
         own: &OwnAddresses,
     ) -> Result<Vec<SocketAddr>, &'static str> {
-        let addresses = self.look_up(name).await?;
+        let addresses = self.addresses(external, client).await?;
         if addresses.iter().any(|address| is_refused(*address, own)) {
             return Err("the name leads to an address that is not served through a name");
         }
-        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+        Ok(addresses.iter().map(|address| SocketAddr::new(*address, external.port)).collect())
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, &'static str> {
-        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, addresses)) = known().get(name).filter(|(at, _)| at.elapsed() < TTL) {
-            return Ok(addresses.clone());
+    async fn addresses(&self, external: &External, client: IpAddr) -> Found {
+        if let Ok(address) = external.name.parse() {
+            return Ok(Arc::new([address]));
         }
-        let unknown = "the name cannot be resolved";
-        let resolver = resolver().map_err(|_| unknown)?;
-        let found = tokio::time::timeout(PATIENCE, resolver.lookup_ip(name)).await;
-        let Ok(Ok(found)) = found else { return Err(unknown) };
-        let mut addresses: Vec<IpAddr> = found.iter().collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let mut known = known();
-        if known.len() >= REMEMBERED {
-            known.clear();
+        let mut known = self.known(external, client);
+        let found = tokio::time::timeout(PATIENCE, known.wait_for(Option::is_some)).await;
+        let found = found.map_err(|_| UNRESOLVED)?.map_err(|_| UNRESOLVED)?;
+        found.as_ref().map_or(Err(UNRESOLVED), |(_, found)| found.clone())
+    }
+
+    /// What is known of the name. Where that is nothing it is looked up, once for all who ask.
+    fn known(&self, external: &External, client: IpAddr) -> Known {
+        let now = Instant::now();
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(&external.namespace) && all.len() >= NAMESPACES {
+            all.clear();
         }
-        known.insert(name.to_owned(), (Instant::now(), addresses.clone()));
-        Ok(addresses)
+        let names = all.entry(external.namespace.clone()).or_default();
+        if let Some(known) = names.get(&external.name).filter(|known| is_current(known, now)) {
+            return known.clone();
+        }
+        if names.len() >= REMEMBERED {
+            names.retain(|_, known| is_current(known, now));
+        }
+        if names.len() >= REMEMBERED {
+            names.clear();
+        }
+        let (sender, known) = watch::channel(None);
+        names.insert(external.name.clone(), known.clone());
+        drop(all);
+        let asker = Asker { namespace: external.namespace.clone(), client: shares::client(client) };
+        let (turns, resolver, name) = (Arc::clone(&self.turns), (self.resolver)(), external.name.clone());
+        // Beside the request: its turn ends with the work, not with a client that leaves.
+        tokio::spawn(async move {
+            let known = match turns.take(asker, PATIENCE).await {
+                Some(_turn) => {
+                    let found = look_up(resolver, &name).await;
+                    (Instant::now() + if found.is_ok() { TTL } else { FAILED_TTL }, found)
+                }
+                // That says nothing of the name.
+                None => (Instant::now(), Err(BUSY)),
+            };
+            sender.send_replace(Some(known));
+        });
+        known
     }
 }
 
-/// Not the C library's, which takes a thread for as long as nameservers take, also when nobody waits any
-/// more. Made anew each time, as the machine's network may have changed since.
-fn resolver() -> Result<TokioResolver, NetError> {
-    // Without nameservers there are still the names in the hosts file.
-    let (config, mut options) =
-        read_system_conf().unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()));
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = 0;
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()
+/// Whether what is known, or about to be, still counts.
+fn is_current(known: &Known, now: Instant) -> bool {
+    match &*known.borrow() {
+        Some((until, _)) => *until > now,
+        None => known.has_changed().is_ok(),
+    }
+}
+
+async fn look_up(resolver: Option<TokioResolver>, name: &str) -> Found {
+    let resolver = resolver.ok_or(UNRESOLVED)?;
+    let found = match tokio::time::timeout(LOOKUP, resolver.lookup_ip(name)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::debug!(name, %error, "name not resolved");
+            return Err(UNRESOLVED);
+        }
+        Err(_) => {
+            tracing::debug!(name, "name not resolved in time");
+            return Err(UNRESOLVED);
+        }
+    };
+    let mut addresses: Vec<IpAddr> = found.iter().collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(ADDRESSES);
+    Ok(addresses.into())
 }
 
 fn is_refused(address: IpAddr, own: &OwnAddresses) -> bool {
@@ -104,20 +188,78 @@ mod tests {
     use super::*;
     use crate::index::{Index, Ranges};
     use crate::pattern::Patterns;
+    use crate::resolver::resolver;
     use crate::route::Table;
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolverConfig};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    #[test]
-    fn names_are_looked_up_without_a_thread() {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().max_blocking_threads(1).build().unwrap();
-        runtime.block_on(async {
-            let (release, held) = std::sync::mpsc::channel::<()>();
-            let busy = tokio::task::spawn_blocking(move || held.recv());
-            let found = Names::default().look_up("localhost").await.unwrap();
-            assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
-            drop(release);
-            let _ = busy.await;
+    /// Names looked up by a server that counts the questions of type A, and answers none of them.
+    async fn silent() -> (Names, Arc<AtomicUsize>) {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = ConnectionConfig::new(ProtocolConfig::Udp);
+        connection.port = socket.local_addr().unwrap().port();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok(length) = socket.recv(&mut question).await {
+                // The type is in the last four bytes but two, where there are no options.
+                let is_a = question[..length].windows(4).any(|bytes| bytes == [0, 1, 0, 1]);
+                count.fetch_add(usize::from(is_a), Ordering::Relaxed);
+            }
         });
+        let server = NameServerConfig::new([127, 0, 0, 1].into(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let resolver = resolver(config, Default::default()).unwrap();
+        (Names::of(move || Some(resolver.clone())), asked)
+    }
+
+    fn external(namespace: &str, name: &str) -> External {
+        External { namespace: namespace.to_owned(), name: name.to_owned(), port: 80 }
+    }
+
+    #[tokio::test]
+    async fn a_slow_name_is_looked_up_once_and_keeps_no_other_namespace_waiting() {
+        let (names, asked) = silent().await;
+        let (client, own) = ([192, 0, 2, 1].into(), OwnAddresses::default());
+        let slow: Vec<External> = (0..100).map(|n| external("aaa", &format!("slow-{n}.example."))).collect();
+        let all = slow.iter().flat_map(|name| [name; 20]).map(|name| names.endpoints(name, client, &own));
+        let all = futures::future::join_all(all);
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let before = asked.load(Ordering::Relaxed);
+            assert!(before <= AT_ONCE.1, "{before} names of one namespace");
+            let other = external("bbb", "other.example.");
+            let other = tokio::time::timeout(Duration::from_secs(1), names.endpoints(&other, client, &own));
+            assert!(other.await.is_err(), "the server is silent");
+            assert!(asked.load(Ordering::Relaxed) > before, "another namespace's name is asked for");
+            let address = external("aaa", "192.0.2.9");
+            assert!(names.endpoints(&address, client, &own).await.is_ok(), "an address is no name");
+        };
+        let (failed, ()) = tokio::join!(all, others);
+        assert!(failed.iter().all(Result::is_err));
+        // Failures are remembered.
+        let before = (asked.load(Ordering::Relaxed), Instant::now());
+        let looked_up = slow.iter().find(|name| {
+            let known = names.known.lock().unwrap();
+            matches!(&*known["aaa"][&name.name].borrow(), Some((_, Err(UNRESOLVED))))
+        });
+        assert!(names.endpoints(looked_up.unwrap(), client, &own).await.is_err());
+        assert!(before.1.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn one_namespace_makes_no_other_forget() {
+        let (names, _) = silent().await;
+        let (client, own) = ([192, 0, 2, 1].into(), OwnAddresses::default());
+        for (namespace, count) in [("bbb", 1), ("aaa", 3 * REMEMBERED)] {
+            for n in 0..count {
+                let name = external(namespace, &format!("name-{n}.invalid."));
+                assert!(names.endpoints(&name, client, &own).await.is_err());
+            }
+        }
+        let known = names.known.lock().unwrap();
+        assert!(known["aaa"].len() <= REMEMBERED && known["bbb"].len() == 1);
     }
 
     #[test]

@@ -5,11 +5,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{
-    AUTHORIZATION, CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, LOCATION, TE, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, LOCATION, TE, UPGRADE};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
@@ -20,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{refuse, refuse_with};
-use crate::body::{Body, Lent};
+use crate::body::{Answered, Answering, Body, Broken, Lent};
 use crate::endpoints::{Endpoints, Fault};
 use crate::names::Names;
 use crate::path;
@@ -30,6 +29,16 @@ use crate::sign_in::SignIn;
 /// Headers that a request may have. Many servers take no more, and close the connection on those that
 /// come with more.
 const REQUEST_HEADERS: usize = 100;
+/// Headers that a client cannot be let say anything in, beside `X-Forwarded-…` and names with `_`.
+const FORGEABLE: [&str; 7] = [
+    "forwarded",
+    "proxy",
+    "x-original-forwarded-for",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-scheme",
+];
 
 /// How the request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +55,8 @@ pub struct Proxy {
     endpoints: Endpoints,
     names: Names,
     sign_in: SignIn,
+    /// A client may be silent so long in a body.
+    patience: Duration,
     /// Where HTTPS is served.
     https_port: u16,
     /// Cancelled when everything is to end, upgraded connections too.
@@ -68,9 +79,21 @@ struct Upgrade {
 }
 
 impl Proxy {
-    pub fn new(table: Arc<ArcSwap<Table>>, https_port: u16, ended: CancellationToken) -> Self {
-        let endpoints = Endpoints::new(ended.clone());
-        Proxy { table, endpoints, names: Names::default(), sign_in: SignIn::new(), https_port, ended }
+    pub fn new(
+        table: Arc<ArcSwap<Table>>,
+        https_port: u16,
+        patience: Duration,
+        ended: CancellationToken,
+    ) -> Self {
+        Proxy {
+            table,
+            endpoints: Endpoints::new(ended.clone()),
+            names: Names::new(),
+            sign_in: SignIn::new(),
+            patience,
+            https_port,
+            ended,
+        }
     }
 
     /// Cancelled when every connection is to end, whatever it is doing.
@@ -158,7 +181,7 @@ impl Proxy {
             return Err(Box::new(answer));
         }
         match &route.access.auth {
-            Some(auth) => self.sign_in.check(auth, request.headers()).await.map_err(Box::new),
+            Some(auth) => self.sign_in.check(auth, request.headers(), peer.ip()).await.map_err(Box::new),
             None => Ok(()),
         }
     }
@@ -172,7 +195,7 @@ impl Proxy {
     ) -> Response<Body> {
         let backend = &*route.backend;
         let looked_up = match &backend.external {
-            Some((name, port)) => match self.names.endpoints(name, *port, own).await {
+            Some(external) => match self.names.endpoints(external, asked.peer.ip(), own).await {
                 Ok(endpoints) => Some(endpoints),
                 Err(why) => {
                     return refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{}: {why}", backend.name));
@@ -199,13 +222,14 @@ impl Proxy {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, upgrade.protocol.clone());
         }
-        let body = Lent::new(body);
+        // Over HTTP/2 a stream may be quiet for as long as both sides want, and costs no connection.
+        let body = Lent::new(body, (!backend.http2).then_some(self.patience));
         let mut may_repeat = head.method.is_idempotent() && hyper::body::Body::is_end_stream(&body);
         let mut turn = backend.in_turn(endpoints);
         let mut next = turn.next();
         while let Some(endpoint) = next {
             match self.send(backend, endpoint, asked, &head, body.clone()).await {
-                Ok(answer) => return self.pass_on(answer, upgrade),
+                Ok(answer) => return self.pass_on(answer, upgrade, body.answering()),
                 // Another endpoint may be asked.
                 Err(Fault::Connect(error)) => {
                     tracing::debug!(backend = %backend.name, %endpoint, error, "endpoint does not answer");
@@ -218,14 +242,9 @@ impl Proxy {
                     next = turn.next().or(Some(endpoint));
                 }
                 Err(fault) => {
-                    let (why, error) = match fault {
-                        Fault::Invalid(error) => ("the endpoint's answer is not valid HTTP", error),
-                        Fault::Closed(error) | Fault::Connect(error) => {
-                            ("the endpoint closed the connection", error)
-                        }
-                    };
-                    tracing::debug!(backend = %backend.name, %endpoint, error, "endpoint failed");
-                    return refuse(StatusCode::BAD_GATEWAY, &format!("{}: {why}", backend.name));
+                    let (answer, error) = failed(backend, fault, body.broken());
+                    tracing::debug!(backend = %backend.name, %endpoint, error, "request failed");
+                    return answer;
                 }
             }
         }
@@ -256,14 +275,19 @@ impl Proxy {
 
     /// The answer without what concerns only the connection it came over; an upgrade becomes a
     /// pipe.
-    fn pass_on(&self, mut answer: Response<Incoming>, upgrade: Option<Upgrade>) -> Response<Body> {
+    fn pass_on(
+        &self,
+        mut answer: Response<Incoming>,
+        upgrade: Option<Upgrade>,
+        answering: Answering,
+    ) -> Response<Body> {
         let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = answer.headers().get(UPGRADE).cloned();
         remove_hop_by_hop(answer.headers_mut());
         // The endpoint's version is its own affair: it would be taken for this proxy's.
         *answer.version_mut() = Version::HTTP_11;
         if !switching {
-            return answer.map(BodyExt::boxed);
+            return answer.map(|body| Answered::new(body, answering).boxed());
         }
         let (Some(upgrade), Some(protocol)) = (upgrade, protocol) else {
             return refuse(StatusCode::BAD_GATEWAY, "the endpoint switched protocols unasked");
@@ -272,6 +296,7 @@ impl Proxy {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         answer.headers_mut().insert(UPGRADE, protocol);
         tokio::spawn(self.ended.clone().run_until_cancelled_owned(async move {
+            let _answering = answering;
             let (Ok(client), Ok(endpoint)) = tokio::join!(upgrade.client_side, endpoint_side) else { return };
             let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
             // Either side may hang up at any time; that is the end of it, not a fault.
@@ -279,6 +304,20 @@ impl Proxy {
         }));
         answer.map(BodyExt::boxed)
     }
+}
+
+/// The answer to a request that an endpoint has got and not answered, and what is to be known of it.
+fn failed(backend: &Backend, fault: Fault, broken: Option<Broken>) -> (Response<Body>, String) {
+    let (why, error) = match fault {
+        Fault::Invalid(error) => ("the endpoint's answer is not valid HTTP", error),
+        Fault::Closed(error) | Fault::Connect(error) => ("the endpoint closed the connection", error),
+    };
+    let answer = match broken {
+        Some(Broken::Invalid) => refuse(StatusCode::BAD_REQUEST, &Broken::Invalid.to_string()),
+        Some(Broken::Stalled) => refuse(StatusCode::REQUEST_TIMEOUT, &Broken::Stalled.to_string()),
+        None => refuse(StatusCode::BAD_GATEWAY, &format!("{}: {why}", backend.name)),
+    };
+    (answer, error)
 }
 
 /// The host and port a request is for: the authority of its target if that has one, else the Host
@@ -354,11 +393,18 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a header is one that only a proxy has to say something in, or that servers take for one: many
+/// take `X_Real_IP` for `X-Real-IP`, programs behind CGI take `Proxy` for the proxy that they are to use
+/// (<https://httpoxy.org>), and some take a path from a header for the one that was asked for.
+fn is_forgeable(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains('_') || name.starts_with("x-forwarded-") || FORGEABLE.contains(&name)
+}
+
 /// What a client says of itself in these headers is replaced, not added to: nothing in front of
 /// this proxy is known to be trusted. The Host that counted for the route is the one passed on.
 fn set_forwarded(headers: &mut HeaderMap, authority: Option<&Authority>, peer: SocketAddr, scheme: Scheme) {
-    let is_forwarded = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || name == FORWARDED;
-    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarded(name)).cloned().collect();
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forgeable(name)).cloned().collect();
     for name in said {
         headers.remove(name);
     }
@@ -372,6 +418,7 @@ fn set_forwarded(headers: &mut HeaderMap, authority: Option<&Authority>, peer: S
     set("x-forwarded-for", &peer);
     set("x-real-ip", &peer);
     set("x-forwarded-proto", scheme);
+    set("x-scheme", scheme);
     if let Some(authority) = authority {
         set("host", authority.as_str());
         set("x-forwarded-host", authority.as_str());

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{StatusCode, Version};
 use http_body_util::BodyExt;
@@ -23,12 +23,15 @@ use crate::answer::refuse;
 use crate::body::Body;
 use crate::proxy::{Proxy, Scheme};
 use crate::tls::{self, ByServerName};
+use crate::unread::Impatient;
 
 /// How long clients may take, and how many may.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// To send a whole request head, the first or the next one, before the connection is dropped.
     pub head: Duration,
+    /// To go on with a request's body that is not answered yet, or with reading what is sent to them.
+    pub silence: Duration,
     /// To finish a TLS handshake before the connection is dropped.
     pub handshake: Duration,
     /// For requests under way to end after the end has been asked for.
@@ -42,7 +45,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Limits { head: seconds(30), handshake: seconds(10), drain: seconds(5), open: 16 << 10, waiting: 2048 }
+        Limits {
+            head: seconds(30),
+            silence: seconds(60),
+            handshake: seconds(10),
+            drain: seconds(5),
+            open: 16 << 10,
+            waiting: 2048,
+        }
     }
 }
 
@@ -54,6 +64,10 @@ const HEADERS_BYTES: usize = 32 << 10;
 const TOO_MANY: &str = "too many connections are open, or have asked nothing yet";
 /// An HTTP/2 client that is silent is asked this often whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// After a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often at most such a failure is said.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A client's connection as it came in.
 struct Client {
@@ -79,14 +93,14 @@ pub async fn http(
     (limits, room): (Limits, Room),
     shutdown: CancellationToken,
 ) {
-    let graceful = GracefulShutdown::new();
-    while let Some((stream, peer)) = accept(&listener, &shutdown).await {
+    let (graceful, mut said) = (GracefulShutdown::new(), None);
+    while let Some((stream, peer)) = accept(&listener, &shutdown, &mut said).await {
         let Some(guest) = room.take(peer.ip()) else {
             tracing::debug!(%peer, "{TOO_MANY}");
             continue;
         };
         let client = Client { peer, scheme: Scheme::Http, waiting: guest.waiting, room: room.clone() };
-        let stream = counted(stream, guest.open);
+        let stream = Impatient::new(counted(stream, guest.open), limits.silence);
         tokio::spawn(connection(stream, client, Arc::clone(&proxy), limits, graceful.watcher()));
     }
     drop(listener);
@@ -104,14 +118,14 @@ pub async fn https(
         Ok(config) => TlsAcceptor::from(config),
         Err(error) => return tracing::error!(%error, "the ingress cannot serve HTTPS"),
     };
-    let graceful = GracefulShutdown::new();
-    while let Some((stream, peer)) = accept(&listener, &shutdown).await {
+    let (graceful, mut said) = (GracefulShutdown::new(), None);
+    while let Some((stream, peer)) = accept(&listener, &shutdown, &mut said).await {
         let Some(guest) = room.take(peer.ip()) else {
             tracing::debug!(%peer, "{TOO_MANY}");
             continue;
         };
         let client = Client { peer, scheme: Scheme::Https, waiting: guest.waiting, room: room.clone() };
-        let stream = counted(stream, guest.open);
+        let stream = Impatient::new(counted(stream, guest.open), limits.silence);
         let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
         tokio::spawn(async move {
             match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
@@ -141,7 +155,12 @@ fn counted(stream: TcpStream, share: Share<IpAddr>) -> impl AsyncRead + AsyncWri
     })
 }
 
-async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+/// The next connection. `said` is when it was last said that none can be accepted.
+async fn accept(
+    listener: &TcpListener,
+    shutdown: &CancellationToken,
+    said: &mut Option<Instant>,
+) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -155,8 +174,11 @@ async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<
             }
             Err(error) => {
                 // Out of descriptors, most likely: connections that end make room again.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                    tracing::warn!(%error, "cannot accept connections");
+                    *said = Some(Instant::now());
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Follows the API and keeps the route table in step with it.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use futures::{Stream, TryStreamExt};
+use futures::future::{self, AbortHandle};
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -111,18 +114,38 @@ async fn follow_passwords(
     mut named: tokio::sync::watch::Receiver<BTreeSet<NamespacedName>>,
     shared: &Shared,
 ) {
+    let mut followed: BTreeMap<NamespacedName, AbortHandle> = BTreeMap::new();
+    let mut watches = FuturesUnordered::new();
     loop {
         let keys = named.borrow_and_update().clone();
+        followed.retain(|key, watched| {
+            let stays = keys.contains(key);
+            if !stays {
+                watched.abort();
+            }
+            stays
+        });
         {
             let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.index.passwords.retain(|key, _| keys.contains(key));
         }
-        // The watches begin anew when another is named; what is known is used until then.
-        let follow =
-            futures::future::join_all(keys.into_iter().map(|key| follow_password(client, key, shared)));
-        tokio::select! {
-            _ = follow, if !named.borrow().is_empty() => {}
-            changed = named.changed() => if changed.is_err() { return },
+        for key in keys {
+            if let Entry::Vacant(vacant) = followed.entry(key) {
+                let watch = follow_password(client, vacant.key().clone(), shared);
+                let (watch, watched) = future::abortable(watch);
+                vacant.insert(watched);
+                watches.push(watch);
+            }
+        }
+        // The other watches go on when another Secret is named.
+        loop {
+            tokio::select! {
+                changed = named.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                Some(_) = watches.next() => {}
+            }
         }
     }
 }

@@ -179,7 +179,9 @@ async fn without_anyone_to_ask_the_answer_is_a_failure_at_once() {
         .await;
     assert_eq!(failed.code, ResponseCode::ServFail);
     let missing = Forwarder::new(Upstream::ResolvConf(dir.path().join("none")), vec![]);
-    let failed = missing.ask(&Name::from_ascii("www.example.com.").unwrap(), RecordType::A).await;
+    let failed = missing
+        .ask(Ipv4Addr::LOCALHOST.into(), &Name::from_ascii("www.example.com.").unwrap(), RecordType::A)
+        .await;
     assert_eq!(failed.code, ResponseCode::ServFail);
 }
 

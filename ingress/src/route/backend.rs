@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::names::External;
+
 /// A port of a Service, or why there is nobody to ask.
 #[derive(Debug)]
 pub struct Backend {
@@ -10,8 +12,8 @@ pub struct Backend {
     pub name: String,
     /// Its ready endpoints.
     pub endpoints: Vec<SocketAddr>,
-    /// The name and port elsewhere whose addresses are its endpoints.
-    pub external: Option<(String, u16)>,
+    /// The name elsewhere whose addresses are its endpoints.
+    pub external: Option<External>,
     /// Its endpoints speak HTTP/2 in the clear.
     pub http2: bool,
     /// Why there are none, if there are none.

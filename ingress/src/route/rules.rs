@@ -13,6 +13,7 @@ use super::problem::{REASON_BEHIND, REASON_ENDPOINTS, REASON_PATH};
 use crate::access::Access;
 use crate::annotations::Settings;
 use crate::index::{Index, Port, ServiceEntry, Slice};
+use crate::names::External;
 use crate::path;
 use crate::pattern::{self, Budget, Patterns, SPECIAL};
 
@@ -214,8 +215,10 @@ impl Rules<'_, '_> {
                     _ => 0,
                 };
                 made.http2 |= port.is_some_and(|port| port.http2);
+                let port = u16::try_from(number).ok().filter(|port| *port > 0);
+                let (namespace, name) = (&key.0, name);
                 made.external =
-                    u16::try_from(number).ok().filter(|n| *n > 0).map(|number| (name.clone(), number));
+                    port.map(|port| External { namespace: namespace.clone(), name: name.clone(), port });
             }
             Some(_) => port.into_iter().for_each(|port| self.reach(&mut made, key, port)),
         }

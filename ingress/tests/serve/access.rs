@@ -75,6 +75,32 @@ async fn basic_authentication() {
 }
 
 #[tokio::test]
+async fn what_is_known_of_a_secret_is_not_read_again_for_another() {
+    let endpoint = echo("one").await;
+    let with_secret = |host: &str, secret: &str| {
+        annotated(route(host, &[endpoint]), &[("auth-type", "basic"), ("auth-secret", secret)])
+    };
+    let mut objects = with_secret("a.example", "users");
+    objects.push(users(&[("auth", &format!("ann:{APR1}\n"))]));
+    let world = World::routed(&objects).await;
+    until("a challenge", || async { get(world.http, "a.example", "/").await.status == 401 }).await;
+    for number in 0..5 {
+        let host = format!("b{number}.example");
+        with_secret(&host, &format!("missing-{number}")).iter().for_each(|object| world.api.put(object));
+        let missing = format!("503 Service Unavailable: Secret missing-{number} does not exist\n");
+        until("closed", || async { get(world.http, &host, "/").await.text == missing }).await;
+    }
+    assert_eq!(world.api.listed("metadata.name=users"), 1);
+    // One that is named no more is not known either.
+    world.api.put(&with_secret("a.example", "missing-0")[0]);
+    let missing = "503 Service Unavailable: Secret missing-0 does not exist\n";
+    until("closed", || async { get(world.http, "a.example", "/").await.text == missing }).await;
+    world.api.put(&with_secret("a.example", "users")[0]);
+    until("a challenge", || async { get(world.http, "a.example", "/").await.status == 401 }).await;
+    assert_eq!(world.api.listed("metadata.name=users"), 2);
+}
+
+#[tokio::test]
 async fn addresses() {
     let endpoint = echo("one").await;
     let lists = [("in.example", "127.0.0.0/8"), ("out.example", "192.0.2.0/24")];
@@ -124,6 +150,9 @@ async fn paths_are_rewritten() {
     let path = &mut objects[0]["spec"]["rules"][0]["http"]["paths"][0];
     path["path"] = "/api(/|$)(.*)".into();
     path["pathType"] = "ImplementationSpecific".into();
+    let mut open = path.clone();
+    open["path"] = "/open()(.*)".into();
+    objects[0]["spec"]["rules"][0]["http"]["paths"].as_array_mut().unwrap().push(open);
     let world = World::routed(&objects).await;
     for (path, seen) in [
         ("/api/users?q=1", "one GET /v1/users?q=1\n"),
@@ -132,6 +161,10 @@ async fn paths_are_rewritten() {
         ("/api/x/../../admin", "404 Not Found"),
         ("/apix", "404 Not Found"),
         ("/api/..%2fadmin", "400 Bad Request"),
+        ("/open../admin", "400 Bad Request"),
+        ("/open.%2e/admin", "400 Bad Request"),
+        ("/open./admin", "400 Bad Request"),
+        ("/opened", "one GET /v1/ed\n"),
     ] {
         let answer = get(world.http, "a.example", path).await;
         assert!(answer.text.starts_with(seen), "{path}: {}", answer.text);

@@ -33,6 +33,8 @@ struct State {
     patches: Vec<Value>,
     /// Events received.
     events: Vec<Value>,
+    /// Field selectors of the lists asked for.
+    listed: Vec<String>,
     /// Another controller takes back every status at once.
     rival: bool,
     /// Status writes are answered with this.
@@ -81,6 +83,11 @@ impl Api {
         let mut events: Vec<_> = state.events.iter().map(|e| (text(e, "reason"), text(e, "note"))).collect();
         events.sort();
         events
+    }
+
+    /// How often objects of these fields have been listed.
+    pub fn listed(&self, selector: &str) -> usize {
+        self.state.lock().unwrap().listed.iter().filter(|listed| *listed == selector).count()
     }
 
     pub fn set_rival(&self) {
@@ -147,7 +154,10 @@ impl Api {
                 let since = parameter("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
                 self.watch(resource, selector, since)
             }
-            _ => self.list(&resource, &selector),
+            _ => {
+                self.state.lock().unwrap().listed.push(selector.clone());
+                self.list(&resource, &selector)
+            }
         }
     }
 

@@ -47,7 +47,9 @@ async fn headers_say_who_asked_and_nothing_hop_by_hop() {
         "GET / HTTP/1.1\r\nHost: A.example:81\r\nConnection: close, X-Hop, X-Forwarded-For, Host\r\n\
          X-Hop: 1\r\nX-Stays: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\n\
          X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\n\
-         X-Forwarded-Host: evil\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\r\n",
+         X-Forwarded-Host: evil\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\
+         X_Forwarded_For: 6.6.6.6\r\nX_Real-IP: 6.6.6.6\r\nProxy: http://evil/\r\nX-Scheme: https\r\n\
+         X-Original-Forwarded-For: 6.6.6.6\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n\r\n",
     )
     .await;
     let mut seen: Vec<&str> = answer.lines().skip_while(|l| *l != "one GET /").skip(1).collect();
@@ -62,6 +64,7 @@ async fn headers_say_who_asked_and_nothing_hop_by_hop() {
             "x-forwarded-host: A.example:81",
             "x-forwarded-proto: http",
             "x-real-ip: 127.0.0.1",
+            "x-scheme: http",
             "x-stays: 1",
         ],
         "{answer}"
@@ -92,6 +95,21 @@ async fn answers_hop_by_hop_headers_stay_behind() {
     assert_eq!(answer.headers["x-stays"], "1");
     for name in ["x-hop", "keep-alive", "connection"] {
         assert!(!answer.headers.contains_key(name), "{name}");
+    }
+}
+
+/// What is wrong with a request is not its endpoint's fault.
+#[tokio::test]
+async fn a_body_that_is_none_is_the_clients_fault() {
+    let world = World::routed(&route("a.example", &[echo("one").await])).await;
+    for (header, body) in [
+        ("Transfer-Encoding: chunked", "zz\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\nhelloX\r\n0\r\n\r\n"),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{header}\r\n\r\n");
+        let answer = raw(world.http, &format!("{head}{body}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");
+        assert!(answer.ends_with("the request's body is not valid\n"), "{body:?}: {answer}");
     }
 }
 

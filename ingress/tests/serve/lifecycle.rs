@@ -130,6 +130,32 @@ async fn connections_of_one_client_are_few() {
 }
 
 #[tokio::test]
+async fn bodies_that_do_not_come_are_given_up() {
+    let early = endpoint::raw(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let mut objects = route("a.example", &[echo("one").await]);
+    objects.extend(route("early.example", &[early.await]));
+    let limits = Limits { silence: Duration::from_millis(200), ..Limits::default() };
+    let world = World::start_with(&objects, limits, Api::new()).await;
+    world.wait_for_routes().await;
+    for (host, sent, answer) in [
+        ("a.example", "", "HTTP/1.1 408 Request Timeout"),
+        ("a.example", "some", "HTTP/1.1 408 Request Timeout"),
+        ("early.example", "some", "HTTP/1.1 200 OK"),
+    ] {
+        let mut stream = connect(world.http).await;
+        let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n{sent}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let seen = soon("an answer", read_head(&mut stream)).await;
+        assert!(seen.starts_with(answer), "{host}: {seen}");
+        is_dropped(&mut stream).await;
+    }
+}
+
+#[tokio::test]
 async fn a_slow_body_is_not_a_slow_head() {
     let objects = route("a.example", &[echo("one").await]);
     let world = World::start_with(&objects, hasty(), Api::new()).await;
