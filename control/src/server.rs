@@ -41,10 +41,11 @@ use crate::pki::{Pki, PkiError};
 use crate::policy::Policy;
 use crate::registry::{Caller, Registry, RegistryConfig};
 use crate::store::StoreError;
+use crate::write::stage::Allows;
+use crate::write::stages::StagesConfig;
 use crate::write::stages::certificates::CertificateSigners;
 use crate::write::stages::escalation::Escalation;
 use crate::write::stages::service::AddressRange;
-use crate::write::stages::{Allows, StagesConfig};
 
 /// What a server is started with.
 #[derive(Clone, Debug)]

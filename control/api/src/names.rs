@@ -118,6 +118,8 @@ pub const USER_KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 pub const GROUP_KUBELET_CLIENTS: &str = "proa:kubelet-clients";
 /// What the user names of nodes begin with.
 pub const NODE_USER_PREFIX: &str = "system:node:";
+/// The group of everyone who is known.
+pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The group of all nodes.
 pub const GROUP_NODES: &str = "system:nodes";
 /// The group of whoever shows a bootstrap token.

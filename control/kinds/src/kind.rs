@@ -161,6 +161,15 @@ impl Kind {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// The verbs that the main resource knows. Namespaces go one by one: deleting all of them is never
+    /// what somebody meant.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        const ALL: &[&str] =
+            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+        const OF_NAMESPACES: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+        if self.group.is_empty() && self.plural == "namespaces" { OF_NAMESPACES } else { ALL }
+    }
+
     /// The selectable and the indexed fields of an object.
     pub fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let all = self.selectable_fields.iter().chain(&self.indexed_fields);

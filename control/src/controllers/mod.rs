@@ -12,6 +12,7 @@
 //! - [`record`]: writes Events
 //! - [`sampler`]: what is measured of pods, for the autoscalers
 
+mod config;
 pub mod elect;
 pub mod execute;
 pub mod feed;
@@ -23,35 +24,14 @@ mod shell;
 mod tests;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use proa_logic::scheduler::settings::Settings;
-use proa_logic::world::settings::ClusterSettings;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::pki::Pki;
 use crate::registry::Registry;
+pub use config::ControllersConfig;
 use elect::{Candidate, Leadership};
-
-/// What the controllers need to know of the cluster.
-#[derive(Clone, Default)]
-pub struct ControllersConfig {
-    /// The CA certificates that each namespace publishes for its pods, in PEM.
-    pub ca_pem: String,
-    /// Who this control plane is among those on the same store.
-    pub identity: String,
-    /// How pods are placed.
-    pub scheduler: Settings,
-    /// What decisions depend on.
-    pub settings: ClusterSettings,
-    /// What nodes and pods use; without it autoscalers see none of it.
-    pub metrics: Option<Arc<Metrics>>,
-    /// Signs certificates; without it none are signed.
-    pub pki: Option<Arc<Pki>>,
-}
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
 /// it anew, with nothing remembered; a panic in a decision is caught nearer by.

@@ -16,7 +16,7 @@ use proa_logic::world::{Controller, Key, Observed, Plan, Wakes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::ControllersConfig;
+use super::config::ControllersConfig;
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News};

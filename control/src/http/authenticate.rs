@@ -13,6 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use proa_api::Refusal;
+use proa_api::names::GROUP_AUTHENTICATED;
 use proa_kinds::rbac::{self, SERVICE_ACCOUNT_PREFIX};
 
 use super::bootstrap_token;
@@ -22,8 +23,6 @@ use crate::pki::{Facts, Pki};
 use crate::registry::{Caller, Registry};
 use crate::store::Object;
 
-/// The group of everyone who is known.
-pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The user who shows nothing, and that user's group.
 pub const ANONYMOUS: &str = "system:anonymous";
 /// The group of everyone who is not known.

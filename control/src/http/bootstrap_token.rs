@@ -12,8 +12,8 @@ use proa_api::names::{
 };
 use serde_json::Value;
 
-use super::authenticate::GROUP_AUTHENTICATED;
 use crate::registry::{Caller, Registry};
+use proa_api::names::GROUP_AUTHENTICATED;
 
 const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;

@@ -1,19 +1,14 @@
 //! Discovery: which groups, versions and resources there are.
 //!
-//! Pure; derived from the table of kinds and from [`super::reviews`] and [`super::metrics`], whose
-//! resources are asked but not stored. Formats:
+//! Pure; derived from the table of kinds and from that of [resources that are not
+//! stored](super::unstored). Formats:
 //! <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
 
 use proa_kinds::{Kind, Table};
 use serde_json::{Map, Value, json};
 
-use super::metrics;
-use super::reviews::{UNSTORED, Unstored};
+use super::unstored::UNSTORED;
 
-const STORED_VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces go one by one: deleting all of them is never what somebody meant.
-const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// One resource of a version.
@@ -35,11 +30,6 @@ struct PartEntry<'a> {
     version: &'a str,
     kind: &'a str,
     verbs: &'a [&'a str],
-}
-
-/// The verbs that a kind's main resource knows.
-pub fn verbs(kind: &Kind) -> &'static [&'static str] {
-    if kind.group.is_empty() && kind.plural == "namespaces" { NAMESPACE_VERBS } else { STORED_VERBS }
 }
 
 /// `/api`.
@@ -161,7 +151,7 @@ fn aggregated_entry(group: &str, version: &str, entry: &Entry<'_>) -> Value {
 /// Groups in the order of the table, each with its versions, best first.
 fn versions(table: &Table) -> Vec<(&str, Vec<&str>)> {
     let stored = table.iter().map(|k| (k.group.as_str(), k.version.as_str()));
-    let asked = unstored().map(|r| (r.group, r.version));
+    let asked = UNSTORED.iter().map(|r| (r.group, r.version));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for (group, version) in stored.chain(asked) {
         match groups.iter_mut().find(|(g, _)| *g == group) {
@@ -173,15 +163,10 @@ fn versions(table: &Table) -> Vec<(&str, Vec<&str>)> {
     groups
 }
 
-/// What is asked but not stored.
-fn unstored() -> impl Iterator<Item = &'static Unstored> {
-    UNSTORED.iter().chain(metrics::RESOURCES)
-}
-
 fn entries<'a>(table: &'a Table, group: &str, version: &str) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'_>> =
         table.iter().filter(|k| k.group == group && k.version == version).map(|k| stored_entry(k)).collect();
-    entries.extend(unstored().filter(|r| r.group == group && r.version == version).map(|r| Entry {
+    entries.extend(UNSTORED.iter().filter(|r| r.group == group && r.version == version).map(|r| Entry {
         name: r.plural,
         singular: r.singular,
         kind: r.kind,
@@ -227,7 +212,7 @@ fn stored_entry(kind: &Kind) -> Entry<'_> {
         singular: &kind.singular,
         kind: &kind.kind,
         namespaced: kind.namespaced,
-        verbs: verbs(kind),
+        verbs: kind.verbs(),
         short_names: &kind.short_names,
         categories: &kind.categories,
         parts,

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proa_api::Refusal;
 use proa_kinds::rbac::{Attributes, account_groups, account_of};
 
-use super::authenticate::{ANONYMOUS, GROUP_AUTHENTICATED, GROUP_UNAUTHENTICATED};
+use proa_api::names::GROUP_AUTHENTICATED;
+
+use super::authenticate::{ANONYMOUS, GROUP_UNAUTHENTICATED};
 use super::path;
 use crate::registry::Caller;
 

@@ -15,36 +15,13 @@ use super::api::{Api, Call};
 use super::negotiate::Form;
 use super::path::Verb;
 use super::respond;
-use super::reviews::Unstored;
 use super::table::Include;
+use super::unstored::Unstored;
 use crate::metrics::{self, Snapshot, Usage};
 use crate::registry::ListOptions;
 
 const GROUP: &str = "metrics.k8s.io";
 const API_VERSION: &str = "metrics.k8s.io/v1beta1";
-const VERBS: &[&str] = &["get", "list"];
-
-/// What this file serves, for discovery and for finding it.
-pub const RESOURCES: &[Unstored] = &[
-    Unstored {
-        group: GROUP,
-        version: "v1beta1",
-        plural: "nodes",
-        singular: "",
-        kind: "NodeMetrics",
-        namespaced: false,
-        verbs: VERBS,
-    },
-    Unstored {
-        group: GROUP,
-        version: "v1beta1",
-        plural: "pods",
-        singular: "",
-        kind: "PodMetrics",
-        namespaced: true,
-        verbs: VERBS,
-    },
-];
 
 /// Answers a call on the metrics of nodes or pods.
 pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Response<Body>, Refusal> {

@@ -10,6 +10,7 @@ pub mod api;
 pub mod authenticate;
 pub mod authorize;
 pub mod authorize_node;
+mod binding;
 mod body;
 mod bootstrap_token;
 mod connect;
@@ -24,6 +25,7 @@ pub mod negotiate;
 mod objects;
 mod parts;
 pub mod path;
+pub mod peer;
 mod present;
 mod pretty;
 mod protocol_token;
@@ -35,6 +37,7 @@ mod reviews;
 mod schemas;
 pub mod serve;
 mod table;
+mod unstored;
 mod watch;
 
 use std::panic::AssertUnwindSafe;
@@ -170,9 +173,8 @@ async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
             parts::serve(api, kind, call).await
         };
     }
-    let unstored = reviews::UNSTORED
+    let unstored = unstored::UNSTORED
         .iter()
-        .chain(metrics::RESOURCES)
         .find(|r| r.group == path.group && r.version == path.version && r.plural == path.plural)
         .filter(|r| path.subresource.is_empty() && (r.namespaced || path.namespace.is_none()));
     match unstored {

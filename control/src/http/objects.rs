@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::api::{Api, Call};
 use super::body;
-use super::discovery;
 use super::negotiate::Form;
 use super::path::Verb;
 use super::present::{self, Presentation};
@@ -30,7 +29,7 @@ const ANSWERED_WITH_OBJECT: &[&str] = &["/namespaces", "/pods", "/serviceaccount
 
 /// Performs a call on the main resource of a kind.
 pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
-    if !discovery::verbs(kind).contains(&call.verb.as_str()) {
+    if !kind.verbs().contains(&call.verb.as_str()) {
         return Err(Refusal::method_not_allowed());
     }
     let across = kind.namespaced && call.path.namespace.is_none();

@@ -7,10 +7,10 @@ use http::{Response, StatusCode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
 use proa_api::Refusal;
 use proa_kinds::Kind;
-use serde_json::{Value, json};
 
 use super::accounts;
 use super::api::{Api, Call};
+use super::binding;
 use super::body;
 use super::connect;
 use super::log;
@@ -45,7 +45,7 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         }
         ("", "pods", "log", Verb::Get) => log::serve(api, kind, call).await,
         ("", "pods", "attach" | "exec" | "portforward", _) => connect::serve(api, kind, call).await,
-        ("", "pods", "binding", Verb::Create) => bind(api, call).await,
+        ("", "pods", "binding", Verb::Create) => binding::create(api, call).await,
         ("", "pods", "eviction", Verb::Create) => evict(api, call).await,
         ("", "namespaces", "finalize", Verb::Update) => finalize(api, kind, call).await,
         ("", "serviceaccounts", "token", Verb::Create) => accounts::create_token(api, kind, call),
@@ -61,27 +61,11 @@ fn no_ephemeral_containers() -> Refusal {
     refusal
 }
 
-/// Binds a pod to the node that the Binding names. The path names the pod, or, at
-/// `/api/v1/namespaces/NS/bindings`, the Binding does.
-pub async fn bind(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
-    let binding = body::unstored("v1", "Binding", call)?;
-    let in_body = binding.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let name = call.path.name.as_deref().unwrap_or(in_body).to_owned();
-    if !in_body.is_empty() && in_body != name {
-        return Err(Refusal::bad_request(format!(
-            "the name of the object ({in_body}) does not match the name on the URL ({name})"
-        )));
-    }
-    let options = call.write_options("CreateOptions")?;
-    api.registry.bind(&call.caller, call.namespace(), &name, binding, &options).await?;
-    Ok(success(StatusCode::CREATED))
-}
-
 async fn evict(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
     let eviction = body::unstored_of(&["policy/v1", "policy/v1beta1"], "Eviction", call)?;
     let options = call.write_options("CreateOptions")?;
     api.registry.evict(&call.caller, call.namespace(), call.name(), &eviction, &options).await?;
-    Ok(success(StatusCode::CREATED))
+    Ok(respond::success(StatusCode::CREATED))
 }
 
 /// Sets what holds a namespace that is to go.
@@ -91,11 +75,4 @@ async fn finalize(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>,
     let sent = body::object(kind, call, "UpdateOptions")?;
     let object = api.registry.finalize_namespace(&call.caller, call.name(), sent.value, &options).await?;
     Ok(form.one(StatusCode::OK, kind, &object))
-}
-
-fn success(code: StatusCode) -> Response<Body> {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
-    });
-    respond::json(code, &status)
 }

@@ -102,6 +102,14 @@ pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     }
 }
 
+/// A Status that says that it is done.
+pub fn success(code: StatusCode) -> Response<Body> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
+    });
+    json(code, &status)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,75 +8,13 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Call, accept};
 use super::authorize::Attributes;
+use super::binding;
 use super::body;
 use super::negotiate;
-use super::parts;
 use super::path::Verb;
 use super::respond;
+use super::unstored::Unstored;
 use crate::registry::Caller;
-
-/// A resource whose objects are answered at once and forgotten.
-pub struct Unstored {
-    /// Empty for the core group.
-    pub group: &'static str,
-    /// `v1`.
-    pub version: &'static str,
-    /// In paths.
-    pub plural: &'static str,
-    /// In error texts.
-    pub singular: &'static str,
-    /// What is sent and answered.
-    pub kind: &'static str,
-    /// True if the path names a namespace.
-    pub namespaced: bool,
-    /// `create`, …
-    pub verbs: &'static [&'static str],
-}
-
-/// Those that are asked with an object of their own, in discovery order. They know one verb.
-pub const UNSTORED: &[Unstored] = &[
-    unstored("", "bindings", "binding", "Binding", true),
-    unstored("authentication.k8s.io", "selfsubjectreviews", "selfsubjectreview", "SelfSubjectReview", false),
-    unstored("authentication.k8s.io", "tokenreviews", "tokenreview", "TokenReview", false),
-    unstored(
-        "authorization.k8s.io",
-        "localsubjectaccessreviews",
-        "localsubjectaccessreview",
-        "LocalSubjectAccessReview",
-        true,
-    ),
-    unstored(
-        "authorization.k8s.io",
-        "selfsubjectaccessreviews",
-        "selfsubjectaccessreview",
-        "SelfSubjectAccessReview",
-        false,
-    ),
-    unstored(
-        "authorization.k8s.io",
-        "selfsubjectrulesreviews",
-        "selfsubjectrulesreview",
-        "SelfSubjectRulesReview",
-        false,
-    ),
-    unstored(
-        "authorization.k8s.io",
-        "subjectaccessreviews",
-        "subjectaccessreview",
-        "SubjectAccessReview",
-        false,
-    ),
-];
-
-const fn unstored(
-    group: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    kind: &'static str,
-    namespaced: bool,
-) -> Unstored {
-    Unstored { group, version: "v1", plural, singular, kind, namespaced, verbs: &["create"] }
-}
 
 /// Answers a call on one of them.
 pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Response<Body>, Refusal> {
@@ -87,7 +25,7 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
         return Err(Refusal::method_not_allowed());
     }
     if resource.kind == "Binding" {
-        return parts::bind(api, call).await;
+        return binding::create(api, call).await;
     }
     let encoding = negotiate::unshaped(accept(&call.headers))?;
     let api_version = format!("{}/{}", resource.group, resource.version);

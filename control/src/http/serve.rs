@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::authenticate::certificate_caller;
+use super::peer::Peer;
 
 /// A client that has not shaken hands by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,10 +43,6 @@ const MAX_WAITING: usize = 2048;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are under way when the server stops get this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// The address of a request's client.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// Room for so many connections of all listeners.
 pub fn room(connections: usize) -> Room {

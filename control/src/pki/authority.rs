@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::PkiError;
+use super::error::PkiError;
 
 const AUTHORITY_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;

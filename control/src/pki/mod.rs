@@ -6,12 +6,12 @@
 //! the admin's, which is in `DATA/kubeconfig`.
 
 pub mod authority;
+mod error;
 mod files;
 mod kubeconfig;
 pub mod token;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,38 +20,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use authority::{Authority, Facts, Pair};
+pub use error::PkiError;
 pub use token::Signer;
 
 /// User and group of the certificate in `DATA/kubeconfig`.
 const ADMIN: (&str, &str) = ("kubernetes-admin", "system:masters");
-
-/// A fault with keys or certificates.
-#[derive(Debug, thiserror::Error)]
-pub enum PkiError {
-    /// The file system refused.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// A certificate could not be made or its key not read.
-    #[error("certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
-    /// What is on disk is not what was written there.
-    #[error("unreadable key material: {0}")]
-    Unreadable(String),
-    /// The key refused to sign.
-    #[error("signing failed")]
-    Signing,
-    /// TLS does not take the certificates.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// TLS does not take the CA for checking clients.
-    #[error("TLS client verification: {0}")]
-    ClientVerifier(#[from] rustls::server::VerifierBuilderError),
-}
 
 /// The opened directory.
 pub struct Pki {

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::PkiError;
+use super::error::PkiError;
 
 /// Clocks of nodes may differ by this much.
 const LEEWAY_SECONDS: i64 = 10;

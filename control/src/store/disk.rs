@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use super::Catalog;
 use super::ballast::Ballast;
+use super::catalog::Catalog;
 use super::object::{Event, EventKind, Key, Object, Revision, indexed};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");

@@ -11,77 +11,36 @@
 //! - [`writer`]: the one thread that changes both
 
 mod ballast;
+mod catalog;
 pub mod collection;
 pub mod disk;
+mod limits;
 pub mod object;
 mod queue;
+mod shared;
 pub mod writer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use proa_api::Refusal;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
+pub use catalog::Catalog;
 pub use collection::{After, Collection, TooOld, WindowLimits};
 pub use disk::{DiskLimits, StoreError};
+pub use limits::Limits;
 pub use object::{Draft, Event, EventKind, Fields, Key, Object, Revision, watch_line};
 pub use queue::QueueLimits;
 pub use writer::{Change, Expect, Live, Settle, Write, WriteError};
 
 use disk::Disk;
 use queue::Queue;
+use shared::Shared;
 use writer::{Request, Waiting, Writer};
-
-/// What the store must be told of a resource.
-pub trait Catalog: Send + Sync {
-    /// True if writes need not be on disk before they are acknowledged. Must not change while a
-    /// store is open.
-    fn is_lazy(&self, resource: &str) -> bool;
-    /// How long objects live after their last change, if they do not live until they are deleted.
-    /// Counted anew after a restart.
-    fn time_to_live(&self, resource: &str) -> Option<Duration>;
-    /// The selectable fields of an object.
-    fn fields(&self, resource: &str, object: &Value) -> Fields;
-}
-
-/// How much of the past is kept, and how often that is looked after.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The past in memory: how far a watch can lag or go back.
-    pub window: WindowLimits,
-    /// The past on disk: how far a watch can go back after a restart.
-    pub disk: DiskLimits,
-    /// Lazy writes wait at most this long.
-    pub lazy_age: Duration,
-    /// How many writes may wait.
-    pub queue: QueueLimits,
-    /// How often all this is looked at.
-    pub maintenance_interval: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let age = Duration::from_secs(300);
-        Limits {
-            window: WindowLimits { age, events: 50_000, bytes: 16 << 20 },
-            disk: DiskLimits {
-                age,
-                changes: 50_000,
-                change_bytes_min: 2 << 20,
-                compact_interval: Duration::from_secs(600),
-            },
-            lazy_age: Duration::from_secs(300),
-            queue: QueueLimits::default(),
-            maintenance_interval: Duration::from_secs(30),
-        }
-    }
-}
 
 /// An open store. Clones share it; the last one that is dropped closes it.
 #[derive(Clone)]
@@ -95,43 +54,6 @@ pub struct Store {
 struct Handle {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the writer and the readers share.
-struct Shared {
-    catalog: Arc<dyn Catalog>,
-    collections: RwLock<HashMap<Arc<str>, Arc<Collection>>>,
-    /// The last revision that all collections show.
-    published: AtomicU64,
-    /// Where the windows of collections begin that the disk knows nothing of.
-    compacted: Revision,
-    started_at: Revision,
-}
-
-impl Shared {
-    fn published(&self) -> Revision {
-        self.published.load(Ordering::Acquire)
-    }
-
-    fn collection(&self, resource: &str) -> Arc<Collection> {
-        let known = self.collections.read().expect("nothing panics under this lock").get(resource).cloned();
-        known.unwrap_or_else(|| {
-            let mut collections = self.collections.write().expect("nothing panics under this lock");
-            let floor = self.floor(resource);
-            let make = || Arc::new(Collection::new(floor, Vec::new(), Vec::new()));
-            collections.entry(resource.into()).or_insert_with(make).clone()
-        })
-    }
-
-    /// Changes of lazy resources are not kept on disk: a watch on one cannot go back beyond the
-    /// start.
-    fn floor(&self, resource: &str) -> Revision {
-        if self.catalog.is_lazy(resource) { self.started_at } else { self.compacted }
-    }
-
-    fn all(&self) -> Vec<Arc<Collection>> {
-        self.collections.read().expect("nothing panics under this lock").values().cloned().collect()
-    }
 }
 
 impl Store {

@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 
 use super::collection::Collection;
 use super::disk::{Commit, Disk, StoreError};
+use super::limits::Limits;
 use super::object::{Draft, Event, EventKind, Key, Object, Revision};
 use super::queue::Place;
-use super::{Limits, Shared};
+use super::shared::Shared;
 
 /// The most writes in one commit; the rest waits for the next.
 const BATCH_LIMIT: usize = 1024;

@@ -6,10 +6,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_kinds::Kind;
+use proa_kinds::rbac::Attributes;
 use serde_json::Value;
 
 use super::request::{Caller, Target, WriteOptions};
@@ -114,6 +116,9 @@ pub trait Stage: Send + Sync {
         None
     }
 }
+
+/// Whether a caller may do something, for stages that ask.
+pub type Allows = Arc<dyn Fn(&Caller, &Attributes<'_>) -> bool + Send + Sync>;
 
 /// True for this kind.
 pub(super) fn is(kind: &Kind, group: &str, name: &str) -> bool {

@@ -18,8 +18,9 @@ use proa_api::shares::Shares;
 use tokio::sync::Semaphore;
 
 use super::headers::end_to_end;
+use super::html;
 use super::path::clean;
-use super::{html, take};
+use super::turns::take;
 use crate::registry::Caller;
 
 /// Pages that are larger go through as they are.

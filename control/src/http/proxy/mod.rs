@@ -13,6 +13,7 @@ mod in_time;
 mod links;
 mod path;
 mod target;
+mod turns;
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,14 +24,13 @@ use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use proa_api::Refusal;
 use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
-use proa_api::shares::{Share, Shares};
-use proa_kinds::rbac::SERVICE_ACCOUNT_PREFIX;
+use proa_api::shares::Shares;
 
 use super::api::Api;
 use super::authorize::Attributes;
 use super::incoming::Incoming;
 use super::path::ResourcePath;
-use super::serve::Peer;
+use super::peer::Peer;
 use crate::registry::Caller;
 use links::Links;
 use target::Target;
@@ -65,7 +65,7 @@ pub async fn serve(
     if below.is_empty() && !upgrade && matches!(parts.method, Method::GET | Method::HEAD) {
         return redirect(&parts);
     }
-    let share = take(&UNDER_WAY, caller)?;
+    let share = turns::take(&UNDER_WAY, caller)?;
     let target = target::find(&api.registry, path)?;
     let links = Links {
         prefix: path::prefix(path),
@@ -85,19 +85,6 @@ pub async fn serve(
             frame
         }))
     }))
-}
-
-/// One of what all callers share.
-fn take(shares: &Arc<Shares<String>>, caller: &Caller) -> Result<Share<String>, Refusal> {
-    shares.take(holder(&caller.user).to_owned()).ok_or_else(|| {
-        Refusal::new(429, "TooManyRequests", "too many requests are being proxied, please try again later")
-    })
-}
-
-/// Whoever may make one service account of a namespace may make many: all of them are one holder.
-pub(super) fn holder(user: &str) -> &str {
-    let account = user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|account| account.rsplit_once(':'));
-    account.map_or(user, |(_, name)| &user[..user.len() - name.len()])
 }
 
 /// The verb is the method's. Who takes a node's connection over can run commands in its pods,
@@ -198,23 +185,5 @@ async fn refused(response: Response<Body>) -> Refusal {
     match code {
         StatusCode::BAD_REQUEST => Refusal::bad_request(text),
         _ => Refusal::unavailable(text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn holders() {
-        for (user, expected) in [
-            ("ann", "ann"),
-            ("system:serviceaccount:ns:a", "system:serviceaccount:ns:"),
-            ("system:serviceaccount:ns:b", "system:serviceaccount:ns:"),
-            ("system:serviceaccount:ns2:a", "system:serviceaccount:ns2:"),
-            ("system:serviceaccount:", "system:serviceaccount:"),
-        ] {
-            assert_eq!(holder(user), expected);
-        }
     }
 }

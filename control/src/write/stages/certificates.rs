@@ -10,10 +10,9 @@ use proa_kinds::built_in::certificate_signing_request::signers::{API_CLIENT, GRO
 use proa_kinds::rbac::Attributes;
 use serde_json::{Value, json};
 
-use super::Allows;
 use crate::write::metadata;
 use crate::write::request::Target;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict, is};
 
 fn is_request(kind: &Kind) -> bool {
     is(kind, "certificates.k8s.io", "CertificateSigningRequest")

@@ -12,10 +12,9 @@ use proa_kinds::rbac::{Attributes, GROUP, User, escalation, index};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Allows;
 use crate::policy::Policy;
 use crate::write::request::Target;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict};
+use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict};
 
 /// Lets nobody grant what they do not have.
 pub struct Escalation {

@@ -21,12 +21,10 @@ mod storage;
 
 use std::sync::Arc;
 
-use proa_kinds::rbac::Attributes;
 use proa_logic::controllers::node_ipam::Range;
 
 pub use quota::count;
 
-use super::request::Caller;
 use super::stage::Stage;
 use node_addresses::Ranges;
 use service::{AddressRange, PortRange};
@@ -60,9 +58,6 @@ impl Default for StagesConfig {
         }
     }
 }
-
-/// Whether a caller may do something, for stages that ask.
-pub type Allows = Arc<dyn Fn(&Caller, &Attributes<'_>) -> bool + Send + Sync>;
 
 /// The stages that every cluster has.
 pub fn all(config: &StagesConfig) -> Vec<Arc<dyn Stage>> {

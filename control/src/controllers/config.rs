@@ -1,0 +1,26 @@
+//! What the controllers are set up with.
+
+use std::sync::Arc;
+
+use proa_logic::scheduler::settings::Settings;
+use proa_logic::world::settings::ClusterSettings;
+
+use crate::metrics::Metrics;
+use crate::pki::Pki;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Default)]
+pub struct ControllersConfig {
+    /// The CA certificates that each namespace publishes for its pods, in PEM.
+    pub ca_pem: String,
+    /// Who this control plane is among those on the same store.
+    pub identity: String,
+    /// How pods are placed.
+    pub scheduler: Settings,
+    /// What decisions depend on.
+    pub settings: ClusterSettings,
+    /// What nodes and pods use; without it autoscalers see none of it.
+    pub metrics: Option<Arc<Metrics>>,
+    /// Signs certificates; without it none are signed.
+    pub pki: Option<Arc<Pki>>,
+}

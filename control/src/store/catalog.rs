@@ -1,0 +1,19 @@
+//! What the store is told of the resources that it holds.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::object::Fields;
+
+/// What the store must be told of a resource.
+pub trait Catalog: Send + Sync {
+    /// True if writes need not be on disk before they are acknowledged. Must not change while a
+    /// store is open.
+    fn is_lazy(&self, resource: &str) -> bool;
+    /// How long objects live after their last change, if they do not live until they are deleted.
+    /// Counted anew after a restart.
+    fn time_to_live(&self, resource: &str) -> Option<Duration>;
+    /// The selectable fields of an object.
+    fn fields(&self, resource: &str, object: &Value) -> Fields;
+}
