@@ -95,6 +95,9 @@ pub struct Options {
     /// A pod that became unready no later than this after its start was never ready [default: 30s]
     #[arg(long, env = "PROA_HORIZONTAL_POD_AUTOSCALER_INITIAL_READINESS_DELAY")]
     pub horizontal_pod_autoscaler_initial_readiness_delay: Option<String>,
+    /// Serve versions that the newest Kubernetes no longer has, such as extensions/v1beta1 [default: true]
+    #[arg(long, env = "PROA_LEGACY_API", action = clap::ArgAction::Set)]
+    pub legacy_api: Option<bool>,
     /// Registries that are spoken to without TLS, HOST:PORT; may be repeated
     #[arg(long, env = "PROA_INSECURE_REGISTRIES", value_delimiter = ',')]
     pub insecure_registries: Vec<String>,
@@ -122,6 +125,7 @@ pub struct Config {
     /// Namespace and name.
     pub ingress_default_certificate: Option<(String, String)>,
     pub deny_external_ips: bool,
+    pub legacy_api: bool,
     pub cluster_cidr: String,
     pub service_cidr: String,
     pub cluster_domain: String,
@@ -180,6 +184,7 @@ impl Options {
                 true => &file.enable_admission_plugins,
                 false => &self.enable_admission_plugins,
             })?,
+            legacy_api: self.legacy_api.or(file.legacy_api).unwrap_or(true),
             cluster_cidr: text(self.cluster_cidr, file.cluster_cidr, "10.42.0.0/16"),
             service_cidr: text(self.service_cidr, file.service_cidr, "10.43.0.0/16"),
             cluster_domain: text(self.cluster_domain, file.cluster_domain, "cluster.local"),

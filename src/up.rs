@@ -165,6 +165,7 @@ async fn serve(mut config: Config) -> Result<()> {
         build: build(),
         deny_external_ips: config.deny_external_ips,
         connections: part_of_descriptors(descriptors * 2, API_CONNECTIONS),
+        legacy_api: config.legacy_api,
         scheduler: config.scheduler.clone(),
     })
     .await?;

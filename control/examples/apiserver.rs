@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         build: Default::default(),
         deny_external_ips: false,
         connections: 1000,
+        legacy_api: true,
         scheduler: Default::default(),
     };
     let server = Server::start(config).await?;

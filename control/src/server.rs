@@ -74,6 +74,8 @@ pub struct Config {
     pub deny_external_ips: bool,
     /// Most connections at a time. One client may have a quarter of them.
     pub connections: usize,
+    /// Serves the versions of kinds that older manifests have.
+    pub legacy_api: bool,
 }
 
 /// Why a server did not start. Each is one sentence for the user.
@@ -154,7 +156,9 @@ impl Server {
             ..StagesConfig::default()
         };
         let registry_config = RegistryConfig { stages, ..RegistryConfig::default() };
-        let registry = Registry::open(&store, built_in::table(), registry_config)?;
+        let table = built_in::table();
+        let table = if config.legacy_api { built_in::with_old_versions(&table) } else { table };
+        let registry = Registry::open(&store, table, registry_config)?;
 
         let service_address = config.service_cidr.api_server();
         let names = server_names(&config, &addresses, advertise, service_address);

@@ -10,6 +10,7 @@ use proa_api::status::Resource;
 use serde_json::Value;
 
 /// All that the API server knows of one kind.
+#[derive(Clone)]
 pub struct Kind {
     /// API group; empty for the core group.
     pub group: String,
@@ -49,9 +50,12 @@ pub struct Kind {
     pub hooks: Hooks,
     /// What is stored, if this kind is another form of it.
     pub view: Option<View>,
+    /// What whoever uses this version is warned of.
+    pub deprecation: Option<String>,
 }
 
-/// A kind whose objects are stored as those of another version, with the same plural.
+/// A kind whose objects are stored as those of another version, with the same plural. `apiVersion` is
+/// changed by whoever asks these.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     /// Group and version of what is stored.
@@ -100,6 +104,7 @@ pub enum Durability {
 }
 
 /// One printer column.
+#[derive(Clone)]
 pub struct Column {
     /// The heading: `Ready`.
     pub name: &'static str,
@@ -116,6 +121,7 @@ pub struct Column {
 }
 
 /// A field that field selectors may name.
+#[derive(Clone)]
 pub struct SelectableField {
     /// `spec.nodeName`.
     pub name: &'static str,
@@ -192,6 +198,11 @@ impl Table {
     /// A table of these kinds, in discovery order.
     pub fn new(kinds: Vec<Kind>) -> Self {
         Table { kinds: kinds.into_iter().map(Arc::new).collect() }
+    }
+
+    /// A table of these rows, in discovery order.
+    pub fn of(kinds: Vec<Arc<Kind>>) -> Self {
+        Table { kinds }
     }
 
     /// All rows, in discovery order.

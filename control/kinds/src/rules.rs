@@ -100,6 +100,7 @@ pub fn row<R: Rules>() -> Kind {
         indexed_fields: Vec::new(),
         hooks: hooks::<R>(),
         view: None,
+        deprecation: None,
     }
 }
 

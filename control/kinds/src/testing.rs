@@ -33,6 +33,7 @@ pub(crate) fn kind(group: &str, kind: &str, schema: fn(&mut SchemaGenerator) -> 
             schema,
         },
         view: None,
+        deprecation: None,
     }
 }
 

@@ -282,7 +282,9 @@ impl Executor {
             return Ok(None);
         }
         let one = ListOptions { limit: 1, ..ListOptions::default() };
-        for other in self.registry.kinds().iter().filter(|k| k.namespaced && k.kind != "Event") {
+        for other in
+            self.registry.kinds().iter().filter(|k| k.namespaced && k.view.is_none() && k.kind != "Event")
+        {
             if !self.registry.list(other, Some(&namespace.name), &one)?.items.is_empty() {
                 return Err(Refusal::stale(kind.resource(), &namespace.name));
             }

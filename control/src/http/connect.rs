@@ -15,7 +15,7 @@ use super::api::{Api, Call};
 use super::authorize::Attributes;
 use super::log::{choose_container, encode};
 use super::path::Verb;
-use super::proxy::holder;
+use super::proxy::turns::holder;
 use super::query::Query;
 
 /// The headers by which client and node agree on a protocol.

@@ -167,11 +167,14 @@ async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Refusal::no_such_path());
         }
-        return if path.subresource.is_empty() {
+        let served = if path.subresource.is_empty() {
             objects::serve(api, kind, call).await
         } else {
             parts::serve(api, kind, call).await
         };
+        let mut response = served.unwrap_or_else(|refusal| respond::refusal(&refusal));
+        respond::warn(&mut response, kind.deprecation.as_slice());
+        return Ok(response);
     }
     let unstored = unstored::UNSTORED
         .iter()

@@ -65,7 +65,10 @@ impl Registry {
         };
         let stream = watch::watch(&self.0.store, &resource_name(source), selection, start, manner)?;
         Ok(match kind.view {
-            Some(view) => stream.mapped(move |item| views::shown_item(view, item)),
+            Some(view) => {
+                let api_version = kind.api_version();
+                stream.mapped(move |item| views::shown_item(view, &api_version, item))
+            }
             None => stream,
         })
     }

@@ -19,6 +19,7 @@ pub(super) struct Viewed {
     /// The row of what is stored.
     pub stored: Arc<Kind>,
     view: View,
+    api_version: String,
 }
 
 impl Registry {
@@ -26,19 +27,21 @@ impl Registry {
     pub(super) fn viewed(&self, kind: &Kind) -> Option<Viewed> {
         let view = kind.view?;
         let stored = self.0.table.by_plural(view.of.0, view.of.1, &kind.plural)?.clone();
-        Some(Viewed { stored, view })
+        Some(Viewed { stored, view, api_version: kind.api_version() })
     }
 }
 
 impl Viewed {
     /// What is stored for an object of the view.
     pub fn to_stored(&self, value: Value) -> Value {
-        (self.view.to_stored)(value)
+        let mut stored = (self.view.to_stored)(value);
+        name(&mut stored, &self.stored.api_version());
+        stored
     }
 
     /// The object of the view for one that is stored.
     pub fn to_view(&self, value: Value) -> Value {
-        (self.view.from_stored)(value)
+        shown_as(self.view, &self.api_version, value)
     }
 
     /// A field selector of the view, on the fields of what is stored.
@@ -57,16 +60,29 @@ impl Viewed {
     }
 }
 
+fn shown_as(view: View, api_version: &str, stored: Value) -> Value {
+    let mut shown = (view.from_stored)(stored);
+    name(&mut shown, api_version);
+    shown
+}
+
+/// Says which version an object is of. One that says nothing is for those to fill in who know.
+fn name(object: &mut Value, api_version: &str) {
+    if let Some(said) = object.get_mut("apiVersion") {
+        *said = api_version.into();
+    }
+}
+
 fn seen(stored: &Object, value: &Value, fields: Vec<(&'static str, String)>) -> Object {
     let draft = Draft::encode(stored.key.clone(), value, fields);
     if stored.revision == 0 { draft.unwritten() } else { draft.at_revision(stored.revision) }
 }
 
 /// An item of a watch as the view's clients see it.
-pub(super) fn shown_item(view: View, item: WatchItem) -> WatchItem {
+pub(super) fn shown_item(view: View, api_version: &str, item: WatchItem) -> WatchItem {
     match item {
         WatchItem::Event(kind, object, _) => {
-            let value = (view.from_stored)(object.value());
+            let value = shown_as(view, api_version, object.value());
             let object = Arc::new(seen(&object, &value, object.fields.clone()));
             let line = Line::ready(crate::store::watch_line(kind, &object));
             WatchItem::Event(kind, object, line)

@@ -56,6 +56,7 @@ fn config(dir: &Path) -> Config {
         build: Default::default(),
         deny_external_ips: false,
         connections: 1000,
+        legacy_api: true,
         scheduler: Default::default(),
     }
 }

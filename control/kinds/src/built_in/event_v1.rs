@@ -82,11 +82,11 @@ pub fn kind() -> Kind {
     }
 }
 
-fn to_core(event: Value) -> Value {
+pub(super) fn to_core(event: Value) -> Value {
     renamed(event, "v1", |name| RENAMED.iter().find(|(_, view)| *view == name).map(|(core, _)| *core))
 }
 
-fn from_core(event: Value) -> Value {
+pub(super) fn from_core(event: Value) -> Value {
     let view = |name: &str| RENAMED.iter().find(|(core, _)| *core == name).map(|(_, view)| *view);
     renamed(event, "events.k8s.io/v1", view)
 }

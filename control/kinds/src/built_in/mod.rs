@@ -19,6 +19,7 @@ mod lease;
 mod limit_range;
 mod namespace;
 mod node;
+mod old_versions;
 mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
@@ -38,6 +39,8 @@ mod stateful_set;
 pub mod storage_class;
 mod storage_modes;
 mod template;
+
+pub use old_versions::with_old_versions;
 
 use crate::Table;
 

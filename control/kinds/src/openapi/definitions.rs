@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::dialect::Dialect;
-use crate::schema::{Field, MessageId, definition_name, messages};
+use crate::schema::{Field, MessageId, Nature, Shape, Type, definition_name, messages};
 
 /// The definition name of a kind's own type.
 pub(super) fn name_of(kind: &Kind) -> String {
@@ -34,6 +34,7 @@ pub(super) fn reference(name: &str, dialect: Dialect) -> Value {
 pub(super) fn definitions(kinds: &[&Kind], dialect: Dialect) -> Map<String, Value> {
     let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
     let mut own = Map::new();
+    let mut from_table: Vec<MessageId> = Vec::new();
     for kind in kinds {
         let schema = (kind.hooks.schema)(&mut generator).to_value();
         if schema.get("$ref").is_none() {
@@ -42,6 +43,14 @@ pub(super) fn definitions(kinds: &[&Kind], dialect: Dialect) -> Map<String, Valu
     }
     let mut raw = generator.take_definitions(false);
     raw.append(&mut own);
+    // Old versions have no Rust type.
+    from_table.extend(kinds.iter().filter_map(|kind| messages().find(&name_of(kind))));
+    while let Some(id) = from_table.pop() {
+        let name = messages().get(id).name;
+        if !raw.contains_key(name) {
+            raw.insert(name.to_owned(), tabled(id, &mut from_table));
+        }
+    }
     raw.sort_keys();
 
     let mut definitions = Map::new();
@@ -51,10 +60,51 @@ pub(super) fn definitions(kinds: &[&Kind], dialect: Dialect) -> Map<String, Valu
     }
     for kind in kinds {
         if let Some(Value::Object(schema)) = definitions.get_mut(&name_of(kind)) {
-            schema.insert("x-kubernetes-group-version-kind".to_owned(), json!([group_version_kind(kind)]));
+            // Versions of the same shape share a definition.
+            let all = schema.entry("x-kubernetes-group-version-kind").or_insert_with(|| json!([]));
+            all.as_array_mut().expect("it was made as a list").push(group_version_kind(kind));
         }
     }
     definitions
+}
+
+/// The JSON Schema of a message of the table; `reached` gets the messages that it refers to.
+fn tabled(id: MessageId, reached: &mut Vec<MessageId>) -> Value {
+    let message = messages().get(id);
+    match message.nature {
+        Nature::Time | Nature::MicroTime => return json!({"type": "string", "format": "date-time"}),
+        Nature::Object => {}
+        _ => return json!({}),
+    }
+    let mut properties =
+        Map::from_iter(["apiVersion", "kind"].map(|name| (name.to_owned(), json!({"type": "string"}))));
+    if messages().field(id, "metadata").is_none() {
+        properties.clear();
+    }
+    let mut required = Vec::new();
+    for field in messages().json_fields(id) {
+        let one = match field.type_ {
+            Type::Text => json!({"type": "string"}),
+            Type::Bytes => json!({"type": "string", "format": "byte"}),
+            Type::Bool => json!({"type": "boolean"}),
+            Type::Integer => json!({"type": "integer", "format": "int32"}),
+            Type::Float => json!({"type": "number", "format": "double"}),
+            Type::Message(inner) => {
+                reached.push(inner);
+                json!({"$ref": format!("#/$defs/{}", messages().get(inner).name)})
+            }
+        };
+        let schema = match field.shape {
+            Shape::One => one,
+            Shape::List => json!({"type": "array", "items": one}),
+            Shape::Map => json!({"type": "object", "additionalProperties": one}),
+        };
+        properties.insert(field.name.to_owned(), schema);
+        if !field.optional {
+            required.push(field.name);
+        }
+    }
+    json!({"type": "object", "properties": properties, "required": required})
 }
 
 /// One definition: those types whose JSON is not what their Go type looks like are written out, the

@@ -123,13 +123,13 @@ const FOR_USERS: &[Role] = &[
             ),
             rule(
                 WRITE,
-                "apps",
+                "apps extensions",
                 "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale \
                  statefulsets statefulsets/scale",
             ),
             rule(WRITE, "autoscaling", "horizontalpodautoscalers"),
             rule(WRITE, "batch", "cronjobs jobs"),
-            rule(WRITE, "networking.k8s.io", "ingresses networkpolicies"),
+            rule(WRITE, "networking.k8s.io extensions", "ingresses networkpolicies"),
             rule(WRITE, "policy", "poddisruptionbudgets"),
             rule(ALL_VERBS, "coordination.k8s.io", "leases"),
         ],
@@ -148,14 +148,14 @@ const FOR_USERS: &[Role] = &[
             ),
             rule(
                 READ,
-                "apps",
+                "apps extensions",
                 "controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status \
                  replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale statefulsets/status",
             ),
             rule(READ, "autoscaling", "horizontalpodautoscalers horizontalpodautoscalers/status"),
             rule(READ, "batch", "cronjobs cronjobs/status jobs jobs/status"),
             rule(READ, "discovery.k8s.io", "endpointslices"),
-            rule(READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
+            rule(READ, "networking.k8s.io extensions", "ingresses ingresses/status networkpolicies"),
             rule(READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
         ],
     ),

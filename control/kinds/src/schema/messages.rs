@@ -110,7 +110,9 @@ pub struct Messages {
 
 /// The table of the built-in messages.
 pub fn messages() -> &'static Messages {
-    static TABLE: LazyLock<Messages> = LazyLock::new(|| Messages::parse(include_str!("messages.tbl")));
+    static TABLE: LazyLock<Messages> = LazyLock::new(|| {
+        Messages::parse(concat!(include_str!("messages.tbl"), include_str!("old_messages.tbl")))
+    });
     &TABLE
 }
 

@@ -13,7 +13,7 @@ mod in_time;
 mod links;
 mod path;
 mod target;
-mod turns;
+pub(super) mod turns;
 
 use std::sync::{Arc, LazyLock};
 

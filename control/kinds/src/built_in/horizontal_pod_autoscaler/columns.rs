@@ -30,7 +30,7 @@ pub(super) fn columns() -> Vec<Column> {
 }
 
 /// `cpu: 5%/50%, 2/10 + 1 more...`
-pub(super) fn targets(autoscaler: &Value) -> String {
+pub(in crate::built_in) fn targets(autoscaler: &Value) -> String {
     let current: Vec<&Value> = items(autoscaler, "/status/currentMetrics").collect();
     let all: Vec<String> = items(autoscaler, "/spec/metrics")
         .enumerate()

@@ -3,7 +3,7 @@
 //! Stored is `autoscaling/v2`; [`v1`] is another view of the same objects. The rules are those of
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/horizontal-pod-autoscaler-v2/>.
 
-mod columns;
+pub(super) mod columns;
 #[cfg(test)]
 mod tests;
 pub mod v1;

@@ -22,7 +22,7 @@ const TOLERANCES: [(&str, &str); 2] = [
 ];
 
 /// A field of a metric: its name in v1, its pointer in v2, and whether v1 shows a zero for none.
-type Moved = (&'static str, &'static str, bool);
+pub(in crate::built_in) type Moved = (&'static str, &'static str, bool);
 
 /// The sources of metrics with their fields in a spec and in a status.
 const SOURCES: [(&str, &[Moved], &[Moved]); 5] = [
@@ -258,6 +258,19 @@ fn is_cpu_utilization(metric: &Value) -> bool {
         && metric["resource"]["target"]["averageUtilization"].is_number()
 }
 
+/// The autoscaler with the metrics of its spec and status in the other version.
+pub(in crate::built_in) fn with_metrics(
+    mut autoscaler: Value,
+    source: fn(&Value, &[Moved]) -> Value,
+) -> Value {
+    for (pointer, of_spec) in [("/spec/metrics", true), ("/status/currentMetrics", false)] {
+        if let Some(metrics) = autoscaler.pointer_mut(pointer).filter(|metrics| metrics.is_array()) {
+            *metrics = moved(&list(Some(metrics.take())), of_spec, source);
+        }
+    }
+    autoscaler
+}
+
 /// Each metric of a spec or a status with its source in the other version.
 fn moved(metrics: &[Value], of_spec: bool, source: fn(&Value, &[Moved]) -> Value) -> Value {
     let one = |metric: &Value| {
@@ -272,7 +285,7 @@ fn moved(metrics: &[Value], of_spec: bool, source: fn(&Value, &[Moved]) -> Value
     metrics.iter().map(one).collect()
 }
 
-fn to_v1(source: &Value, fields: &[Moved]) -> Value {
+pub(in crate::built_in) fn to_v1(source: &Value, fields: &[Moved]) -> Value {
     let mut result = json!({});
     for (name, pointer, zero) in fields {
         match source.pointer(pointer).filter(|v| !v.is_null()) {
@@ -284,7 +297,7 @@ fn to_v1(source: &Value, fields: &[Moved]) -> Value {
     result
 }
 
-fn to_v2(source: &Value, fields: &[Moved]) -> Value {
+pub(in crate::built_in) fn to_v2(source: &Value, fields: &[Moved]) -> Value {
     let mut result = json!({});
     let has_average =
         fields.iter().any(|(name, p, _)| p.ends_with("/averageValue") && source[name].is_string());
