@@ -65,7 +65,6 @@ fn who_fills_the_disk_is_evicted_and_the_cluster_goes_on() {
     assert_eq!(status("hog")["reason"], "Evicted");
     let message = status("hog")["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.starts_with("The node was low on resource: ephemeral-storage. Threshold"), "{message}");
-    cluster.wait_for_event("hog", "Evicted", "The node was low on resource");
     cluster.wait("the condition", || {
         let node = cluster.get("node", cluster.node_name());
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
