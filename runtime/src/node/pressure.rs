@@ -21,7 +21,7 @@ use crate::node::host::Host;
 use crate::pod::eviction::rank;
 use crate::pod::observed::all_containers;
 use crate::pod::plan::phase_is_terminal;
-use crate::pod::worker::Orders;
+use crate::pod::told::Orders;
 
 /// Between two looks at the disk, as with the kubelet.
 const PERIOD: Duration = Duration::from_secs(10);

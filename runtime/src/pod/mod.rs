@@ -3,6 +3,7 @@
 //! `worker` brings the parts together. Pure are `admit`, `observed`, `plan` and `status`, and what
 //! makes a container's settings out of the pod's; `start`, `volumes` and `stop` act.
 
+pub mod told;
 pub mod worker;
 
 pub mod admit;

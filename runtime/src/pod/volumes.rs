@@ -7,11 +7,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::host::Host;
+use crate::pod::objects::Watched;
 use crate::volume::{self, claim};
 
 /// Pods whose directories are made at a time. The disk under one of them may be slow to answer.
@@ -99,4 +101,17 @@ impl Volumes {
         let done = tokio::task::spawn_blocking(move || work(&volumes)).await;
         done.unwrap_or_else(|error| Err(error.to_string()))
     }
+}
+
+/// Keeps volumes up to date.
+#[derive(Default)]
+pub(super) struct Refresh {
+    /// What they are made of, and the change of each that they show; `None` until they are there.
+    pub(super) objects: Option<Vec<(Arc<Watched>, u64)>>,
+    /// When they are looked at next.
+    pub(super) due: Option<Timestamp>,
+    /// True while that is being done.
+    pub(super) running: bool,
+    /// Ends what is being done.
+    pub(super) cancel: CancellationToken,
 }

@@ -25,7 +25,6 @@ use crate::event::{Report, report};
 use crate::node::host::Host;
 use crate::pod::disk::{self, Disk};
 use crate::pod::eviction::measure::{FOR_LIMITS, FOR_NODE, Measured, measure};
-use crate::pod::objects::Watched;
 use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::pod::probe::Probes;
@@ -33,7 +32,8 @@ use crate::pod::probe::check::Target;
 use crate::pod::start::{self, Start};
 use crate::pod::status::{merge_patch, status};
 use crate::pod::stop;
-use crate::pod::volumes::Volumes;
+use crate::pod::told::{Orders, Told};
+use crate::pod::volumes::{Refresh, Volumes};
 use crate::volume;
 
 /// Pause before a status that the API server did not take is written again.
@@ -51,25 +51,6 @@ pub struct Handle {
     pub vanished: CancellationToken,
     /// The worker, until it has nothing left to do.
     pub task: AbortOnDropHandle<()>,
-}
-
-/// What the node may want of a pod's worker.
-#[derive(Clone)]
-pub struct Orders(mpsc::UnboundedSender<Told>);
-
-impl Orders {
-    /// Measures what the pod has on the node's disk; `None` if the pod has ended or is about to.
-    pub async fn measure(&self) -> Option<Measured> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(Told::Measure(answer)).ok()?;
-        answered.await.ok()
-    }
-
-    /// Ends the pod, for which the message says why.
-    pub fn evict(&self, message: String) {
-        // A worker that has ended has ended its pod.
-        let _ = self.0.send(Told::Outcome(Outcome::Exceeds(message)));
-    }
 }
 
 /// Starts a worker, of a pod that the node has taken or rejects. `finished` hears the pod's uid when
@@ -98,16 +79,6 @@ pub fn start(
     Handle { orders, pod: sender, vanished, task: AbortOnDropHandle::new(task) }
 }
 
-/// What tasks tell their worker.
-enum Told {
-    Outcome(Outcome),
-    Sandbox(Sandbox, IpAddr),
-    Written(Box<Result<Pod, kube::Error>>, Value),
-    Refreshed(Option<Result<(), String>>),
-    Measured(Measured),
-    Measure(oneshot::Sender<Measured>),
-}
-
 struct Worker {
     host: Arc<Host>,
     pod: Arc<Pod>,
@@ -129,17 +100,6 @@ struct Worker {
     write_again: Option<Timestamp>,
     volumes: Refresh,
     disk: Disk,
-}
-
-/// Keeps volumes up to date.
-#[derive(Default)]
-struct Refresh {
-    /// What they are made of, and the change of each that they show; `None` until they are there.
-    objects: Option<Vec<(Arc<Watched>, u64)>>,
-    due: Option<Timestamp>,
-    running: bool,
-    /// Ends what is being done.
-    cancel: CancellationToken,
 }
 
 impl Worker {
