@@ -138,7 +138,7 @@ mod tests {
         let slow = auth("aaa", "$2b$14$caA4jnKPYUGV2VAOT.8s1.bZPJfrHoFNRtu8p0Gma3NW40MRCVZDO");
         let quick = auth("bbb", "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=");
         let header = |text: &str| {
-            let value = format!("Basic {}", STANDARD.encode(text)).parse().unwrap();
+            let value: http::HeaderValue = format!("Basic {}", STANDARD.encode(text)).parse().unwrap();
             HeaderMap::from_iter([(AUTHORIZATION, value)])
         };
         let sign_in = SignIn::new();
