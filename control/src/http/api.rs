@@ -106,7 +106,7 @@ impl Call {
     pub fn write_options(&self, options: &str) -> Result<WriteOptions, Refusal> {
         Ok(WriteOptions {
             dry_run: self.query.dry_run(options)?,
-            field_manager: self.query.get("fieldManager").unwrap_or_default().to_owned(),
+            field_manager: self.query.field_manager(options)?,
             warnings: Warnings::kept(),
         })
     }

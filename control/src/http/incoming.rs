@@ -3,6 +3,7 @@
 //! What a client sends and nobody reads would end its connection, over which the answer still has
 //! to go: of such a body a bounded part is read and thrown away.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -11,10 +12,18 @@ use http::header;
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use proa_api::Refusal;
+use proa_api::shares::Shares;
+
+use super::proxy::turns::holder;
+use crate::registry::Caller;
 
 /// No body may be larger: the stock server's limit.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
+/// Bodies up to this cost no more than the connections that they come over.
+const SMALL_BODY_BYTES: u64 = 64 << 10;
+/// Larger bodies that are being read at a time, of all callers and of one. They may come slowly.
+const LARGE_BODIES: (usize, usize) = (64, 16);
 /// A body must have come by then.
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Of a body that nobody wants, this much is read: a client that is cut off while it sends does not
@@ -40,8 +49,18 @@ impl Incoming {
         Incoming { body, discard_bytes: MAX_REFUSED_BYTES, waits }
     }
 
-    /// Reads it as a whole, if it is not too large and comes in time.
-    pub async fn read(&mut self) -> Result<Bytes, Refusal> {
+    /// Reads it as a whole for a caller, if it is not too large and comes in time.
+    pub async fn read(&mut self, caller: &Caller) -> Result<Bytes, Refusal> {
+        static LARGE: LazyLock<Arc<Shares<String>>> =
+            LazyLock::new(|| Shares::new(LARGE_BODIES.0, LARGE_BODIES.1));
+        let is_large = self.body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BODY_BYTES);
+        let _share = match is_large.then(|| LARGE.take(holder(&caller.user).to_owned())) {
+            Some(None) => {
+                let text = "too many large requests are being read, please try again later";
+                return Err(self.give_up(Refusal::too_many_requests(text, 1)));
+            }
+            share => share,
+        };
         self.waits = false;
         let limited = Limited::new(&mut self.body, MAX_BODY_BYTES).collect();
         match tokio::time::timeout(BODY_TIME, limited).await {

@@ -150,7 +150,7 @@ async fn call(
     authorize_node::check_selector(&caller, &what, &query)?;
     let body = match verb {
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
-        _ => body.read().await?,
+        _ => body.read(&caller).await?,
     };
     let upgrade = parts.extensions.get().cloned();
     Ok(Call { caller, path, verb, query, headers: parts.headers, body, upgrade })

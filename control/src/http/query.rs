@@ -11,6 +11,9 @@ use proa_api::selector::{FieldSelector, Selector};
 
 use crate::registry::{ListOptions, WatchOptions};
 
+/// As in the stock server.
+const FIELD_MANAGER_MAX_BYTES: usize = 128;
+
 /// The parameters of a request, in order.
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -97,6 +100,25 @@ impl Query {
         check_dry_run(&values, options)
     }
 
+    /// Who manages the fields that are written. `options` is the kind of options named in a refusal.
+    pub fn field_manager(&self, options: &str) -> Result<String, Refusal> {
+        let name = self.get("fieldManager").unwrap_or_default();
+        let mut errors = FieldErrors::new();
+        let path = Path::root("fieldManager");
+        if name.len() > FIELD_MANAGER_MAX_BYTES {
+            errors.too_long(&path, FIELD_MANAGER_MAX_BYTES);
+        } else if name.chars().any(char::is_control) {
+            errors.invalid(&path, name, "should only contain printable characters");
+        }
+        if self.has("force") && options == "PatchOptions" {
+            errors.forbidden(&Path::root("force"), "may not be specified for non-apply patch");
+        }
+        match errors.is_empty() {
+            true => Ok(name.to_owned()),
+            false => Err(Refusal::invalid("meta.k8s.io", options, "", &errors)),
+        }
+    }
+
     /// What to do about unknown and duplicate fields.
     pub fn field_validation(&self, options: &str) -> Result<FieldValidation, Refusal> {
         match self.get("fieldValidation") {
@@ -150,6 +172,15 @@ mod tests {
         assert!(q.flag("watch") && !q.flag("follow") && !q.flag("absent") && q.flag("pretty"));
         assert_eq!(q.get("x"), None);
         assert!(query("limit=x").number("limit").is_err());
+    }
+
+    #[test]
+    fn field_managers_are_names() {
+        assert_eq!(query("fieldManager=kubectl-edit").field_manager("PatchOptions").unwrap(), "kubectl-edit");
+        let long = format!("fieldManager={}", "x".repeat(129));
+        for bad in [long.as_str(), "fieldManager=a%00b", "force=true"] {
+            assert_eq!(query(bad).field_manager("PatchOptions").unwrap_err().code(), 422, "{bad}");
+        }
     }
 
     #[test]

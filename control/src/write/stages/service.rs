@@ -148,6 +148,13 @@ impl Stage for ServiceAddresses {
         Verdict::PASSED
     }
 
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
+        match attempt.operation {
+            Operation::Create | Operation::Update(Target::Main) => check_families(new).into(),
+            _ => Verdict::PASSED,
+        }
+    }
+
     fn settle(&self, attempt: &Attempt<'_>, new: Option<&Value>) -> Option<Settle> {
         new.filter(|new| attempt.old.is_none_or(|old| old["spec"] != new["spec"]))?;
         let (stage, chance) = (*self, attempt.chance);
@@ -376,6 +383,28 @@ fn carry_over(old: &Value, new: &mut Value) {
     }
 }
 
+/// Refuses families of addresses that this cluster does not have, in the words of a stock one of a
+/// single stack.
+/// <https://kubernetes.io/docs/concepts/services-networking/dual-stack/>
+fn check_families(service: &Value) -> Result<(), Refusal> {
+    let mut errors = FieldErrors::new();
+    let (root, spec) = (Path::root("spec"), &service["spec"]);
+    if spec["ipFamilyPolicy"] == "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        errors.invalid(&root.field("ipFamilyPolicy"), "RequireDualStack", why);
+    }
+    let families = root.field("ipFamilies");
+    for (at, family) in spec["ipFamilies"].as_array().into_iter().flatten().enumerate() {
+        if family != "IPv4" && spec["type"] != "ExternalName" {
+            errors.invalid(&families.index(at), family.clone(), "not configured on this cluster");
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::invalid("", "Service", text(service, "name"), &errors)),
+    }
+}
+
 fn text<'a>(service: &'a Value, member: &str) -> &'a str {
     service["metadata"][member].as_str().unwrap_or_default()
 }
@@ -491,6 +520,18 @@ mod tests {
         let last = allocate(&none, last).unwrap();
         assert!(last["spec"]["ports"][0].get("nodePort").is_none());
         assert_eq!(holds(&last), last["spec"]["clusterIP"].as_str().unwrap());
+    }
+
+    #[test]
+    fn families_that_are_not_here_are_refused() {
+        let check = |spec: Value| check_families(&service("s", spec)).map_err(|refusal| refusal.to_string());
+        check(json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4"]})).unwrap();
+        assert_eq!(
+            check(json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]})).unwrap_err(),
+            "Service \"s\" is invalid: [spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is \
+             not configured for dual-stack services, spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on \
+             this cluster]"
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#serviceaccount-admission-controller>
 
+use std::collections::BTreeSet;
+
 use proa_api::Refusal;
 use proa_api::names::CONFIG_MAP_ROOT_CA;
 use proa_kinds::Kind;
@@ -68,6 +70,15 @@ impl ServiceAccount {
         let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
         spec["serviceAccountName"] = account_name.into();
         let account = account.map(|account| account.value()).unwrap_or_default();
+        if account["metadata"]["annotations"][ENFORCE_MOUNTABLE_SECRETS] == "true"
+            && let Some(secret) = not_mountable(spec, &account)
+        {
+            let why = format!(
+                "secret {secret:?} is not allowed because service account {} does not reference that secret",
+                account["metadata"]["name"].as_str().unwrap_or_default(),
+            );
+            return Err(Refusal::forbidden(attempt.kind.resource(), name, why));
+        }
         let pulls = spec["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
         if let (false, Some(secrets)) = (pulls, account.get("imagePullSecrets")) {
             spec["imagePullSecrets"] = secrets.clone();
@@ -81,6 +92,32 @@ impl ServiceAccount {
     }
 }
 
+/// A Secret that the pod uses and the account does not name, if there is one. Secrets for pulling images
+/// have a list of their own.
+/// <https://kubernetes.io/docs/concepts/security/service-accounts/#enforce-mountable-secrets>
+fn not_mountable<'a>(spec: &'a Value, account: &Value) -> Option<&'a str> {
+    let named = |list: &str| -> BTreeSet<&str> {
+        let entries = account[list].as_array().into_iter().flatten();
+        entries.filter_map(|entry| entry["name"].as_str()).collect()
+    };
+    let items = |value: &'a Value| value.as_array().into_iter().flatten();
+    let volumes = items(&spec["volumes"]).flat_map(|volume| {
+        let projected = items(&volume["projected"]["sources"]).map(|source| &source["secret"]["name"]);
+        projected.chain([&volume["secret"]["secretName"]])
+    });
+    let containers = ["containers", "initContainers"].into_iter().flat_map(|list| items(&spec[list]));
+    let environment = containers.flat_map(|container| {
+        let keys = items(&container["env"]).map(|env| &env["valueFrom"]["secretKeyRef"]["name"]);
+        keys.chain(items(&container["envFrom"]).map(|from| &from["secretRef"]["name"]))
+    });
+    let (mountable, pulls) = (named("secrets"), named("imagePullSecrets"));
+    let used = volumes.chain(environment).filter_map(Value::as_str).find(|name| !mountable.contains(name));
+    used.or_else(|| {
+        items(&spec["imagePullSecrets"]).filter_map(|p| p["name"].as_str()).find(|p| !pulls.contains(p))
+    })
+}
+
+const ENFORCE_MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
 /// Adds the projected volume, and mounts it in every container that has nothing at its path. A pod
@@ -125,6 +162,24 @@ fn mount_token(spec: &mut Value, chance: u128) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_may_name_all_the_secrets_that_its_pods_use() {
+        let account = json!({"secrets": [{"name": "a"}], "imagePullSecrets": [{"name": "pull"}]});
+        for (spec, other) in [
+            (
+                json!({"volumes": [{"secret": {"secretName": "a"}}], "imagePullSecrets": [{"name": "pull"}]}),
+                None,
+            ),
+            (json!({"volumes": [{"secret": {"secretName": "b"}}]}), Some("b")),
+            (json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "c"}}]}}]}), Some("c")),
+            (json!({"containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "d"}}}]}]}), Some("d")),
+            (json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "e"}}]}]}), Some("e")),
+            (json!({"imagePullSecrets": [{"name": "a"}]}), Some("a")),
+        ] {
+            assert_eq!(not_mountable(&spec, &account), other, "{spec}");
+        }
+    }
 
     #[test]
     fn the_token_is_mounted_where_nothing_else_is() {
