@@ -135,7 +135,9 @@ fn expect_place(kind: &Kind, value: &mut Value, call: &Call) -> Result<(), Refus
     let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     match call.path.name.as_deref() {
         Some(wanted) if name.is_empty() => {
-            metadata.insert("name".to_owned(), wanted.into());
+            return Err(Refusal::bad_request(format!(
+                "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+            )));
         }
         Some(wanted) if name != wanted => {
             return Err(Refusal::bad_request(format!(

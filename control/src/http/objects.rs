@@ -41,6 +41,7 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         _ if across => Err(Refusal::method_not_allowed()),
         Verb::Get => get(api, kind, call),
         Verb::Create if call.path.name.is_some() => Err(Refusal::method_not_allowed()),
+        Verb::Update | Verb::Patch if call.path.name.is_none() => Err(Refusal::method_not_allowed()),
         Verb::Create => create(api, kind, call).await,
         Verb::Update => update(api, kind, call, Target::Main).await,
         Verb::Patch => patch(api, kind, call, Target::Main).await,

@@ -137,6 +137,16 @@ pub fn finish_create(kind: &Kind, object: &mut Value, now: Timestamp) {
     }
 }
 
+/// Refuses what would replace an object and does not say which it is: more may be missing than that.
+pub fn check_named(name: &str, body: &Value) -> Result<(), Refusal> {
+    match text(body, "name").is_empty() {
+        false => Ok(()),
+        true => Err(Refusal::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+    }
+}
+
 /// Checks that a body sent to an object's path is about that object.
 pub fn check_identity(kind: &Kind, namespace: &str, name: &str, body: &mut Value) -> Result<(), Refusal> {
     let said = text(body, "name");

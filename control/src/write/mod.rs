@@ -26,6 +26,7 @@ pub mod stages;
 mod update;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use proa_api::Refusal;
@@ -37,8 +38,12 @@ use ambient::Ambient;
 use request::{Caller, DeleteOptions, Target, WriteOptions};
 use stage::{Attempt, Operation, Stage};
 
-/// How often a write that lost a race is decided anew before its client is told.
-const ATTEMPTS: usize = 16;
+/// For so long a write that lost a race is decided anew, as in the stock server, whose requests end then.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause between two attempts. Writers of one object meet again and again without one.
+const LONGEST_PAUSE_MILLIS: u64 = 50;
+/// Generated names that are tried.
+const NAMES: usize = 16;
 
 /// No object is stored that is larger: what the stock server's store takes by default.
 pub const MAX_OBJECT_BYTES: usize = 1_572_864;
@@ -168,7 +173,8 @@ impl Pipeline {
             dry = options.dry_run,
             "{deed}"
         );
-        for _ in 0..ATTEMPTS {
+        let started = Instant::now();
+        for attempt in 0.. {
             let done = match deed {
                 Deed::Create(body) => self.create(&intent, body.clone()).await,
                 Deed::Update(target, change) => self.update(&intent, *target, change).await,
@@ -177,7 +183,9 @@ impl Pipeline {
             };
             match done {
                 Ok(outcome) => return Ok(outcome),
-                Err(Unwritten::Raced) => tokio::task::yield_now().await,
+                Err(Unwritten::Raced) if matches!(deed, Deed::Create(_)) && attempt + 1 == NAMES => break,
+                Err(Unwritten::Raced) if started.elapsed() > PATIENCE => break,
+                Err(Unwritten::Raced) => self.pause(attempt).await,
                 Err(Unwritten::Refused(refusal)) => return Err(refusal),
             }
         }
@@ -187,6 +195,15 @@ impl Pipeline {
             }
             _ => Refusal::stale(kind.resource(), name),
         })
+    }
+
+    /// Lets others finish who write the same, for longer the more there seem to be.
+    async fn pause(&self, attempt: usize) {
+        let most = 1u64 << attempt.min(6);
+        match self.0.ambient.random() as u64 % most.min(LONGEST_PAUSE_MILLIS) {
+            0 => tokio::task::yield_now().await,
+            millis => tokio::time::sleep(Duration::from_millis(millis)).await,
+        }
     }
 
     fn attempt<'a>(

@@ -117,6 +117,12 @@ impl DeleteOptions {
         };
         // The field that propagationPolicy replaced.
         let orphan = body.get("orphanDependents").and_then(Value::as_bool);
+        if orphan.is_some() && body.get("propagationPolicy").is_some_and(Value::is_string) {
+            let mut errors = FieldErrors::new();
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.invalid(&Path::root("propagationPolicy"), body["propagationPolicy"].clone(), why);
+            return Err(Refusal::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+        }
         let policy = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
         Ok(DeleteOptions {
             grace_period_seconds: grace,

@@ -10,7 +10,7 @@ use proa_api::Refusal;
 use proa_kinds::{Kind, built_in};
 use serde_json::{Value, json};
 
-use super::request::{Caller, DeleteOptions, WriteOptions};
+use super::request::{Caller, DeleteOptions, Target, WriteOptions};
 use super::stage::{Attempt, Stage, Verdict};
 use crate::registry::{Registry, RegistryConfig};
 use crate::store::{Limits, QueueLimits};
@@ -177,4 +177,42 @@ async fn a_stage_that_panics_fails_its_write_alone() {
     let refusal = world.create("ConfigMap", json!({"metadata": {"name": "c"}})).await.unwrap_err();
     assert_eq!(refusal.code(), 500);
     world.create("Secret", json!({"metadata": {"name": "s"}})).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_one_object_all_get_through() {
+    let world = World::new().await;
+    world.create("ConfigMap", json!({"metadata": {"name": "one"}, "data": {}})).await.unwrap();
+    let row = world.kind("ConfigMap");
+    let writers: Vec<_> = (0..100)
+        .map(|n| {
+            let (registry, row, caller) = (world.registry.clone(), row.clone(), world.caller.clone());
+            tokio::spawn(async move {
+                let change = move |old: &Value| {
+                    let mut new = old.clone();
+                    new["data"][format!("k{n}")] = "v".into();
+                    Ok(new)
+                };
+                let options = WriteOptions::default();
+                registry.patch(&caller, &row, "default", "one", Target::Main, change, &options).await
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap().expect("a client that names no version is not told of others");
+    }
+    let one = world.registry.get(&row, "default", "one").unwrap().value();
+    assert_eq!(one["data"].as_object().unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn what_names_no_object_replaces_none() {
+    let world = World::new().await;
+    world.create("ConfigMap", json!({"metadata": {"name": "one"}, "data": {"a": "b"}})).await.unwrap();
+    let (row, options) = (world.kind("ConfigMap"), WriteOptions::default());
+    let nameless = |_: &Value| Ok(json!({"metadata": {}}));
+    let patched =
+        world.registry.patch(&world.caller, &row, "default", "one", Target::Main, nameless, &options).await;
+    assert_eq!(patched.unwrap_err().code(), 400);
+    assert_eq!(world.registry.get(&row, "default", "one").unwrap().value()["data"]["a"], "b");
 }

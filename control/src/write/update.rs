@@ -66,6 +66,7 @@ fn merged(
     mut new: Value,
 ) -> Result<(Part, Value), Refusal> {
     let (kind, name) = (&intent.kind, &intent.name);
+    metadata::check_named(name, &new)?;
     metadata::check_identity(kind, &intent.namespace, name, &mut new)?;
     let version = metadata::text(&new, "resourceVersion");
     if metadata::is_any_version(version) {

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationControllerCondition, ReplicationControllerStatus,
@@ -26,6 +26,12 @@ use proa_kinds::Part;
 
 /// No more pods than this are created or deleted in one go; the next look takes the rest.
 const BURST: usize = 500;
+
+/// So many failed pods are made good at once; from then on each failure doubles the time from the last
+/// one to the next, which a node that rejects every pod would have made an endless rush.
+const FAILURES_AT_ONCE: u32 = 5;
+/// No longer than this.
+const LONGEST_BACK_OFF_SECONDS: i64 = 300;
 
 /// Decides what one ReplicaSet needs.
 pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
@@ -96,10 +102,13 @@ fn keep(seen: &Observed, set: &Replicas<'_>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let owner = &set.owner;
     let claimed = owner.claim(seen, |_| true, &mut plan);
+    let held_until = held_until(&claimed);
     let active: Vec<&Arc<Pod>> = claimed.into_iter().filter(|p| p.is_active()).collect();
     let wanted = usize::try_from(set.wanted).unwrap_or(0);
     if set.metadata.deletion_timestamp.is_none() {
-        if active.len() < wanted {
+        if active.len() < wanted && held_until.is_some_and(|until| now < until) {
+            held_until.into_iter().for_each(|until| plan.look_again(until));
+        } else if active.len() < wanted {
             create_pods(set, (wanted - active.len()).min(BURST), &mut plan);
         } else if active.len() > wanted {
             let excess = (active.len() - wanted).min(BURST);
@@ -118,6 +127,16 @@ fn keep(seen: &Observed, set: &Replicas<'_>, now: Timestamp) -> Plan {
         });
     }
     plan
+}
+
+/// When pods may be made in the place of those that have failed, if there are many.
+fn held_until(pods: &[&Arc<Pod>]) -> Option<Timestamp> {
+    let failed = pods.iter().filter(|pod| pod.phase == Phase::Failed);
+    let (count, last) =
+        failed.fold((0u32, None), |(count, last), pod| (count + 1, last.max(Some(pod.meta.created))));
+    let doubled = count.checked_sub(FAILURES_AT_ONCE)?;
+    let seconds = 1i64.checked_shl(doubled).unwrap_or(i64::MAX).clamp(1, LONGEST_BACK_OFF_SECONDS);
+    last.map(|last| last + SignedDuration::from_secs(seconds))
 }
 
 fn create_pods(set: &Replicas<'_>, count: usize, plan: &mut Plan) {

@@ -125,6 +125,28 @@ fn a_replica_set_creates_deletes_adopts_and_releases() {
 }
 
 #[test]
+fn pods_that_keep_failing_are_not_made_good_in_a_rush() {
+    let failed = |count: usize| -> Vec<Object> {
+        let pods = (0..count).map(|n| {
+            let owners = json!([owner("ReplicaSet", "s", true, true)]);
+            let meta = json!({
+                "labels": {"app": "a"}, "ownerReferences": owners, "creationTimestamp": stamp(90),
+            });
+            let rest = json!({"metadata": meta, "spec": {"containers": []}, "status": {"phase": "Failed"}});
+            object("v1", "Pod", &format!("p{n}"), rest)
+        });
+        pods.chain([set("s", 1)]).collect()
+    };
+    let creates = |count: usize, now: i64| {
+        let plan = replica_set::reconcile(&seen(failed(count)), &Key::new("d", "s"), at(now));
+        show(&plan).iter().any(|line| line.starts_with("create"))
+    };
+    assert!(creates(4, 90), "a few are made good at once");
+    assert!(!creates(8, 97) && creates(8, 98), "8 s after the last of eight");
+    assert!(!creates(90, 389) && creates(90, 390), "never later than 5 min after it");
+}
+
+#[test]
 fn a_replication_controller_does_what_a_replica_set_does() {
     let controller = |replicas: i32| {
         let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}});

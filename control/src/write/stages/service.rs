@@ -214,6 +214,7 @@ impl ServiceAddresses {
         let mut errors = FieldErrors::new();
         self.allocate_address(taken, service, rng, &mut errors);
         self.allocate_ports(taken, service, rng, &mut errors);
+        self.allocate_health_port(taken, service, rng, &mut errors);
         match errors.is_empty() {
             true => Ok(()),
             false => Err(Refusal::invalid("", "Service", text(service, "name"), &errors)),
@@ -333,6 +334,35 @@ impl ServiceAddresses {
                     port["nodePort"] = chosen.into();
                 }
             }
+        }
+    }
+
+    /// A load balancer that goes to each node's own endpoints asks the nodes by this port whether they
+    /// have any.
+    fn allocate_health_port(
+        &self,
+        taken: &Taken,
+        service: &mut Value,
+        rng: &mut StdRng,
+        errors: &mut FieldErrors,
+    ) {
+        let spec = &service["spec"];
+        if spec["type"] != "LoadBalancer" || spec["externalTrafficPolicy"] != "Local" {
+            return;
+        }
+        let path = Path::root("spec");
+        let path = path.field("healthCheckNodePort");
+        let wanted = spec["healthCheckNodePort"].as_u64().unwrap_or(0);
+        if wanted != 0 {
+            if u16::try_from(wanted).is_ok_and(|port| taken.ports.contains(&port)) {
+                errors.invalid(&path, wanted, "provided port is already allocated");
+            }
+            return;
+        }
+        let own = node_ports(service).into_iter().collect();
+        match self.free_port(taken, &own, rng) {
+            Some(port) => service["spec"]["healthCheckNodePort"] = port.into(),
+            None => errors.invalid(&path, 0, "failed to allocate a nodePort: range is full"),
         }
     }
 
@@ -520,6 +550,23 @@ mod tests {
         let last = allocate(&none, last).unwrap();
         assert!(last["spec"]["ports"][0].get("nodePort").is_none());
         assert_eq!(holds(&last), last["spec"]["clusterIP"].as_str().unwrap());
+    }
+
+    #[test]
+    fn a_port_for_health_checks_is_nobody_elses() {
+        let mut taken = Taken::default();
+        let balancer = |health: Option<u16>| {
+            let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": []});
+            spec["healthCheckNodePort"] = json!(health);
+            spec
+        };
+        let one = check(&mut taken, "a", balancer(None)).unwrap();
+        let port = u16::try_from(one["healthCheckNodePort"].as_u64().unwrap()).unwrap();
+        let refused = check(&mut taken, "b", balancer(Some(port))).unwrap_err();
+        assert!(refused.contains("provided port is already allocated"), "{refused}");
+        let node_port = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+        check(&mut taken, "c", node_port).unwrap_err();
+        assert_ne!(check(&mut taken, "d", balancer(None)).unwrap()["healthCheckNodePort"], port);
     }
 
     #[test]
