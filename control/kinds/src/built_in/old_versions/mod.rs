@@ -146,6 +146,10 @@ fn row(table: &Table, old: &Old) -> Option<Kind> {
         },
         ..Kind::clone(shown)
     };
+    if old.api.0 != shown.group {
+        // `deploy` and `all` mean today's group alone.
+        (kind.short_names, kind.categories) = (Vec::new(), Vec::new());
+    }
     if old.api == ("autoscaling", "v2beta1") {
         kind.columns = kind.columns.into_iter().map(autoscaler::column).collect();
     }
