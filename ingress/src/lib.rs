@@ -16,6 +16,7 @@ mod events;
 mod htpasswd;
 mod index;
 mod names;
+mod own_addresses;
 mod path;
 mod pattern;
 mod proxy;

@@ -14,8 +14,8 @@ use hickory_resolver::TokioResolver;
 use proa_api::shares;
 use tokio::sync::watch;
 
+use crate::own_addresses::OwnAddresses;
 use crate::resolver::HostResolver;
-use crate::route::OwnAddresses;
 use crate::turns::{Asker, Turns};
 
 /// What a name leads to is believed this long.

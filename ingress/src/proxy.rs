@@ -22,8 +22,9 @@ use crate::answer::{refuse, refuse_with};
 use crate::body::{Answered, Answering, Body, Broken, Lent};
 use crate::endpoints::{Endpoints, Fault};
 use crate::names::Names;
+use crate::own_addresses::OwnAddresses;
 use crate::path;
-use crate::route::{Backend, OwnAddresses, Route, Table};
+use crate::route::{Backend, Route, Table};
 use crate::sign_in::SignIn;
 
 /// Headers that a request may have. Many servers take no more, and close the connection on those that

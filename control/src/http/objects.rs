@@ -83,8 +83,8 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             api.registry.update(&call.caller, kind, namespace, name, Target::Scale, value, &options).await?
         }
         Verb::Patch => {
-            let options = call.write_options("PatchOptions")?;
             let type_ = patch::Type::from_content_type(&call.media_type())?;
+            let options = call.write_options("PatchOptions")?;
             let (row, body) = (row(api, kind)?, call.body.clone());
             let change = move |current: &Value| patch::apply(&row, type_, current, &body);
             let (namespace, name) = (call.namespace(), call.name());
@@ -135,9 +135,10 @@ async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<R
 
 async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Response<Body>, Refusal> {
     let form = Presentation::of(call)?;
+    // Clients learn from this one that nothing can be applied here.
+    let type_ = patch::Type::from_content_type(&call.media_type())?;
     let options = call.write_options("PatchOptions")?;
     let validation = call.query.field_validation("PatchOptions")?;
-    let type_ = patch::Type::from_content_type(&call.media_type())?;
     // The change may run more than once; the last run counts.
     let last = Arc::new(Mutex::new((Vec::new(), Value::Null)));
     let change = {

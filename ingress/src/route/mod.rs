@@ -12,7 +12,7 @@ mod table;
 pub use backend::Backend;
 pub use paths::Route;
 pub use problem::Problem;
-pub use table::{OwnAddresses, Table};
+pub use table::Table;
 
 #[cfg(test)]
 mod tests;

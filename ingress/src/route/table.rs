@@ -1,7 +1,7 @@
 //! The route table of one moment.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
@@ -15,7 +15,8 @@ use super::problem::{
 use super::rules::{Parts, Rules, Secured};
 use crate::access::Access;
 use crate::annotations;
-use crate::index::{Index, Ranges, namespaced_name};
+use crate::index::{Index, namespaced_name};
+use crate::own_addresses::OwnAddresses;
 use crate::pattern::Patterns;
 
 /// All routes and certificates at one moment.
@@ -40,32 +41,10 @@ pub struct Table {
     compiled: bool,
 }
 
-/// Addresses of the cluster and its nodes.
-#[derive(Default, PartialEq)]
-pub struct OwnAddresses {
-    nodes: BTreeSet<IpAddr>,
-    ranges: Vec<ipnet::IpNet>,
-}
-
 /// Problems of one Ingress that are said, each in an Event and a line of the log.
 const PROBLEMS: usize = 16;
 /// A problem's text may be as long as this, in characters: an Event's has at most a kilobyte.
 const MESSAGE_LENGTH: usize = 255;
-
-impl OwnAddresses {
-    fn of(index: &Index) -> Self {
-        let ranges = |r: &Ranges| vec![r.pods, r.services];
-        OwnAddresses {
-            nodes: index.nodes.values().flatten().copied().collect(),
-            ranges: index.ranges.as_ref().map(ranges).unwrap_or_default(),
-        }
-    }
-
-    /// Whether the address is a node's, a pod's or a Service's.
-    pub fn has(&self, address: IpAddr) -> bool {
-        self.nodes.contains(&address) || self.ranges.iter().any(|range| range.contains(&address))
-    }
-}
 
 impl Table {
     /// Compiles all routes. Where two rules say the same, that of the older Ingress counts.

@@ -151,6 +151,8 @@ async fn a_nodes_certificate_is_good_for_what_is_its_own() {
                 match f.as_node_a(method, &path, &body).await {
                     // Nobody may do it, or there is nothing of the sort.
                     (403 | 405, _) | (_, true) => {}
+                    // An old version of a kind opens nothing that today's does not.
+                    _ if allowed.contains(&what) => {}
                     _ => allowed.push(what),
                 }
             }

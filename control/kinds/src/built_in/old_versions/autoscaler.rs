@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Form;
+use super::form::Form;
 use crate::Column;
 use crate::built_in::horizontal_pod_autoscaler::{columns, v1};
 

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::Form;
+use super::form::Form;
 
 const KEY: &str = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match";
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Form, SAME};
+use super::form::{Form, SAME};
 
 pub(super) const FORM: Form = Form { to_stored, ..SAME };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Form;
+use super::form::Form;
 
 const HOST: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";

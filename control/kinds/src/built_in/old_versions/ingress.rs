@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Form;
+use super::form::Form;
 
 pub(super) const FORM: Form = Form {
     to_stored: |ingress| moved(ingress, ("backend", "defaultBackend"), to_stored, true),

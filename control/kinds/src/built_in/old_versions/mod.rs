@@ -9,25 +9,14 @@ mod autoscaler;
 mod budget;
 mod certificate;
 mod endpoint_slice;
+mod form;
 mod ingress;
 mod workloads;
 
-use serde_json::Value;
+use form::{Form, SAME};
 
 use super::event_v1;
 use crate::{Hooks, Kind, Table, View};
-
-/// How an old version differs from today's.
-#[derive(Clone, Copy)]
-struct Form {
-    /// What is stored for an object of the old version.
-    to_stored: fn(Value) -> Value,
-    /// The object of the old version for one that is stored.
-    from_stored: fn(Value) -> Value,
-}
-
-/// Only in what it is called.
-const SAME: Form = Form { to_stored: |object| object, from_stored: |object| object };
 
 /// One old version of some kinds.
 struct Old {

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Form, SAME};
+use super::form::{Form, SAME};
 
 /// Of `extensions/v1beta1`: nothing was cleaned up, and nothing took too long.
 pub(super) const OLDEST_DEPLOYMENT: Form = Form {
