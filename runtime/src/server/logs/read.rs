@@ -39,7 +39,10 @@ pub fn read(
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
     let place = files::open(&log, options.tail_lines)?;
     let (send, receive) = mpsc::channel(4);
-    let formatter = Formatter { left: options.limit_bytes, at_line_start: true, shown: true, options };
+    // What is written after the last lines were looked for is none of them.
+    let lines_left = options.tail_lines.filter(|_| !options.follow);
+    let left = options.limit_bytes;
+    let formatter = Formatter { left, lines_left, at_line_start: true, shown: true, options };
     tokio::spawn(async move {
         if let Err(error) = copy(log, place, formatter, is_running, &send).await {
             let _ = send.send(Err(error)).await;
@@ -82,7 +85,7 @@ async fn copy(
         if !out.is_empty() && send.send(Ok(Bytes::from(out))).await.is_err() {
             return Ok(());
         }
-        if formatter.left == Some(0) {
+        if formatter.left == Some(0) || formatter.lines_left == Some(0) {
             return Ok(());
         }
     }
@@ -93,6 +96,8 @@ struct Formatter {
     options: Options,
     /// Bytes that may still be sent.
     left: Option<u64>,
+    /// Lines of the file that may still be read.
+    lines_left: Option<u64>,
     /// The next text begins a line of the container.
     at_line_start: bool,
     /// The line that is being continued is shown.
@@ -103,7 +108,10 @@ impl Formatter {
     /// Formats whole lines; returns how many bytes of `input` they were.
     fn format(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
         let mut used = 0;
-        while let Some(end) = input[used..].iter().position(|byte| *byte == b'\n') {
+        while self.lines_left != Some(0)
+            && let Some(end) = input[used..].iter().position(|byte| *byte == b'\n')
+        {
+            self.lines_left = self.lines_left.map(|lines| lines - 1);
             self.line(&input[used..used + end], out);
             used += end + 1;
         }
@@ -166,6 +174,21 @@ mod tests {
 
     fn numbers(range: std::ops::Range<u32>) -> String {
         range.map(|n| format!("line {n}\n")).collect()
+    }
+
+    #[tokio::test]
+    async fn what_comes_meanwhile_is_none_of_the_last_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("0.log");
+        std::fs::write(&log, lines(0..3)).unwrap();
+        let place = files::open(&log, Some(1)).unwrap();
+        std::fs::write(&log, lines(0..5)).unwrap();
+        let (send, mut receive) = mpsc::channel(4);
+        let options = Options { tail_lines: Some(1), ..Options::default() };
+        let formatter =
+            Formatter { left: None, lines_left: Some(1), at_line_start: true, shown: true, options };
+        copy(log, place, formatter, || false, &send).await.unwrap();
+        assert_eq!(receive.recv().await.unwrap().unwrap(), "line 2\n");
     }
 
     #[tokio::test]
