@@ -114,7 +114,8 @@ fn cannot(what: &str, place: &Place, wanted: &str) -> String {
     )
 }
 
-fn said(value: &Value) -> String {
+/// What Go calls the type of a JSON value.
+pub(crate) fn said(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),

@@ -19,7 +19,7 @@ use super::query::FieldValidation;
 use super::respond;
 use super::table;
 use super::watch;
-use crate::registry::{Deleted, Target};
+use crate::registry::{Outcome, Target};
 use crate::write::scale;
 use proa_kinds::patch;
 use proa_kinds::wire;
@@ -188,11 +188,11 @@ async fn delete(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, R
     let options = body::delete_options(call)?;
     let deleted = api.registry.delete(&call.caller, kind, call.namespace(), call.name(), &options).await?;
     Ok(match deleted {
-        Deleted::Gone(object) if !is_answered_with_object(kind) => {
+        Outcome::Gone(object) if !is_answered_with_object(kind) => {
             let body = present::removed(kind, &object).to_string();
             respond::encoded(StatusCode::OK, form.encoding, body)
         }
-        Deleted::Gone(object) | Deleted::Pending(object) => form.one(StatusCode::OK, kind, &object),
+        Outcome::Gone(object) | Outcome::There(object) => form.one(StatusCode::OK, kind, &object),
     })
 }
 

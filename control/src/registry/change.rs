@@ -7,9 +7,7 @@ use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::views::Viewed;
-use super::{
-    Caller, DeleteOptions, Deleted, List, ListOptions, Object, Outcome, Registry, Target, WriteOptions,
-};
+use super::{Caller, DeleteOptions, List, ListOptions, Object, Outcome, Registry, Target, WriteOptions};
 use crate::write::{Changer, Deed, Intent, metadata, scale};
 
 impl Registry {
@@ -102,14 +100,14 @@ impl Registry {
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
-    ) -> Result<Deleted, Refusal> {
+    ) -> Result<Outcome, Refusal> {
         options.check()?;
         let viewed = self.viewed(kind);
         let how = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
         let done = self.write(caller, kind, (namespace, name), &how, Deed::Delete(options.clone())).await?;
         Ok(match done {
-            Outcome::Gone(object) => Deleted::Gone(shown(kind, viewed.as_ref(), object)),
-            Outcome::There(object) => Deleted::Pending(shown(kind, viewed.as_ref(), object)),
+            Outcome::Gone(object) => Outcome::Gone(shown(kind, viewed.as_ref(), object)),
+            Outcome::There(object) => Outcome::There(shown(kind, viewed.as_ref(), object)),
         })
     }
 

@@ -24,14 +24,15 @@ use proa_api::Refusal;
 use proa_kinds::{Durability, Kind, Table};
 use serde_json::Value;
 
-pub use crate::write::request::{Caller, DeleteOptions, Deleted, Target, Warnings, WriteOptions};
+pub use crate::write::request::{Caller, DeleteOptions, Target, Warnings, WriteOptions};
 pub use options::{List, ListOptions, WatchOptions};
 
 use crate::store::{Catalog, Collection, Fields, Limits, Object, Revision, Store, StoreError, WriteError};
+pub use crate::write::Outcome;
+use crate::write::Pipeline;
 use crate::write::ambient::Machine;
 use crate::write::stage::Stage;
 use crate::write::stages::{self, StagesConfig};
-use crate::write::{Outcome, Pipeline};
 
 /// As long as the stock server keeps events after their last change.
 const EVENT_TIME_TO_LIVE: Duration = Duration::from_secs(3600);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::request::DeleteOptions;
 use super::stage::{Operation, is};
-use super::{Intent, Outcome, Pipeline, Unwritten, metadata};
+use super::{Intent, Outcome, Pipeline, Unwritten, metadata, told};
 use crate::store::Object;
 
 /// What a delete does to an object.
@@ -35,7 +35,7 @@ impl Pipeline {
         let attempt = self.attempt(intent, &intent.name, Operation::Delete, Some(&old));
         let stages = self.stages(kind);
         for stage in &stages {
-            stage.validate_delete(&attempt).get().await?;
+            told(&**stage, &attempt, stage.validate_delete(&attempt).get().await)?;
         }
         match step(kind, old.clone(), options, attempt.now) {
             Step::Wait => Ok(Outcome::There(current)),

@@ -111,7 +111,7 @@ impl From<WriteError> for Unwritten {
 /// What a write has done.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// The object as it is now.
+    /// The object as it is now; after a delete, it is on its way out: finalizers or a grace period hold it.
     There(Arc<Object>),
     /// The object is gone; this was its last state.
     Gone(Arc<Object>),
@@ -119,6 +119,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// The object's last state so far.
+    pub fn object(&self) -> &Arc<Object> {
+        match self {
+            Outcome::There(object) | Outcome::Gone(object) => object,
+        }
+    }
+
+    /// The same, for whoever needs nothing else.
     pub fn into_object(self) -> Arc<Object> {
         match self {
             Outcome::There(object) | Outcome::Gone(object) => object,
@@ -249,7 +256,7 @@ impl Pipeline {
             new = (attempt.kind.hooks.default)(new)?;
         }
         for stage in stages {
-            stage.mutate(attempt, &mut new).get().await?;
+            told(&**stage, attempt, stage.mutate(attempt, &mut new).get().await)?;
         }
         Ok(new)
     }
@@ -261,7 +268,7 @@ impl Pipeline {
         new: &Value,
     ) -> Result<(), Refusal> {
         for stage in stages {
-            stage.validate(attempt, new).get().await?;
+            told(&**stage, attempt, stage.validate(attempt, new).get().await)?;
         }
         Ok(())
     }
@@ -336,6 +343,15 @@ impl std::fmt::Display for Deed {
             Deed::Delete(_) => f.write_str("delete"),
         }
     }
+}
+
+/// What a stage says; of a refusal the log knows whose it is.
+fn told(stage: &dyn Stage, attempt: &Attempt<'_>, said: Result<(), Refusal>) -> Result<(), Refusal> {
+    if let Err(refusal) = &said {
+        let (kind, namespace, name) = (&attempt.kind.kind, attempt.namespace, attempt.name);
+        tracing::debug!(kind, namespace, name, stage = stage.name(), %refusal, "refused");
+    }
+    said
 }
 
 fn settlements(attempt: &Attempt<'_>, stages: &[Arc<dyn Stage>], new: Option<&Value>) -> Vec<Settle> {

@@ -7,8 +7,6 @@ use proa_api::field::{FieldErrors, Path};
 use proa_api::{Refusal, names};
 use serde_json::Value;
 
-use crate::store::Object;
-
 /// Members may do everything.
 const GROUP_MASTERS: &str = "system:masters";
 
@@ -160,22 +158,4 @@ pub enum Target {
     Approval,
     /// Its scale subresource: bodies are `autoscaling/v1 Scale` objects.
     Scale,
-}
-
-/// What a delete has done.
-#[derive(Clone, Debug)]
-pub enum Deleted {
-    /// The object is gone; this was its last state.
-    Gone(Arc<Object>),
-    /// The object is on its way out: finalizers or a grace period hold it.
-    Pending(Arc<Object>),
-}
-
-impl Deleted {
-    /// The object's last state so far.
-    pub fn object(&self) -> &Arc<Object> {
-        match self {
-            Deleted::Gone(object) | Deleted::Pending(object) => object,
-        }
-    }
 }

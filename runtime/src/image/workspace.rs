@@ -79,6 +79,7 @@ mod tests {
         let occupied = occupy(workspace.path()).unwrap();
         assert!(!is_free(workspace.path()));
         drop(workspace);
+        // There is nothing to wait for: what must not happen has some time to.
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(count(), 1, "somebody may still write to it");
         drop(occupied);

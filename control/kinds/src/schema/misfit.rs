@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::decode::said;
+
 use super::{Field, MessageId, Nature, Shape, Type, messages};
 
 /// Why a value cannot be read as this message, in the words of the stock server; none if it can.
@@ -70,15 +72,7 @@ fn in_type(type_: Type, holder: &str, value: &Value, path: &mut String) -> Optio
 }
 
 fn cannot(value: &Value, holder: &str, path: &str, wanted: &str) -> String {
-    let said = match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) if number.is_i64() => "number".to_owned(),
-        Value::Number(number) => format!("number {number}"),
-        Value::String(_) => "string".to_owned(),
-        Value::Array(_) => "array".to_owned(),
-        Value::Object(_) => "object".to_owned(),
-    };
+    let said = said(value);
     format!("json: cannot unmarshal {said} into Go struct field {holder}.{path} of type {wanted}")
 }
 

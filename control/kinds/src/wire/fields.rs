@@ -15,9 +15,6 @@ use proa_api::field::Path;
 use super::build::{MAX_COMPLAINTS, shortened};
 use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
 
-/// Unknown fields that are named at most; the rest of a wholly wrong object adds nothing.
-const LIMIT: usize = MAX_COMPLAINTS;
-
 /// A field that the kind does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownField {
@@ -136,7 +133,7 @@ impl Found {
     }
 
     fn push<'a>(&mut self, path: &Path<'_>, name: &str, known: impl Iterator<Item = &'a str>) {
-        if self.0.len() < LIMIT {
+        if self.0.len() < MAX_COMPLAINTS {
             self.0.push(UnknownField { path: shortened(path.to_string()), suggestion: nearest(name, known) });
         }
     }

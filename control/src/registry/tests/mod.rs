@@ -57,7 +57,7 @@ impl World {
         kind: (&str, &str),
         name: &str,
         options: DeleteOptions,
-    ) -> Result<Deleted, Refusal> {
+    ) -> Result<Outcome, Refusal> {
         self.registry.delete(&self.caller, &self.kind(kind.0, kind.1), "default", name, &options).await
     }
 
@@ -298,7 +298,7 @@ async fn delete_checks_preconditions_and_finalizers() {
     let odd = DeleteOptions { propagation_policy: Some("Sideways".to_owned()), ..DeleteOptions::default() };
     assert_eq!(world.delete(CONFIG_MAP, "a", odd).await.unwrap_err().code(), 422);
     let right = DeleteOptions { uid: Some(uid), ..DeleteOptions::default() };
-    let Deleted::Pending(pending) = world.delete(CONFIG_MAP, "a", right.clone()).await.unwrap() else {
+    let Outcome::There(pending) = world.delete(CONFIG_MAP, "a", right.clone()).await.unwrap() else {
         panic!("a finalizer was passed over")
     };
     let mut pending = pending.value();
@@ -322,9 +322,7 @@ async fn propagation_policies_leave_finalizers() {
         world.create("apps/v1", "Deployment", deployment("d")).await;
         let options =
             DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
-        let Deleted::Pending(pending) = world.delete(DEPLOYMENT, "d", options).await.unwrap() else {
-            panic!()
-        };
+        let Outcome::There(pending) = world.delete(DEPLOYMENT, "d", options).await.unwrap() else { panic!() };
         let mut pending = pending.value();
         assert_eq!(pending["metadata"]["finalizers"], json!([finalizer]));
         assert_eq!(pending["metadata"]["generation"], 2);
@@ -335,7 +333,7 @@ async fn propagation_policies_leave_finalizers() {
     world.create("apps/v1", "Deployment", deployment("d")).await;
     let background =
         DeleteOptions { propagation_policy: Some("Background".to_owned()), ..DeleteOptions::default() };
-    assert!(matches!(world.delete(DEPLOYMENT, "d", background).await.unwrap(), Deleted::Gone(_)));
+    assert!(matches!(world.delete(DEPLOYMENT, "d", background).await.unwrap(), Outcome::Gone(_)));
 }
 
 fn grace(seconds: i64) -> DeleteOptions {
@@ -353,7 +351,7 @@ async fn pods_get_time_to_stop() {
     world.create("v1", "Pod", pod("unscheduled")).await;
     assert!(matches!(
         world.delete(POD, "unscheduled", DeleteOptions::default()).await.unwrap(),
-        Deleted::Gone(_)
+        Outcome::Gone(_)
     ));
     world.create("v1", "Pod", pod("a")).await;
     bind(&world, "a", "n1").await.unwrap();
@@ -366,9 +364,9 @@ async fn pods_get_time_to_stop() {
         "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\""
     );
     assert_eq!(bind(&world, "nobody", "n1").await.unwrap_err().code(), 404);
-    let pending = |deleted: Result<Deleted, Refusal>| match deleted.unwrap() {
-        Deleted::Pending(object) => object.value()["metadata"].clone(),
-        Deleted::Gone(object) => panic!("{object:?} is gone"),
+    let pending = |deleted: Result<Outcome, Refusal>| match deleted.unwrap() {
+        Outcome::There(object) => object.value()["metadata"].clone(),
+        Outcome::Gone(object) => panic!("{object:?} is gone"),
     };
     let first = pending(world.delete(POD, "a", DeleteOptions::default()).await);
     assert_eq!(first["deletionGracePeriodSeconds"], 30);
@@ -379,7 +377,7 @@ async fn pods_get_time_to_stop() {
     let time =
         |metadata: &Value| metadata["deletionTimestamp"].as_str().unwrap().parse::<Timestamp>().unwrap();
     assert_eq!(time(&first).as_second() - time(&shorter).as_second(), 20);
-    assert!(matches!(world.delete(POD, "a", grace(0)).await.unwrap(), Deleted::Gone(_)));
+    assert!(matches!(world.delete(POD, "a", grace(0)).await.unwrap(), Outcome::Gone(_)));
     assert!(world.get(POD, "a").is_none());
 
     let mut done = world.create("v1", "Pod", pod("done")).await;
@@ -387,7 +385,7 @@ async fn pods_get_time_to_stop() {
     done["metadata"].as_object_mut().unwrap().remove("resourceVersion");
     done["status"] = json!({"phase": "Succeeded"});
     world.update(POD, Target::Status, done).await.unwrap();
-    assert!(matches!(world.delete(POD, "done", DeleteOptions::default()).await.unwrap(), Deleted::Gone(_)));
+    assert!(matches!(world.delete(POD, "done", DeleteOptions::default()).await.unwrap(), Outcome::Gone(_)));
 
     world.create("v1", "Pod", pod("evicted")).await;
     let eviction = json!({"metadata": {"name": "evicted"}, "deleteOptions": {"gracePeriodSeconds": 0}});
@@ -423,7 +421,7 @@ async fn namespaces_end_in_order() {
     assert_eq!(made["spec"]["finalizers"], json!(["kubernetes"]));
     assert_eq!(made["status"]["phase"], "Active");
     assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], "x");
-    let Deleted::Pending(pending) = world.delete(NAMESPACE, "x", DeleteOptions::default()).await.unwrap()
+    let Outcome::There(pending) = world.delete(NAMESPACE, "x", DeleteOptions::default()).await.unwrap()
     else {
         panic!("the namespace was not held")
     };
