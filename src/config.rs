@@ -154,7 +154,7 @@ impl Options {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read --config {}", path.display()))?;
-                serde_yaml_ng::from_str(&text)
+                serde_yaml::from_str(&text)
                     .with_context(|| format!("--config {} is not as it should be", path.display()))?
             }
             None => Options::default(),
@@ -284,7 +284,7 @@ fn scheduler_settings(path: &Path) -> Result<Settings> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read --scheduler-config {shown}"))?;
     let value: serde_json::Value =
-        serde_yaml_ng::from_str(&text).with_context(|| format!("--scheduler-config {shown} is not YAML"))?;
+        serde_yaml::from_str(&text).with_context(|| format!("--scheduler-config {shown} is not YAML"))?;
     configuration::settings(&value)
         .map_err(|error| anyhow::anyhow!("--scheduler-config {shown} is not as it should be: {error}"))
 }

@@ -39,7 +39,7 @@ pub struct SharedConnection(http2::SendRequest<Full<Bytes>>);
 impl Access {
     /// As a kubeconfig with certificates inside says.
     pub fn read(kubeconfig: &Path) -> Result<Access> {
-        let config: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(kubeconfig)?)?;
+        let config: Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig)?)?;
         let data = |pointer: &str| -> Result<Vec<u8>> {
             let text = config.pointer(pointer).and_then(Value::as_str);
             let text = text.with_context(|| format!("the kubeconfig has no {pointer}"))?;

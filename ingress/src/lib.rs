@@ -27,7 +27,6 @@ mod sign_in;
 mod status;
 mod tls;
 mod turns;
-mod unread;
 mod watch;
 
 use std::io;

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use proa_api::shares::{Room, Share};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -23,7 +24,6 @@ use crate::answer::refuse;
 use crate::body::Body;
 use crate::proxy::{Proxy, Scheme};
 use crate::tls::{self, ByServerName};
-use crate::unread::Impatient;
 
 /// How long clients may take, and how many may.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,7 @@ pub async fn http(
             continue;
         };
         let client = Client { peer, scheme: Scheme::Http, waiting: guest.waiting, room: room.clone() };
-        let stream = Impatient::new(counted(stream, guest.open), limits.silence);
+        let stream = counted(patient(stream, limits.silence), guest.open);
         tokio::spawn(connection(stream, client, Arc::clone(&proxy), limits, graceful.watcher()));
     }
     drop(listener);
@@ -125,7 +125,7 @@ pub async fn https(
             continue;
         };
         let client = Client { peer, scheme: Scheme::Https, waiting: guest.waiting, room: room.clone() };
-        let stream = Impatient::new(counted(stream, guest.open), limits.silence);
+        let stream = counted(patient(stream, limits.silence), guest.open);
         let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
         tokio::spawn(async move {
             match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
@@ -137,6 +137,15 @@ pub async fn https(
     }
     drop(listener);
     drain(graceful, limits).await;
+}
+
+/// A connection that the kernel ends when its other side takes nothing for so long while there is something
+/// for it to take (RFC 793 section 3.8, the user timeout).
+fn patient(stream: TcpStream, silence: Duration) -> TcpStream {
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(silence)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT not set");
+    }
+    stream
 }
 
 /// A body that takes a share as long as it is there.

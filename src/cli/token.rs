@@ -74,7 +74,7 @@ impl Admin {
         let path = data_dir.join("kubeconfig");
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}: has `proa up` been run here?", path.display()))?;
-        let file: Value = serde_yaml_ng::from_str(&text)?;
+        let file: Value = serde_yaml::from_str(&text)?;
         let text = |pointer: &str| file.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let pem = |pointer: &str| -> Result<String> {
             let bytes: ByteString = serde_json::from_value(text(pointer).into())

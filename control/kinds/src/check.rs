@@ -13,7 +13,7 @@ fn row(object: &Value) -> std::sync::Arc<Kind> {
 
 /// The object in `yaml`, named `x` in `default` unless it says otherwise.
 fn parse(yaml: &str) -> Value {
-    let mut object: Value = serde_yaml_ng::from_str(yaml).expect("YAML");
+    let mut object: Value = serde_yaml::from_str(yaml).expect("YAML");
     let namespaced = row(&object).namespaced;
     let metadata = object.as_object_mut().unwrap().entry("metadata").or_insert_with(|| json!({}));
     let metadata = metadata.as_object_mut().unwrap();
@@ -49,7 +49,7 @@ pub fn refusals(base: &str, changes: &[&str], expected: Expect) {
     let mut lines = String::new();
     for change in changes {
         let mut object = parse(base);
-        let change: Value = serde_yaml_ng::from_str(change).expect("YAML");
+        let change: Value = serde_yaml::from_str(change).expect("YAML");
         merge(&mut object, &change);
         lines.push_str(&causes(create(object), &change));
     }
@@ -63,7 +63,7 @@ pub fn update_refusals(base: &str, changes: &[&str], expected: Expect) {
     let mut lines = String::new();
     for change in changes {
         let mut object = old.clone();
-        let change: Value = serde_yaml_ng::from_str(change).expect("YAML");
+        let change: Value = serde_yaml::from_str(change).expect("YAML");
         merge(&mut object, &change);
         lines.push_str(&causes((kind.hooks.update)(&old, object, Part::Main), &change));
     }
@@ -100,7 +100,7 @@ fn merge(target: &mut Value, change: &Value) {
 
 fn show(result: Result<Value, proa_api::Refusal>) -> String {
     match result {
-        Ok(object) => serde_yaml_ng::to_string(&object).expect("YAML"),
+        Ok(object) => serde_yaml::to_string(&object).expect("YAML"),
         Err(refusal) => format!("{} {}\n", refusal.code(), refusal),
     }
 }

@@ -44,7 +44,7 @@ pub fn encoded(code: StatusCode, encoding: Encoding, body: impl Into<Bytes>) -> 
 
 fn to_yaml(json: &[u8]) -> Result<String, String> {
     let value: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    serde_yaml_ng::to_string(&value).map_err(|e| e.to_string())
+    serde_yaml::to_string(&value).map_err(|e| e.to_string())
 }
 
 /// A plain text.

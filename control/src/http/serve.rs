@@ -33,6 +33,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
+/// A client that takes nothing of its answer for so long is dropped, and the answer with it.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
@@ -87,14 +89,8 @@ async fn connection(
     api: Arc<Api>,
     watcher: Watcher,
 ) {
-    // Answers are small and wanted at once.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY not set");
-    }
-    // A stream that has been taken over may be quiet for hours, or its client's machine gone.
-    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_INTERVAL).with_interval(KEEP_ALIVE_INTERVAL);
-    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
-        tracing::debug!(%error, "TCP keep-alive not set");
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "socket options not set");
     }
     let Guest { open, waiting } = guest;
     // It counts as long as it is there, whatever it becomes.
@@ -120,6 +116,16 @@ async fn connection(
         }
     });
     requests(stream, service, waiting, watcher, HEADER_LIMIT).await;
+}
+
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    // Answers are small and wanted at once.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(UNREAD_LIMIT))?;
+    // A stream that has been taken over may be quiet for hours, or its client's machine gone.
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_INTERVAL).with_interval(KEEP_ALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keep_alive)
 }
 
 /// Serves what is asked over a connection. One over which nothing is asked in time is dropped.
@@ -186,6 +192,14 @@ mod tests {
             let ended = async { while !matches!(client.read(&mut [0; 1024]).await, Ok(0) | Err(_)) {} };
             tokio::time::timeout(HEADER_LIMIT * 2, ended).await.expect(said);
         }
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_read_are_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream).unwrap();
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNREAD_LIMIT));
     }
 
     #[tokio::test]

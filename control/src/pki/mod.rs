@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(before.permissions().mode() & 0o777, 0o600);
         pki.write_kubeconfig(&path, "https://127.0.0.1:6443").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), before.ino());
-        let parsed: serde_json::Value = serde_yaml_ng::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let parsed: serde_json::Value = serde_yaml::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(parsed["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
     }
 }

@@ -155,6 +155,31 @@ async fn bodies_that_do_not_come_are_given_up() {
     }
 }
 
+/// An answer that nobody reads is not kept for ever, nor is its endpoint.
+#[tokio::test]
+async fn answers_that_are_not_read_are_given_up() {
+    let (ended, mut has_ended) = tokio::sync::mpsc::channel(1);
+    let endless = endpoint::raw(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut stream).await;
+            let mut written = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            while written.is_ok() {
+                written = stream.write_all(&[b'x'; 64 << 10]).await;
+            }
+            let _ = ended.send(()).await;
+        }
+    });
+    let objects = route("a.example", &[endless.await]);
+    let limits = Limits { silence: Duration::from_millis(500), ..Limits::default() };
+    let world = World::start_with(&objects, limits, Api::new()).await;
+    world.wait_for_routes().await;
+    let mut stream = connect(world.http).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    soon("the end of the answer", has_ended.recv()).await;
+    drop(stream);
+}
+
 #[tokio::test]
 async fn a_slow_body_is_not_a_slow_head() {
     let objects = route("a.example", &[echo("one").await]);

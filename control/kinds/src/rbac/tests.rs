@@ -9,7 +9,7 @@ use super::index::missing;
 use super::{Attributes, Index, User, escalation, rule};
 
 fn rules(yaml: &str) -> Vec<PolicyRule> {
-    serde_yaml_ng::from_str(yaml).expect("rules")
+    serde_yaml::from_str(yaml).expect("rules")
 }
 
 /// `get pods`, `get pods/log in ns`, `list configmaps named x in ns`, `get deployments.apps`,

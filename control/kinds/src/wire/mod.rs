@@ -114,14 +114,43 @@ fn json(body: &[u8]) -> Result<Decoded, Refusal> {
 }
 
 fn yaml(body: &[u8]) -> Result<Decoded, Refusal> {
+    if let Some(why) = crowded(body) {
+        return Err(Refusal::bad_request(format!(
+            "error converting YAML to JSON: yaml: {why}; send it as JSON"
+        )));
+    }
     let mut duplicate_fields = Vec::new();
     // Without aliases a document yields no more nodes and text than it has bytes.
     let mut budget = Budget::of_yaml(body.len());
     let value = Builder::new(&mut duplicate_fields, &mut budget)
         .with_merge_keys()
-        .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
+        .deserialize(serde_yaml::Deserializer::from_slice(body))
         .map_err(|e| Refusal::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
     object(Decoded { value, duplicate_fields, yaml: true })
+}
+
+/// Why a YAML document may be too much for its parser, which keeps more than a hundred bytes for each
+/// node before anybody looks at how deep they are, and looks at all open brackets for each new one.
+///
+/// An estimate without parsing: it counts what is in texts too, of which people's documents have far
+/// less.
+fn crowded(body: &[u8]) -> Option<&'static str> {
+    const MAX_MARKS: usize = 500_000;
+    const MAX_OPEN: usize = 10_000;
+    let (mut marks, mut open) = (0, 0usize);
+    for byte in body {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            b',' | b':' | b'-' | b'?' | b'\n' => {}
+            _ => continue,
+        }
+        marks += 1;
+        if open > MAX_OPEN {
+            return Some("the document is nested too deep");
+        }
+    }
+    (marks > MAX_MARKS).then_some("the document has too many nodes")
 }
 
 fn object(decoded: Decoded) -> Result<Decoded, Refusal> {
@@ -201,6 +230,10 @@ mod tests {
         refused("", &"[".repeat(1_000_000), "nested deeper");
         refused("application/yaml", &"[".repeat(100_000), "yaml");
         refused("application/yaml", &deep(MAX_DEPTH + 1), "nested deeper");
+        // Both would take the parser half a gigabyte.
+        refused("application/yaml", &"[".repeat(3 << 20), "nested too deep");
+        refused("application/yaml", &format!("a: [{}]", "1,".repeat(1 << 20)), "too many nodes");
+        refused("application/yaml", &"- ".repeat(1 << 20), "too many nodes");
     }
 
     #[test]

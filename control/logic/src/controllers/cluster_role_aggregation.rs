@@ -62,7 +62,7 @@ mod tests {
     fn check(roles: &[&str], expected: expect_test::Expect) {
         let mut seen = Observed::default();
         for yaml in roles {
-            let role: ClusterRole = serde_yaml_ng::from_str(yaml).expect("a ClusterRole");
+            let role: ClusterRole = serde_yaml::from_str(yaml).expect("a ClusterRole");
             seen.apply(role.into(), Timestamp::UNIX_EPOCH);
         }
         let plan = reconcile(&seen, &Key::new("", "all"));

@@ -15,7 +15,7 @@ mod volume_claims;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use self::view::View;
@@ -78,7 +78,9 @@ fn bring_up(view: &View<'_>, owner: &Owner, plan: &mut Plan) -> bool {
             continue;
         };
         if pod.is_finished() {
-            if pod.meta.deleted.is_none() {
+            if let Some(until) = held_until(pod).filter(|until| view.now < *until) {
+                plan.look_again(until);
+            } else if pod.meta.deleted.is_none() {
                 plan.problems.push(recreation(pod, owner));
                 delete(owner, pod, deletion(pod), plan);
             }
@@ -98,6 +100,13 @@ fn bring_up(view: &View<'_>, owner: &Owner, plan: &mut Plan) -> bool {
         }
     }
     true
+}
+
+/// When a pod that has failed may be made again: a node that rejects it at once would have made an
+/// endless rush.
+fn held_until(pod: &Pod) -> Option<Timestamp> {
+    const PAUSE: SignedDuration = SignedDuration::from_secs(10);
+    (pod.phase == Phase::Failed).then(|| pod.meta.created + PAUSE)
 }
 
 /// Removes the pods that are too many, the last first. False if that goes on.

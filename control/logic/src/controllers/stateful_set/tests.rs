@@ -34,7 +34,7 @@ fn set(spec: Value) -> Object {
     object("apps/v1", "StatefulSet", "web", json!({"spec": whole, "status": status}))
 }
 
-/// A pod from a few words: `old`, `unready`, `leaving`, `failed`, `since=95`.
+/// A pod from a few words: `old`, `unready`, `leaving`, `failed`, `since=95`, `made=95`.
 fn pod(name: &str, words: &str) -> Object {
     let has = |word: &str| words.split(' ').any(|w| w == word);
     let since = words.split(' ').find_map(|w| w.strip_prefix("since=")?.parse().ok()).unwrap_or(10);
@@ -42,6 +42,9 @@ fn pod(name: &str, words: &str) -> Object {
     let labels =
         json!({"app": "a", "controller-revision-hash": revision, "statefulset.kubernetes.io/pod-name": name});
     let mut meta = json!({"labels": labels, "ownerReferences": [owner("StatefulSet", "web", true, true)]});
+    if let Some(made) = words.split(' ').find_map(|w| w.strip_prefix("made=")?.parse().ok()) {
+        meta["creationTimestamp"] = stamp(made);
+    }
     if has("leaving") {
         meta["deletionTimestamp"] = stamp(90);
     }
@@ -93,6 +96,8 @@ fn pods_come_one_after_the_other() {
     check(json!({}), &[("web-0", ""), ("web-2", "")], &["make web-1"]);
     check(json!({}), &[("web-0", "leaving"), ("web-1", "")], &[]);
     check(json!({}), &[("web-0", "failed")], &["delete web-0"]);
+    check(json!({}), &[("web-0", "failed made=95")], &[]);
+    assert_eq!(look(json!({}), &[("web-0", "failed made=95")]).again_at, Some(at(105)));
     check(json!({"minReadySeconds": 10}), &[("web-0", "since=95")], &[]);
     assert_eq!(look(json!({"minReadySeconds": 10}), &[("web-0", "since=95")]).again_at, Some(at(105)));
     check(json!({"ordinals": {"start": 5}}), &[("web-5", "")], &["make web-6"]);

@@ -109,7 +109,7 @@ mod tests {
 
     fn read(yaml: &str) -> Result<Settings, String> {
         let head = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{yaml}");
-        settings(&serde_yaml_ng::from_str(&head).unwrap())
+        settings(&serde_yaml::from_str(&head).unwrap())
     }
 
     fn refused(yaml: &str, expected: &str) {

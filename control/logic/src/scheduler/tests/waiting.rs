@@ -95,7 +95,7 @@ profiles:
 - schedulerName: blind
   plugins: {filter: {disabled: [{name: NodeUnschedulable}]}}
 ";
-    let settings = configuration::settings(&serde_yaml_ng::from_str(yaml).unwrap()).unwrap();
+    let settings = configuration::settings(&serde_yaml::from_str(yaml).unwrap()).unwrap();
     let mut world = World { seen: Observed::new(""), scheduler: Scheduler::new(settings) };
     for object in [
         node("a", "4", json!({})),
