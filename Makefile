@@ -52,7 +52,7 @@ test: setup examples
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace --lib --bins
+	cargo test --locked --workspace --lib --bins --test structure
 
 # Both binaries for 64-bit ARM boards, as far as the compiler can tell without one.
 check-arm: setup

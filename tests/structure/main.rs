@@ -3,6 +3,7 @@
 //! A file imports another when it names something that is defined there, whatever the path it names
 //! it by: `use`, a path in the code, or a re-export on the way. Tests are left out.
 
+mod dependencies;
 mod imports;
 
 use std::fs;
