@@ -325,6 +325,11 @@ fn pods_speak_to_the_api_with_their_token() {
 fn tokens_in_secrets_live_as_long_as_their_account() {
     let cluster = Cluster::start();
     cluster.kubectl(&["create", "serviceaccount", "build-robot"]);
+    // One that nobody can fill holds up no other.
+    cluster.apply(
+        "---\n{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, immutable: true, \
+         metadata: {name: a-stone, annotations: {kubernetes.io/service-account.name: build-robot}}}",
+    );
     cluster.apply(
         "---\n{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, metadata: {name: robot-secret, \
          annotations: {kubernetes.io/service-account.name: build-robot}}}",

@@ -10,7 +10,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use crate::zone::{Endpoint, Service, Zone};
+use proa_api::slices::{Endpoint, Port};
+
+use crate::zone::{Service, Zone};
 
 /// Version of the schema that the records follow.
 const SCHEMA_VERSION: &str = "1.1.0";
@@ -175,13 +177,11 @@ impl Own {
             [protocol, port] if protocol.starts_with('_') => {
                 let mut targets = Vec::new();
                 for slice in slices() {
-                    let ports = slice.ports.iter().filter(|p| {
-                        Some(p.name.as_str()) == port.strip_prefix('_')
-                            && Some(p.protocol.as_str()) == protocol.strip_prefix('_')
-                    });
+                    let of = |p: &&Port| is_label(&p.name, port) && is_label(&p.protocol, protocol);
+                    let ports = slice.ports.iter().filter(of);
                     for port in ports {
                         for endpoint in slice.endpoints.iter().filter(counts) {
-                            let labels = [&*endpoint.hostname(), name, namespace, "svc"];
+                            let labels = [&*hostname(endpoint), name, namespace, "svc"];
                             let Some(target) = self.name(&labels) else { continue };
                             beside.push(self.record(&target, data(endpoint.address)));
                             targets.push((port.number, target));
@@ -191,11 +191,13 @@ impl Own {
                 found.extend(shared(targets));
             }
             [protocol] if protocol.starts_with('_') => {
-                let has = slices().flat_map(|slice| &slice.ports).any(|port| port.protocol == protocol[1..]);
+                let has = slices()
+                    .flat_map(|slice| &slice.ports)
+                    .any(|p| !p.name.is_empty() && is_label(&p.protocol, protocol));
                 return if has { Found::Data(vec![], vec![]) } else { Found::Nothing };
             }
-            [hostname] => {
-                found.extend(endpoints().filter(|e| e.hostname() == *hostname).map(|e| data(e.address)));
+            [label] => {
+                found.extend(endpoints().filter(|e| hostname(e) == *label).map(|e| data(e.address)));
             }
             _ => {}
         }
@@ -240,7 +242,7 @@ impl Own {
                     for endpoint in
                         endpoints.filter(|e| e.address == address && (*publish_not_ready || e.ready))
                     {
-                        found.extend(self.name(&[&endpoint.hostname(), name, namespace, "svc"]));
+                        found.extend(self.name(&[&hostname(endpoint), name, namespace, "svc"]));
                     }
                 }
                 _ => {}
@@ -281,6 +283,20 @@ impl Own {
             self.ttl_seconds,
         );
         Record::from_rdata(apex, self.ttl_seconds, RData::SOA(soa))
+    }
+}
+
+/// Whether a label stands for this name of a port or a protocol. Ports without a name have no records.
+fn is_label(name: &str, label: &str) -> bool {
+    !name.is_empty() && label.strip_prefix('_').is_some_and(|label| label.eq_ignore_ascii_case(name))
+}
+
+/// The name that tells an endpoint from the Service's others, lower case: its own, or its address with
+/// dashes.
+fn hostname(endpoint: &Endpoint) -> String {
+    match &endpoint.hostname {
+        Some(name) => name.to_lowercase(),
+        None => endpoint.address.to_string().replace(['.', ':'], "-"),
     }
 }
 

@@ -5,17 +5,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service as ApiService;
-use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
-use proa_api::names::LABEL_SERVICE_NAME;
+use k8s_openapi::api::core::v1::{Service as ApiService, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proa_api::namespaced_name::NamespacedName;
+use proa_api::slices::{Slice, Slices};
 
 /// All Services and their endpoints.
 #[derive(Default, Debug)]
 pub struct Zone {
     services: BTreeMap<NamespacedName, Service>,
-    /// By Service, then by the name of the slice.
-    slices: BTreeMap<NamespacedName, BTreeMap<String, Slice>>,
+    slices: Slices,
 }
 
 /// A Service as DNS sees it.
@@ -48,36 +47,6 @@ pub struct Port {
     pub number: u16,
 }
 
-/// Endpoints that share ports.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Slice {
-    /// Named ports.
-    pub ports: Vec<Port>,
-    /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One address behind a Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Where it is.
-    pub address: IpAddr,
-    /// The pod's own name within the Service, lower case, where it has one.
-    hostname: Option<String>,
-    /// Whether it answers.
-    pub ready: bool,
-}
-
-impl Endpoint {
-    /// The name that tells it from the Service's others: its own, or its address with dashes.
-    pub fn hostname(&self) -> String {
-        match &self.hostname {
-            Some(name) => name.clone(),
-            None => self.address.to_string().replace(['.', ':'], "-"),
-        }
-    }
-}
-
 impl Zone {
     /// Learns a Service.
     pub fn apply_service(&mut self, service: &ApiService) {
@@ -102,37 +71,17 @@ impl Zone {
 
     /// Learns an EndpointSlice.
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
-        self.delete_slice(slice);
-        let Some((namespace, name)) = namespaced_name(&slice.metadata.namespace, &slice.metadata.name) else {
-            return;
-        };
-        let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
-        if matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
-            let slices = self.slices.entry((namespace, service.clone())).or_default();
-            slices.insert(name, read_slice(slice));
-        }
+        self.slices.apply(slice);
     }
 
     /// Forgets an EndpointSlice.
     pub fn delete_slice(&mut self, slice: &EndpointSlice) {
-        let Some((namespace, name)) = namespaced_name(&slice.metadata.namespace, &slice.metadata.name) else {
-            return;
-        };
-        let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME)) else { return };
-        let service = (namespace, service.clone());
-        if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(&name);
-            if slices.is_empty() {
-                self.slices.remove(&service);
-            }
-        }
+        self.slices.delete(&slice.metadata);
     }
 
     /// Forgets all EndpointSlices, before they are listed again.
     pub fn reset_slices(&mut self) {
-        self.slices.clear();
+        self.slices = Slices::default();
     }
 
     /// Replaces the Services by those of a zone that was filled beside, and leaves that without.
@@ -158,7 +107,7 @@ impl Zone {
 
     /// The slices of a Service.
     pub fn slices(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Slice> {
-        self.slices.get(&(namespace.to_owned(), name.to_owned())).into_iter().flat_map(BTreeMap::values)
+        self.slices.of(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// All Services, by namespace and name.
@@ -188,29 +137,14 @@ fn read_service(service: &ApiService) -> Option<Service> {
         return None;
     }
     let ports = spec.ports.iter().flatten();
-    let ports = ports.filter_map(|p| read_port(p.name.as_ref(), p.protocol.as_ref(), Some(p.port))).collect();
+    let ports = ports.filter_map(read_port).collect();
     Some(Service::Addresses { addresses, ports })
 }
 
-fn read_slice(slice: &EndpointSlice) -> Slice {
-    let ports = slice.ports.iter().flatten();
-    let ports = ports.filter_map(|p| read_port(p.name.as_ref(), p.protocol.as_ref(), p.port)).collect();
-    Slice { ports, endpoints: slice.endpoints.iter().flat_map(read_endpoint).collect() }
-}
-
-fn read_endpoint(endpoint: &ApiEndpoint) -> impl Iterator<Item = Endpoint> {
-    // Absent means ready.
-    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-    let hostname = endpoint.hostname.as_ref().filter(|name| !name.is_empty());
-    let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
-    addresses.map(move |address| Endpoint { address, hostname: hostname.map(|h| h.to_lowercase()), ready })
-}
-
-fn read_port(name: Option<&String>, protocol: Option<&String>, number: Option<i32>) -> Option<Port> {
-    let name = name.filter(|name| !name.is_empty())?.to_lowercase();
-    let protocol = protocol.map_or_else(|| "tcp".to_owned(), |protocol| protocol.to_lowercase());
-    let number = u16::try_from(number?).ok()?;
-    Some(Port { name, protocol, number })
+fn read_port(port: &ServicePort) -> Option<Port> {
+    let name = port.name.as_ref().filter(|name| !name.is_empty())?.to_lowercase();
+    let protocol = port.protocol.as_deref().unwrap_or("tcp").to_lowercase();
+    Some(Port { name, protocol, number: u16::try_from(port.port).ok()? })
 }
 
 fn namespaced_name(namespace: &Option<String>, name: &Option<String>) -> Option<NamespacedName> {

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::names;
 use proa_api::namespaced_name::NamespacedName;
+use proa_api::slices::Slices;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate;
@@ -54,15 +55,6 @@ pub struct Ranges {
 /// The data of a Secret that holds passwords.
 pub type PasswordData = Arc<BTreeMap<String, Vec<u8>>>;
 
-/// The ready endpoints of one slice.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Slice {
-    /// The Service it belongs to.
-    pub service: NamespacedName,
-    /// Addresses by port name.
-    pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
-}
-
 /// Everything the route table depends on.
 #[derive(Default)]
 pub struct Index {
@@ -81,8 +73,8 @@ pub struct Index {
     pub ranges: Option<Ranges>,
     /// The Secret with the certificate for names that have none.
     pub default_certificate: Option<NamespacedName>,
-    /// Slices by their own name.
-    pub slices: BTreeMap<NamespacedName, Slice>,
+    /// The endpoints of Services.
+    pub slices: Slices,
     /// Certificates of TLS Secrets; `Err` says why a Secret holds none.
     pub certificates: BTreeMap<NamespacedName, Result<Arc<CertifiedKey>, String>>,
 }
@@ -159,29 +151,13 @@ impl Indexed for Service {
 
 impl Indexed for EndpointSlice {
     fn apply(self, index: &mut Index) {
-        let labels = self.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|l| l.get(names::LABEL_SERVICE_NAME)) else {
-            return self.delete(index);
-        };
-        let namespace = self.metadata.namespace.clone().unwrap_or_default();
-        let mut slice = Slice { service: (namespace, service.clone()), endpoints: BTreeMap::new() };
-        for port in self.ports.iter().flatten() {
-            let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else { continue };
-            // `ready` absent means ready, by the API's definition.
-            let ready =
-                self.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-            let addresses = ready
-                .flat_map(|e| e.addresses.iter())
-                .filter_map(|a| Some(SocketAddr::new(a.parse().ok()?, number)));
-            slice.endpoints.entry(port.name.clone().unwrap_or_default()).or_default().extend(addresses);
-        }
-        index.slices.insert(namespaced_name(&self.metadata), slice);
+        index.slices.apply(&self);
     }
     fn delete(self, index: &mut Index) {
-        index.slices.remove(&namespaced_name(&self.metadata));
+        index.slices.delete(&self.metadata);
     }
     fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
-        index.slices.retain(|k, _| keep(k));
+        index.slices.retain(keep);
     }
 }
 
@@ -235,11 +211,16 @@ impl Index {
         })
     }
 
-    /// The ready endpoints of a port of the Service with these slices that can be reached from here, and
-    /// whether there are others, pods of other nodes.
-    pub fn endpoints(&self, slices: &[&Slice], port: &Port) -> (Vec<SocketAddr>, bool) {
-        let mut found: Vec<_> =
-            slices.iter().flat_map(|s| s.endpoints.get(&port.name)).flatten().copied().collect();
+    /// The ready endpoints of a port of a Service that can be reached from here, and whether there are
+    /// others, pods of other nodes.
+    pub fn endpoints(&self, service: &NamespacedName, port: &Port) -> (Vec<SocketAddr>, bool) {
+        let mut found = Vec::new();
+        for slice in self.slices.of(service) {
+            for number in slice.ports.iter().filter(|p| p.name == port.name).map(|p| p.number) {
+                let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+                found.extend(ready.map(|endpoint| SocketAddr::new(endpoint.address, number)));
+            }
+        }
         found.sort_unstable();
         found.dedup();
         let all = found.len();

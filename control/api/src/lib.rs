@@ -14,7 +14,9 @@ pub mod quantity;
 pub mod resources;
 pub mod selector;
 pub mod shares;
+pub mod slices;
 pub mod status;
+pub mod syntax;
 pub mod telling;
 
 pub use status::Refusal;

@@ -8,6 +8,8 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::syntax;
+
 /// Labels as objects carry them.
 pub type Labels = BTreeMap<String, String>;
 
@@ -189,12 +191,24 @@ fn parse_requirement(part: &str) -> Result<Requirement, ParseError> {
     let bad = || ParseError(format!("unable to parse requirement: {part:?}"));
     let requirement = |key: &str, operator, values: Vec<String>| -> Result<Requirement, ParseError> {
         let key = key.trim();
-        if key.is_empty() || key.contains(char::is_whitespace) || key.contains(['(', ')', '!', '=', '<', '>'])
-        {
-            return Err(bad());
+        // What no label can be is a mistake: it would select all, or nothing.
+        let invalid = |path: &str, text: &str, faults: syntax::Faults| match faults.is_empty() {
+            true => Ok(()),
+            false => Err(ParseError(format!(
+                "unable to parse requirement: {path}: Invalid value: {text:?}: {}",
+                faults.join("; ")
+            ))),
+        };
+        invalid("key", key, syntax::qualified_name(key))?;
+        for (at, value) in values.iter().enumerate() {
+            invalid(&format!("values[{at}][{key}]"), value, syntax::label_value(value))?;
         }
-        if values.iter().any(|v| v.contains(char::is_whitespace) || v.contains(['(', ')', '='])) {
-            return Err(bad());
+        if matches!(operator, Operator::Gt | Operator::Lt) && values.iter().any(|v| v.parse::<i64>().is_err())
+        {
+            return Err(ParseError(format!(
+                "unable to parse requirement: values[0]: Invalid value: {:?}: for 'Gt', 'Lt' operators, the value must be an integer",
+                values.first().map_or("", String::as_str)
+            )));
         }
         Ok(Requirement { key: key.to_owned(), operator, values })
     };
@@ -299,9 +313,28 @@ mod tests {
 
     #[test]
     fn bad_label_selectors() {
-        for text in ["a in b", "a in (b", "a,,b", "=b", "a b", "(a)"] {
+        let long = format!("{}!=b", "a".repeat(64));
+        for text in [
+            "a in b",
+            "a in (b",
+            "a,,b",
+            "=b",
+            "a b",
+            "(a)",
+            "a!=b/c",
+            "a notin (b, c/d)",
+            "a/b/c",
+            "!a/b/c",
+            "a$b",
+            "!a\u{fffd}",
+            "a>b",
+            &long,
+        ] {
             assert!(Selector::parse(text).is_err(), "{text:?} was accepted");
         }
+        let refusal = Selector::parse("tier!=prod/eu").unwrap_err().to_string();
+        let begin = "unable to parse requirement: values[0][tier]: Invalid value: \"prod/eu\": a valid label must be an";
+        assert!(refusal.starts_with(begin), "{refusal}");
     }
 
     #[test]

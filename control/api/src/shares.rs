@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A number of things that are lent to holders of some kind.
@@ -20,11 +21,13 @@ struct Lent<K> {
     holders: BTreeMap<K, usize>,
 }
 
-/// One of them, until it is dropped.
+/// One of them or more, until it is dropped.
 #[derive(Debug)]
 pub struct Share<K: Ord> {
     of: Arc<Shares<K>>,
     holder: K,
+    /// Changed only while [`Shares::lent`] is locked.
+    amount: AtomicUsize,
 }
 
 impl<K: Ord + Clone> Shares<K> {
@@ -35,15 +38,31 @@ impl<K: Ord + Clone> Shares<K> {
 
     /// One for this holder, if there is one left.
     pub fn take(self: &Arc<Self>, holder: K) -> Option<Share<K>> {
-        let mut lent = self.lent();
-        let held = lent.holders.get(&holder).copied().unwrap_or(0);
-        if lent.all >= self.all || held >= self.each {
-            return None;
+        self.take_many(holder, 1)
+    }
+
+    /// So many for this holder, if they are left.
+    pub fn take_many(self: &Arc<Self>, holder: K, amount: usize) -> Option<Share<K>> {
+        let share = Share { of: Arc::clone(self), holder, amount: AtomicUsize::new(0) };
+        share.grow(amount).then_some(share)
+    }
+}
+
+impl<K: Ord + Clone> Share<K> {
+    /// Takes so many more, if they are left. Who holds nothing else may have as many as there are
+    /// before all are lent: one that is larger than a share is not refused for ever.
+    pub fn grow(&self, amount: usize) -> bool {
+        let mut lent = self.of.lent();
+        let held = lent.holders.get(&self.holder).copied().unwrap_or(0);
+        let is_only_one = held == self.amount.load(Ordering::Relaxed);
+        let fits = held + amount <= self.of.each && lent.all + amount <= self.of.all;
+        if !fits && (!is_only_one || lent.all >= self.of.all) {
+            return false;
         }
-        lent.all += 1;
-        lent.holders.insert(holder.clone(), held + 1);
-        drop(lent);
-        Some(Share { of: Arc::clone(self), holder })
+        lent.all += amount;
+        lent.holders.insert(self.holder.clone(), held + amount);
+        self.amount.fetch_add(amount, Ordering::Relaxed);
+        true
     }
 }
 
@@ -56,9 +75,10 @@ impl<K: Ord> Shares<K> {
 impl<K: Ord> Drop for Share<K> {
     fn drop(&mut self) {
         let mut lent = self.of.lent();
-        lent.all -= 1;
+        let amount = *self.amount.get_mut();
+        lent.all -= amount;
         if let Some(held) = lent.holders.get_mut(&self.holder) {
-            *held -= 1;
+            *held -= amount;
             if *held == 0 {
                 lent.holders.remove(&self.holder);
             }
@@ -131,6 +151,23 @@ mod tests {
         drop(ann);
         let joe = take("joe").unwrap();
         drop((others, joe));
+        let lent = shares.lent();
+        assert_eq!((lent.all, lent.holders.len()), (0, 0));
+    }
+
+    #[test]
+    fn amounts() {
+        let shares = Shares::new(100, 40);
+        let take = |holder, amount| shares.take_many(holder, amount);
+        let large = take("ann", 70).expect("the only one");
+        assert!(take("ann", 1).is_none());
+        let bob = take("bob", 20).unwrap();
+        assert!(bob.grow(10));
+        assert!(take("eve", 1).is_none() && !bob.grow(1), "all are lent");
+        drop(large);
+        let eve = take("eve", 40).unwrap();
+        assert!(take("eve", 1).is_none());
+        drop((bob, eve));
         let lent = shares.lent();
         assert_eq!((lent.all, lent.holders.len()), (0, 0));
     }

@@ -17,7 +17,6 @@ mod decode;
 mod long_lists;
 pub mod meta;
 pub mod rules;
-pub mod syntax;
 
 pub mod openapi;
 pub mod patch;
@@ -29,6 +28,8 @@ pub mod rbac;
 
 #[cfg(test)]
 mod testing;
+
+pub use proa_api::syntax;
 
 pub use kind::{
     Column, Durability, Hooks, Kind, PROXY_VERBS, Part, ScalePaths, SelectableField, Subresource, Table, View,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authenticate::Authenticator;
 use super::authorize::Chain;
+use super::held::Held;
 use super::negotiate::{self, Encoding, Form};
 use super::path::{ResourcePath, Verb};
 use super::query::Query;
@@ -73,6 +74,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The whole body; empty for reads.
     pub body: Bytes,
+    /// What is kept of it in memory.
+    pub held: Held,
     /// The connection, where it can be taken over for another protocol.
     pub upgrade: Option<OnUpgrade>,
 }

@@ -135,7 +135,8 @@ mod tests {
     fn parameters_have_other_names_on_the_node() {
         let query = Query::of(
             &"/x?command=sh&command=-c&command=echo+a%26b&stdin=true&tty=false&stdout=1".parse().unwrap(),
-        );
+        )
+        .unwrap();
         assert_eq!(parameters(&query, true), "input=1&output=1&command=sh&command=-c&command=echo%20a%26b");
         assert_eq!(parameters(&query, false), "input=1&output=1");
     }

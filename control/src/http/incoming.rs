@@ -3,27 +3,20 @@
 //! What a client sends and nobody reads would end its connection, over which the answer still has
 //! to go: of such a body a bounded part is read and thrown away.
 
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header;
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use proa_api::Refusal;
-use proa_api::shares::Shares;
 
-use super::proxy::turns::holder;
-use crate::registry::Caller;
+use super::held::Held;
 
 /// No body may be larger: the stock server's limit.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
-/// Bodies up to this cost no more than the connections that they come over.
-const SMALL_BODY_BYTES: u64 = 64 << 10;
-/// Larger bodies that are being read at a time, of all callers and of one. They may come slowly.
-const LARGE_BODIES: (usize, usize) = (64, 16);
 /// A body must have come by then.
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Of a body that nobody wants, this much is read: a client that is cut off while it sends does not
@@ -49,37 +42,45 @@ impl Incoming {
         Incoming { body, discard_bytes: MAX_REFUSED_BYTES, waits }
     }
 
-    /// Reads it as a whole for a caller, if it is not too large and comes in time.
-    pub async fn read(&mut self, caller: &Caller) -> Result<Bytes, Refusal> {
-        static LARGE: LazyLock<Arc<Shares<String>>> =
-            LazyLock::new(|| Shares::new(LARGE_BODIES.0, LARGE_BODIES.1));
-        let is_large = self.body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BODY_BYTES);
-        let _share = match is_large.then(|| LARGE.take(holder(&caller.user).to_owned())) {
-            Some(None) => {
-                let text = "too many large requests are being read, please try again later";
-                return Err(self.give_up(Refusal::too_many_requests(text, 1)));
-            }
-            share => share,
-        };
+    /// Reads it as a whole, if it is not too large, comes in time and may be held.
+    pub async fn read(&mut self, held: &Held) -> Result<Bytes, Refusal> {
         self.waits = false;
-        let limited = Limited::new(&mut self.body, MAX_BODY_BYTES).collect();
-        match tokio::time::timeout(BODY_TIME, limited).await {
-            Ok(Ok(collected)) => {
+        match tokio::time::timeout(BODY_TIME, self.collect(held)).await {
+            Ok(Ok(bytes)) => {
                 self.body = Body::empty();
-                Ok(collected.to_bytes())
+                Ok(bytes)
             }
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Ok(Err(refusal)) if refusal.code() == 413 => {
                 self.discard_bytes = MAX_DISCARDED_BYTES;
-                Err(Refusal::too_large(MAX_BODY_BYTES))
+                Err(refusal)
             }
-            Ok(Err(error)) => {
-                Err(self.give_up(Refusal::bad_request(format!("the body could not be read: {error}"))))
-            }
+            Ok(Err(refusal)) => Err(self.give_up(refusal)),
             Err(_) => {
                 let text = "Timeout: request did not complete within the allotted timeout";
                 Err(self.give_up(Refusal::new(504, "Timeout", text)))
             }
         }
+    }
+
+    async fn collect(&mut self, held: &Held) -> Result<Bytes, Refusal> {
+        let mut limited = Limited::new(&mut self.body, MAX_BODY_BYTES);
+        // One that comes whole, as nearly all do, is not copied.
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(frame) = limited.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => Refusal::too_large(MAX_BODY_BYTES),
+                false => Refusal::bad_request(format!("the body could not be read: {error}")),
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            held.grow(data.len())?;
+            if first.is_empty() && all.is_empty() {
+                first = data;
+                continue;
+            }
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
     }
 
     /// Hands it over to who reads it as it comes.

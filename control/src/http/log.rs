@@ -178,7 +178,8 @@ mod tests {
     fn parameters_reach_the_node_encoded() {
         let query = Query::of(
             &"/x?follow=true&sinceTime=2024-01-01T00:00:00%2B01:00&container=c&other=1".parse().unwrap(),
-        );
+        )
+        .unwrap();
         assert_eq!(forwarded(&query), "follow=true&sinceTime=2024-01-01T00%3A00%3A00%2B01%3A00");
     }
 }

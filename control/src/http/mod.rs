@@ -17,6 +17,7 @@ mod connect;
 mod discovery;
 mod frames;
 mod health;
+mod held;
 mod impersonate;
 mod incoming;
 mod log;
@@ -55,6 +56,7 @@ use serde_json::{Value, json};
 pub use api::Api;
 use api::{Call, accept};
 use authorize::Attributes;
+use held::Held;
 use impersonate::Impersonation;
 use incoming::Incoming;
 use negotiate::Discovery;
@@ -70,7 +72,8 @@ pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let mut body = Incoming::new(&parts, body);
     let (is_head, is_http1) = (parts.method == Method::HEAD, parts.version < Version::HTTP_2);
     let pretty = pretty::is_wanted(&parts.uri, &parts.headers);
-    let outcome = AssertUnwindSafe(dispatch(&api, parts, &mut body)).catch_unwind().await;
+    let mut held = Held::default();
+    let outcome = AssertUnwindSafe(dispatch(&api, parts, &mut body, &mut held)).catch_unwind().await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(refusal)) => respond::refusal(&refusal),
@@ -83,11 +86,20 @@ pub async fn answer(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     if pretty {
         response = pretty::print(response).await;
     }
-    if is_head { respond::without_body(response) } else { response }
+    if is_head {
+        return respond::without_body(response);
+    }
+    held.until_read(response).unwrap_or_else(|refusal| respond::refusal(&refusal))
 }
 
-async fn dispatch(api: &Api, mut parts: Parts, body: &mut Incoming) -> Result<Response<Body>, Refusal> {
+async fn dispatch(
+    api: &Api,
+    mut parts: Parts,
+    body: &mut Incoming,
+    held: &mut Held,
+) -> Result<Response<Body>, Refusal> {
     let caller = caller(api, &parts)?;
+    *held = Held::enter(&caller, &parts)?;
     protocol_token::strip(&mut parts.headers);
     let route = path::parse(parts.uri.path()).ok_or_else(|| Refusal::bad_request("the path is not valid"))?;
     match route {
@@ -95,7 +107,7 @@ async fn dispatch(api: &Api, mut parts: Parts, body: &mut Incoming) -> Result<Re
             proxy::serve(api, &caller, &path, parts, body).await.map(pretty::leave)
         }
         Route::Resource(path) => {
-            let call = call(api, caller, path, parts, body).await?;
+            let call = call(api, caller, path, parts, (body, held)).await?;
             resource(api, &call).await
         }
         other => {
@@ -126,9 +138,9 @@ async fn call(
     caller: Caller,
     path: ResourcePath,
     parts: Parts,
-    body: &mut Incoming,
+    (body, held): (&mut Incoming, &Held),
 ) -> Result<Call, Refusal> {
-    let query = Query::of(&parts.uri);
+    let query = Query::of(&parts.uri)?;
     let verb = Verb::of(&parts.method, &path, query.flag("watch")).ok_or_else(Refusal::method_not_allowed)?;
     // Who may read one object by its name may also list and watch just that one.
     let selected = query.get("fieldSelector").filter(|_| matches!(verb, Verb::List | Verb::Watch));
@@ -150,10 +162,10 @@ async fn call(
     authorize_node::check_selector(&caller, &what, &query)?;
     let body = match verb {
         Verb::Get | Verb::List | Verb::Watch => Bytes::new(),
-        _ => body.read(&caller).await?,
+        _ => body.read(held).await?,
     };
     let upgrade = parts.extensions.get().cloned();
-    Ok(Call { caller, path, verb, query, headers: parts.headers, body, upgrade })
+    Ok(Call { caller, path, verb, query, headers: parts.headers, body, held: held.clone(), upgrade })
 }
 
 /// Finds the kind that a path names, and calls what serves it.
@@ -236,7 +248,7 @@ fn aggregated(api: &Api, is_core: bool, version: &'static str) -> Result<Respons
 }
 
 fn other(api: &Api, parts: &Parts) -> Result<Response<Body>, Refusal> {
-    let query = Query::of(&parts.uri);
+    let query = Query::of(&parts.uri)?;
     let path = parts.uri.path();
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     let value = match (first, path) {

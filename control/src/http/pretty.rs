@@ -23,7 +23,7 @@ struct Left;
 
 /// True if the client wants to read the answer itself: it says so, or is known for it.
 pub fn is_wanted(uri: &Uri, headers: &HeaderMap) -> bool {
-    if let Some(said) = Query::of(uri).get("pretty") {
+    if let Some(said) = Query::of(uri).unwrap_or_default().get("pretty") {
         return matches!(said, "1" | "t" | "T" | "true" | "True" | "TRUE");
     }
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();

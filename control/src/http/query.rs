@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use http::Uri;
+use percent_encoding::percent_decode_str;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::{FieldSelector, Selector};
@@ -19,10 +20,20 @@ const FIELD_MANAGER_MAX_BYTES: usize = 128;
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Takes the query of a URI apart. One that cannot be read counts as empty.
-    pub fn of(uri: &Uri) -> Self {
+    /// Takes the query of a URI apart. One that cannot be read is refused: a parameter that counted as
+    /// absent would select more than was asked for.
+    pub fn of(uri: &Uri) -> Result<Self, Refusal> {
+        let bad =
+            |why: &str| Refusal::bad_request(format!("the parameters of the request cannot be read: {why}"));
+        let text = uri.query().unwrap_or_default();
+        percent_decode_str(text).decode_utf8().map_err(|_| bad("they are not UTF-8"))?;
+        let mut escapes = text.split('%').skip(1);
+        let is_escape = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+        if !escapes.all(is_escape) {
+            return Err(bad("a % begins no escape"));
+        }
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
-        Query(parsed.map(|q| q.0).unwrap_or_default())
+        parsed.map(|query| Query(query.0)).map_err(|error| bad(&error.to_string()))
     }
 
     /// The first value of a parameter; empty ones count as absent.
@@ -162,7 +173,16 @@ mod tests {
     use super::*;
 
     fn query(text: &str) -> Query {
-        Query::of(&format!("/x?{text}").parse().unwrap())
+        Query::of(&format!("/x?{text}").parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for text in ["labelSelector=!a%ff", "fieldSelector=metadata.name!=x%ff", "a=%zz", "a=%4", "%"] {
+            let refusal = Query::of(&format!("/x?{text}").parse().unwrap()).unwrap_err();
+            assert_eq!(refusal.code(), 400, "{text}");
+        }
+        assert_eq!(query("a=%C3%A9+%25").get("a"), Some("é %"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
-const MAX_STREAMS: u32 = 1000;
+const MAX_STREAMS: u32 = 250;
 /// Connections that have asked nothing yet; more are dropped as they come.
 const MAX_WAITING: usize = 2048;
 /// After a failed accept, most likely for want of file descriptors.

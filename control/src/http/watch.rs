@@ -34,7 +34,9 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
     let row = table.by_plural(&kind.group, &kind.version, &kind.plural).cloned();
     let kind = row.ok_or_else(Refusal::no_such_path)?;
     let mut with_columns = true;
+    let held = call.held.clone();
     let lines = items.map(move |item| {
+        let _ = &held;
         let is_event = matches!(item, WatchItem::Event(..) | WatchItem::Bookmark(..));
         let line = write_line(&kind, &item, &form, with_columns);
         with_columns &= !is_event;

@@ -5,6 +5,7 @@
 //! Watches Secrets and accounts and looks at all such Secrets after each change: there are few,
 //! as pods have tokens of their own. It makes nothing but what somebody asked for with a Secret.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +27,10 @@ use crate::store::Object;
 const USER: &str = "system:serviceaccount:kube-system:token-controller";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
-/// A watch that has ended is started anew after this long, and what was refused is tried again.
+/// A watch that has ended is started anew after this long.
 const RETRY: Duration = Duration::from_secs(1);
+/// What was refused is tried again with the next change, and after this long.
+const RETRY_REFUSED: Duration = Duration::from_secs(60);
 
 /// Keeps the Secrets until the server stops.
 pub async fn keep(registry: Registry, pki: Arc<Pki>, shutdown: CancellationToken) {
@@ -61,7 +64,8 @@ impl Keeper {
         Some(Keeper { registry, pki, caller: Caller::system(USER), secrets, accounts })
     }
 
-    /// Looks at all Secrets now and after each change, until a watch ends or a write is refused.
+    /// Looks at all Secrets now and after each change, until a watch ends. One that is refused, such as
+    /// an immutable one, holds up no other.
     async fn follow(&self) {
         let Ok(fields) = FieldSelector::parse("type=kubernetes.io/service-account-token") else { return };
         let of_secrets = WatchOptions { fields: fields.clone(), ..WatchOptions::default() };
@@ -69,17 +73,30 @@ impl Keeper {
         let accounts = self.registry.watch(&self.accounts, None, WatchOptions::default());
         let (Ok(secrets), Ok(accounts)) = (secrets, accounts) else { return };
         let mut changes = futures::stream::select(secrets, accounts).ready_chunks(64);
+        let mut refused = BTreeMap::new();
         loop {
             let list = ListOptions { fields: fields.clone(), ..ListOptions::default() };
             let Ok(list) = self.registry.list(&self.secrets, None, &list) else { return };
+            let before = std::mem::take(&mut refused);
             for secret in &list.items {
-                if let Err(refusal) = self.reconcile(secret).await {
-                    tracing::warn!(secret = %secret.key, %refusal, "a token could not be kept");
-                    return;
+                let Err(refusal) = self.reconcile(secret).await else { continue };
+                let text = refusal.to_string();
+                if before.get(&secret.uid) != Some(&text) {
+                    tracing::warn!(secret = %secret.key, refusal = text, "a token could not be kept");
                 }
+                refused.insert(secret.uid.clone(), text);
             }
-            if changes.next().await.is_none() {
-                return;
+            let retry = async {
+                if refused.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(RETRY_REFUSED).await;
+            };
+            tokio::select! {
+                change = changes.next() => if change.is_none() {
+                    return;
+                },
+                () = retry => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use super::paths::{Matcher, Path, Rewrite, Route};
 use super::problem::{REASON_BEHIND, REASON_ENDPOINTS, REASON_PATH};
 use crate::access::Access;
 use crate::annotations::Settings;
-use crate::index::{Index, Port, ServiceEntry, Slice};
+use crate::index::{Index, Port, ServiceEntry};
 use crate::names::External;
 use crate::path;
 use crate::pattern::{self, Budget, Patterns, SPECIAL};
@@ -22,7 +22,6 @@ pub struct Parts<'a> {
     pub index: &'a Index,
     pub patterns: &'a mut Patterns,
     budget: Budget,
-    slices: HashMap<&'a NamespacedName, Vec<&'a Slice>>,
     /// By Service, port and whether HTTP/2 is asked for: thousands of paths may lead to one Service.
     backends: HashMap<(NamespacedName, PortName, bool), Arc<Backend>>,
     /// The namespace of the oldest Ingress with a rule for a host, by host.
@@ -51,18 +50,7 @@ pub struct Rules<'p, 'a> {
 
 impl<'a> Parts<'a> {
     pub fn new(index: &'a Index, patterns: &'a mut Patterns) -> Self {
-        let mut slices: HashMap<&NamespacedName, Vec<&Slice>> = HashMap::new();
-        for slice in index.slices.values() {
-            slices.entry(&slice.service).or_default().push(slice);
-        }
-        Parts {
-            index,
-            patterns,
-            budget: Budget::default(),
-            slices,
-            backends: HashMap::new(),
-            owners: HashMap::new(),
-        }
+        Parts { index, patterns, budget: Budget::default(), backends: HashMap::new(), owners: HashMap::new() }
     }
 
     /// Takes what the patterns of an Ingress need of what its namespace may have.
@@ -226,8 +214,7 @@ impl Rules<'_, '_> {
     }
 
     fn reach(&self, backend: &mut Backend, service: &NamespacedName, port: &Port) {
-        let slices = self.parts.slices.get(service).map(Vec::as_slice).unwrap_or_default();
-        let (endpoints, left_out) = self.parts.index.endpoints(slices, port);
+        let (endpoints, left_out) = self.parts.index.endpoints(service, port);
         backend.unavailable = if left_out { NOT_REACHED } else { NO_ENDPOINTS };
         backend.endpoints = endpoints;
         backend.left_out = left_out;

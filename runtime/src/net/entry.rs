@@ -5,9 +5,7 @@
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proa_api::names::LABEL_SERVICE_NAME;
 use proa_api::namespaced_name::NamespacedName;
 
 use super::rules::{Pick, Protocol};
@@ -49,19 +47,6 @@ pub struct PortEntry {
     pub node_port: Option<u16>,
 }
 
-pub struct SliceEntry {
-    pub service: NamespacedName,
-    pub ports: Vec<(String, Protocol, u16)>,
-    pub endpoints: Vec<EndpointEntry>,
-}
-
-pub struct EndpointEntry {
-    pub address: Ipv4Addr,
-    pub ready: bool,
-    /// Shutting down but still answering; used while nobody is ready.
-    pub draining: bool,
-}
-
 /// `None` for Services that have no address, headless ones and names of elsewhere, and for those that
 /// another program serves.
 pub fn service_entry(service: &Service) -> Option<ServiceEntry> {
@@ -89,7 +74,8 @@ pub fn service_entry(service: &Service) -> Option<ServiceEntry> {
     })
 }
 
-fn is_left_to_others(meta: &ObjectMeta) -> bool {
+/// Whether other programs serve what an object says.
+pub fn is_left_to_others(meta: &ObjectMeta) -> bool {
     let has = |label: &str| meta.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
     has(LABEL_PROXY_NAME) || has(LABEL_HEADLESS)
 }
@@ -136,31 +122,6 @@ fn port_entry(port: &ServicePort, has_node_ports: bool) -> Option<PortEntry> {
         port: valid_port(port.port)?,
         node_port: port.node_port.filter(|_| has_node_ports).and_then(valid_port),
     })
-}
-
-/// `None` for slices of other address families and of no Service.
-pub fn slice_entry(slice: &EndpointSlice, namespace: &str) -> Option<SliceEntry> {
-    if slice.address_type != "IPv4" || is_left_to_others(&slice.metadata) {
-        return None;
-    }
-    let service = slice.metadata.labels.as_ref()?.get(LABEL_SERVICE_NAME)?;
-    let ports = slice.ports.iter().flatten().filter_map(|port| {
-        let protocol = Protocol::from_api(port.protocol.as_deref())?;
-        Some((port.name.clone().unwrap_or_default(), protocol, port.port.and_then(valid_port)?))
-    });
-    let mut endpoints = Vec::new();
-    for endpoint in &slice.endpoints {
-        let conditions = endpoint.conditions.as_ref();
-        // Absent means yes for ready, and as ready for serving.
-        let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-        let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
-        let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-        // All addresses of one endpoint are alike; the first is the one to use.
-        if let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) {
-            endpoints.push(EndpointEntry { address, ready, draining: serving && terminating });
-        }
-    }
-    Some(SliceEntry { service: (namespace.to_owned(), service.clone()), ports: ports.collect(), endpoints })
 }
 
 /// Namespace and name of an object that has both.

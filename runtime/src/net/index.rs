@@ -4,13 +4,14 @@
 //! Source: <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proa_api::namespaced_name::NamespacedName;
+use proa_api::slices::{Slice, Slices};
 
-use super::entry::{self, External, PortEntry, ServiceEntry, SliceEntry};
+use super::entry::{self, External, PortEntry, ServiceEntry};
 use super::rules::{Backends, Endpoint, Frontend, Protocol, Rules};
 use super::scope::Scope;
 
@@ -28,7 +29,7 @@ pub const REASON_ENDPOINTS: &str = "EndpointsNotReachable";
 #[derive(Default)]
 pub struct Index {
     services: BTreeMap<NamespacedName, ServiceEntry>,
-    slices: BTreeMap<NamespacedName, SliceEntry>,
+    slices: Slices,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
 }
 
@@ -76,23 +77,21 @@ impl Index {
 
     /// Learns an EndpointSlice.
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
-        let Some(key) = entry::namespaced_name(&slice.metadata) else { return };
-        match entry::slice_entry(slice, &key.0) {
-            Some(entry) => self.slices.insert(key, entry),
-            None => self.slices.remove(&key),
-        };
+        if entry::is_left_to_others(&slice.metadata) {
+            self.slices.delete(&slice.metadata);
+        } else {
+            self.slices.apply(slice);
+        }
     }
 
     /// Forgets an EndpointSlice.
     pub fn delete_slice(&mut self, slice: &EndpointSlice) {
-        if let Some(key) = entry::namespaced_name(&slice.metadata) {
-            self.slices.remove(&key);
-        }
+        self.slices.delete(&slice.metadata);
     }
 
     /// Forgets all EndpointSlices, before they are listed again.
     pub fn reset_slices(&mut self) {
-        self.slices.clear();
+        self.slices = Slices::default();
     }
 
     /// Learns a Node.
@@ -119,31 +118,31 @@ impl Index {
 
     /// The rules for all services.
     pub fn decide(&self, scope: &Scope) -> Decision {
-        let mut of_service: BTreeMap<&NamespacedName, Vec<&SliceEntry>> = BTreeMap::new();
-        for slice in self.slices.values() {
-            of_service.entry(&slice.service).or_default().push(slice);
-        }
         let mut decision = Decision::default();
-        let slices = |key| of_service.get(key).map_or(&[][..], Vec::as_slice);
         for (key, service) in &self.services {
-            add_own(service, slices(key), scope, &mut decision);
+            add_own(service, self.slices.of(key), scope, &mut decision);
         }
         // An address that several ask for is the oldest one's, also while that has no endpoints.
         let mut by_age: Vec<_> = self.services.iter().collect();
         by_age.sort_by_key(|(key, service)| (service.created, *key));
         let mut owners = BTreeMap::new();
         for (key, service) in by_age {
-            add_external(key, service, slices(key), scope, &mut owners, &mut decision);
+            add_external(key, service, self.slices.of(key), scope, &mut owners, &mut decision);
         }
         decision
     }
 }
 
 /// A Service's own addresses and its node ports.
-fn add_own(service: &ServiceEntry, slices: &[&SliceEntry], scope: &Scope, decision: &mut Decision) {
+fn add_own<'s>(
+    service: &ServiceEntry,
+    slices: impl Iterator<Item = &'s Slice> + Clone,
+    scope: &Scope,
+    decision: &mut Decision,
+) {
     let mut left_out = false;
     for port in &service.ports {
-        let (all, local, out) = endpoints(port, slices, scope);
+        let (all, local, out) = endpoints(port, slices.clone(), scope);
         left_out |= out;
         let choose = |only_local| if only_local { &local } else { &all };
         let own = service.cluster_addresses.iter().filter(|address| **address != scope.dns_address);
@@ -167,10 +166,10 @@ fn add_own(service: &ServiceEntry, slices: &[&SliceEntry], scope: &Scope, decisi
 }
 
 /// The addresses that a Service asks for beside its own, where they are nobody else's.
-fn add_external<'a>(
+fn add_external<'a, 's>(
     key: &'a NamespacedName,
     service: &ServiceEntry,
-    slices: &[&SliceEntry],
+    slices: impl Iterator<Item = &'s Slice> + Clone,
     scope: &Scope,
     owners: &mut BTreeMap<Frontend, &'a NamespacedName>,
     decision: &mut Decision,
@@ -226,7 +225,7 @@ fn add_external<'a>(
         }
     }
     for (frontend, port) in served {
-        let (all, local, _) = endpoints(port, slices, scope);
+        let (all, local, _) = endpoints(port, slices.clone(), scope);
         serve(service, frontend, if service.only_local_externally { &local } else { &all }, decision);
     }
 }
@@ -244,19 +243,21 @@ fn serve(service: &ServiceEntry, frontend: Frontend, endpoints: &[Endpoint], dec
 
 /// The ready endpoints of one port, or if there are none those that are shutting down but still
 /// answer: all that this node reaches, the node's own, and whether others were left out.
-fn endpoints(
+fn endpoints<'s>(
     port: &PortEntry,
-    slices: &[&SliceEntry],
+    slices: impl Iterator<Item = &'s Slice> + Clone,
     scope: &Scope,
 ) -> (Vec<Endpoint>, Vec<Endpoint>, bool) {
     let (mut ready, mut draining, mut left_out) = (Vec::new(), Vec::new(), false);
     for slice in slices {
-        let matching =
-            slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
-        for (_, _, number) in matching {
+        let matching = slice.ports.iter().filter(|found| {
+            found.name == port.name && Protocol::from_api(Some(&found.protocol)) == Some(port.protocol)
+        });
+        for number in matching.map(|found| found.number) {
             for entry in &slice.endpoints {
-                let endpoint = Endpoint { address: entry.address, port: *number };
-                if !scope.reaches(entry.address) {
+                let IpAddr::V4(address) = entry.address else { continue };
+                let endpoint = Endpoint { address, port: number };
+                if !scope.reaches(address) {
                     left_out |= entry.ready;
                 } else if entry.ready {
                     ready.push(endpoint);

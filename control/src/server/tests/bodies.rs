@@ -159,21 +159,3 @@ async fn keys_that_are_there_twice_cost_little() {
     assert!(strict.text.len() < 100_000, "{} bytes are told", strict.text.len());
     f.server.shutdown().await;
 }
-
-#[tokio::test]
-async fn large_bodies_that_come_slowly_leave_room_for_others() {
-    let f = Arc::new(Fixture::start().await);
-    let ask = |user: &'static str| {
-        let f = f.clone();
-        let slow = Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
-        async move { f.ask_as(Some(Caller::system(user)), "POST", CONFIG_MAPS, &[], slow).await.code }
-    };
-    let mut all: tokio::task::JoinSet<u16> = (0..17).map(|_| ask("slow")).collect();
-    let first = tokio::time::timeout(Duration::from_secs(20), all.join_next()).await;
-    assert_eq!(first.expect("one of them is told to come again").unwrap().unwrap(), 429);
-    let small = json!({ "metadata": { "name": "small" } }).to_string();
-    let answer = f.ask_as(Some(Caller::system("slow")), "POST", CONFIG_MAPS, &[], small).await;
-    assert_eq!(answer.code, 201, "{}", answer.text);
-    let other = tokio::time::timeout(Duration::from_millis(50), ask("other")).await;
-    assert!(other.is_err(), "another caller's is read");
-}

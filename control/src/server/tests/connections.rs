@@ -97,6 +97,36 @@ async fn connections_over_tls() {
     f.server.shutdown().await;
 }
 
+/// However many there are over one connection.
+#[tokio::test]
+async fn bodies_that_never_end_leave_room_for_others() {
+    let f = Fixture::start().await;
+    let of = |user| {
+        let pair =
+            f.server.api.pki.authority().issue_client(user, "system:masters", Timestamp::now()).unwrap();
+        Some((pair.cert_pem, pair.key_pem))
+    };
+    let stream = connect_tls(&f, of("slow"), b"h2").await;
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let begin = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(vec![b' '; 1 << 20]))]);
+        let slow = Body::from_stream(begin.chain(futures::stream::pending()));
+        let uri = format!("https://kubernetes.default.svc{CONFIG_MAPS}");
+        let request = Request::post(uri).body(slow).unwrap();
+        let mut sender = sender.clone();
+        all.spawn(
+            async move { sender.send_request(request).await.map(|response| response.status().as_u16()) },
+        );
+    }
+    let first = tokio::time::timeout(Duration::from_secs(30), all.join_next()).await;
+    assert_eq!(first.expect("one of them is told to come again").unwrap().unwrap().unwrap(), 429);
+    assert_eq!(over_tls(&f, "GET", CONFIG_MAPS, of("other"), b"h2").await.code, 200);
+    f.server.shutdown().await;
+}
+
 /// What is answered to a POST of so many bytes by nobody in particular, and whether the connection
 /// serves another request after it.
 async fn refused_post(f: &Fixture, size: usize, headers: &[(&str, &str)]) -> (u16, bool, bool) {

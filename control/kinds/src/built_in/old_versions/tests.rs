@@ -98,6 +98,10 @@ fn what_others_called_otherwise() {
     ]];
     let object = json!({"spec": {"selector": {}}});
     assert_eq!(check("policy/v1beta1", "PodDisruptionBudget", object.clone(), &none), object);
+    let all = json!({"spec": {"selector": {}}});
+    let shown = (budget::FORM.from_stored)(all.clone());
+    assert_ne!(shown, all, "{all} selects nothing there");
+    assert_eq!((budget::FORM.to_stored)(shown), all);
 
     let topology = json!({"kubernetes.io/hostname": "n", "topology.kubernetes.io/zone": "z", "x": "y"});
     let object = json!({"endpoints": [{"addresses": ["10.0.0.1"], "topology": topology}]});

@@ -1,12 +1,12 @@
 //! What names, keys, values, ports and addresses look like, with the texts of the stock server.
 //!
-//! Each function gives what is wrong, nothing if all is well. Read by the kinds' validation.
+//! Each function gives what is wrong, nothing if all is well. Read by the kinds' validation and by selectors.
 //! Source: <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/> and
 //! <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
 
 use std::net::IpAddr;
 
-use proa_api::field::{FieldErrors, Path};
+use crate::field::{FieldErrors, Path};
 
 /// What is wrong with a text; empty if nothing is.
 pub type Faults = Vec<String>;
