@@ -78,12 +78,13 @@ fn child_of(parent: Pid, word: &str) -> Pid {
     children[0]
 }
 
-fn adopted_after(signal: Signal) {
+fn adopted_after(signal: Signal, meanwhile: impl FnOnce(&mut Cluster)) -> Cluster {
     let mut cluster = cluster_with_pod();
     let before = cluster.get("pod", "both");
     let holder = sandbox(&cluster);
     cluster.stop(signal);
     assert!(fs::exists(format!("/proc/{holder}")).expect("/proc"), "the pod goes on without proa");
+    meanwhile(&mut cluster);
     cluster.up();
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/both", "--timeout=60s"]);
     let after = cluster.get("pod", "both");
@@ -100,17 +101,39 @@ fn adopted_after(signal: Signal) {
     assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>());
     let address = format!("{}:8080", after["status"]["podIP"].as_str().expect("an address"));
     assert_eq!(cluster.http(&address, "pod", "/").expect("an answer").0, 200);
+    cluster
+}
+
+/// Deletes a pod that has been adopted, which takes its time only.
+fn deleted(cluster: &Cluster) {
     cluster.kubectl(&["delete", "pod", "both"]);
+    assert_eq!(cluster.get("pod", "both"), Value::Null);
 }
 
 #[test]
 fn pods_are_adopted_after_sigterm() {
-    adopted_after(Signal::SIGTERM);
+    deleted(&adopted_after(Signal::SIGTERM, |_| {}));
+}
+
+#[test]
+fn pods_are_adopted_by_another_proa() {
+    let cluster = adopted_after(Signal::SIGTERM, Cluster::upgrade);
+    // What it starts runs in the sandbox that the other one has started.
+    let holder = sandbox(&cluster);
+    for (name, word) in [("wasm", "wasm"), ("container", "while true")] {
+        kill(child_of(holder, word), Signal::SIGKILL).expect("it runs");
+        cluster.wait(&format!("{name} to be restarted"), || {
+            let pod = cluster.get("pod", "both");
+            restarts(&pod, name) == 1 && container(&pod, name)["state"].get("running").is_some()
+        });
+    }
+    assert_eq!(sandbox(&cluster), holder);
+    deleted(&cluster);
 }
 
 #[test]
 fn pods_are_adopted_after_sigkill() {
-    adopted_after(Signal::SIGKILL);
+    deleted(&adopted_after(Signal::SIGKILL, |_| {}));
 }
 
 #[test]

@@ -208,6 +208,7 @@ impl Sandbox {
         let dir = bench.sandbox_dir();
         fs::create_dir_all(&dir)?;
         let config = SandboxConfig {
+            version: proa_sandbox::protocol::VERSION,
             pod_uid: "bench".to_owned(),
             pod: "default/bench".to_owned(),
             hostname: "bench".to_owned(),

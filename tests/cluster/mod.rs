@@ -48,6 +48,7 @@ pub struct Cluster {
     node_name: String,
     holder: Arc<Holder>,
     proa: Option<Child>,
+    program: PathBuf,
     kubectl: PathBuf,
     flags: Vec<String>,
 }
@@ -89,6 +90,7 @@ impl Cluster {
             node_name,
             holder: Arc::new(Holder(holder)),
             proa: None,
+            program: PROA.into(),
             kubectl: "kubectl".into(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
         };
@@ -114,6 +116,7 @@ impl Cluster {
             node_name: self.node_name.clone(),
             holder: Arc::clone(&self.holder),
             proa: None,
+            program: PROA.into(),
             kubectl: self.kubectl.clone(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
         };
@@ -158,7 +161,7 @@ impl Cluster {
         assert!(self.proa.is_none(), "it is up already");
         let log = File::options().create(true).append(true).open(self.dir.path().join("proa.log"));
         let log = log.expect("a log file");
-        let mut command = self.command(PROA);
+        let mut command = self.command(&self.program);
         command
             .arg("up")
             .args(["--data-dir".as_ref(), self.data_dir().as_os_str()])
@@ -178,6 +181,18 @@ impl Cluster {
             }
             kubeconfig.exists() && self.kubectl_output(&["get", "--raw", "/readyz"]).status.success()
         });
+    }
+
+    /// Puts another `proa` in the place of the one that the next start would be of: other files, which
+    /// say the same.
+    pub fn upgrade(&mut self) {
+        let next = self.dir.path().join("next");
+        fs::create_dir(&next).expect("a directory");
+        for program in ["proa", "proa-wasm"] {
+            let from = Path::new(PROA).with_file_name(program);
+            fs::copy(&from, next.join(program)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        }
+        self.program = next.join("proa");
     }
 
     /// Stops `proa up` with a signal and waits for its end. The pods go on.

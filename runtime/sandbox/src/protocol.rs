@@ -5,6 +5,11 @@
 //! [`Request`]s and gets one [`Reply`] for each, in order; after [`Request::Watch`] the
 //! connection carries [`Event`]s instead. Several connections may be open at a time. The agent
 //! may vanish and come back: the sandbox goes on, and remembers how every container ended.
+//!
+//! The agent that comes back may be of another version of Proa than the sandbox. Either side ignores
+//! fields that it does not know, and a field that comes new has a default that means what was meant
+//! before; an agent skips [`Event`]s that it does not know. What a version has written is kept in
+//! `runtime/sandbox/fixtures`, and all later ones read it.
 
 use std::path::PathBuf;
 
@@ -12,9 +17,16 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::wasm_config::{RequestLimits, User, WasmShape};
 
+/// The version of what is said here. It counts up when something comes new, so that an agent can tell
+/// what a sandbox does not know yet.
+pub const VERSION: u32 = 1;
+
 /// How a sandbox is set up; the file `DIR/sandbox.json` that `proa sandbox DIR` reads at start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxConfig {
+    /// [`VERSION`] of the agent that has written it, which is the sandbox's own.
+    #[serde(default)]
+    pub version: u32,
     /// `metadata.uid` of the pod.
     pub pod_uid: String,
     /// Namespace and name, for messages.
@@ -128,6 +140,9 @@ pub enum Reply {
     Done,
     /// Every container the sandbox knows.
     Containers {
+        /// The sandbox's [`VERSION`].
+        #[serde(default)]
+        version: u32,
         /// In the order they were started.
         containers: Vec<ContainerState>,
     },
@@ -340,3 +355,6 @@ pub struct Exit {
     /// End, in milliseconds since the epoch.
     pub finished_at_ms: i64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use crate::cgroup;
 use crate::connection::Connection;
 use crate::containers::Entry;
 use crate::oci;
-use crate::protocol::{Event, Reply, Request, SandboxConfig};
+use crate::protocol::{Event, Reply, Request, SandboxConfig, VERSION};
 use crate::sandbox::{Sandbox, failed};
 use crate::sessions::Wanted;
 
@@ -201,7 +201,7 @@ impl Server {
             Request::List => {
                 let known = self.sandbox.containers.iter().filter(|entry| entry.visible());
                 let containers = known.map(|entry| entry.state.clone()).collect();
-                self.sandbox.reply(connection, &Reply::Containers { containers });
+                self.sandbox.reply(connection, &Reply::Containers { version: VERSION, containers });
             }
             Request::Watch => {
                 if let Some(watcher) = self.sandbox.connections.get_mut(&connection) {

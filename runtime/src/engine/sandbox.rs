@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::unfold;
-use proa_sandbox::protocol::{Event, Reply, Request, SandboxConfig};
+use proa_sandbox::protocol::{Event, Reply, Request, SandboxConfig, VERSION};
 use proa_sandbox::{CONFIG_FILE, READY, SOCKET_FILE, sealed};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -116,7 +116,14 @@ impl Sandbox {
         let sandbox = Self { dir: dir.to_owned(), pid: peer.pid().unwrap_or(0) };
         // A socket may outlive who listened to it; an answer does not.
         match timeout(START_LIMIT, sandbox.request(Request::List)).await {
-            Ok(answer) => answer.map(|_| sandbox),
+            Ok(answer) => {
+                if let Reply::Containers { version, .. } = answer?
+                    && version != VERSION
+                {
+                    tracing::info!(version, dir = %dir.display(), "a sandbox of another version goes on");
+                }
+                Ok(sandbox)
+            }
             Err(_) => Err(EngineError::Late(dir.to_owned())),
         }
     }
@@ -147,14 +154,20 @@ impl Sandbox {
         serde_json::from_slice(&line).map_err(|source| self.protocol(source))
     }
 
-    /// Every container now, then each change, until the sandbox is gone: the stream then ends.
+    /// Every container now, then each change, until the sandbox is gone: the stream then ends. What only
+    /// later versions say is left out.
     pub async fn watch(&self) -> Result<impl Stream<Item = Event> + Send + use<>, EngineError> {
         let stream = self.send(&Request::Watch).await?;
         Ok(unfold(BufReader::new(stream), async |mut stream| {
-            let mut line = Vec::new();
-            match stream.read_until(b'\n', &mut line).await {
-                Ok(n) if n > 0 => serde_json::from_slice(&line).ok().map(|event| (event, stream)),
-                _ => None,
+            loop {
+                let mut line = Vec::new();
+                match stream.read_until(b'\n', &mut line).await {
+                    Ok(n) if n > 0 => match serde_json::from_slice(&line) {
+                        Ok(event) => return Some((event, stream)),
+                        Err(error) => tracing::debug!(%error, "a sandbox says what nobody understands"),
+                    },
+                    _ => return None,
+                }
             }
         }))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
-use proa_sandbox::protocol::{Reply, Request, SandboxConfig};
+use proa_sandbox::protocol::{Reply, Request, SandboxConfig, VERSION};
 use proa_sandbox::sealed;
 use tokio_util::sync::CancellationToken;
 
@@ -288,6 +288,7 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
     let context = spec.and_then(|s| s.security_context.as_ref());
     let sysctls = context.and_then(|c| c.sysctls.clone()).unwrap_or_default();
     SandboxConfig {
+        version: VERSION,
         cgroup: host.cgroup(&uid),
         pod_uid: uid,
         pod: format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name)),

@@ -98,7 +98,7 @@ pub async fn remove_from_node(host: &Host, uid: &str, sandbox: Option<Sandbox>) 
 /// themselves that the kubelet gives such containers.
 pub async fn end_gently(dir: &std::path::Path) {
     let Ok(sandbox) = Sandbox::adopt(dir).await else { return };
-    let Ok(Reply::Containers { containers }) = sandbox.request(Request::List).await else { return };
+    let Ok(Reply::Containers { containers, .. }) = sandbox.request(Request::List).await else { return };
     let running = containers.into_iter().filter(|state| state.exit.is_none()).map(|state| state.id);
     let mut running: BTreeSet<String> = running.collect();
     for id in &running {

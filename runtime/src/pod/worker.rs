@@ -167,7 +167,7 @@ impl Worker {
         let sandbox = Sandbox::adopt(dir).await.map_err(|error| error.to_string())?;
         let ip = start::connect(&self.host, &self.pod, &sandbox).await?;
         match sandbox.request(Request::List).await {
-            Ok(Reply::Containers { containers }) => Ok((sandbox, ip, containers)),
+            Ok(Reply::Containers { containers, .. }) => Ok((sandbox, ip, containers)),
             Ok(other) => Err(format!("unexpected answer of the sandbox: {other:?}")),
             Err(error) => Err(error.to_string()),
         }

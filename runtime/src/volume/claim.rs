@@ -354,4 +354,15 @@ mod tests {
         std::fs::write(paths.claim("u", "w"), "half").unwrap();
         assert!(in_use(&paths, "other").unwrap(), "a note that cannot be read may be any");
     }
+
+    #[test]
+    fn notes_of_every_version_are_read() {
+        let found = Found { volume: "v".to_owned(), path: "/data/v".into(), read_only: true };
+        let written = r#"{"volume":"v","path":"/data/v","read_only":true}"#;
+        assert_eq!(serde_json::to_string(&found).unwrap(), written);
+        let later = written.replace('}', r#","of_a_later_version":1}"#);
+        for text in [written, &later] {
+            assert_eq!(serde_json::from_str::<Found>(text).unwrap(), found);
+        }
+    }
 }

@@ -75,6 +75,7 @@ impl World {
     pub async fn pod(&self) -> Pod {
         let uid = format!("{}-{}", std::process::id(), self.pods.fetch_add(1, Ordering::Relaxed));
         let config = SandboxConfig {
+            version: proa_sandbox::protocol::VERSION,
             pod_uid: uid.clone(),
             pod: format!("default/test-{uid}"),
             hostname: "web-0".to_owned(),
@@ -181,7 +182,7 @@ impl Pod {
 
     pub async fn states(&self) -> Vec<ContainerState> {
         match self.ask(Request::List).await {
-            Reply::Containers { containers } => containers,
+            Reply::Containers { containers, .. } => containers,
             other => panic!("{other:?}"),
         }
     }
