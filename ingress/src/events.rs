@@ -1,17 +1,17 @@
 //! Says in Events of Ingresses what is wrong with them.
 //!
-//! Told by `watch`; each problem is said once while it stays.
+//! Told by `watch`; each problem is said once while it stays, and one that comes and goes as
+//! [`proa_api::telling`] has it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use proa_api::names;
+use proa_api::telling::{Entry, Ledger, News};
 use tokio::sync::watch;
 
 use crate::route::Problem;
@@ -21,11 +21,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes what is new until its sender is gone.
 pub async fn run(client: Client, mut problems: watch::Receiver<BTreeSet<Problem>>) {
-    let mut said = BTreeSet::new();
+    let (mut said, mut ledger) = (BTreeSet::new(), Ledger::default());
     loop {
         let now = problems.borrow_and_update().clone();
         for problem in now.difference(&said) {
-            write(&client, problem).await;
+            write(&client, &mut ledger, problem).await;
         }
         said = now;
         if problems.changed().await.is_err() {
@@ -34,37 +34,43 @@ pub async fn run(client: Client, mut problems: watch::Receiver<BTreeSet<Problem>
     }
 }
 
-async fn write(client: &Client, problem: &Problem) {
+async fn write(client: &Client, ledger: &mut Ledger<String>, problem: &Problem) {
     let Some(((namespace, name), uid)) = &problem.about else { return };
-    let now = Timestamp::now();
-    let event = Event {
-        metadata: ObjectMeta {
-            namespace: Some(namespace.clone()),
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-            ..ObjectMeta::default()
-        },
-        event_time: Some(MicroTime(now)),
-        type_: Some("Warning".to_owned()),
-        reason: Some(problem.reason.to_owned()),
-        note: Some(problem.message.clone()),
-        action: Some("Route".to_owned()),
-        reporting_controller: Some(names::INGRESS_CONTROLLER.to_owned()),
-        reporting_instance: Some(names::INGRESS_CONTROLLER.to_owned()),
-        regarding: Some(ObjectReference {
-            api_version: Some("networking.k8s.io/v1".to_owned()),
-            kind: Some("Ingress".to_owned()),
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            uid: Some(uid.clone()),
-            ..ObjectReference::default()
-        }),
-        ..Event::default()
+    let news = News {
+        component: names::INGRESS_CONTROLLER.into(),
+        about: uid.clone(),
+        warning: true,
+        reason: problem.reason.into(),
+        message: problem.message.clone(),
     };
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let parameters = PostParams::default();
-    match tokio::time::timeout(WRITE_TIMEOUT, api.create(&parameters, &event)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(kind = "Ingress", namespace, name, %error, "Event not written"),
-        Err(_) => tracing::debug!(kind = "Ingress", namespace, name, "Event not written in time"),
+    let Some(entry) = ledger.enter(news, uid, Timestamp::now()) else { return };
+    let about = ObjectReference {
+        api_version: Some("networking.k8s.io/v1".to_owned()),
+        kind: Some("Ingress".to_owned()),
+        name: Some(name.clone()),
+        namespace: Some(namespace.clone()),
+        uid: Some(uid.clone()),
+        ..ObjectReference::default()
+    };
+    let api = Api::<Event>::namespaced(client.clone(), namespace);
+    let failed = match tokio::time::timeout(WRITE_TIMEOUT, put(&api, &entry, about)).await {
+        Ok(done) => done.err().map(|error| error.to_string()),
+        Err(_) => Some("not in time".to_owned()),
+    };
+    if let Some(error) = failed {
+        tracing::debug!(kind = "Ingress", namespace, name, error, "Event not written");
+        ledger.forget(&entry.id);
     }
+}
+
+async fn put(api: &Api<Event>, entry: &Entry<String>, about: ObjectReference) -> Result<(), kube::Error> {
+    let event = entry.event(about, "");
+    if entry.count > 1 {
+        let name = event.metadata.name.as_deref().unwrap_or_default();
+        // Without it, it has expired: it is written anew.
+        if api.patch(name, &PatchParams::default(), &Patch::Merge(entry.again())).await.is_ok() {
+            return Ok(());
+        }
+    }
+    api.create(&PostParams::default(), &event).await.map(drop)
 }

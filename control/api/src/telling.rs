@@ -8,6 +8,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::{Value, json};
+
+use crate::names::NAMESPACE_DEFAULT;
 
 /// Events remembered for counting up; beyond this the oldest half is forgotten.
 const REMEMBERED: usize = 4096;
@@ -54,6 +59,36 @@ impl<A> Entry<A> {
     /// The name of the Event about an object of this name.
     pub fn name(&self, object: &str) -> String {
         format!("{object}.{:016x}", self.first.as_nanosecond())
+    }
+
+    /// The Event about this object. `host` is the node that tells, empty if none does.
+    pub fn event(&self, about: ObjectReference, host: &str) -> Event {
+        let component = self.id.component.clone().into_owned();
+        let namespace = about.namespace.clone().filter(|namespace| !namespace.is_empty());
+        let source_host = Some(host.to_owned()).filter(|host| !host.is_empty());
+        Event {
+            metadata: ObjectMeta {
+                name: Some(self.name(about.name.as_deref().unwrap_or_default())),
+                namespace: Some(namespace.unwrap_or_else(|| NAMESPACE_DEFAULT.to_owned())),
+                ..ObjectMeta::default()
+            },
+            involved_object: about,
+            reason: Some(self.id.reason.clone().into_owned()),
+            message: Some(self.message.clone()),
+            type_: Some(if self.id.warning { "Warning" } else { "Normal" }.to_owned()),
+            count: Some(self.count),
+            first_timestamp: Some(Time(self.first)),
+            last_timestamp: Some(Time(self.last)),
+            source: Some(EventSource { component: Some(component.clone()), host: source_host }),
+            reporting_component: Some(component),
+            reporting_instance: Some(host.to_owned()),
+            ..Event::default()
+        }
+    }
+
+    /// What changes of an Event that is there when it has happened again: a merge patch.
+    pub fn again(&self) -> Value {
+        json!({"count": self.count, "lastTimestamp": Time(self.last), "message": self.message})
     }
 }
 

@@ -80,7 +80,8 @@ impl Api {
     pub fn events(&self) -> Vec<(String, String)> {
         let text = |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
         let state = self.state.lock().unwrap();
-        let mut events: Vec<_> = state.events.iter().map(|e| (text(e, "reason"), text(e, "note"))).collect();
+        let mut events: Vec<_> =
+            state.events.iter().map(|e| (text(e, "reason"), text(e, "message"))).collect();
         events.sort();
         events
     }
@@ -127,7 +128,7 @@ impl Api {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         if request.method() == Method::POST {
-            assert!(path.starts_with("/apis/events.k8s.io/v1/") && path.ends_with("/events"), "{path}");
+            assert!(path.starts_with("/api/v1/") && path.ends_with("/events"), "{path}");
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let event: Value = serde_json::from_slice(&body).unwrap();
             self.state.lock().unwrap().events.push(event.clone());
