@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::Taint;
 use proa_api::names::KUBELET_PORT;
 use proa_api::shares::part_of_descriptors;
 use proa_dns::{DnsConfig, Upstream};
+use proa_runtime::event::COMPONENT;
 use proa_runtime::image::{ImageStore, insecure_registry};
-use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
+use proa_runtime::net::{Ipv4Net, Network, NetworkConfig, proxy};
 use proa_runtime::node::descriptors;
 use proa_runtime::node::disk::{EVICTION_HARD, Thresholds};
 use proa_runtime::node::join::serve::{self, Serving};
@@ -22,10 +23,9 @@ use proa_runtime::pod::sysctl::UnsafeSysctl;
 use proa_runtime::{NodeConfig, ShownPods};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{self, DEFAULT_DATA_DIR};
+use crate::parts::Parts;
 use crate::up::{self, DNS_OFFSET, DNS_PORT, MAX_PODS};
 use crate::{data_dir, lock, print};
 
@@ -89,11 +89,10 @@ async fn serve(mut options: Options) -> Result<()> {
     options.data_dir = data_dir::prepare(&options.data_dir)?;
     let _lock = lock::take(&options.data_dir)?;
     descriptors::raise();
-    let shutdown = CancellationToken::new();
-    let parts = TaskTracker::new();
+    let parts = Parts::default();
     let [terminate, interrupt] = &mut stop;
     tokio::select! {
-        started = start(&options, &parts, &shutdown) => started?,
+        started = start(&options, &parts) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
@@ -102,14 +101,12 @@ async fn serve(mut options: Options) -> Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; the pods go on");
-    shutdown.cancel();
-    parts.close();
-    parts.wait().await;
+    parts.end().await;
     Ok(())
 }
 
 /// Joins, and starts everything of the node.
-async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationToken) -> Result<()> {
+async fn start(options: &Options, parts: &Parts) -> Result<()> {
     let node_name = match &options.node_name {
         Some(name) => name.clone(),
         None => config::host_name()?,
@@ -167,7 +164,7 @@ async fn start(options: &Options, parts: &TaskTracker, shutdown: &CancellationTo
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let images = ImageStore::open(&Paths::new(&node.data_dir), &options.insecure_registries)?;
-    start_parts(node, images, network, membership, listener, parts, shutdown).await?;
+    start_parts(node, images, network, membership, listener, parts).await?;
     print::line(&format!("node        {node_name}"));
     print::line(&format!("address     {address}"));
     print::line(&format!("cluster     {}", options.server));
@@ -180,8 +177,7 @@ async fn start_parts(
     network: NetworkConfig,
     membership: Membership,
     listener: TcpListener,
-    parts: &TaskTracker,
-    shutdown: &CancellationToken,
+    parts: &Parts,
 ) -> Result<()> {
     let client = membership.client();
     let dns = DnsConfig {
@@ -193,35 +189,32 @@ async fn start_parts(
         upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
     };
     let network = Network::start(network).await?;
-    let (proxy, node_name) = (client.clone(), node.node_name.clone());
-    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), node_name, shutdown.clone()));
-    let (dns_client, dns_shutdown) = (client.clone(), shutdown.clone());
-    parts.spawn(async move {
-        if let Err(error) = proa_dns::run(dns, dns_client, dns_shutdown).await {
-            tracing::error!(%error, "cluster DNS has ended");
-        }
+    let (proxy_client, node_name) = (client.clone(), node.node_name.clone());
+    let rules = network.clone();
+    parts.start(proxy::COMPONENT, "service-proxy", move |shutdown| {
+        proxy::run(proxy_client.clone(), rules.clone(), node_name.clone(), shutdown)
+    });
+    let dns_client = client.clone();
+    parts.start(proa_dns::COMPONENT, "dns", move |shutdown| {
+        proa_dns::run(dns.clone(), dns_client.clone(), shutdown)
     });
 
     let (pods, serving) = (ShownPods::default(), Arc::new(Serving::default()));
     let router = proa_runtime::kubelet_router(pods.clone(), Paths::new(&node.data_dir));
-    let (ca_pem, node_ip) = (membership.ca_pem().to_owned(), node.node_ip);
-    let (shown, server_shutdown) = (serving.clone(), shutdown.clone());
-    parts.spawn(async move {
-        if let Err(error) = serve::run(listener, &ca_pem, shown, router, server_shutdown).await {
-            tracing::error!(%error, "the node's server has ended");
-        }
+    let (membership, listener, node_ip) = (Arc::new(membership), Arc::new(listener), node.node_ip);
+    let (served, shown) = (membership.clone(), serving.clone());
+    parts.start(COMPONENT, "node-server", move |shutdown| {
+        let (listener, served) = (listener.clone(), served.clone());
+        let (shown, router) = (shown.clone(), router.clone());
+        async move { serve::run(&listener, served.ca_pem(), shown, router, shutdown).await }
     });
-    let certificates_shutdown = shutdown.clone();
-    parts.spawn(async move {
-        membership.keep_certificates(node_ip, serving, certificates_shutdown).await;
+    parts.start(COMPONENT, "certificates", move |shutdown| {
+        let (membership, serving) = (membership.clone(), serving.clone());
+        async move { membership.keep_certificates(node_ip, serving, shutdown).await }
     });
-
-    let node_shutdown = shutdown.clone();
-    parts.spawn(async move {
-        let agent = proa_runtime::run(node, client, images, network, pods, node_shutdown);
-        if let Err(error) = agent.await {
-            tracing::error!(%error, "the node agent has ended");
-        }
+    parts.start(COMPONENT, "node", move |shutdown| {
+        let (images, network, pods) = (images.clone(), network.clone(), pods.clone());
+        proa_runtime::run(node.clone(), client.clone(), images, network, pods, shutdown)
     });
     Ok(())
 }

@@ -9,6 +9,7 @@ mod config;
 mod data_dir;
 mod lock;
 mod node_ip;
+mod parts;
 mod print;
 mod up;
 

@@ -12,16 +12,16 @@ use proa_control::server::{self, Server};
 use proa_dns::{DnsConfig, Upstream};
 use proa_ingress::{Ingress, Limits};
 use proa_logic::world::settings::ClusterSettings;
+use proa_runtime::event::COMPONENT;
 use proa_runtime::image::ImageStore;
-use proa_runtime::net::{Ipv4Net, Network, NetworkConfig};
+use proa_runtime::net::{Ipv4Net, Network, NetworkConfig, proxy};
 use proa_runtime::node::descriptors;
 use proa_runtime::node::paths::Paths;
 use proa_runtime::{HostNames, NodeConfig, ShownPods};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Options};
+use crate::parts::Parts;
 use crate::{data_dir, lock, node_ip, print};
 
 /// Addresses a node has for its pods: a /24.
@@ -190,9 +190,8 @@ async fn serve(mut config: Config) -> Result<()> {
     print::line(&format!("kubeconfig  {}", server.kubeconfig_path().display()));
     print::line(&format!("ingress     http://{ingress_http} https://{ingress_https}"));
 
-    let shutdown = CancellationToken::new();
-    let parts = TaskTracker::new();
-    start_parts(&config, &addresses, &server, (network, host_names), ingress, &parts, &shutdown)?;
+    let parts = Parts::default();
+    start_parts(&config, &addresses, &server, (network, host_names), ingress, &parts)?;
 
     let [terminate, interrupt] = &mut stop;
     tokio::select! {
@@ -200,9 +199,7 @@ async fn serve(mut config: Config) -> Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; the pods go on");
-    shutdown.cancel();
-    parts.close();
-    parts.wait().await;
+    parts.end().await;
     server.shutdown().await;
     Ok(())
 }
@@ -251,22 +248,25 @@ fn advertised(config: &Config, addresses: &Addresses) -> IpAddr {
     }
 }
 
-/// Starts what speaks to the API as a client. A part that fails does not take the others along.
+/// Starts what speaks to the API as a client.
 fn start_parts(
     config: &Config,
     addresses: &Addresses,
     server: &Server,
     (network, host_names): (Network, HostNames),
     ingress: Ingress,
-    parts: &TaskTracker,
-    shutdown: &CancellationToken,
+    parts: &Parts,
 ) -> Result<()> {
     let client = |user: &str| server.client(Caller::part(user));
-    parts.spawn(ingress.run(client("system:proa-ingress"), shutdown.clone()));
+    let ingress_client = client("system:proa-ingress");
+    parts.start_kept(|shutdown| ingress.run(ingress_client, shutdown));
 
-    let proxy = client("system:kube-proxy");
+    let proxy_client = client("system:kube-proxy");
     let node_name = config.node_name.clone();
-    parts.spawn(proa_runtime::net::proxy::run(proxy, network.clone(), node_name, shutdown.clone()));
+    let rules = network.clone();
+    parts.start(proxy::COMPONENT, "service-proxy", move |shutdown| {
+        proxy::run(proxy_client.clone(), rules.clone(), node_name.clone(), shutdown)
+    });
 
     let dns = DnsConfig {
         listen: vec![SocketAddr::from((addresses.dns, DNS_PORT))],
@@ -276,11 +276,9 @@ fn start_parts(
         connections: part_of_descriptors(descriptors::limit() / 4, DnsConfig::CONNECTIONS),
         upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
     };
-    let (dns_client, dns_shutdown) = (client("system:proa-dns"), shutdown.clone());
-    parts.spawn(async move {
-        if let Err(error) = proa_dns::run(dns, dns_client, dns_shutdown).await {
-            tracing::error!(%error, "cluster DNS has ended");
-        }
+    let dns_client = client("system:proa-dns");
+    parts.start(proa_dns::COMPONENT, "dns", move |shutdown| {
+        proa_dns::run(dns.clone(), dns_client.clone(), shutdown)
     });
 
     let pods = ShownPods::default();
@@ -305,12 +303,9 @@ fn start_parts(
     };
     let images = ImageStore::open(&Paths::new(&config.data_dir), &config.insecure_registries)?;
     let node_client = server.client(Caller::node(&config.node_name));
-    let node_shutdown = shutdown.clone();
-    parts.spawn(async move {
-        let agent = proa_runtime::run(node, node_client, images, network, pods, node_shutdown);
-        if let Err(error) = agent.await {
-            tracing::error!(%error, "the node agent has ended");
-        }
+    parts.start(COMPONENT, "node", move |shutdown| {
+        let (images, network, pods) = (images.clone(), network.clone(), pods.clone());
+        proa_runtime::run(node.clone(), node_client.clone(), images, network, pods, shutdown)
     });
     Ok(())
 }

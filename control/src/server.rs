@@ -22,6 +22,7 @@ use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::settings::ClusterSettings;
+use proa_supervise::{Task, keep};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -217,8 +218,12 @@ impl Server {
             server.serve(listener);
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
-        server.spawn(bootstrap::keep(registry.clone(), place, shutdown.clone()));
-        server.spawn(account_tokens::keep(registry.clone(), pki.clone(), shutdown.clone()));
+        let (kept, keys) = (registry.clone(), pki.clone());
+        server.keep("first-objects", move |shutdown| bootstrap::keep(kept.clone(), place, shutdown));
+        let kept = registry.clone();
+        server.keep("account-tokens", move |shutdown| {
+            account_tokens::keep(kept.clone(), keys.clone(), shutdown)
+        });
         let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
         let controllers = ControllersConfig {
             ca_pem: server.ca_pem().to_owned(),
@@ -302,6 +307,14 @@ impl Server {
 
     fn serve(&self, listener: TcpListener) {
         self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone(), self.room.clone()));
+    }
+
+    fn keep<F>(&self, name: &'static str, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let (task, shutdown) = (Task { component: "kube-apiserver", name }, self.api.shutdown.clone());
+        self.spawn(async move { keep(task, &shutdown, || start(shutdown.clone())).await });
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -13,7 +13,7 @@ mod watch;
 pub mod zone;
 
 pub use config::{DnsConfig, Upstream};
-pub use server::{DnsError, Server};
+pub use server::{COMPONENT, DnsError, Server};
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,5 +23,6 @@ pub async fn run(
     client: kube::Client,
     shutdown: CancellationToken,
 ) -> Result<(), DnsError> {
-    Server::bind(config).await?.run(client, shutdown).await
+    Server::bind(config).await?.run(client, shutdown).await;
+    Ok(())
 }

@@ -5,14 +5,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures::future::join_all;
 use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use proa_api::shares::Room;
+use proa_supervise::{Task, keep};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Own;
@@ -25,6 +26,8 @@ use crate::watch::{self, Watched};
 const UDP_PAYLOAD: u16 = 1232;
 /// Aliases followed in one answer.
 const ALIASES: usize = 8;
+/// The part of Proa that it is.
+pub const COMPONENT: &str = "proa-dns";
 /// Times a free port is sought when any port will do.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -50,8 +53,19 @@ pub enum DnsError {
 /// A DNS server that has its sockets.
 pub struct Server {
     resolver: Resolver,
-    sockets: Vec<(UdpSocket, TcpListener)>,
+    sockets: Vec<Sockets>,
     room: Room,
+}
+
+/// On one address.
+struct Sockets {
+    /// Whoever serves it has a descriptor of his own for it: hickory takes it and gives it not back.
+    udp: std::net::UdpSocket,
+    tcp: TcpListener,
+}
+
+const fn task(name: &'static str) -> Task {
+    Task { component: COMPONENT, name }
 }
 
 /// Finds answers. Clones share what they know.
@@ -82,7 +96,7 @@ impl Server {
             let bound = bind(*address).await;
             sockets.push(bound.map_err(|source| DnsError::Listen { address: *address, source })?);
         }
-        let addresses = sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect();
+        let addresses = addresses(&sockets);
         let resolver = Resolver {
             own: Arc::new(own),
             watched: Arc::default(),
@@ -94,41 +108,59 @@ impl Server {
 
     /// The addresses it listens on, on UDP and TCP alike.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect()
+        addresses(&self.sockets)
     }
 
     /// Serves until `shutdown`.
-    pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<(), DnsError> {
-        let watch = watch::run(client, Arc::clone(&self.resolver.watched));
-        tokio::select! {
-            result = self.serve(shutdown) => result,
-            () = watch => Err(DnsError::Server("the watch ended".into())),
-        }
+    pub async fn run(self, client: kube::Client, shutdown: CancellationToken) {
+        let watch = || async {
+            let watch = watch::run(client.clone(), Arc::clone(&self.resolver.watched));
+            shutdown.run_until_cancelled(watch).await;
+        };
+        tokio::join!(keep(task("dns-watch"), &shutdown, watch), self.serve(&shutdown));
     }
 
-    async fn serve(self, shutdown: CancellationToken) -> Result<(), DnsError> {
-        let mut server = hickory_server::Server::new(self.resolver.clone());
-        let mut listeners = JoinSet::new();
-        for (udp, tcp) in self.sockets {
-            server.register_socket(udp);
-            listeners.spawn(tcp::serve(tcp, self.resolver.clone(), self.room.clone()));
-        }
-        let ended = tokio::select! {
-            ended = server.block_until_done() => ended,
-            () = shutdown.cancelled() => server.shutdown_gracefully().await,
+    async fn serve(&self, shutdown: &CancellationToken) {
+        let serve = async |Sockets { udp, tcp }: &Sockets| {
+            let udp = || serve_udp(udp, self.resolver.clone(), shutdown);
+            let tcp = || async {
+                let serve = tcp::serve(tcp, self.resolver.clone(), self.room.clone());
+                shutdown.run_until_cancelled(serve).await;
+            };
+            tokio::join!(keep(task("dns-udp"), shutdown, udp), keep(task("dns-tcp"), shutdown, tcp));
         };
-        ended.map_err(|error| DnsError::Server(error.to_string()))
+        join_all(self.sockets.iter().map(serve)).await;
     }
 }
 
+async fn serve_udp(
+    socket: &std::net::UdpSocket,
+    resolver: Resolver,
+    shutdown: &CancellationToken,
+) -> Result<(), DnsError> {
+    let failed = |error: &dyn std::fmt::Display| DnsError::Server(error.to_string());
+    let socket = socket.try_clone().and_then(UdpSocket::from_std).map_err(|error| failed(&error))?;
+    let mut server = hickory_server::Server::new(resolver);
+    server.register_socket(socket);
+    let ended = tokio::select! {
+        ended = server.block_until_done() => ended,
+        () = shutdown.cancelled() => server.shutdown_gracefully().await,
+    };
+    ended.map_err(|error| failed(&error))
+}
+
+fn addresses(sockets: &[Sockets]) -> Vec<SocketAddr> {
+    sockets.iter().filter_map(|sockets| sockets.udp.local_addr().ok()).collect()
+}
+
 /// Both sockets on one address. For port 0 a port that is free on both.
-async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
+async fn bind(address: SocketAddr) -> std::io::Result<Sockets> {
     let mut attempts = 0;
     loop {
         attempts += 1;
         let udp = UdpSocket::bind(address).await?;
         match TcpListener::bind(udp.local_addr()?).await {
-            Ok(tcp) => return Ok((udp, tcp)),
+            Ok(tcp) => return Ok(Sockets { udp: udp.into_std()?, tcp }),
             Err(_) if address.port() == 0 && attempts < PORT_ATTEMPTS => {}
             Err(error) => return Err(error),
         }

@@ -24,7 +24,7 @@ const ANSWERS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections for ever.
-pub async fn serve(listener: TcpListener, handler: impl RequestHandler + Clone, room: Room) {
+pub async fn serve(listener: &TcpListener, handler: impl RequestHandler + Clone, room: Room) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {

@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kube::Client;
+use proa_supervise::{Task, keep};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,10 +43,14 @@ use tokio_util::sync::CancellationToken;
 use crate::index::Index;
 use crate::proxy::Proxy;
 use crate::route::Table;
+use crate::serve::Serving;
 
 pub use index::Ranges;
 pub use ipnet::IpNet;
 pub use serve::Limits;
+
+/// The part of Proa that it is, as Events of the Node name it.
+const COMPONENT: &str = "proa-ingress";
 
 /// Where the ingress listens.
 #[derive(Clone, Debug)]
@@ -112,21 +117,29 @@ impl Ingress {
     /// Serves until `shutdown`; then requests under way may end. Afterwards no connection is left.
     pub async fn run(self, client: Client, shutdown: CancellationToken) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-        let index = Index {
-            ranges: self.config.ranges,
-            default_certificate: self.config.default_certificate,
-            ..Index::default()
-        };
-        let watching = watch::run(client, self.address, index, Arc::clone(&table), shutdown.clone());
         let ended = CancellationToken::new();
         let https_port = self.https.local_addr().map_or(self.config.https.port(), |address| address.port());
         let proxy = Arc::new(Proxy::new(Arc::clone(&table), https_port, self.limits.silence, ended.clone()));
-        let limits = (self.limits, self.limits.room());
-        let http = serve::http(self.http, Arc::clone(&proxy), limits.clone(), shutdown.clone());
-        let certificates = tls::ByServerName::new(table, self.certificate);
-        let https = serve::https(self.https, proxy, certificates, limits, shutdown);
+        let certificates = tls::ByServerName::new(Arc::clone(&table), self.certificate);
+        let serving = Serving::new(proxy, self.limits, shutdown.clone());
+        // The routes that are known stay until they have been read again.
+        let watching = || {
+            let index = Index {
+                ranges: self.config.ranges.clone(),
+                default_certificate: self.config.default_certificate.clone(),
+                ..Index::default()
+            };
+            watch::run(client.clone(), self.address, index, Arc::clone(&table), shutdown.clone())
+        };
+        let task = |name| Task { component: COMPONENT, name };
         let _guard = ended.drop_guard();
-        tokio::join!(watching, http, https);
+        tokio::join!(
+            keep(task("ingress-watch"), &shutdown, watching),
+            keep(task("ingress-http"), &shutdown, || serving.http(&self.http)),
+            keep(task("ingress-https"), &shutdown, || serving.https(&self.https, certificates.clone())),
+        );
+        drop((self.http, self.https));
+        serving.drain().await;
     }
 }
 

@@ -80,63 +80,81 @@ struct Client {
     room: Room,
 }
 
-impl Limits {
-    /// Room for the connections of both listeners.
-    pub fn room(&self) -> Room {
-        Room::new(self.open, self.waiting)
-    }
+/// What the loops of both listeners share, however often they are started.
+pub struct Serving {
+    proxy: Arc<Proxy>,
+    limits: Limits,
+    room: Room,
+    graceful: GracefulShutdown,
+    shutdown: CancellationToken,
 }
 
-pub async fn http(
-    listener: TcpListener,
-    proxy: Arc<Proxy>,
-    (limits, room): (Limits, Room),
-    shutdown: CancellationToken,
-) {
-    let (graceful, mut said) = (GracefulShutdown::new(), None);
-    while let Some((stream, peer)) = accept(&listener, &shutdown, &mut said).await {
-        let Some(guest) = room.take(peer.ip()) else {
-            tracing::debug!(%peer, "{TOO_MANY}");
-            continue;
-        };
-        let client = Client { peer, scheme: Scheme::Http, waiting: guest.waiting, room: room.clone() };
-        let stream = counted(patient(stream, limits.silence), guest.open);
-        tokio::spawn(connection(stream, client, Arc::clone(&proxy), limits, graceful.watcher()));
+impl Serving {
+    /// Nobody is served yet.
+    pub fn new(proxy: Arc<Proxy>, limits: Limits, shutdown: CancellationToken) -> Self {
+        let room = Room::new(limits.open, limits.waiting);
+        Serving { proxy, limits, room, graceful: GracefulShutdown::new(), shutdown }
     }
-    drop(listener);
-    drain(graceful, limits).await;
-}
 
-pub async fn https(
-    listener: TcpListener,
-    proxy: Arc<Proxy>,
-    certificates: ByServerName,
-    (limits, room): (Limits, Room),
-    shutdown: CancellationToken,
-) {
-    let acceptor = match tls::server_config(certificates) {
-        Ok(config) => TlsAcceptor::from(config),
-        Err(error) => return tracing::error!(%error, "the ingress cannot serve HTTPS"),
-    };
-    let (graceful, mut said) = (GracefulShutdown::new(), None);
-    while let Some((stream, peer)) = accept(&listener, &shutdown, &mut said).await {
-        let Some(guest) = room.take(peer.ip()) else {
-            tracing::debug!(%peer, "{TOO_MANY}");
-            continue;
-        };
-        let client = Client { peer, scheme: Scheme::Https, waiting: guest.waiting, room: room.clone() };
-        let stream = counted(patient(stream, limits.silence), guest.open);
-        let (acceptor, proxy, watcher) = (acceptor.clone(), Arc::clone(&proxy), graceful.watcher());
-        tokio::spawn(async move {
-            match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, client, proxy, limits, watcher).await,
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
-            }
-        });
+    /// Accepts connections until the end is asked for.
+    pub async fn http(&self, listener: &TcpListener) {
+        while let Some((stream, client)) = self.accept(listener, Scheme::Http).await {
+            tokio::spawn(connection(
+                stream,
+                client,
+                Arc::clone(&self.proxy),
+                self.limits,
+                self.graceful.watcher(),
+            ));
+        }
     }
-    drop(listener);
-    drain(graceful, limits).await;
+
+    /// Accepts connections until the end is asked for.
+    pub async fn https(
+        &self,
+        listener: &TcpListener,
+        certificates: ByServerName,
+    ) -> Result<(), rustls::Error> {
+        let acceptor = TlsAcceptor::from(tls::server_config(certificates)?);
+        let limits = self.limits;
+        while let Some((stream, client)) = self.accept(listener, Scheme::Https).await {
+            let (acceptor, proxy) = (acceptor.clone(), Arc::clone(&self.proxy));
+            let (watcher, peer) = (self.graceful.watcher(), client.peer);
+            tokio::spawn(async move {
+                match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => connection(stream, client, proxy, limits, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for the requests that are under way.
+    pub async fn drain(self) {
+        if tokio::time::timeout(self.limits.drain, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!("some requests were still under way at the end");
+        }
+    }
+
+    /// The next connection that there is room for.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        scheme: Scheme,
+    ) -> Option<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, Client)> {
+        let mut said = None;
+        loop {
+            let (stream, peer) = accept(listener, &self.shutdown, &mut said).await?;
+            let Some(guest) = self.room.take(peer.ip()) else {
+                tracing::debug!(%peer, "{TOO_MANY}");
+                continue;
+            };
+            let client = Client { peer, scheme, waiting: guest.waiting, room: self.room.clone() };
+            return Some((counted(patient(stream, self.limits.silence), guest.open), client));
+        }
+    }
 }
 
 /// A connection that the kernel ends when its other side takes nothing for so long while there is something
@@ -249,11 +267,5 @@ async fn connection(
         },
         () = silent => tracing::debug!(%peer, "no request came in time"),
         () = ended.cancelled() => {}
-    }
-}
-
-async fn drain(graceful: GracefulShutdown, limits: Limits) {
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests were still under way at the end");
     }
 }

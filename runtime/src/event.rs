@@ -7,11 +7,13 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use proa_api::telling::{Entry, Ledger, News};
-use tokio::sync::mpsc;
+use proa_api::telling::{Ledger, News};
+use proa_supervise::{Task, keep};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// Events that may wait to be written; more are dropped, since a node that reports so much has
 /// other troubles.
@@ -30,14 +32,23 @@ pub struct Report {
     pub message: String,
 }
 
-/// Takes Events.
+/// Takes Events of one component.
 #[derive(Clone)]
 pub struct Recorder {
-    queue: mpsc::Sender<(ObjectReference, Report, Timestamp)>,
+    component: &'static str,
+    queue: mpsc::Sender<Waiting>,
+}
+
+/// An Event that waits to be written.
+struct Waiting {
+    component: &'static str,
+    about: ObjectReference,
+    report: Report,
+    at: Timestamp,
 }
 
 /// Who the Events of pods and of the node come from.
-const COMPONENT: &str = "kubelet";
+pub const COMPONENT: &str = "kubelet";
 
 impl Recorder {
     /// Starts the writing task, which ends with the last recorder.
@@ -48,8 +59,17 @@ impl Recorder {
     /// The same for another part of the node.
     pub fn start_as(component: &'static str, client: kube::Client, node: String) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(write(component, client, node, waiting));
-        Recorder { queue }
+        let writer = Mutex::new(Writer { client, node, waiting, ledger: Ledger::default() });
+        let task = Task { component, name: "events" };
+        tokio::spawn(async move {
+            keep(task, &CancellationToken::new(), || async { writer.lock().await.run().await }).await;
+        });
+        Recorder { component, queue }
+    }
+
+    /// The same recorder for another component.
+    pub fn of(&self, component: &'static str) -> Self {
+        Recorder { component, queue: self.queue.clone() }
     }
 
     /// Reports about a pod.
@@ -102,7 +122,8 @@ impl Recorder {
     }
 
     fn enqueue(&self, about: ObjectReference, report: Report) {
-        if self.queue.try_send((about, report, Timestamp::now())).is_err() {
+        let waiting = Waiting { component: self.component, about, report, at: Timestamp::now() };
+        if self.queue.try_send(waiting).is_err() {
             tracing::debug!("an Event is dropped: too many are waiting");
         }
     }
@@ -111,14 +132,21 @@ impl Recorder {
 /// What news are about: an object's uid, and a part of it.
 type About = (String, Option<String>);
 
-async fn write(
-    component: &'static str,
+struct Writer {
     client: kube::Client,
     node: String,
-    mut waiting: mpsc::Receiver<(ObjectReference, Report, Timestamp)>,
-) {
-    let mut ledger = Ledger::<About>::default();
-    while let Some((about, report, at)) = waiting.recv().await {
+    waiting: mpsc::Receiver<Waiting>,
+    ledger: Ledger<About>,
+}
+
+impl Writer {
+    async fn run(&mut self) {
+        while let Some(waiting) = self.waiting.recv().await {
+            self.write(waiting).await;
+        }
+    }
+
+    async fn write(&mut self, Waiting { component, about, report, at }: Waiting) {
         let uid = about.uid.clone().unwrap_or_default();
         let news = News {
             component: component.into(),
@@ -127,49 +155,23 @@ async fn write(
             reason: report.reason,
             message: report.message,
         };
-        let Some(entry) = ledger.enter(news, &uid, at) else {
-            tracing::debug!(uid, "an Event is left out: there were many about this object");
-            continue;
+        let Some(entry) = self.ledger.enter(news, &uid, at) else {
+            return tracing::debug!(uid, "an Event is left out: there were many about this object");
         };
-        let event = event(&node, about, &entry);
-        let api =
-            Api::<Event>::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+        let event = entry.event(about, &self.node);
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         if entry.count > 1 {
             let name = event.metadata.name.as_deref().unwrap_or_default();
-            let change = serde_json::json!({
-                "count": entry.count, "lastTimestamp": Time(entry.last), "message": entry.message,
-            });
             // Without it, it has expired or the server is away: it is written anew, or is lost.
-            if api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.is_ok() {
-                continue;
+            if api.patch(name, &PatchParams::default(), &Patch::Merge(entry.again())).await.is_ok() {
+                return;
             }
         }
         if let Err(error) = api.create(&PostParams::default(), &event).await {
             tracing::debug!(%error, reason = %entry.id.reason, "an Event was not written");
-            ledger.forget(&entry.id);
+            self.ledger.forget(&entry.id);
         }
-    }
-}
-
-fn event(node: &str, about: ObjectReference, entry: &Entry<About>) -> Event {
-    let component = entry.id.component.clone().into_owned();
-    Event {
-        metadata: ObjectMeta {
-            name: Some(entry.name(about.name.as_deref().unwrap_or_default())),
-            namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
-            ..ObjectMeta::default()
-        },
-        involved_object: about,
-        reason: Some(entry.id.reason.clone().into_owned()),
-        message: Some(entry.message.clone()),
-        type_: Some(if entry.id.warning { "Warning" } else { "Normal" }.to_owned()),
-        count: Some(entry.count),
-        first_timestamp: Some(Time(entry.first)),
-        last_timestamp: Some(Time(entry.last)),
-        source: Some(EventSource { component: Some(component.clone()), host: Some(node.to_owned()) }),
-        reporting_component: Some(component),
-        reporting_instance: Some(node.to_owned()),
-        ..Event::default()
     }
 }
 

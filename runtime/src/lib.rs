@@ -13,6 +13,7 @@ pub mod volume;
 
 pub mod server;
 
+mod away;
 pub mod backoff;
 pub mod child;
 pub mod event;

@@ -145,6 +145,11 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// Where `proa` is told to panic, if a test has made this directory before the start.
+    pub fn failpoints(&self) -> PathBuf {
+        self.dir.path().join("failpoints")
+    }
+
     /// The name of the cluster's first node.
     pub fn node_name(&self) -> &str {
         &self.node_name
@@ -168,6 +173,7 @@ impl Cluster {
             .args(["--node-name", &self.node_name, "--log", "info,proa_runtime=debug"])
             // How full the disk of the machine is that runs the tests says nothing of the program.
             .env("PROA_EVICTION_HARD", "nodefs.available<100Ki")
+            .env("PROA_FAILPOINTS", self.failpoints())
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))

@@ -8,6 +8,9 @@ use proa_logic::world::settings::ClusterSettings;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 
+/// The part of Proa that the controllers are, as Events of the Node name it.
+pub const COMPONENT: &str = "kube-controller-manager";
+
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Default)]
 pub struct ControllersConfig {

@@ -1,7 +1,7 @@
 //! The shell of the controllers and the scheduler: it feeds what happens in the cluster to the
 //! logic of `proa-logic`, and executes what that decides.
 //!
-//! Reads the registry's watches and writes through its verbs, like any client. One task folds
+//! Reads the registry's watches and writes through its verbs, like any client. One thread folds
 //! and decides; plans are executed beside it. Nothing here waits for a while to see whether more
 //! comes: what has come is folded, then decided upon, and while that goes on more comes.
 //!
@@ -23,45 +23,59 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
-use std::panic::AssertUnwindSafe;
-use std::time::Duration;
-
-use futures::FutureExt;
+use proa_supervise::{Task, caught, keep};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
+use config::COMPONENT;
 pub use config::ControllersConfig;
 use elect::{Candidate, Leadership};
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
 /// it anew, with nothing remembered; a panic in a decision is caught nearer by.
 pub async fn run(registry: Registry, config: ControllersConfig, shutdown: CancellationToken) {
-    let Some((mut candidate, mut leadership)) = Candidate::new(&registry, &config.identity) else { return };
-    while !shutdown.is_cancelled() {
-        let terms = serve(&registry, &config, &mut leadership, &shutdown);
-        let ended = tokio::select! {
-            ended = AssertUnwindSafe(terms).catch_unwind() => ended,
-            never = candidate.run() => match never {},
-        };
-        if ended.is_ok() {
-            break;
-        }
-        tracing::error!("the controllers panicked and start anew");
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            () = shutdown.cancelled() => {}
-        }
+    let Some((candidate, leadership)) = Candidate::new(&registry, &config.identity) else { return };
+    let candidate = Mutex::new(candidate);
+    let task = |name| Task { component: COMPONENT, name };
+    let stand = || async { candidate.lock().await.run().await };
+    let decide =
+        || on_its_thread(serve(registry.clone(), config.clone(), leadership.clone(), shutdown.clone()));
+    tokio::select! {
+        () = keep(task("controllers"), &shutdown, decide) => {}
+        () = keep(task("election"), &shutdown, stand) => {}
     }
-    candidate.resign().await;
+    candidate.lock().await.resign().await;
+}
+
+/// Does work of which each step may take its time, so that no request waits for one of the threads that
+/// answer requests. Timers and tasks that it starts are theirs.
+async fn on_its_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
+    let (mut sender, receiver) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("controllers".to_owned());
+    let started = thread.spawn(move || {
+        let done = runtime.block_on(async {
+            tokio::select! {
+                done = caught(work) => Some(done),
+                // Nobody wants it any more.
+                () = sender.closed() => None,
+            }
+        });
+        done.map(|done| sender.send(done))
+    });
+    started.map_err(|error| format!("no thread: {error}"))?;
+    receiver.await.unwrap_or_else(|_| Err("the thread is gone".to_owned()))
 }
 
 /// Runs the shell in each term of this control plane, with a fresh look at everything: what another
 /// one wrote in the term before must have been seen before anything is decided.
 async fn serve(
-    registry: &Registry,
-    config: &ControllersConfig,
-    leadership: &mut Leadership,
-    shutdown: &CancellationToken,
+    registry: Registry,
+    config: ControllersConfig,
+    mut leadership: Leadership,
+    shutdown: CancellationToken,
 ) {
     loop {
         let number = tokio::select! {
@@ -69,6 +83,6 @@ async fn serve(
             () = shutdown.cancelled() => return,
             number = leadership.won() => number,
         };
-        shell::run(registry.clone(), config, leadership, number, shutdown).await;
+        shell::run(registry.clone(), &config, &leadership, number, &shutdown).await;
     }
 }

@@ -7,12 +7,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use proa_api::names::NAMESPACE_DEFAULT;
+use k8s_openapi::api::core::v1::ObjectReference;
 use proa_api::telling::{Entry, Ledger, News};
 use proa_kinds::Kind;
 use proa_logic::world::plan::{Change, Reference};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::registry::{Caller, Registry, Target, WriteOptions};
@@ -39,7 +37,7 @@ pub struct Note {
 pub struct Recorder(mpsc::Sender<Note>);
 
 impl Recorder {
-    /// A recorder and the end that [`write`] reads.
+    /// A recorder and the end that a [`Writer`] reads.
     pub fn new() -> (Self, mpsc::Receiver<Note>) {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         (Recorder(sender), receiver)
@@ -53,71 +51,62 @@ impl Recorder {
     }
 }
 
-/// Writes notes as Events until every [`Recorder`] is gone.
-pub async fn write(registry: Registry, mut notes: mpsc::Receiver<Note>) {
-    let Some(kind) = registry.kinds().by_kind("v1", "Event").cloned() else { return };
-    let mut ledger = Ledger::default();
-    while let Some(note) = notes.recv().await {
-        let Note { component, about, warning, reason, message } = note;
-        let uid = about.uid.clone();
-        let news = News { component, about, warning, reason: reason.into(), message };
-        let Some(entry) = ledger.enter(news, &uid, Timestamp::now()) else { continue };
-        write_one(&registry, &kind, &mut ledger, entry).await;
-    }
+/// Writes notes as Events.
+pub struct Writer {
+    registry: Registry,
+    notes: mpsc::Receiver<Note>,
+    ledger: Ledger<Reference>,
 }
 
-async fn write_one(
-    registry: &Registry,
-    kind: &Arc<Kind>,
-    ledger: &mut Ledger<Reference>,
-    entry: Entry<Reference>,
-) {
-    let caller = Caller::system(&entry.id.component);
-    let options = WriteOptions::default();
-    let namespace = namespace(&entry.id.about);
-    if entry.count > 1 {
-        let change = Change::Merge(json!({
-            "count": entry.count, "lastTimestamp": Time(entry.last), "message": entry.message,
-        }));
-        let apply = move |current: &serde_json::Value| Ok(change.apply(current));
-        let name = entry.name(&entry.id.about.name);
-        match registry.patch(&caller, kind, namespace, &name, Target::Main, apply, &options).await {
-            Ok(_) => return,
-            Err(refusal) if refusal.code() == 404 => {}
-            Err(refusal) => {
-                tracing::debug!(%refusal, "an event was refused");
-                return;
-            }
+impl Writer {
+    /// Nothing written yet.
+    pub fn new(registry: Registry, notes: mpsc::Receiver<Note>) -> Self {
+        Writer { registry, notes, ledger: Ledger::default() }
+    }
+
+    /// Writes until every [`Recorder`] is gone.
+    pub async fn run(&mut self) {
+        let Some(kind) = self.registry.kinds().by_kind("v1", "Event").cloned() else { return };
+        while let Some(note) = self.notes.recv().await {
+            let Note { component, about, warning, reason, message } = note;
+            let uid = about.uid.clone();
+            let news = News { component, about, warning, reason: reason.into(), message };
+            let Some(entry) = self.ledger.enter(news, &uid, Timestamp::now()) else { continue };
+            self.write(&kind, entry).await;
         }
     }
-    if let Err(refusal) = registry.create(&caller, kind, namespace, body(&entry), &options).await {
-        tracing::debug!(%refusal, "an event was refused");
-        ledger.forget(&entry.id);
+
+    async fn write(&mut self, kind: &Arc<Kind>, entry: Entry<Reference>) {
+        let caller = Caller::system(&entry.id.component);
+        let options = WriteOptions::default();
+        let event = entry.event(reference(&entry.id.about), "");
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        if entry.count > 1 {
+            let change = Change::Merge(entry.again());
+            let apply = move |current: &serde_json::Value| Ok(change.apply(current));
+            let name = entry.name(&entry.id.about.name);
+            match self.registry.patch(&caller, kind, namespace, &name, Target::Main, apply, &options).await {
+                Ok(_) => return,
+                Err(refusal) if refusal.code() == 404 => {}
+                Err(refusal) => return tracing::debug!(%refusal, "an event was refused"),
+            }
+        }
+        let Ok(body) = serde_json::to_value(&event) else { return };
+        if let Err(refusal) = self.registry.create(&caller, kind, namespace, body, &options).await {
+            tracing::debug!(%refusal, "an event was refused");
+            self.ledger.forget(&entry.id);
+        }
     }
 }
 
-fn namespace(about: &Reference) -> &str {
-    if about.namespace.is_empty() { NAMESPACE_DEFAULT } else { &about.namespace }
-}
-
-fn body(entry: &Entry<Reference>) -> serde_json::Value {
-    let about = &entry.id.about;
-    json!({
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": { "name": entry.name(&about.name), "namespace": namespace(about) },
-        "involvedObject": {
-            "apiVersion": &*about.api_version, "kind": &*about.kind, "name": &*about.name,
-            "namespace": &*about.namespace, "uid": &*about.uid,
-        },
-        "type": if entry.id.warning { "Warning" } else { "Normal" },
-        "reason": entry.id.reason,
-        "message": entry.message,
-        "count": entry.count,
-        "firstTimestamp": Time(entry.first),
-        "lastTimestamp": Time(entry.last),
-        "source": { "component": entry.id.component },
-        "reportingComponent": entry.id.component,
-        "reportingInstance": "",
-    })
+fn reference(about: &Reference) -> ObjectReference {
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    ObjectReference {
+        api_version: text(&about.api_version),
+        kind: text(&about.kind),
+        name: text(&about.name),
+        namespace: text(&about.namespace),
+        uid: text(&about.uid),
+        ..ObjectReference::default()
+    }
 }

@@ -12,8 +12,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use proa_logic::world::Key;
 use proa_logic::world::autoscaling::sample::{Adapters, Pod, Sample, Used};
+use proa_supervise::{Task, keep};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::config::COMPONENT;
 use crate::metrics::{self, ContainerName, Metrics, Snapshot, Usage};
 use crate::registry::{ListOptions, Registry};
 
@@ -30,7 +33,11 @@ impl Sampler {
     pub fn start(registry: Registry, metrics: Option<Arc<Metrics>>, period: Duration) -> Self {
         let (wanted, changes) = watch::channel(Namespaces::new());
         let (sender, samples) = mpsc::channel(1);
-        tokio::spawn(run(registry, metrics, period, changes, sender));
+        let task = Task { component: COMPONENT, name: "sampler" };
+        tokio::spawn(async move {
+            let start = || run(&registry, metrics.as_deref(), period, changes.clone(), &sender);
+            keep(task, &CancellationToken::new(), start).await;
+        });
         Sampler { wanted, samples }
     }
 
@@ -50,19 +57,19 @@ impl Sampler {
 }
 
 async fn run(
-    registry: Registry,
-    metrics: Option<Arc<Metrics>>,
+    registry: &Registry,
+    metrics: Option<&Metrics>,
     period: Duration,
     mut wanted: watch::Receiver<Namespaces>,
-    samples: mpsc::Sender<Sample>,
+    samples: &mpsc::Sender<Sample>,
 ) {
     while wanted.wait_for(|namespaces| !namespaces.is_empty()).await.is_ok() {
         let namespaces = wanted.borrow_and_update().clone();
-        let used = match &metrics {
+        let used = match metrics {
             Some(metrics) => metrics.now().await,
             None => Arc::default(),
         };
-        if samples.send(sample(&registry, &namespaces, &used)).await.is_err() {
+        if samples.send(sample(registry, &namespaces, &used)).await.is_err() {
             return;
         }
         tokio::time::sleep(period).await;

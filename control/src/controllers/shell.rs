@@ -1,11 +1,9 @@
 //! The loop: fold, decide, execute.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use jiff::Timestamp;
 use proa_logic::controllers::reconcile;
 use proa_logic::scheduler::{self, Scheduler};
@@ -13,15 +11,17 @@ use proa_logic::world::autoscaling::sample::Sample;
 use proa_logic::world::facts::Pod;
 use proa_logic::world::observed::Change;
 use proa_logic::world::{Controller, Key, Observed, Plan, Wakes};
-use tokio::sync::mpsc;
+use proa_supervise::{Backoff, Task, caught, caught_now, failpoint, keep, note};
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::config::ControllersConfig;
+use super::config::{COMPONENT, ControllersConfig};
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News};
 use super::queue::Queue;
-use super::record::{Recorder, write};
+use super::record::{Recorder, Writer};
 use super::sampler::Sampler;
 use crate::registry::{Caller, Registry};
 use crate::store::Revision;
@@ -44,6 +44,10 @@ struct Shell {
     seen: Observed,
     queue: Queue<(Controller, Key)>,
     scheduler: Scheduler,
+    /// Grows with each panic of the scheduler.
+    scheduler_pauses: Backoff,
+    /// Before then it makes no decision.
+    scheduler_rests: Option<Timestamp>,
     feeds: Feeds,
     /// How far each kind has come; none before its first list.
     progress: Vec<Option<Revision>>,
@@ -52,7 +56,7 @@ struct Shell {
     sampler: Sampler,
     /// There is another autoscaler, or one fewer.
     autoscalers_changed: bool,
-    results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
+    results: mpsc::UnboundedSender<(Work, Result<Outcome, String>)>,
 }
 
 /// Runs until `shutdown`, or until the term is over. It knows nothing of what was decided before,
@@ -70,7 +74,11 @@ pub(super) async fn run(
     let term = Term { leadership: leadership.clone(), number, over };
     let (recorder, notes) = Recorder::new();
     let (results, mut finished) = mpsc::unbounded_channel();
-    let writer = tokio::spawn(write(registry.clone(), notes));
+    let writer = Mutex::new(Writer::new(registry.clone(), notes));
+    let _writer = AbortOnDropHandle::new(tokio::spawn(async move {
+        let task = Task { component: COMPONENT, name: "controllers-events" };
+        keep(task, &CancellationToken::new(), || async { writer.lock().await.run().await }).await;
+    }));
     let executor = |user: &str| Executor {
         registry: registry.clone(),
         caller: Arc::new(Caller::system(user)),
@@ -87,6 +95,8 @@ pub(super) async fn run(
         autoscalers_changed: true,
         queue: Queue::default(),
         scheduler: Scheduler::new(config.scheduler.clone()),
+        scheduler_pauses: Backoff::default(),
+        scheduler_rests: None,
         progress: vec![None; feeds.kinds.len()],
         feeds,
         controllers: executor("system:kube-controller-manager"),
@@ -113,7 +123,6 @@ pub(super) async fn run(
         shell.decide();
         shell.want_samples();
     }
-    writer.abort();
 }
 
 impl Shell {
@@ -122,10 +131,12 @@ impl Shell {
         if !self.is_complete() {
             return LONGEST_SLEEP;
         }
-        if self.queue.is_ready() || self.scheduler.has_turns() {
+        let rests = self.scheduler_rests.is_some();
+        if self.queue.is_ready() || (self.scheduler.has_turns() && !rests) {
             return Duration::ZERO;
         }
-        let next = [self.queue.next_timer(), self.scheduler.again_at()].into_iter().flatten().min();
+        let again = if rests { self.scheduler_rests } else { self.scheduler.again_at() };
+        let next = [self.queue.next_timer(), again].into_iter().flatten().min();
         let until = next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
         until.map_or(LONGEST_SLEEP, |d| d.min(LONGEST_SLEEP))
     }
@@ -210,18 +221,9 @@ impl Shell {
         }
         let now = Timestamp::now();
         self.queue.wake_due(now);
-        let scheduled = catch_unwind(AssertUnwindSafe(|| self.scheduler.schedule(&self.seen, now, DECIDE)));
-        match scheduled {
-            Ok(plans) => {
-                for (key, plan) in plans {
-                    let component = scheduler_of(self.seen.pods.get(&key).map(|pod| &**pod));
-                    self.execute(Work::Scheduler(key), component, plan);
-                }
-            }
-            Err(_) => {
-                tracing::error!("the scheduler panicked and starts anew");
-                self.scheduler = self.scheduler.restart(&self.seen, now);
-            }
+        self.scheduler_rests.take_if(|until| *until <= now);
+        if self.scheduler_rests.is_none() {
+            self.schedule(now);
         }
         for _ in 0..DECIDE {
             let Some((controller, key)) = self.queue.take() else { break };
@@ -229,9 +231,34 @@ impl Shell {
         }
     }
 
+    fn schedule(&mut self, now: Timestamp) {
+        let scheduled = caught_now(|| {
+            failpoint::hit("scheduler");
+            self.scheduler.schedule(&self.seen, now, DECIDE)
+        });
+        match scheduled {
+            Ok(plans) => {
+                for (key, plan) in plans {
+                    let component = scheduler_of(self.seen.pods.get(&key).map(|pod| &**pod));
+                    self.execute(Work::Scheduler(key), component, plan);
+                }
+            }
+            Err(why) => {
+                note(Task { component: scheduler::COMPONENT, name: "scheduler" }, why);
+                self.scheduler = self.scheduler.restart(&self.seen, now);
+                let pause = self.scheduler_pauses.fail();
+                self.scheduler_rests = Some(now.saturating_add(pause).unwrap_or(Timestamp::MAX));
+            }
+        }
+    }
+
     fn reconcile(&mut self, controller: Controller, key: Key, now: Timestamp) {
         let id = (controller, key);
-        match catch_unwind(AssertUnwindSafe(|| reconcile(controller, &self.seen, &id.1, now))) {
+        let decided = caught_now(|| {
+            failpoint::hit(controller.component());
+            reconcile(controller, &self.seen, &id.1, now)
+        });
+        match decided {
             Ok(mut plan) => {
                 if let Some(memory) = plan.memory.take() {
                     self.seen.autoscaling.remember(&id.1, memory);
@@ -255,9 +282,10 @@ impl Shell {
                 self.queue.start(id.clone());
                 self.execute(Work::Controller(controller, id.1), controller.component().into(), plan);
             }
-            Err(_) => {
-                let (namespace, name) = (&*id.1.namespace, &*id.1.name);
-                tracing::error!(?controller, namespace, name, "the controller panicked");
+            Err(why) => {
+                let component = controller.component();
+                let (namespace, name) = (&id.1.namespace, &id.1.name);
+                note(Task { component, name: component }, format!("{namespace}/{name}: {why}"));
                 self.queue.failed(&id, now);
             }
         }
@@ -270,17 +298,16 @@ impl Shell {
         };
         let results = self.results.clone();
         tokio::spawn(async move {
-            let executing = AssertUnwindSafe(executor.execute(component, plan)).catch_unwind();
-            let outcome = executing.await.ok();
+            let outcome = caught(executor.execute(component, plan)).await;
             // The receiver is gone only when the shell is, and then nobody wants to know.
             let _ = results.send((work, outcome));
         });
     }
 
-    fn finish(&mut self, work: Work, outcome: Option<Outcome>) {
+    fn finish(&mut self, work: Work, outcome: Result<Outcome, String>) {
         let now = Timestamp::now();
-        let outcome = outcome.unwrap_or_else(|| Outcome {
-            refused: Some(proa_api::Refusal::internal("the execution of a plan panicked")),
+        let outcome = outcome.unwrap_or_else(|why| Outcome {
+            refused: Some(proa_api::Refusal::internal(why)),
             ..Outcome::default()
         });
         if let Some(refusal) = outcome.refused.as_ref().filter(|r| r.code() != 409) {

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use proa_api::shares::{Guest, Room, Share};
+use proa_supervise::{Task, keep};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,10 +55,25 @@ pub fn room(connections: usize) -> Room {
 /// Serves connections of one listener until the server stops, then waits for those under way.
 pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room: Room) {
     let graceful = GracefulShutdown::new();
+    let task = Task { component: "kube-apiserver", name: "api" };
+    keep(task, &api.shutdown, || accept(&listener, &tls, &api, &room, &graceful)).await;
+    drop(listener);
+    if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were still busy when the server stopped");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    tls: &TlsAcceptor,
+    api: &Arc<Api>,
+    room: &Room,
+    graceful: &GracefulShutdown,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = api.shutdown.cancelled() => break,
+            () = api.shutdown.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -66,18 +82,13 @@ pub async fn listen(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, room
                     tracing::debug!(peer = %peer.0, "too many connections are open, or have asked nothing yet");
                     continue;
                 };
-                let (tls, api) = (tls.clone(), api.clone());
-                tokio::spawn(connection(stream, peer, guest, tls, api, graceful.watcher()));
+                tokio::spawn(connection(stream, peer, guest, tls.clone(), api.clone(), graceful.watcher()));
             }
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-    drop(listener);
-    if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("connections were still busy when the server stopped");
     }
 }
 

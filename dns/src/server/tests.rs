@@ -33,7 +33,7 @@ async fn start(domain: &str, upstream: Upstream, complete: bool) -> SocketAddr {
     if complete {
         *server.resolver.watched.write().unwrap() = Watched::of(zone());
     }
-    tokio::spawn(server.serve(CancellationToken::new()));
+    tokio::spawn(async move { server.serve(&CancellationToken::new()).await });
     address
 }
 

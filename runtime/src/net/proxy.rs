@@ -25,7 +25,7 @@ const EVENTS_AT_ONCE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Who its Events come from.
-const COMPONENT: &str = "kube-proxy";
+pub const COMPONENT: &str = "kube-proxy";
 
 /// Something that can wake the proxy.
 enum Seen {

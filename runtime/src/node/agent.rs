@@ -4,17 +4,20 @@
 //! volumes, logs.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use proa_supervise::{Restart, Task, caught, keep, next_restart};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::event::Recorder;
+use crate::away::away;
+use crate::event::{COMPONENT, Recorder, report};
 use crate::image::ImageStore;
 use crate::net::Network;
 use crate::node::cluster;
@@ -30,11 +33,12 @@ use crate::node::shown_pods::ShownPods;
 use crate::pod::admit;
 use crate::pod::etc_files::Names;
 use crate::pod::eviction;
+use crate::pod::handle::{self, Handle};
 use crate::pod::objects::Objects;
 use crate::pod::observed::Verdict;
 use crate::pod::plan::phase_is_terminal;
 use crate::pod::stop;
-use crate::pod::worker::{self, Handle};
+
 use crate::volume::mount;
 
 /// Sandboxes that are started at a time, for each processor.
@@ -85,17 +89,41 @@ pub async fn run(
     for aside in cluster::settle(&host.paths, &cluster).map_err(failed)? {
         tracing::warn!(path = %aside.display(), "set aside what pods of another cluster left");
     }
-    let keeper = tokio::spawn(registration::run(Arc::clone(&host), shutdown.clone()));
-    let provisioner = tokio::spawn(local_path::run(Arc::clone(&host), shutdown.clone()));
     let (ask, asked) = mpsc::channel(1);
-    let pressure = tokio::spawn(pressure::run(Arc::clone(&host), ask, shutdown.clone()));
-    let mut agent = Agent { host, pods: HashMap::new(), node: None, cleaned: false, asked };
-    shutdown.run_until_cancelled(Box::pin(agent.run(&shutdown))).await;
-    // They listen to the same token.
-    let _ = keeper.await;
-    let _ = provisioner.await;
-    let _ = pressure.await;
+    let agent = Mutex::new(Agent::new(Arc::clone(&host), asked));
+    // Its workers go on while the loop is started again, and are found again by it.
+    let pods = || async {
+        let mut agent = agent.lock().await;
+        shutdown.run_until_cancelled(Box::pin(agent.run())).await;
+    };
+    let node = || registration::run(Arc::clone(&host), shutdown.clone());
+    let local_paths = || local_path::run(Arc::clone(&host), shutdown.clone());
+    let pressure = || pressure::run(Arc::clone(&host), ask.clone(), shutdown.clone());
+    let telling = || async {
+        shutdown.run_until_cancelled(tell_restarts(&host)).await;
+    };
+    tokio::join!(
+        keep(task("pods"), &shutdown, pods),
+        keep(task("node-status"), &shutdown, node),
+        keep(task("local-paths"), &shutdown, local_paths),
+        keep(task("disk-pressure"), &shutdown, pressure),
+        keep(task("restarts"), &shutdown, telling),
+    );
     Ok(())
+}
+
+const fn task(name: &'static str) -> Task {
+    Task { component: COMPONENT, name }
+}
+
+/// Tells in Events of the Node which tasks of this program had to be started again.
+async fn tell_restarts(host: &Host) {
+    loop {
+        let Restart { task, why } = next_restart().await;
+        let text = format!("Task {} failed and is started again: {why}", task.name);
+        let restarted = report(None, true, "TaskRestarted", text);
+        host.recorder.of(task.component).report_node(&host.config.node_name, restarted);
+    }
 }
 
 fn host(
@@ -147,6 +175,10 @@ struct Agent {
     cleaned: bool,
     /// Somebody wants to know which pods may be told to end.
     asked: mpsc::Receiver<oneshot::Sender<Vec<Candidate>>>,
+    /// Workers that have nothing left to do.
+    finished: mpsc::UnboundedSender<String>,
+    /// See `finished`.
+    ended: mpsc::UnboundedReceiver<String>,
 }
 
 struct Entry {
@@ -161,17 +193,20 @@ struct Entry {
 }
 
 impl Agent {
-    async fn run(&mut self, shutdown: &CancellationToken) {
+    fn new(host: Arc<Host>, asked: mpsc::Receiver<oneshot::Sender<Vec<Candidate>>>) -> Self {
+        let (finished, ended) = mpsc::unbounded_channel();
+        Agent { host, pods: HashMap::new(), node: None, cleaned: false, asked, finished, ended }
+    }
+
+    async fn run(&mut self) {
         let api = Api::<Pod>::all(self.host.client.clone());
         let own = format!("spec.nodeName={}", self.host.config.node_name);
         let events = watcher(api, watcher::Config::default().fields(&own)).default_backoff();
         let mut events = std::pin::pin!(events);
-        let (finished, mut ended) = mpsc::unbounded_channel::<String>();
         let mut listed: Vec<Pod> = Vec::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                Some(uid) = ended.recv() => self.finish(&uid),
+                Some(uid) = self.ended.recv() => self.finish(&uid),
                 // Whoever has asked may be gone by now. Before all pods are known there is no answer.
                 Some(answer) = self.asked.recv(), if self.cleaned => drop(answer.send(self.candidates())),
                 event = events.next() => match event {
@@ -180,10 +215,10 @@ impl Agent {
                     Some(Ok(watcher::Event::InitDone)) => {
                         let listed = std::mem::take(&mut listed);
                         let uids = listed.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
-                        self.apply_all(listed, &finished).await;
+                        self.apply_all(listed).await;
                         self.listed(&uids);
                     }
-                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &finished).await,
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod).await,
                     Some(Ok(watcher::Event::Delete(pod))) => self.vanish(&pod.metadata.uid.unwrap_or_default()),
                     Some(Err(error)) => tracing::warn!(%error, "the watch on pods is interrupted"),
                     None => return,
@@ -193,14 +228,14 @@ impl Agent {
     }
 
     /// Pods that the node has taken come first, and then the older ones.
-    async fn apply_all(&mut self, mut pods: Vec<Pod>, finished: &mpsc::UnboundedSender<String>) {
+    async fn apply_all(&mut self, mut pods: Vec<Pod>) {
         pods.sort_by_key(|pod| (!admit::is_admitted(pod), pod.metadata.creation_timestamp.clone()));
         for pod in pods {
-            self.apply(pod, finished).await;
+            self.apply(pod).await;
         }
     }
 
-    async fn apply(&mut self, pod: Pod, finished: &mpsc::UnboundedSender<String>) {
+    async fn apply(&mut self, pod: Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
         let pod = Arc::new(pod);
         if let Some(entry) = self.pods.get_mut(&uid) {
@@ -208,9 +243,11 @@ impl Agent {
             entry.handle.pod.send_replace(pod);
             return;
         }
-        let rejected = self.admit(&uid, &pod).await.err();
+        let admitted = caught(self.admit(&uid, &pod)).await;
+        let failed = |why| Err(Verdict::rejected("UnexpectedAdmissionError", why));
+        let rejected = admitted.unwrap_or_else(failed).err();
         let is_rejected = rejected.is_some();
-        let handle = worker::start(Arc::clone(&self.host), Arc::clone(&pod), rejected, finished.clone());
+        let handle = handle::start(Arc::clone(&self.host), Arc::clone(&pod), rejected, self.finished.clone());
         self.pods.insert(uid, Entry { pod, handle, is_rejected, vanished: false, finished: false });
     }
 
@@ -282,9 +319,7 @@ impl Agent {
         if let Some(entry) = self.pods.remove(uid) {
             self.host.pods.forget(&entry.pod);
             drop(entry.handle.task);
-            if let Err(error) = mount::remove_tree(&self.host.paths.pod_logs(&entry.pod)) {
-                tracing::warn!(%error, uid, "a pod's logs could not be removed");
-            }
+            tokio::spawn(remove_logs(self.host.paths.pod_logs(&entry.pod)));
         }
     }
 }
@@ -294,7 +329,7 @@ impl Agent {
 async fn remove_forgotten(host: &Host, known: &BTreeSet<String>) {
     let paths = &host.paths;
     let places = [paths.sandboxes(), paths.containers(), paths.volumes()];
-    let uids: BTreeSet<String> = places.iter().flat_map(|dir| names(dir)).collect();
+    let uids: BTreeSet<String> = join_all(places.map(names)).await.into_iter().flatten().collect();
     let forgotten = futures::stream::iter(uids.difference(known));
     // Each may take the time that its containers have to end.
     let remove = async |uid: &String| {
@@ -305,17 +340,25 @@ async fn remove_forgotten(host: &Host, known: &BTreeSet<String>) {
         }
     };
     forgotten.for_each_concurrent(AT_A_TIME, remove).await;
-    for name in names(&paths.logs()) {
-        let uid = name.rsplit('_').next().unwrap_or_default();
-        if !known.contains(uid)
-            && let Err(error) = mount::remove_tree(&paths.logs().join(&name))
-        {
-            tracing::warn!(%error, name, "logs of a forgotten pod are left");
+    for name in names(paths.logs()).await {
+        if !known.contains(name.rsplit('_').next().unwrap_or_default()) {
+            remove_logs(paths.logs().join(&name)).await;
         }
     }
 }
 
-fn names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+async fn remove_logs(dir: PathBuf) {
+    let shown = dir.display().to_string();
+    if let Err(error) = mount::remove(dir).await {
+        tracing::warn!(%error, "{shown}: a pod's logs are left");
+    }
+}
+
+/// The names in a directory. There may be many, on a disk that is slow to answer.
+async fn names(dir: PathBuf) -> Vec<String> {
+    away(move || {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    })
+    .await
 }

@@ -1,10 +1,12 @@
 //! One pod: whether the node takes it, what is seen of it, what is to be done, and the doing.
 //!
-//! `worker` brings the parts together. Pure are `admit`, `observed`, `plan` and `status`, and what
+//! `worker` brings the parts together; `handle` keeps it going. Pure are `admit`, `observed`, `plan` and `status`, and what
 //! makes a container's settings out of the pod's; `start`, `volumes` and `stop` act.
 
+pub mod handle;
+mod steps;
 pub mod told;
-pub mod worker;
+mod worker;
 
 pub mod admit;
 pub mod lsm;

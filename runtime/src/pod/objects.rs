@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,10 +17,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
+use proa_supervise::{Task, keep};
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::event::COMPONENT;
 use crate::image::Credentials;
 use crate::pod::budget::{Budget, OBJECTS};
 use crate::pod::env::{References, Sources};
@@ -29,6 +32,11 @@ use crate::volume::content::{self, Fetched, TokenWanted};
 
 /// The audience of tokens that name none.
 const DEFAULT_ACCOUNT: &str = "default";
+
+/// Follows the Services.
+const SERVICES: Task = Task { component: COMPONENT, name: "services" };
+/// Follows an object that volumes are made of.
+const OBJECT: Task = Task { component: COMPONENT, name: "volume-objects" };
 
 /// Pods whose objects are held at a time: each may have as many as its limit lets it.
 const TURNS: usize = 4;
@@ -41,7 +49,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Objects {
     client: kube::Client,
-    watched: Arc<Mutex<HashMap<Name, Weak<Watched>>>>,
+    watched: Arc<std::sync::Mutex<HashMap<Name, Weak<Watched>>>>,
     services: Arc<Services>,
     turns: Arc<Semaphore>,
 }
@@ -70,10 +78,19 @@ impl Objects {
     /// Starts the watch on Services, which are variables of every container.
     pub fn start(client: kube::Client) -> Self {
         let (store, writer) = reflector::store();
-        let services = Api::<Service>::all(client.clone());
-        let stream = watcher(services, watcher::Config::default()).default_backoff();
-        let stream = reflector::reflector(writer, stream.modify(|s| s.metadata.managed_fields = None));
-        let task = tokio::spawn(stream.for_each(|_| async {}));
+        let (api, writer) = (Api::<Service>::all(client.clone()), Mutex::new(writer));
+        let task = tokio::spawn(async move {
+            let follow = || async {
+                let mut writer = writer.lock().await;
+                let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
+                let mut events = std::pin::pin!(events.modify(|s| s.metadata.managed_fields = None));
+                while let Some(event) = events.next().await {
+                    // What could not be listed is listed again.
+                    event.iter().for_each(|event| writer.apply_watcher_event(event));
+                }
+            };
+            keep(SERVICES, &CancellationToken::new(), follow).await;
+        });
         let services = Arc::new(Services { store, _task: AbortOnDropHandle::new(task) });
         Objects { client, watched: Arc::default(), services, turns: Arc::new(Semaphore::new(TURNS)) }
     }
@@ -266,15 +283,18 @@ impl Objects {
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let task = tokio::spawn(async move {
-            let events = watcher(api, config).default_backoff().into_stream();
-            let mut events = std::pin::pin!(events);
-            while let Some(event) = events.next().await {
-                // The list at the start counts too: the object may have changed before it.
-                if event.is_ok_and(|event| !matches!(event, watcher::Event::Init | watcher::Event::InitDone))
-                {
-                    count.send_modify(|count| *count += 1);
+            let follow = || async {
+                let events = watcher(api.clone(), config.clone()).default_backoff().into_stream();
+                let mut events = std::pin::pin!(events);
+                while let Some(event) = events.next().await {
+                    // The list at the start counts too: the object may have changed before it.
+                    let listing = |event| matches!(event, watcher::Event::Init | watcher::Event::InitDone);
+                    if event.is_ok_and(|event| !listing(event)) {
+                        count.send_modify(|count| *count += 1);
+                    }
                 }
-            }
+            };
+            keep(OBJECT, &CancellationToken::new(), follow).await;
         });
         let new = Arc::new(Watched { changes, _task: AbortOnDropHandle::new(task) });
         watched.insert(key, Arc::downgrade(&new));

@@ -12,6 +12,7 @@ use kube::api::{Api, DeleteParams, Preconditions};
 use nix::sys::signal::Signal;
 use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
 
+use crate::away::away;
 use crate::engine::{self, Sandbox};
 use crate::event::report;
 use crate::node::host::Host;
@@ -53,8 +54,10 @@ pub async fn pre_stop(
 /// Sends the stop signal: the container's own, the image's, or SIGTERM.
 pub async fn terminate(host: &Host, container: &Container, target: Target) {
     let own = container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone());
-    let of_image = || host.images.get(container.image.as_deref()?)?.config.stop_signal;
-    let signal = own.or_else(of_image).and_then(|name| signal_number(&name)).unwrap_or(libc::SIGTERM);
+    let (images, image) = (host.images.clone(), container.image.clone());
+    let of_image = move || images.get(image.as_deref()?)?.config.stop_signal;
+    let named = if own.is_some() { own } else { away(of_image).await };
+    let signal = named.and_then(|name| signal_number(&name)).unwrap_or(libc::SIGTERM);
     send(target, signal, false).await;
 }
 
@@ -65,18 +68,20 @@ pub async fn kill(target: Target) {
 
 /// Gives an ended run the message that its container left, or the end of its log if it asks for
 /// that.
-pub fn add_last_words(host: &Host, pod: &Pod, state: &mut ContainerState) {
+pub async fn add_last_words(host: &Host, pod: &Pod, state: &mut ContainerState) {
     let Some(exit) = state.exit.as_mut().filter(|exit| exit.message.is_empty()) else { return };
     let Some((name, attempt)) = parse_id(&state.id) else { return };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let said = last_words::read(&host.paths.termination_log(uid, &state.id));
     let container = all_containers(pod).find(|(_, c)| c.name == name).map(|(_, c)| c);
     let policy = container.and_then(|c| c.termination_message_policy.as_deref());
-    let from_log = || {
-        let wanted = policy == Some("FallbackToLogsOnError") && exit.code != 0;
-        wanted.then(|| last_text(&host.paths.log(pod, name, attempt), FALLBACK_LINES, FALLBACK_BYTES))
+    let wants_log = policy == Some("FallbackToLogsOnError") && exit.code != 0;
+    let log = wants_log.then(|| host.paths.log(pod, name, attempt));
+    let left = host.paths.termination_log(uid, &state.id);
+    let read = move || {
+        let of_log = || Some(last_text(&log?, FALLBACK_LINES, FALLBACK_BYTES));
+        last_words::read(&left).or_else(of_log).unwrap_or_default()
     };
-    exit.message = said.or_else(from_log).unwrap_or_default();
+    exit.message = away(read).await;
 }
 
 /// Removes all that a pod has on this node but its logs. Nothing to remove is success.

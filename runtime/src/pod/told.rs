@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Sandbox;
+use crate::event::Report;
 use crate::pod::eviction::measure::Measured;
 use crate::pod::observed::Outcome;
 
@@ -20,6 +21,8 @@ pub enum Told {
     Written(Box<Result<Pod, kube::Error>>, Value),
     /// Volumes were brought up to date, or not; none if there was nothing to do.
     Refreshed(Option<Result<(), String>>),
+    /// A step that changes nothing by itself was not done.
+    NotDone(Report),
     /// The disk was measured for the pod's limits.
     Measured(Measured),
     /// The node wants to know what the pod has on the disk.

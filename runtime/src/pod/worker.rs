@@ -2,7 +2,8 @@
 //!
 //! Level-triggered: whatever wakes it, it plans anew from all that is observed. Everything that
 //! takes time runs in a task of its own and tells how it ended; the worker itself never waits for
-//! one thing only. When the agent ends, workers stop where they are and pods run on.
+//! one thing only. When the agent ends, workers stop where they are and pods run on. `handle` starts it,
+//! again if it must be.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,26 +14,27 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use proa_sandbox::protocol::{Event, Reply, Request};
+use proa_supervise::{Task, keep};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::{later, since};
 use crate::engine::Sandbox;
-use crate::event::{Report, report};
+use crate::event::{COMPONENT, Report, report};
 use crate::node::host::Host;
 use crate::pod::disk::{self, Disk};
 use crate::pod::eviction::measure::{FOR_LIMITS, FOR_NODE, Measured, measure};
-use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers};
+use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers, reason};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::pod::probe::Probes;
 use crate::pod::probe::check::Target;
 use crate::pod::start::{self, Start};
 use crate::pod::status::{merge_patch, status};
+use crate::pod::steps::{Steps, Tell, not_done};
 use crate::pod::stop;
-use crate::pod::told::{Orders, Told};
+use crate::pod::told::Told;
 use crate::pod::volumes::{Refresh, Volumes};
 use crate::volume;
 
@@ -41,53 +43,18 @@ const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// Pause before volumes that could not be brought up to date are tried again.
 const REFRESH_RETRY: Duration = Duration::from_secs(10);
 
-/// The agent's end of a worker.
-pub struct Handle {
-    /// Takes orders.
-    pub orders: Orders,
-    /// Takes newer versions of the pod.
-    pub pod: watch::Sender<Arc<Pod>>,
-    /// Cancelled when the API server does not know the pod any more.
-    pub vanished: CancellationToken,
-    /// The worker, until it has nothing left to do.
-    pub task: AbortOnDropHandle<()>,
-}
+/// Hears what a pod's containers do.
+const LISTENER: Task = Task { component: COMPONENT, name: "sandbox-listener" };
 
-/// Starts a worker, of a pod that the node has taken or rejects. `finished` hears the pod's uid when
-/// nothing of it is left on the node.
-pub fn start(
-    host: Arc<Host>,
-    pod: Arc<Pod>,
-    rejected: Option<Verdict>,
-    finished: mpsc::UnboundedSender<String>,
-) -> Handle {
-    let (sender, newer) = watch::channel(Arc::clone(&pod));
-    let vanished = CancellationToken::new();
-    let gone = vanished.clone();
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let (tell, told) = mpsc::unbounded_channel();
-    let orders = Orders(tell.clone());
-    let task = tokio::spawn(async move {
-        let mut worker = Worker::new(host, pod, tell, told);
-        match rejected {
-            Some(verdict) => worker.reject(verdict),
-            None => Box::pin(worker.adopt()).await,
-        }
-        Box::pin(worker.run(newer, gone)).await;
-        let _ = finished.send(uid);
-    });
-    Handle { orders, pod: sender, vanished, task: AbortOnDropHandle::new(task) }
-}
-
-struct Worker {
+/// One life of a worker, which ends with the pod or with a panic.
+pub struct Worker {
     host: Arc<Host>,
     pod: Arc<Pod>,
     uid: String,
     seen: PodObserved,
     sandbox: Option<Sandbox>,
-    tell: mpsc::UnboundedSender<Told>,
+    steps: Steps,
     told: mpsc::UnboundedReceiver<Told>,
-    tasks: JoinSet<()>,
     /// Listens to the sandbox.
     listener: Option<AbortOnDropHandle<()>>,
     probes: Probes,
@@ -103,13 +70,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(
-        host: Arc<Host>,
-        pod: Arc<Pod>,
-        tell: mpsc::UnboundedSender<Told>,
-        told: mpsc::UnboundedReceiver<Told>,
-    ) -> Self {
+    /// A worker that knows of the pod what the API server does.
+    pub fn new(host: Arc<Host>, pod: Arc<Pod>) -> Self {
         let now = Timestamp::now();
+        let (tell, told) = mpsc::unbounded_channel();
         Worker {
             disk: Disk::new(&pod),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -117,9 +81,8 @@ impl Worker {
             host,
             pod,
             sandbox: None,
-            tell,
+            steps: Steps::new(tell),
             told,
-            tasks: JoinSet::new(),
             listener: None,
             probes: Probes::default(),
             cancel_start: CancellationToken::new(),
@@ -131,14 +94,15 @@ impl Worker {
         }
     }
 
-    fn reject(&mut self, verdict: Verdict) {
+    /// Notes that the node does not take the pod.
+    pub fn reject(&mut self, verdict: Verdict) {
         let message = verdict.message.trim_start_matches(REJECTED).to_owned();
         self.report(vec![report(None, true, verdict.reason.clone(), message)]);
         self.seen.verdict = Some(verdict);
     }
 
-    /// Finds the pod's sandbox again if an earlier agent started it.
-    async fn adopt(&mut self) {
+    /// Finds the pod's sandbox again if an earlier worker started it.
+    pub async fn adopt(&mut self) {
         let dir = self.host.paths.sandbox(&self.uid);
         let had_run = self.seen.containers.values().any(|c| c.runs > 0);
         if !dir.exists() {
@@ -173,7 +137,13 @@ impl Worker {
         }
     }
 
-    async fn run(&mut self, mut newer: watch::Receiver<Arc<Pod>>, vanished: CancellationToken) {
+    /// Works until nothing of the pod is left on the node.
+    pub async fn run(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Told>,
+        mut newer: watch::Receiver<Arc<Pod>>,
+        vanished: CancellationToken,
+    ) {
         loop {
             let now = Timestamp::now();
             let plan = plan(&self.pod, &self.seen, now);
@@ -187,14 +157,14 @@ impl Worker {
             if acted {
                 continue;
             }
-            let tell = self.tell.clone();
-            let tell = move |outcome| drop(tell.send(Told::Outcome(outcome)));
+            let tell = self.steps.teller();
+            let tell = move |outcome| tell(Told::Outcome(outcome));
             let (sandbox, recorder) = (self.sandbox.as_ref(), &self.host.recorder);
             self.probes.keep(&self.pod, &self.seen, sandbox, recorder, &tell);
             let refresh = self.keep_volumes(now);
             let measure = self.keep_disk(now);
             let write = self.keep_status(now);
-            while self.tasks.try_join_next().is_some() {}
+            self.steps.forget_done();
             let wake = [plan.look_again, refresh, measure, write].into_iter().flatten().min();
             // A moment more, so that the clock is past the time it was set for.
             let pause = wake.map(|at| since(at, Timestamp::now()) + Duration::from_micros(100));
@@ -207,6 +177,7 @@ impl Worker {
                         self.take(told);
                     }
                 }
+                Some(order) = orders.recv() => self.take(order),
                 Ok(()) = newer.changed() => {
                     let pod = Arc::clone(&newer.borrow_and_update());
                     self.take_pod(pod);
@@ -225,15 +196,19 @@ impl Worker {
             Action::StartSandbox => {
                 self.seen.sandbox.begin();
                 self.began = now;
-                self.spawn(async move |tell| match start::sandbox(&host, &pod).await {
-                    Ok((sandbox, ip)) => tell(Told::Sandbox(sandbox, ip)),
-                    Err(message) => tell(Told::Outcome(Outcome::SandboxFailed(message))),
+                let failed = |why| Told::Outcome(Outcome::SandboxFailed(why));
+                self.steps.begin("start-sandbox", failed, async move |tell| {
+                    match start::sandbox(&host, &pod).await {
+                        Ok((sandbox, ip)) => tell(Told::Sandbox(sandbox, ip)),
+                        Err(message) => tell(Told::Outcome(Outcome::SandboxFailed(message))),
+                    }
                 });
             }
             Action::SetUpVolumes => {
                 self.seen.volumes.begin();
                 let volumes = self.begin_volumes();
-                self.spawn(async move |tell| {
+                let failed = |why| Told::Outcome(Outcome::VolumesFailed(why));
+                self.steps.begin("set-up-volumes", failed, async move |tell| {
                     tell(Told::Outcome(match volumes.set_up().await {
                         Some(Ok(())) => Outcome::VolumesReady,
                         Some(Err(message)) => Outcome::VolumesFailed(message),
@@ -252,7 +227,8 @@ impl Worker {
                     stop.signalled = Some(now);
                 }
                 if let (Some(target), Some(container)) = (self.target(&name), container(&pod, &name)) {
-                    self.spawn(async move |_| stop::terminate(&host, &container, target).await);
+                    let work = async move |_: Tell| stop::terminate(&host, &container, target).await;
+                    self.steps.begin("terminate", not_done, work);
                 }
             }
             Action::Kill { name } => {
@@ -260,7 +236,7 @@ impl Worker {
                     stop.killed = Some(now);
                 }
                 if let Some(target) = self.target(&name) {
-                    self.spawn(async move |_| stop::kill(target).await);
+                    self.steps.begin("kill", not_done, async move |_| stop::kill(target).await);
                 }
             }
             Action::GiveUp(verdict) => {
@@ -290,7 +266,13 @@ impl Worker {
         self.cancel_start = CancellationToken::new();
         let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
         let start = Start { host, pod, name, attempt, sandbox, ip, cancelled: self.cancel_start.clone() };
-        self.spawn(async move |tell| Box::pin(start.run(|outcome| tell(Told::Outcome(outcome)))).await);
+        let name = start.name.clone();
+        let failed = move |message| {
+            let reason = reason::CREATE_CONTAINER_ERROR;
+            Told::Outcome(Outcome::StartBlocked { name, reason, message })
+        };
+        let work = async move |tell: Tell| Box::pin(start.run(|outcome| tell(Told::Outcome(outcome)))).await;
+        self.steps.begin("start-container", failed, work);
         true
     }
 
@@ -303,9 +285,15 @@ impl Worker {
         self.report(vec![killing]);
         if let (Some(container), Some(target), Some(ip)) = (found, target, self.seen.ip) {
             let host = Arc::clone(&self.host);
-            self.spawn(async move |tell| {
+            let name = container.name.clone();
+            let done = move || Told::Outcome(Outcome::HookDone(name));
+            let failed = {
+                let done = done.clone();
+                move |_| done()
+            };
+            self.steps.begin("pre-stop", failed, async move |tell| {
                 stop::pre_stop(&host, &pod, &container, target, ip, grace).await;
-                tell(Told::Outcome(Outcome::HookDone(container.name.clone())));
+                tell(done());
             });
         }
     }
@@ -320,7 +308,8 @@ impl Worker {
         self.probes.clear();
         self.volumes.objects = None;
         let (host, pod, sandbox) = (Arc::clone(&self.host), Arc::clone(&self.pod), self.sandbox.take());
-        self.spawn(async move |tell| {
+        let failed = |why| Told::Outcome(Outcome::TearDownFailed(why));
+        self.steps.begin("tear-down", failed, async move |tell| {
             let done = stop::tear_down(&host, &pod, sandbox).await;
             tell(Told::Outcome(done.map_or_else(Outcome::TearDownFailed, |()| Outcome::TornDown)));
         });
@@ -334,7 +323,8 @@ impl Worker {
         self.seen.released.begin();
         let last = self.change(now);
         let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
-        self.spawn(async move |tell| {
+        let failed = |why| Told::Outcome(Outcome::ReleaseFailed(why));
+        self.steps.begin("release", failed, async move |tell| {
             // A server that takes no status may still take the rest.
             if let Some(last) = last {
                 let _ = write_status(&host, &pod, &last).await;
@@ -360,6 +350,7 @@ impl Worker {
                 self.sandbox = Some(sandbox);
                 self.apply(Outcome::SandboxUp(ip));
             }
+            Told::NotDone(report) => self.report(vec![report]),
             Told::Measured(measured) => match self.disk.measured(measured, Timestamp::now()) {
                 disk::Finding::Fine => {}
                 disk::Finding::Exceeds(outcome) => self.apply(outcome),
@@ -406,17 +397,20 @@ impl Worker {
 
     /// Hears what becomes of the sandbox's containers.
     fn listen(&mut self, sandbox: &Sandbox) {
-        let (sandbox, tell) = (sandbox.clone(), self.tell.clone());
+        let (sandbox, tell) = (sandbox.clone(), self.steps.teller());
         let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
         self.listener = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Ok(events) = sandbox.watch().await {
+            // Whoever listens again is told how all containers are.
+            keep(LISTENER, &CancellationToken::new(), || async {
+                let Ok(events) = sandbox.watch().await else { return };
                 let mut events = std::pin::pin!(events);
                 while let Some(Event::Container(mut state)) = events.next().await {
-                    stop::add_last_words(&host, &pod, &mut state);
-                    let _ = tell.send(Told::Outcome(Outcome::Container(state)));
+                    stop::add_last_words(&host, &pod, &mut state).await;
+                    tell(Told::Outcome(Outcome::Container(state)));
                 }
-            }
-            let _ = tell.send(Told::Outcome(Outcome::SandboxLost));
+            })
+            .await;
+            tell(Told::Outcome(Outcome::SandboxLost));
         })));
     }
 
@@ -439,7 +433,10 @@ impl Worker {
             self.volumes.running = true;
             self.volumes.due = None;
             let volumes = self.begin_volumes();
-            self.spawn(async move |tell| tell(Told::Refreshed(volumes.refresh().await)));
+            let failed = |why| Told::Refreshed(Some(Err(why)));
+            self.steps.begin("refresh-volumes", failed, async move |tell| {
+                tell(Told::Refreshed(volumes.refresh().await))
+            });
         }
         if self.volumes.due.is_none() {
             let refresh = volume::content::token_refresh(&self.pod);
@@ -466,7 +463,8 @@ impl Worker {
             disk::Next::Wait(until) => Some(until),
             disk::Next::Measure(runs) => {
                 let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
-                self.spawn(async move |tell| {
+                let failed = |why| Told::Measured(Measured { problem: Some(why), ..Measured::default() });
+                self.steps.begin("measure", failed, async move |tell| {
                     tell(Told::Measured(measure(&host.paths, &pod, &runs, &FOR_LIMITS).await))
                 });
                 None
@@ -481,7 +479,9 @@ impl Worker {
             return;
         }
         let runs = disk::newest_runs(&self.seen);
-        self.spawn(async move |_| drop(answer.send(measure(&host.paths, &pod, &runs, &FOR_NODE).await)));
+        self.steps.begin("measure", not_done, async move |_| {
+            drop(answer.send(measure(&host.paths, &pod, &runs, &FOR_NODE).await))
+        });
     }
 
     /// True if volumes are to follow what they are made of, and are not just doing so.
@@ -531,7 +531,9 @@ impl Worker {
         self.writing = true;
         self.write_again = None;
         let (host, pod) = (Arc::clone(&self.host), Arc::clone(&self.pod));
-        self.spawn(async move |tell| {
+        let patch = change.clone();
+        let failed = |why: String| Told::Written(Box::new(Err(kube::Error::Service(why.into()))), patch);
+        self.steps.begin("write-status", failed, async move |tell| {
             let written = write_status(&host, &pod, &change).await;
             tell(Told::Written(Box::new(written), change));
         });
@@ -566,17 +568,6 @@ impl Worker {
     fn target(&self, name: &str) -> Option<Target> {
         let attempt = self.seen.containers.get(name)?.runs.checked_sub(1)?;
         Some(Target { sandbox: self.sandbox.clone()?, id: format!("{name}-{attempt}") })
-    }
-
-    fn spawn<F>(&mut self, work: impl FnOnce(Box<dyn Fn(Told) + Send + Sync>) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let tell = self.tell.clone();
-        self.tasks.spawn(work(Box::new(move |told| {
-            // The worker has ended: nobody wants to know.
-            let _ = tell.send(told);
-        })));
     }
 }
 

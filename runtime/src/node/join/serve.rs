@@ -74,7 +74,7 @@ impl ResolvesServerCert for Serving {
 
 /// Serves until `shutdown`.
 pub async fn run(
-    listener: TcpListener,
+    listener: &TcpListener,
     ca_pem: &str,
     serving: Arc<Serving>,
     router: Router,
@@ -87,7 +87,7 @@ pub async fn run(
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: &TcpListener,
     tls: TlsAcceptor,
     router: Router,
     waiting: Arc<Shares<IpAddr>>,
@@ -192,7 +192,9 @@ mod tests {
         let tls = acceptor(&ca.pem(), Arc::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(accept(listener, tls, Router::new(), Shares::new(8, 2), CancellationToken::new()));
+        tokio::spawn(async move {
+            accept(&listener, tls, Router::new(), Shares::new(8, 2), CancellationToken::new()).await;
+        });
         let connect = async |from: &str, say: &[u8]| {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind(from.parse().unwrap()).unwrap();

@@ -37,7 +37,7 @@ impl Probes {
         seen: &PodObserved,
         sandbox: Option<&Sandbox>,
         recorder: &Recorder,
-        tell: &(impl Fn(Outcome) + Clone + Send + 'static),
+        tell: &(impl Fn(Outcome) + Clone + Send + Sync + 'static),
     ) {
         for (_, container) in all_containers(pod) {
             let Some(found) = seen.containers.get(&container.name) else { continue };

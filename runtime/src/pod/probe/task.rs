@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use proa_supervise::{Task, keep};
 use std::net::IpAddr;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::check::{Check, Target};
-use crate::event::{Recorder, report};
+use crate::event::{COMPONENT, Recorder, report};
 use crate::pod::observed::{ProbeKind, field_path};
 
+const TASK: Task = Task { component: COMPONENT, name: "probe" };
 /// Extra tries of a readiness probe right after the start, so that a container that is ready
 /// within its first second need not wait a whole period. They count as no failures.
 const EAGER: [Duration; 6] = [
@@ -89,55 +92,83 @@ pub fn start(
     kind: ProbeKind,
     probe: &Probe,
     target: Target,
-    tell: impl Fn(bool) + Send + 'static,
+    tell: impl Fn(bool) + Send + Sync + 'static,
 ) -> AbortOnDropHandle<()> {
-    let check = Check::of_probe(probe, about.container, about.ip);
-    let (pod, name, probe) = (Arc::clone(about.pod), about.container.name.clone(), probe.clone());
-    let recorder = about.recorder.clone();
+    let prober = Prober {
+        kind,
+        check: Check::of_probe(probe, about.container, about.ip),
+        probe: probe.clone(),
+        target,
+        pod: Arc::clone(about.pod),
+        name: about.container.name.clone(),
+        recorder: about.recorder.clone(),
+        tell,
+    };
     AbortOnDropHandle::new(tokio::spawn(async move {
+        keep(TASK, &CancellationToken::new(), || prober.run()).await;
+    }))
+}
+
+struct Prober<F> {
+    kind: ProbeKind,
+    probe: Probe,
+    check: Result<Check, String>,
+    target: Target,
+    pod: Arc<Pod>,
+    /// The container.
+    name: String,
+    recorder: Recorder,
+    tell: F,
+}
+
+impl<F: Fn(bool) + Sync> Prober<F> {
+    /// Probes for ever, or until the container has started.
+    async fn run(&self) {
         let seconds = |value: Option<i32>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
-        let period = Duration::from_secs(seconds(probe.period_seconds.or(Some(10))).max(1));
-        let timeout = Duration::from_secs(seconds(probe.timeout_seconds).max(1));
-        let once = async || match &check {
-            Ok(check) => check.run(&target, timeout).await,
-            Err(message) => Err(message.clone()),
-        };
-        tokio::time::sleep(Duration::from_secs(seconds(probe.initial_delay_seconds))).await;
-        let mut counter = Counter::new(&probe);
-        let mut result = once().await;
-        if kind == ProbeKind::Readiness && probe.initial_delay_seconds.unwrap_or(0) == 0 {
+        let period = Duration::from_secs(seconds(self.probe.period_seconds.or(Some(10))).max(1));
+        let delay = seconds(self.probe.initial_delay_seconds);
+        tokio::time::sleep(Duration::from_secs(delay)).await;
+        let mut counter = Counter::new(&self.probe);
+        let mut result = self.once().await;
+        if self.kind == ProbeKind::Readiness && delay == 0 {
             for pause in EAGER {
                 if result.is_ok() {
                     break;
                 }
                 tokio::time::sleep(pause).await;
-                result = once().await;
+                result = self.once().await;
             }
         }
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
-            let said = match &result {
-                Ok(None) => None,
-                Ok(Some(warning)) => {
-                    Some(("ProbeWarning", format!("{} probe warning: {warning}", title(kind))))
-                }
-                Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", title(kind)))),
-            };
-            if let Some((reason, text)) = said {
-                recorder.report(&pod, report(field_path(&pod, &name), true, reason, text));
-            }
+            self.say(&result);
             if let Some(healthy) = counter.count(result.is_ok()) {
-                tell(healthy);
-                if kind == ProbeKind::Startup {
+                (self.tell)(healthy);
+                if self.kind == ProbeKind::Startup {
                     return;
                 }
             }
             ticks.tick().await;
-            result = once().await;
+            result = self.once().await;
         }
-    }))
+    }
+
+    async fn once(&self) -> Result<Option<String>, String> {
+        let timeout = u64::try_from(self.probe.timeout_seconds.unwrap_or(0)).unwrap_or(0).max(1);
+        self.check.as_ref().map_err(Clone::clone)?.run(&self.target, Duration::from_secs(timeout)).await
+    }
+
+    fn say(&self, result: &Result<Option<String>, String>) {
+        let (reason, text) = match result {
+            Ok(None) => return,
+            Ok(Some(warning)) => ("ProbeWarning", format!("{} probe warning: {warning}", title(self.kind))),
+            Err(message) => ("Unhealthy", format!("{} probe failed: {message}", title(self.kind))),
+        };
+        let path = field_path(&self.pod, &self.name);
+        self.recorder.report(&self.pod, report(path, true, reason, text));
+    }
 }
 
 fn title(kind: ProbeKind) -> &'static str {

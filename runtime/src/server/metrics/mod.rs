@@ -1,5 +1,5 @@
 //! What this node and its containers use of CPU and memory, under the kubelet's paths:
-//! `/metrics/resource` and `/stats/summary`.
+//! `/metrics/resource` and `/stats/summary`; and how this program itself fares: `/metrics`.
 //!
 //! Nothing is measured unless somebody asks; an answer is read from `/proc` and from the cgroups of
 //! the containers that run. What is told of CPU are counters: who wants to know how fast they grow
@@ -9,6 +9,7 @@ mod read;
 mod summary;
 mod text;
 
+use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -33,9 +34,22 @@ struct Server {
 /// The routes.
 pub fn router(pods: ShownPods) -> Router {
     Router::new()
+        .route("/metrics", get(async || ([(header::CONTENT_TYPE, TEXT)], restarts())))
         .route("/metrics/resource", get(resource))
         .route("/stats/summary", get(stats))
         .with_state(Server { pods, before: Arc::default() })
+}
+
+/// How often long-lived tasks of this process were started again.
+fn restarts() -> String {
+    let name = "proa_task_restarts_total";
+    let mut text = format!(
+        "# HELP {name} Times that a long-lived task has failed and was started again.\n# TYPE {name} counter\n"
+    );
+    for (task, count) in proa_supervise::counts() {
+        let _ = writeln!(text, "{name}{{task=\"{task}\"}} {count}");
+    }
+    text
 }
 
 async fn resource(State(server): State<Server>) -> Response {
