@@ -14,6 +14,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::away::away;
 use crate::backoff::since;
 use crate::event::report;
 use crate::node::host::Host;
@@ -93,7 +94,8 @@ impl Keeper {
         if self.host.foreign.differs(&node) {
             self.host.foreign.publish(&self.host.client, &self.host.config.node_name).await?;
         }
-        let mut wanted = object::status(&self.host);
+        let host = Arc::clone(&self.host);
+        let mut wanted = away(move || object::status(&host)).await;
         keep_extended(node.status.as_ref(), &mut wanted);
         let due = self.written.is_none_or(|written| since(now, written) >= STATUS_EVERY);
         merge_conditions(node.status.as_ref(), &mut wanted, due, now);
@@ -114,7 +116,8 @@ impl Keeper {
     async fn register(&self) -> Result<Node, kube::Error> {
         let api = Api::<Node>::all(self.host.client.clone());
         let name = &self.host.config.node_name;
-        let wanted = object::node(&self.host);
+        let host = Arc::clone(&self.host);
+        let wanted = away(move || object::node(&host)).await;
         match api.create(&PostParams::default(), &wanted).await {
             Ok(node) => {
                 let text = format!("Node {name} status is now: NodeReady");

@@ -4,12 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use tokio::sync::watch;
 
 use crate::node::host_names::HostNames;
 
 /// Pods by namespace and name. Clones share it.
 #[derive(Clone, Default)]
-pub struct ShownPods(Arc<RwLock<Pods>>, Arc<OnceLock<(String, HostNames)>>);
+pub struct ShownPods(Arc<All>);
+
+#[derive(Default)]
+struct All {
+    pods: RwLock<Pods>,
+    node: OnceLock<(String, HostNames)>,
+    changed: watch::Sender<()>,
+}
 
 type Pods = BTreeMap<(String, String), Arc<Shown>>;
 
@@ -25,42 +33,53 @@ impl ShownPods {
     /// Says whose pods these are.
     pub fn name_node(&self, name: &str, on_host: &HostNames) {
         // There is one agent, which says it once.
-        let _ = self.1.set((name.to_owned(), on_host.clone()));
+        let _ = self.0.node.set((name.to_owned(), on_host.clone()));
     }
 
     /// The node's name; empty before its agent runs.
     pub fn node_name(&self) -> String {
-        self.1.get().map(|(name, _)| name.clone()).unwrap_or_default()
+        self.0.node.get().map(|(name, _)| name.clone()).unwrap_or_default()
     }
 
     /// How what the node has on its machine is named; `None` before its agent runs.
     pub fn host_names(&self) -> Option<&HostNames> {
-        self.1.get().map(|(_, names)| names)
+        self.0.node.get().map(|(_, names)| names)
     }
 
     /// Shows a pod.
     pub fn show(&self, pod: &Arc<Pod>, status: PodStatus) {
         let shown = Arc::new(Shown { pod: Arc::clone(pod), status });
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(key(pod), shown);
+        let mut pods = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
+        let before = pods.insert(key(pod), Arc::clone(&shown));
+        drop(pods);
+        if before.is_none_or(|before| before.status != shown.status) {
+            self.0.changed.send_replace(());
+        }
     }
 
     /// Forgets a pod, unless another of the same name has taken its place.
     pub fn forget(&self, pod: &Pod) {
-        let mut pods = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
         if pods.get(&key(pod)).is_some_and(|shown| shown.pod.metadata.uid == pod.metadata.uid) {
             pods.remove(&key(pod));
+            self.0.changed.send_replace(());
         }
+    }
+
+    /// Changes with every status.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// The pod of this name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Shown>> {
-        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let pods = self.0.pods.read().unwrap_or_else(PoisonError::into_inner);
         pods.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// All pods, by namespace and name.
     pub fn list(&self) -> Vec<Arc<Shown>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 

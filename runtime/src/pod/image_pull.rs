@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use crate::away::away;
 use crate::backoff::go_duration;
 use crate::event::report;
 use crate::image::{Image, ImageError, Progress, normalize};
@@ -34,7 +35,8 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
         let text = format!("Failed to apply default image tag \"{name}\": {error}");
         return Err((reason::INVALID_IMAGE_NAME, text));
     }
-    let local = host.images.get(name);
+    let (images, asked) = (host.images.clone(), name.to_owned());
+    let local = away(move || images.get(&asked)).await;
     match (pull_policy(container, name), &local) {
         ("Never", None) => {
             let text = format!("Container image \"{name}\" is not present with pull policy of Never");

@@ -11,6 +11,7 @@ use proa_sandbox::protocol::{Reply, Request, SandboxConfig, VERSION};
 use proa_sandbox::sealed;
 use tokio_util::sync::CancellationToken;
 
+use crate::away::away;
 use crate::backoff::go_duration;
 use crate::engine::{self, Sandbox};
 use crate::event::report;
@@ -81,7 +82,7 @@ pub async fn connect(host: &Host, pod: &Pod, sandbox: &Sandbox) -> Result<IpAddr
         }
         IpAddr::V4(ip)
     };
-    write_etc(host, pod, ip).map_err(|error| error.to_string())?;
+    write_etc(host, pod, ip).await.map_err(|error| error.to_string())?;
     Ok(ip)
 }
 
@@ -185,7 +186,7 @@ impl Start {
     async fn build(&self, gathered: Gathered) -> Result<Request, image_pull::Refused> {
         let (host, pod, name) = (Arc::clone(&self.host), Arc::clone(&self.pod), self.name.clone());
         let (attempt, ip) = (self.attempt, self.ip);
-        let built = tokio::task::spawn_blocking(move || {
+        let built = away(move || {
             let Gathered { turn: _turn, image, program, sources, services } = gathered;
             let found = all_containers(&pod).find(|(_, c)| c.name == name);
             let (_, container) = found.ok_or_else(|| format!("container {name} not found"))?;
@@ -202,8 +203,7 @@ impl Start {
                 node_address: node_address(&host, &pod),
             })
         });
-        let built = built.await.unwrap_or_else(|error| Err(error.to_string()));
-        let container = built.map_err(|message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message))?;
+        let container = built.await.map_err(|message| (reason::CREATE_CONTAINER_CONFIG_ERROR, message))?;
         Ok(Request::Start(Box::new(container)))
     }
 
@@ -244,8 +244,13 @@ impl Start {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         // It may be unknown to this sandbox.
         let _ = self.sandbox.request(Request::Remove { id: id.clone() }).await;
-        let _ = std::fs::remove_file(self.host.paths.termination_log(uid, &id));
-        crate::server::logs::remove(&self.host.paths.log(&self.pod, &self.name, old));
+        let left = self.host.paths.termination_log(uid, &id);
+        let log = self.host.paths.log(&self.pod, &self.name, old);
+        away(move || {
+            let _ = std::fs::remove_file(left);
+            crate::server::logs::remove(&log);
+        })
+        .await;
     }
 
     async fn post_start(&self, container: &Container) {
@@ -303,12 +308,18 @@ fn sandbox_config(host: &Host, pod: &Pod) -> SandboxConfig {
     }
 }
 
-fn write_etc(host: &Host, pod: &Pod, ip: IpAddr) -> std::io::Result<()> {
+async fn write_etc(host: &Host, pod: &Pod, ip: IpAddr) -> std::io::Result<()> {
     let dir = host.paths.etc(pod.metadata.uid.as_deref().unwrap_or_default());
-    std::fs::create_dir_all(&dir)?;
-    std::fs::write(dir.join("hosts"), etc_files::hosts(pod, ip, &host.names))?;
-    std::fs::write(dir.join("resolv.conf"), etc_files::resolv_conf(pod, &host.names))?;
-    std::fs::write(dir.join("hostname"), format!("{}\n", etc_files::kernel_hostname(pod, &host.names)))
+    let files = [
+        ("hosts", etc_files::hosts(pod, ip, &host.names)),
+        ("resolv.conf", etc_files::resolv_conf(pod, &host.names)),
+        ("hostname", format!("{}\n", etc_files::kernel_hostname(pod, &host.names))),
+    ];
+    away(move || {
+        std::fs::create_dir_all(&dir)?;
+        files.into_iter().try_for_each(|(name, text)| std::fs::write(dir.join(name), text))
+    })
+    .await
 }
 
 /// The annotations that named seccomp profiles before there was a field for them.

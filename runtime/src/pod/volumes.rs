@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::away::away;
 use crate::node::host::Host;
 use crate::pod::objects::Watched;
 use crate::volume::{self, claim};
@@ -98,8 +99,7 @@ impl Volumes {
         work: impl FnOnce(&Volumes) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let volumes = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&volumes)).await;
-        done.unwrap_or_else(|error| Err(error.to_string()))
+        away(move || work(&volumes)).await
     }
 }
 

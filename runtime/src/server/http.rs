@@ -6,7 +6,8 @@
 //! It does not authenticate: who serves it does.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{self, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ use crate::node::descriptors;
 use crate::node::paths::Paths;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::{parse_id, reason};
-use crate::server::logs::read::{self, Options};
+use crate::server::logs::notice::Notices;
+use crate::server::logs::read::{self, Following, Options};
 use crate::server::metrics;
 
 /// Logs that are read at a time, where there are descriptors enough for them. A quarter may be one pod's.
@@ -41,6 +43,8 @@ struct Server {
     paths: Paths,
     /// Logs that are being read, by the pod's uid: each takes descriptors.
     logs: Arc<Shares<String>>,
+    /// For those who follow a log; without an instance nobody can.
+    notices: Arc<io::Result<Notices>>,
 }
 
 /// The routes.
@@ -51,7 +55,12 @@ pub fn router(pods: ShownPods, paths: Paths) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods_list))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
-        .with_state(Server { pods: pods.clone(), paths, logs: Shares::new(logs, logs / 4) })
+        .with_state(Server {
+            pods: pods.clone(),
+            paths,
+            logs: Shares::new(logs, logs / 4),
+            notices: Arc::new(Notices::start()),
+        })
         .merge(metrics::router(pods.clone()))
         .merge(crate::server::pod_proxy::router(pods))
         .merge(streams)
@@ -73,13 +82,13 @@ async fn container_logs(
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    match logs(&server, &namespace, &pod, &container, &query) {
+    match logs(&server, &namespace, &pod, &container, &query).await {
         Ok(body) => ([(header::CONTENT_TYPE, "text/plain")], body).into_response(),
         Err((code, message)) => (code, [(header::CONTENT_TYPE, "text/plain")], message).into_response(),
     }
 }
 
-fn logs(
+async fn logs(
     server: &Server,
     namespace: &str,
     pod: &str,
@@ -99,30 +108,46 @@ fn logs(
     let attempt =
         attempt.ok_or_else(|| bad(format!("container \"{container}\" in pod \"{pod}\" is not available")))?;
     let path: PathBuf = server.paths.log(&shown.pod, container, attempt);
-    let options = Options { follow: options.follow && running, ..options };
-    let (pods, at) = (server.pods.clone(), (namespace.to_owned(), pod.to_owned(), container.to_owned()));
-    let is_running = move || {
-        let shown = pods.get(&at.0, &at.1);
-        shown.as_ref().and_then(|shown| shown.container(&at.2)).is_some_and(|status| {
-            status.state.as_ref().is_some_and(|s| s.running.is_some())
-                && status.container_id.as_deref() == Some(&id)
-        })
-    };
-    let failed = |error: std::io::Error| match error.kind() {
+    let failed = |error: io::Error| match error.kind() {
         // Nothing is written until the container writes something.
-        std::io::ErrorKind::NotFound => {
+        io::ErrorKind::NotFound => {
             bad(format!("container \"{container}\" in pod \"{pod}\" has no log on this node"))
         }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to read the log: {error}")),
+    };
+    let following = match running && flag(query, "follow") {
+        false => None,
+        true => Some(follow(server, [namespace, pod, container], id, &path).map_err(failed)?),
     };
     let uid = shown.pod.metadata.uid.clone().unwrap_or_default();
     let share = server.logs.take(uid).ok_or_else(|| {
         (StatusCode::TOO_MANY_REQUESTS, format!("too many logs of pod \"{pod}\" are being read"))
     })?;
-    let pieces = read::read(path, options, is_running).map_err(failed)?;
+    let pieces = read::read(path, options, following).await.map_err(failed)?;
     Ok(Body::from_stream(pieces.inspect(move |_| {
         let _ = &share;
     })))
+}
+
+/// What tells of news in a run's log, and of its end.
+fn follow(
+    server: &Server,
+    [namespace, pod, container]: [&str; 3],
+    id: String,
+    log: &path::Path,
+) -> io::Result<Following<impl Fn() -> bool + Send + use<>>> {
+    let notices = server.notices.as_ref().as_ref();
+    let notices = notices.map_err(|error| io::Error::new(error.kind(), format!("inotify: {error}")))?;
+    let (pods, at) = (server.pods.clone(), [namespace, pod, container].map(str::to_owned));
+    let is_running = move || {
+        let shown = pods.get(&at[0], &at[1]);
+        shown.as_ref().and_then(|shown| shown.container(&at[2])).is_some_and(|status| {
+            status.state.as_ref().is_some_and(|s| s.running.is_some())
+                && status.container_id.as_deref() == Some(&id)
+        })
+    };
+    let notice = notices.of(log.parent().unwrap_or(log))?;
+    Ok(Following { notice, is_running, shown: server.pods.changes() })
 }
 
 /// The id of the run whose log is meant, and whether it may still write. The refusals are worded
@@ -183,7 +208,6 @@ fn options(query: &HashMap<String, String>, now: Timestamp) -> Result<Options, S
         since: since_seconds.or(since_time),
         timestamps: flag(query, "timestamps"),
         limit_bytes: number("limitBytes")?,
-        follow: flag(query, "follow"),
     })
 }
 

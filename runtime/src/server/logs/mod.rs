@@ -5,6 +5,7 @@
 
 pub mod cri;
 mod files;
+pub mod notice;
 pub mod read;
 
 /// Removes a log and its older parts. Not an error if it is not there.

@@ -1,4 +1,6 @@
 //! Streams a log: the part that was asked for, and what is added while somebody follows.
+//!
+//! Files are read on threads that nobody else waits for; one who follows waits on none.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,13 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::cri::Line;
 use super::files::{self, Place};
+use super::notice::Notice;
+use crate::away::away;
 
-/// How often a followed log is looked at when nothing comes.
-const POLL: Duration = Duration::from_millis(100);
+/// What is written within this time is read together.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Which part of a log, and in which form: the fields of `PodLogOptions`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,25 +30,39 @@ pub struct Options {
     pub timestamps: bool,
     /// At most so many bytes.
     pub limit_bytes: Option<u64>,
-    /// Go on until the run has ended.
-    pub follow: bool,
 }
 
-/// Reads a log. `is_running` tells whether the run that writes it has not ended; it is only
-/// asked while the log is followed.
-pub fn read(
+/// How somebody follows a log until the run that writes it has ended.
+pub struct Following<F> {
+    /// Of the log's directory.
+    pub notice: Notice,
+    /// Tells whether the run has not ended …
+    pub is_running: F,
+    /// … which may have changed when this has.
+    pub shown: watch::Receiver<()>,
+}
+
+/// Reads a log.
+pub async fn read(
     log: PathBuf,
     options: Options,
-    is_running: impl Fn() -> bool + Send + 'static,
+    following: Option<Following<impl Fn() -> bool + Send + 'static>>,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
-    let place = files::open(&log, options.tail_lines)?;
-    let (send, receive) = mpsc::channel(4);
     // What is written after the last lines were looked for is none of them.
-    let lines_left = options.tail_lines.filter(|_| !options.follow);
-    let left = options.limit_bytes;
-    let formatter = Formatter { left, lines_left, at_line_start: true, shown: true, options };
+    let lines_left = options.tail_lines.filter(|_| following.is_none());
+    let reader = away(move || {
+        let place = files::open(&log, options.tail_lines)?;
+        Ok::<_, io::Error>(Reader {
+            log,
+            place,
+            pending: Vec::new(),
+            formatter: Formatter::new(options, lines_left),
+        })
+    });
+    let reader = reader.await?;
+    let (send, receive) = mpsc::channel(4);
     tokio::spawn(async move {
-        if let Err(error) = copy(log, place, formatter, is_running, &send).await {
+        if let Err(error) = copy(reader, following, &send).await {
             let _ = send.send(Err(error)).await;
         }
     });
@@ -52,42 +70,60 @@ pub fn read(
 }
 
 async fn copy(
-    log: PathBuf,
-    mut place: Place,
-    mut formatter: Formatter,
-    is_running: impl Fn() -> bool,
+    mut reader: Reader,
+    mut following: Option<Following<impl Fn() -> bool>>,
     send: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    let mut pending = Vec::new();
-    let mut running = formatter.options.follow;
     loop {
-        if place.read(&mut pending)? == 0 {
-            // The file has no more now. Rotation happens after its last line was written, so one
-            // more read after a successor has shown up gets all of it.
-            if let Some(next) = place.next(&log)? {
-                if place.read(&mut pending)? == 0 {
-                    place = next;
-                }
-            } else if running && !send.is_closed() {
-                // What is written before the end is seen by the read after this answer.
-                running = is_running();
-                if running {
-                    tokio::time::sleep(POLL).await;
-                }
-            } else {
+        let read;
+        (reader, read) = away(move || reader.read().map(|read| (reader, read))).await?;
+        if let Some(piece) = read {
+            if !piece.is_empty() && send.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
+            if reader.formatter.is_done() {
                 return Ok(());
             }
             continue;
         }
+        let Some(Following { notice, is_running, shown }) = &mut following else { return Ok(()) };
+        if !is_running() {
+            // What was written before the end is seen by the read after this answer.
+            following = None;
+            continue;
+        }
+        tokio::select! {
+            () = notice.changed() => tokio::time::sleep(TOGETHER).await,
+            Ok(()) = shown.changed() => {}
+            () = send.closed() => return Ok(()),
+        }
+    }
+}
+
+struct Reader {
+    log: PathBuf,
+    place: Place,
+    /// What was read and is no whole line yet.
+    pending: Vec<u8>,
+    formatter: Formatter,
+}
+
+impl Reader {
+    /// Reads on and gives what the client is to see of that; `None` at the log's present end.
+    fn read(&mut self) -> io::Result<Option<Bytes>> {
+        while self.place.read(&mut self.pending)? == 0 {
+            // The file has no more now. Rotation happens after its last line was written, so one
+            // more read after a successor has shown up gets all of it.
+            let Some(next) = self.place.next(&self.log)? else { return Ok(None) };
+            if self.place.read(&mut self.pending)? > 0 {
+                break;
+            }
+            self.place = next;
+        }
         let mut out = Vec::new();
-        let used = formatter.format(&pending, &mut out);
-        pending.drain(..used);
-        if !out.is_empty() && send.send(Ok(Bytes::from(out))).await.is_err() {
-            return Ok(());
-        }
-        if formatter.left == Some(0) || formatter.lines_left == Some(0) {
-            return Ok(());
-        }
+        let used = self.formatter.format(&self.pending, &mut out);
+        self.pending.drain(..used);
+        Ok(Some(out.into()))
     }
 }
 
@@ -105,6 +141,15 @@ struct Formatter {
 }
 
 impl Formatter {
+    fn new(options: Options, lines_left: Option<u64>) -> Self {
+        Formatter { left: options.limit_bytes, lines_left, at_line_start: true, shown: true, options }
+    }
+
+    /// The client has got all that it wants.
+    fn is_done(&self) -> bool {
+        self.left == Some(0) || self.lines_left == Some(0)
+    }
+
     /// Formats whole lines; returns how many bytes of `input` they were.
     fn format(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
         let mut used = 0;
@@ -144,6 +189,7 @@ impl Formatter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::notice::Notices;
     use super::*;
     use futures::TryStreamExt;
     use std::fmt::Write as _;
@@ -166,8 +212,10 @@ mod tests {
         log
     }
 
+    const NOBODY: Option<Following<fn() -> bool>> = None;
+
     async fn text(log: &Path, options: Options) -> String {
-        let stream = read(log.to_owned(), options, || false).unwrap();
+        let stream = read(log.to_owned(), options, NOBODY).await.unwrap();
         let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
         String::from_utf8(parts.concat()).unwrap()
     }
@@ -185,9 +233,8 @@ mod tests {
         std::fs::write(&log, lines(0..5)).unwrap();
         let (send, mut receive) = mpsc::channel(4);
         let options = Options { tail_lines: Some(1), ..Options::default() };
-        let formatter =
-            Formatter { left: None, lines_left: Some(1), at_line_start: true, shown: true, options };
-        copy(log, place, formatter, || false, &send).await.unwrap();
+        let formatter = Formatter::new(options, Some(1));
+        copy(Reader { log, place, pending: Vec::new(), formatter }, NOBODY, &send).await.unwrap();
         assert_eq!(receive.recv().await.unwrap().unwrap(), "line 2\n");
     }
 
@@ -225,8 +272,14 @@ mod tests {
         let log = log(dir.path());
         let running = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&running);
-        let options = Options { follow: true, tail_lines: Some(1), ..Options::default() };
-        let stream = read(log.clone(), options, move || asked.load(Ordering::SeqCst)).unwrap();
+        let (notices, show) = (Notices::start().unwrap(), watch::Sender::new(()));
+        let following = Following {
+            notice: notices.of(dir.path()).unwrap(),
+            is_running: move || asked.load(Ordering::SeqCst),
+            shown: show.subscribe(),
+        };
+        let options = Options { tail_lines: Some(1), ..Options::default() };
+        let stream = read(log.clone(), options, Some(following)).await.unwrap();
         let mut stream = std::pin::pin!(stream);
         assert_eq!(&stream.try_next().await.unwrap().unwrap()[..], numbers(5..6).as_bytes());
         // Two rotations between two looks.
@@ -238,8 +291,12 @@ mod tests {
             std::fs::rename(&log, name(1)).unwrap();
             std::fs::write(&log, lines(n..n + 1)).unwrap();
         }
+        for n in [6, 7] {
+            assert_eq!(&stream.try_next().await.unwrap().unwrap()[..], numbers(n..n + 1).as_bytes());
+        }
         running.store(false, Ordering::SeqCst);
+        show.send_replace(());
         let rest: Vec<Bytes> = stream.try_collect().await.unwrap();
-        assert_eq!(String::from_utf8(rest.concat()).unwrap(), numbers(6..8));
+        assert!(rest.is_empty());
     }
 }
