@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proa_api::Refusal;
@@ -30,6 +31,8 @@ use crate::registry::Registry;
 
 /// A node must have answered the connection and the handshake by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// What asks for something without bringing anything must have begun to be answered by then.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
 /// The servers of all nodes.
 pub struct Kubelets {
@@ -73,7 +76,11 @@ impl Kubelets {
         let stream = stream
             .unwrap_or_else(|_| Err(format!("dial tcp {address}: i/o timeout")))
             .map_err(unreachable)?;
-        send(stream, address, request).await.map_err(|error| unreachable(error.to_string()))
+        // What is still on its way to the node takes the time that its sender takes.
+        let limit = if request.body().is_end_stream() { ANSWER_LIMIT } else { Duration::MAX };
+        let answer = tokio::time::timeout(limit, send(stream, address, request)).await;
+        let late = |_| unreachable("net/http: timeout awaiting response headers".to_owned());
+        answer.map_err(late)?.map_err(|error| unreachable(error.to_string()))
     }
 
     /// Where a node says that its server is.

@@ -17,14 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use futures::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
-use proa_api::Refusal;
 use proa_kinds::Kind;
+use proa_supervise::caught;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::task::{JoinError, JoinSet};
 
 pub use history::{ContainerName, NodeUsage, Usage};
 
@@ -36,8 +36,10 @@ use history::History;
 const FRESH: Duration = Duration::from_secs(1);
 /// The shortest time over which the use of CPU is told.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
-/// A node that has not answered by then is left out.
+/// A node that has not answered by then does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer waits so long for a node, and not at all for one that was slower the last time.
+const AWAITED: Duration = Duration::from_secs(2);
 /// No node has more to say.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
@@ -76,8 +78,19 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct State {
-    nodes: BTreeMap<String, History>,
+    nodes: BTreeMap<String, Node>,
+    /// What nodes are being asked.
+    asked: JoinSet<(String, Result<history::Reading, String>)>,
     last: Option<(Instant, Arc<Snapshot>)>,
+}
+
+#[derive(Default)]
+struct Node {
+    history: History,
+    /// It is being asked.
+    asked: bool,
+    /// The last time it was waited for in vain. What it says is for the question after that.
+    slow: bool,
 }
 
 impl fmt::Debug for Metrics {
@@ -92,7 +105,7 @@ impl Metrics {
         Metrics { kubelets, registry, state: Mutex::default() }
     }
 
-    /// What is used now. Nodes that cannot be reached are left out.
+    /// What is used now. Nodes that cannot be reached are left out, and keep nobody waiting.
     pub async fn now(&self) -> Arc<Snapshot> {
         // Whoever asks meanwhile waits here, and gets the same answer.
         let mut state = self.state.lock().await;
@@ -104,14 +117,14 @@ impl Metrics {
         let nodes = self.nodes();
         state.nodes.retain(|name, _| nodes.contains(name));
         self.scrape(&mut state, &nodes).await;
-        let waiting: Vec<String> =
-            state.nodes.iter().filter(|(_, h)| h.is_waiting()).map(|(name, _)| name.clone()).collect();
+        let is_waiting = |(name, node): (&String, &Node)| node.history.is_waiting().then(|| name.clone());
+        let waiting: Vec<String> = state.nodes.iter().filter_map(is_waiting).collect();
         if !waiting.is_empty() {
             tokio::time::sleep(SHORTEST_WINDOW).await;
             self.scrape(&mut state, &waiting).await;
         }
         let now = Timestamp::now();
-        let usage = state.nodes.iter().filter_map(|(name, h)| Some((name.clone(), h.usage(now)?)));
+        let usage = state.nodes.iter().filter_map(|(name, n)| Some((name.clone(), n.history.usage(now)?)));
         let snapshot: Arc<Snapshot> = Arc::new(usage.collect());
         state.last = Some((Instant::now(), snapshot.clone()));
         snapshot
@@ -124,28 +137,55 @@ impl Metrics {
         list.map(|list| list.items.iter().map(|o| o.key.name.to_string()).collect()).unwrap_or_default()
     }
 
+    /// Asks these nodes, those that are not being asked already.
     async fn scrape(&self, state: &mut State, nodes: &[String]) {
-        let readings = join_all(nodes.iter().map(|node| async move { (node, self.ask(node).await) })).await;
-        for (node, reading) in readings {
-            match reading {
-                Ok(reading) => state.nodes.entry(node.clone()).or_default().push(reading),
-                Err(refusal) => tracing::debug!(node, %refusal, "a node's metrics cannot be had"),
+        for name in nodes {
+            let node = state.nodes.entry(name.clone()).or_default();
+            if !std::mem::replace(&mut node.asked, true) {
+                let (kubelets, name) = (self.kubelets.clone(), name.clone());
+                state.asked.spawn(async move {
+                    let answer = caught(tokio::time::timeout(PATIENCE, ask(&kubelets, &name))).await;
+                    let late = |_| Err("it does not answer".to_owned());
+                    (name, answer.and_then(|answer| answer.unwrap_or_else(late)))
+                });
             }
         }
-    }
-
-    async fn ask(&self, node: &str) -> Result<history::Reading, Refusal> {
-        let request = Request::get("/metrics/resource").body(Body::empty()).map_err(Refusal::internal)?;
-        let answer = async {
-            let response = self.kubelets.request(node, request).await?;
-            if !response.status().is_success() {
-                return Err(Refusal::internal(format!("the node answers {}", response.status())));
-            }
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-            body.map(|body| body.to_bytes()).map_err(Refusal::internal)
-        };
-        let late = |_| Refusal::internal("the node does not answer");
-        let body = tokio::time::timeout(PATIENCE, answer).await.map_err(late)??;
-        Ok(text::read(&String::from_utf8_lossy(&body), Timestamp::now()))
+        let until = tokio::time::Instant::now() + AWAITED;
+        while state.nodes.values().any(|node| node.asked && !node.slow) {
+            let Ok(answered) = tokio::time::timeout_at(until, state.asked.join_next()).await else { break };
+            state.note(answered);
+        }
+        while let Some(answered) = state.asked.try_join_next() {
+            state.note(Some(answered));
+        }
+        state.nodes.values_mut().for_each(|node| node.slow |= node.asked);
     }
 }
+
+impl State {
+    fn note(&mut self, answered: Option<Result<(String, Result<history::Reading, String>), JoinError>>) {
+        // What panics is caught, and nobody ends them.
+        let Some(Ok((name, answer))) = answered else { return };
+        // It may be gone meanwhile.
+        let Some(node) = self.nodes.get_mut(&name) else { return };
+        (node.asked, node.slow) = (false, answer.is_err());
+        match answer {
+            Ok(reading) => node.history.push(reading),
+            Err(error) => tracing::debug!(node = name, error, "a node's metrics cannot be had"),
+        }
+    }
+}
+
+async fn ask(kubelets: &Kubelets, node: &str) -> Result<history::Reading, String> {
+    let request = Request::get("/metrics/resource").body(Body::empty()).map_err(|e| e.to_string())?;
+    let response = kubelets.request(node, request).await.map_err(|refusal| refusal.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("it answers {}", response.status()));
+    }
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    Ok(text::read(&String::from_utf8_lossy(&body), Timestamp::now()))
+}
+
+#[cfg(test)]
+mod tests;
