@@ -8,12 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::backoff::later;
 use crate::event::{Report, report};
 use crate::pod::eviction;
-use crate::pod::eviction::measure::Measured;
-use crate::pod::observed::{Outcome, PodObserved, Step};
+use crate::pod::eviction::measure::{self, Measured};
+use crate::pod::observed::{PodObserved, Step};
 use crate::pod::plan::must_end;
-
-/// The pause between two measurements of the disk is so many times as long as one takes, at least.
-const MEASURE_SHARE: u32 = 20;
 
 /// What is watched, and when.
 pub struct Disk {
@@ -37,8 +34,8 @@ pub enum Next {
 pub enum Finding {
     /// The pod keeps to its limits.
     Fine,
-    /// The pod must end.
-    Exceeds(Outcome),
+    /// The pod must end, for which this says why.
+    Exceeds(String),
     /// Not all of it could be measured.
     Unclear(Report),
 }
@@ -71,11 +68,10 @@ impl Disk {
     /// Takes in a measurement.
     pub fn measured(&mut self, measured: Measured, now: Timestamp) -> Finding {
         self.running = false;
-        let pause = eviction::PERIOD.max(measured.took * MEASURE_SHARE);
-        self.due = Some(later(now, pause));
+        self.due = Some(later(now, measure::pause(eviction::PERIOD, measured.took)));
         let limits = self.limits.as_ref();
         if let Some(message) = limits.and_then(|limits| eviction::exceeded(limits, &measured.used)) {
-            return Finding::Exceeds(Outcome::Exceeds(message));
+            return Finding::Exceeds(message);
         }
         measured.problem.map_or(Finding::Fine, |problem| {
             let text = format!("Local storage could not be measured in full: {problem}");

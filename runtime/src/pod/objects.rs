@@ -30,7 +30,7 @@ use crate::pod::env::{References, Sources};
 use crate::volume::claim::{self, Claims};
 use crate::volume::content::{self, Fetched, TokenWanted};
 
-/// The audience of tokens that name none.
+/// The service account of pods that name none.
 const DEFAULT_ACCOUNT: &str = "default";
 
 /// Follows the Services.
@@ -145,14 +145,17 @@ impl Objects {
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-        let node = Api::<Node>::all(self.client.clone()).get_opt(node).await;
-        let node = node.map_err(|error| error.to_string())?;
-        let node_labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
-        let mut claims = BTreeMap::new();
-        for name in names {
-            claims.insert(name.clone(), self.claim(namespace, name).await?);
-        }
-        Ok(Claims { claims, node_labels })
+        in_time(async {
+            let node = Api::<Node>::all(self.client.clone()).get_opt(node).await;
+            let node = node.map_err(|error| error.to_string())?;
+            let node_labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
+            let mut claims = BTreeMap::new();
+            for name in names {
+                claims.insert(name.clone(), self.claim(namespace, name).await?);
+            }
+            Ok(Claims { claims, node_labels })
+        })
+        .await
     }
 
     /// A claim and the volume that it names.

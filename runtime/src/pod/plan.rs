@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, Probe};
 
 use crate::backoff::{later, since};
 use crate::pod::eviction;
@@ -74,8 +74,8 @@ pub enum Action {
     },
     /// Give the pod up.
     GiveUp(Verdict),
-    /// Stop a start that is under way, as far as that is possible.
-    CancelStart,
+    /// Stop what is under way for the pod, a start or the setting up of volumes, as far as that is possible.
+    CancelUnderWay,
     /// Remove all that the pod has on this node: sandbox, address, mounts, directories.
     TearDown,
     /// Write the last status and tell the API server to forget the pod.
@@ -111,8 +111,12 @@ pub fn must_end(pod: &Pod, spec: &PodSpec, seen: &PodObserved) -> bool {
 
 /// True if the API says that the pod has ended for good.
 pub fn phase_is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    pod.status.as_ref().is_some_and(is_terminal)
+}
+
+/// True if a pod of this status has ended for good.
+pub fn is_terminal(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// True if every main container has ended for good, or an init container has failed for good.
@@ -303,7 +307,7 @@ fn start_when_due(container: &Container, state: &ContainerSeen, now: Timestamp, 
 /// The pod is to end: its containers, then its sandbox, then its object if it is being deleted.
 fn end(pod: &Pod, seen: &PodObserved, now: Timestamp, plan: &mut Plan) {
     if seen.starting.is_some() || matches!(seen.volumes, Step::Doing { .. }) {
-        plan.actions.push(Action::CancelStart);
+        plan.actions.push(Action::CancelUnderWay);
     }
     let evicted = seen.verdict.as_ref().is_some_and(|verdict| verdict.reason == eviction::REASON);
     let grace = if evicted { eviction::GRACE.min(grace_period(pod)) } else { grace_period(pod) };

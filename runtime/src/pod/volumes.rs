@@ -51,16 +51,17 @@ impl Volumes {
     }
 
     async fn directories(&self) -> Result<(), String> {
-        let turn = self.unless_cancelled(async { Ok(DIRECTORIES.acquire().await.ok()) }).await?;
         let wanted = self.away(|volumes| Ok(claim::wanted(&volumes.pod, &volumes.host.paths))).await?;
         let claims = self.unless_cancelled(self.host.objects.fetch_claims(&self.pod, &wanted)).await?;
+        // Taken last: while a turn is held nothing is waited for but the disk.
+        let turn = self.unless_cancelled(async { Ok(DIRECTORIES.acquire().await.ok()) }).await?;
         let found = self
             .away(move |volumes| {
+                let _turn = turn;
                 let facts = volumes.host.facts(volumes.address());
                 volume::prepare(&volumes.pod, &volumes.host.paths, &claims, &facts, &volumes.cancelled)
             })
             .await?;
-        drop(turn);
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         for claimed in found {
             self.unless_cancelled(volume::hand_over(&self.host.paths, uid, &claimed)).await?;

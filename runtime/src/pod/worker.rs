@@ -25,7 +25,7 @@ use crate::engine::Sandbox;
 use crate::event::{COMPONENT, Report, report};
 use crate::node::host::Host;
 use crate::pod::disk::{self, Disk};
-use crate::pod::eviction::measure::{FOR_LIMITS, FOR_NODE, Measured, measure};
+use crate::pod::eviction::measure::{FOR_LIMITS, FOR_NODE, Measured, measure, measure_for};
 use crate::pod::observed::{Outcome, PodObserved, REJECTED, Step, Verdict, all_containers, reason};
 use crate::pod::plan::{Action, QUICK_START, is_quick_start, must_end, phase_is_terminal, plan};
 use crate::pod::probe::Probes;
@@ -243,7 +243,7 @@ impl Worker {
                 self.report(vec![report(None, false, verdict.reason.clone(), verdict.message.clone())]);
                 self.seen.verdict = Some(verdict);
             }
-            Action::CancelStart => {
+            Action::CancelUnderWay => {
                 let starts = [&self.cancel_start, &self.volumes.cancel];
                 let news = starts.iter().any(|start| !start.is_cancelled());
                 starts.into_iter().for_each(CancellationToken::cancel);
@@ -353,7 +353,7 @@ impl Worker {
             Told::NotDone(report) => self.report(vec![report]),
             Told::Measured(measured) => match self.disk.measured(measured, Timestamp::now()) {
                 disk::Finding::Fine => {}
-                disk::Finding::Exceeds(outcome) => self.apply(outcome),
+                disk::Finding::Exceeds(message) => self.apply(Outcome::Exceeds(message)),
                 disk::Finding::Unclear(report) => self.report(vec![report]),
             },
             Told::Measure(answer) => self.measure(answer),
@@ -480,7 +480,7 @@ impl Worker {
         }
         let runs = disk::newest_runs(&self.seen);
         self.steps.begin("measure", not_done, async move |_| {
-            drop(answer.send(measure(&host.paths, &pod, &runs, &FOR_NODE).await))
+            measure_for(answer, &host.paths, &pod, &runs, &FOR_NODE).await;
         });
     }
 

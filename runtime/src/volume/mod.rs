@@ -5,6 +5,7 @@
 //! Setting up twice changes nothing, which is also how changed objects reach running pods.
 //! Source: <https://kubernetes.io/docs/concepts/storage/volumes/>.
 
+pub mod beneath;
 pub mod claim;
 pub mod content;
 pub mod mount;
@@ -67,6 +68,9 @@ pub fn prepare(
     make_private(&paths.pod_volumes(uid)).map_err(|e| e.to_string())?;
     let mut found = Vec::new();
     for (index, volume) in volumes.iter().enumerate() {
+        if cancelled.is_cancelled() {
+            break;
+        }
         let dir = paths.volume(uid, &volume.name);
         let made = match content::source(volume) {
             Source::EmptyDir(source) => empty_dir(&dir, source, memory_size(pod, source, facts), group),
@@ -78,9 +82,6 @@ pub fn prepare(
             }
         };
         made.map_err(|error| failed(&volume.name, &error))?;
-        if cancelled.is_cancelled() {
-            break;
-        }
     }
     Ok(found)
 }
@@ -432,8 +433,10 @@ mod tests {
         cancelled.cancel();
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        let pod = pod(json!({"configMap": {"name": "m", "optional": true}}));
-        write_files(&pod, &paths, &Fetched::default(), &facts(), &cancelled).unwrap();
+        let files = pod(json!({"configMap": {"name": "m", "optional": true}}));
+        write_files(&files, &paths, &Fetched::default(), &facts(), &cancelled).unwrap();
+        let scratch = pod(json!({"emptyDir": {}}));
+        prepare(&scratch, &paths, &Claims::default(), &facts(), &cancelled).unwrap();
         assert!(!paths.volume("u", "v").exists());
     }
 

@@ -6,14 +6,16 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+
+use super::beneath::{by_fd, locate};
 
 /// What a directory in a volume has of the volume's mode: permissions, and the bit by which new
 /// entries belong to the volume's group. The kubelet takes the same.
@@ -52,10 +54,10 @@ pub fn is_point(path: &Path) -> io::Result<bool> {
 /// there too.
 pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let root = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?;
-    let found = match beneath(&root, path) {
+    let found = match locate(&root, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_dirs(&root, path)?;
-            beneath(&root, path)?
+            locate(&root, path)?
         }
         found => found?,
     };
@@ -107,18 +109,12 @@ fn real(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-fn beneath(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    Ok(openat2(root, path, how)?)
-}
-
 fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
     let mode = std::fs::metadata(by_fd(root))?.permissions().mode() & INHERITED;
     let mut done = PathBuf::new();
     for part in Path::new(path).components() {
         let parent =
-            if done.as_os_str().is_empty() { None } else { Some(beneath(root, &done.to_string_lossy())?) };
+            if done.as_os_str().is_empty() { None } else { Some(locate(root, &done.to_string_lossy())?) };
         let at = parent.as_ref().unwrap_or(root);
         match nix::sys::stat::mkdirat(at, part.as_os_str(), Mode::S_IRWXU) {
             Ok(()) => {
@@ -133,11 +129,6 @@ fn make_dirs(root: &OwnedFd, path: &str) -> io::Result<()> {
         done.push(part);
     }
     Ok(())
-}
-
-/// A name of the open file that no container can change.
-fn by_fd(file: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn prepare(target: &Path, dir: bool) -> io::Result<()> {
@@ -194,9 +185,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
         std::fs::create_dir(dir.path().join("in")).unwrap();
         let root = open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap();
-        assert!(beneath(&root, "out/passwd").is_err());
-        assert!(beneath(&root, "../x").is_err());
-        assert!(beneath(&root, "in").is_ok());
+        assert!(locate(&root, "out/passwd").is_err());
+        assert!(locate(&root, "../x").is_err());
+        assert!(locate(&root, "in").is_ok());
         make_dirs(&root, "a/b").unwrap();
         assert!(dir.path().join("a/b").is_dir());
     }

@@ -8,18 +8,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, ResolveFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, fchownat};
 use rustix::fs::{RawDir, SeekFrom, seek};
 use tokio::sync::Semaphore;
+
+use super::beneath::{by_fd, enter};
 
 /// What the group may do with files.
 const FILE: u32 = 0o660;
@@ -114,7 +116,7 @@ impl Walk {
     /// Gives some entries of the present directory away.
     fn read(&mut self) -> io::Result<()> {
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let Some(dir) = enter(&self.root, &self.path)? else {
+        let Some(dir) = enter(&self.root, &self.path, ResolveFlag::empty())? else {
             level.is_read = true;
             return Ok(());
         };
@@ -145,20 +147,6 @@ impl Walk {
     }
 }
 
-/// Opens a directory below the root for reading; `None` if it is not there any more. One whose path
-/// is longer than the kernel takes is an error, as it is for the kubelet.
-fn enter(root: &OwnedFd, path: &Path) -> io::Result<Option<OwnedFd>> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match openat2(root, path, OpenHow::new().flags(flags).resolve(resolve)) {
-        Ok(open) => Ok(Some(open)),
-        // Something else stands in its place, or it is being moved.
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::EAGAIN) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Gives one file away; true if it is a directory.
 fn one(file: &OwnedFd, group: u32) -> io::Result<bool> {
     fchownat(file, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
@@ -170,11 +158,6 @@ fn one(file: &OwnedFd, group: u32) -> io::Result<bool> {
     };
     std::fs::set_permissions(by_fd(file), std::fs::Permissions::from_mode(mode & 0o7777 | more))?;
     Ok(more == DIRECTORY)
-}
-
-/// A name of the open file that no container can change.
-fn by_fd(file: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -235,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_walk_that_is_dropped_ends() {
+    async fn who_stops_waiting_for_a_turn_takes_none() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("d")).unwrap();
         let group = std::fs::metadata(dir.path()).unwrap().gid();

@@ -1,26 +1,27 @@
 //! How much a pod has on the node's disk.
 //!
-//! Called by the pod's worker, for pods with limits, and for all when the disk is short. Containers change their files meanwhile
-//! and may mean harm: directories are opened inside their tree by the kernel (`openat2`), no link is
-//! followed, no mount entered, and both the time and the memory of a walk are bounded. A walk that
-//! came to a bound gives what it has found, which may be less than there is, and says so.
+//! Called by the pod's worker, for pods with limits, and for all when the disk is short. Containers
+//! change their files meanwhile and may mean harm: directories are opened inside their tree by the
+//! kernel (`openat2`), no link is followed, no mount entered, and both the time and the memory of a
+//! walk are bounded. A walk that came to a bound gives what it has found, which may be less than there
+//! is, and says so.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use tokio::sync::Semaphore;
+use nix::fcntl::ResolveFlag;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Used;
 use crate::node::paths::Paths;
+use crate::volume::beneath::{by_fd, enter};
 
 /// Bytes in one block of `st_blocks`.
 const BLOCK: u64 = 512;
@@ -28,6 +29,10 @@ const BLOCK: u64 = 512;
 const PENDING_MAX_BYTES: usize = 16 << 20;
 /// Files with several names that are remembered; further ones count once for each name.
 const LINKED_MAX: usize = 100_000;
+
+/// The pause between two measurements is so many times as long as one takes, at least.
+const PAUSE_SHARE: u32 = 20;
+
 /// How a look is taken.
 pub struct Look {
     /// A walk of one pod takes no longer.
@@ -55,6 +60,11 @@ pub struct Measured {
     pub took: Duration,
 }
 
+/// How long not to measure again after it took so long, and at least for a period.
+pub fn pause(period: Duration, took: Duration) -> Duration {
+    period.max(took * PAUSE_SHARE)
+}
+
 /// Measures a pod, whose containers' newest runs are given as name and attempt.
 pub async fn measure(paths: &Paths, pod: &Pod, runs: &[(String, u32)], look: &'static Look) -> Measured {
     let trees = trees(paths, pod, runs);
@@ -63,6 +73,20 @@ pub async fn measure(paths: &Paths, pod: &Pod, runs: &[(String, u32)], look: &'s
     let Ok(_permit) = look.one_at_a_time.acquire().await else { return Measured::default() };
     let walk = tokio::task::spawn_blocking(move || sum(&trees, look.longest, &given_up));
     walk.await.unwrap_or_else(|error| Measured { problem: Some(error.to_string()), ..Measured::default() })
+}
+
+/// The same for somebody who may stop waiting: then nothing is measured any more, nor waits to be.
+pub async fn measure_for(
+    mut answer: oneshot::Sender<Measured>,
+    paths: &Paths,
+    pod: &Pod,
+    runs: &[(String, u32)],
+    look: &'static Look,
+) {
+    tokio::select! {
+        measured = measure(paths, pod, runs, look) => drop(answer.send(measured)),
+        () = answer.closed() => {}
+    }
 }
 
 /// A directory, and whose it is.
@@ -146,11 +170,11 @@ impl<'a> Walk<'a> {
         let meta = root.metadata()?;
         self.bytes += meta.blocks() * BLOCK;
         self.inodes += 1;
-        self.pending.push(PathBuf::from("."));
+        self.pending.push(PathBuf::new());
         let mut problem = Ok(());
         while let Some(dir) = self.pending.pop() {
             self.pending_bytes = self.pending_bytes.saturating_sub(dir.as_os_str().len());
-            let done = match enter(&root, &dir) {
+            let done = match enter(&root, &dir, ResolveFlag::RESOLVE_NO_XDEV) {
                 Ok(Some(open)) => self.one(&open, &dir, meta.dev()),
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
@@ -168,7 +192,7 @@ impl<'a> Walk<'a> {
     }
 
     fn one(&mut self, open: &OwnedFd, dir: &Path, device: u64) -> io::Result<()> {
-        for entry in fs::read_dir(format!("/proc/self/fd/{}", open.as_raw_fd()))? {
+        for entry in fs::read_dir(by_fd(open))? {
             let entry = entry?;
             let meta = match entry.metadata() {
                 // It was removed meanwhile.
@@ -201,22 +225,10 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Opens a directory in the tree; `None` if it is not there any more.
-fn enter(root: &File, dir: &Path) -> io::Result<Option<OwnedFd>> {
-    let resolve =
-        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match openat2(root, dir, OpenHow::new().flags(flags).resolve(resolve)) {
-        Ok(open) => Ok(Some(open)),
-        // Something else stands in its place, or it is being moved.
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::EAGAIN) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     fn measured(root: &Path) -> (u64, Result<(), String>) {
         let given_up = CancellationToken::new();
@@ -245,6 +257,19 @@ mod tests {
         assert!((1 << 20..1 << 20 | 64 << 10).contains(&bytes), "{bytes}");
     }
 
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_measured() {
+        static LOOK: Look = Look { longest: Duration::from_secs(5), one_at_a_time: Semaphore::const_new(1) };
+        let _walk_of_another = LOOK.one_at_a_time.acquire().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, pod) = (Paths::new(dir.path()), Pod::default());
+        let (answer, answered) = oneshot::channel();
+        let mut measuring = Box::pin(measure_for(answer, &paths, &pod, &[], &LOOK));
+        assert!(measuring.as_mut().now_or_never().is_none(), "it waits for its turn");
+        drop(answered);
+        assert!(measuring.as_mut().now_or_never().is_some(), "nobody waits for it");
+    }
+
     #[test]
     fn a_walk_ends_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
@@ -257,7 +282,7 @@ mod tests {
         let name = "d".repeat(200);
         for _ in 0..25 {
             nix::sys::stat::mkdirat(&at, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-            at = enter(&at, Path::new(&name)).unwrap().unwrap().into();
+            at = enter(&at, Path::new(&name), ResolveFlag::empty()).unwrap().unwrap().into();
         }
         let (bytes, done) = measured(dir.path());
         assert!(done.unwrap_err().contains("File name too long") && bytes > 0);

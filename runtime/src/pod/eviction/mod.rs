@@ -1,8 +1,8 @@
 //! Whether a pod has more on the node's disk than it may: then the node ends it, as the kubelet
 //! does. Whose end helps when the disk is short is in `rank`.
 //!
-//! Fed by the pod's worker with what `measure` has found; the decision is pure. Only pods that have
-//! such limits are looked at. What lies in memory is limited by the kernel.
+//! Fed by the pod's worker with what `measure` has found; the decision is pure. It is made for pods
+//! that have such limits. What lies in memory is limited by the kernel.
 //! Sources: <https://kubernetes.io/docs/concepts/storage/ephemeral-storage/> and, for order and
 //! texts, the kubelet's eviction manager.
 

@@ -100,7 +100,7 @@ impl World {
                 self.container(&name, attempt, Some(137));
             }
             Action::GiveUp(verdict) => self.seen.verdict = Some(verdict),
-            Action::CancelStart => self.tell(Outcome::StartCancelled),
+            Action::CancelUnderWay => self.tell(Outcome::StartCancelled),
             Action::TearDown => self.tell(Outcome::TornDown),
             Action::Release => self.tell(Outcome::Released),
             Action::Finish => {}
@@ -474,7 +474,7 @@ fn volumes_that_are_being_put_in_place_are_given_up_before_the_pod_is_torn_down(
     world.seen.volumes.begin();
     world.pod.metadata.deletion_timestamp =
         Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-    assert_eq!(plan(&world.pod, &world.seen, world.now).actions, [Action::CancelStart]);
+    assert_eq!(plan(&world.pod, &world.seen, world.now).actions, [Action::CancelUnderWay]);
     world.tell(Outcome::VolumesCancelled);
     assert_eq!(world.story, [""; 0], "nobody is told of what was given up");
     world.settle();
