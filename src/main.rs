@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         ["compile", input, output] => {
             proa_runtime::engine::compile::main(Path::new(input), Path::new(output))
         }
-        [proa_runtime::image::fetch::ROLE] => proa_runtime::image::fetch::main(),
+        [proa_runtime::image::fetch::ROLE, workspace] => {
+            proa_runtime::image::fetch::main(Path::new(workspace))
+        }
         _ => cli::run(cli::Cli::parse()),
     }
 }

@@ -1,6 +1,6 @@
 //! Gives back the disk's room that images have and nobody needs.
 //!
-//! Driven by the node (`node/image_gc.rs`), which knows what its pods use. What is needed by no image
+//! Driven by the node (`node/pressure.rs`), which knows what its pods use. What is needed by no image
 //! and no pod goes after a while: blobs that came whole before a pull broke off are worth keeping for
 //! the next try. What an image that cannot be used has brought in goes at once. Images themselves go
 //! when room is short, those first that have been unused for longest, and never those that were made
@@ -11,9 +11,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::error::ImageError;
-use super::record::{Content, Image};
-use super::{ImageStore, compiled_digest, recognize};
+use super::error::{ImageError, at};
+use super::needed::{compiled_digest, needed};
+use super::record::Image;
+use super::{ImageStore, recognize};
 
 /// An image is not removed sooner after it came: a container that is just being started may want it.
 pub const MIN_AGE: Duration = Duration::from_secs(120);
@@ -53,7 +54,7 @@ impl Collector {
     pub fn collect(&mut self, in_use: &InUse, keep: Duration, now: Instant) -> Result<bool, ImageError> {
         let layout = &self.store.layout;
         let Some(_lock) = layout.try_lock_exclusive()? else { return Ok(false) };
-        let needed = self.store.needed(&in_use.manifests)?;
+        let needed = needed(layout, &in_use.manifests)?;
         let spoiled = std::mem::take(&mut *self.store.spoiled());
         let mut still = HashMap::new();
         let old = &self.unneeded;
@@ -66,22 +67,25 @@ impl Collector {
             over
         };
         layout.sweep(|path, name| !needed.names.contains(name) && is_over(path, spoiled.contains(name)))?;
-        self.store.sweep_compiled(|path, digest| !needed.wasm.contains(digest) && is_over(path, false))?;
+        sweep_compiled(&self.store.compiled, |path, digest| {
+            !needed.wasm.contains(digest) && is_over(path, false)
+        })?;
         self.unneeded = still;
         // Nobody is at work, so nothing in there is on its way.
-        layout.sweep_temporary_now()?;
+        layout.sweep_temporary_locked()?;
         Ok(true)
     }
 
-    /// Removes images that nobody uses, until there is `enough`. Gives how many it has removed.
+    /// Removes images that nobody uses, until there is `enough`. False if somebody is at work in the
+    /// store, and nothing was done.
     pub fn evict(
         &mut self,
         in_use: &InUse,
         enough: &dyn Fn() -> bool,
         now: Instant,
-    ) -> Result<usize, ImageError> {
+    ) -> Result<bool, ImageError> {
         let layout = self.store.layout.clone();
-        let Some(_lock) = layout.try_lock_exclusive()? else { return Ok(0) };
+        let Some(_lock) = layout.try_lock_exclusive()? else { return Ok(false) };
         let mut candidates: Vec<_> = layout
             .records()
             .filter(|image| image.pulled && !in_use.has(image))
@@ -90,21 +94,19 @@ impl Collector {
             .map(|(at, image)| (self.used.get(&image.reference).copied(), at, image.reference, image.digest))
             .collect();
         candidates.sort();
-        let mut removed = 0;
         for (_, _, reference, digest) in candidates {
             if enough() {
                 break;
             }
             // Without its manifest nothing is known of it; the rest goes in time.
-            let names = recognize::names(&layout, &digest).unwrap_or_default();
+            let names = recognize::files_of(&layout, &digest).unwrap_or_default();
             layout.forget(&reference)?;
-            let needed = self.store.needed(&in_use.manifests)?;
+            let needed = needed(&layout, &in_use.manifests)?;
             layout.sweep(|_, name| names.contains(name) && !needed.names.contains(name))?;
             tracing::info!(image = reference, "removed an image that no pod uses, to make room");
-            removed += 1;
         }
         self.used.retain(|_, at| now.duration_since(*at) < Duration::from_secs(30 * 24 * 3600));
-        Ok(removed)
+        Ok(true)
     }
 
     /// Remembers which images are in use now.
@@ -113,43 +115,18 @@ impl Collector {
     }
 }
 
-/// What records and pods need, by the digests without their kind.
-#[derive(Default)]
-pub(super) struct Needed {
-    /// Below `blobs` and `layers`.
-    pub(super) names: BTreeSet<String>,
-    /// Wasm files, for their compiled forms.
-    pub(super) wasm: BTreeSet<String>,
-}
-
-impl ImageStore {
-    /// What some record needs, or an image with one of these manifests.
-    pub(super) fn needed(&self, manifests: &BTreeSet<String>) -> Result<Needed, ImageError> {
-        let mut needed = Needed::default();
-        for image in self.layout.records() {
-            needed.names.extend(recognize::names(&self.layout, &image.digest)?);
-            if let Content::Wasm { digest, .. } = &image.content {
-                needed.wasm.insert(digest.trim_start_matches("sha256:").to_owned());
-            }
+/// Removes compiled Wasm for which `is_useless` is true of the file and of the digest of what it was
+/// made of.
+fn sweep_compiled(
+    compiled: &Path,
+    mut is_useless: impl FnMut(&Path, &str) -> bool,
+) -> Result<(), ImageError> {
+    // Without the directory nothing was ever compiled.
+    for entry in std::fs::read_dir(compiled).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if compiled_digest(&name.to_string_lossy()).is_some_and(|digest| is_useless(&path, digest)) {
+            std::fs::remove_file(&path).map_err(at(&path))?;
         }
-        for manifest in manifests {
-            // One that is not here any more needs nothing.
-            needed.names.extend(recognize::names(&self.layout, manifest).unwrap_or_default());
-        }
-        needed.names.extend(self.mounted_layers());
-        Ok(needed)
     }
-
-    /// Removes compiled Wasm for which `is_useless` is true of the file and of the digest of what it
-    /// was made of.
-    fn sweep_compiled(&self, mut is_useless: impl FnMut(&Path, &str) -> bool) -> Result<(), ImageError> {
-        // Without the directory nothing was ever compiled.
-        for entry in std::fs::read_dir(&self.compiled).into_iter().flatten().flatten() {
-            let (path, name) = (entry.path(), entry.file_name());
-            if compiled_digest(&name.to_string_lossy()).is_some_and(|digest| is_useless(&path, digest)) {
-                std::fs::remove_file(&path).map_err(super::at(&path))?;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
 use sha2::{Digest, Sha256};
 
-use super::layout::{digest_text, file_name, read_limited};
+use super::layout::{file_name, hex_text, read_limited};
 use super::reference::repository;
 use crate::backoff::{Backoff, go_duration, later, since};
 
@@ -55,8 +54,7 @@ impl Failures {
     /// Where what is known of a manifest lies, which was pulled by this full name.
     fn path(&self, reference: &str, manifest: &str) -> PathBuf {
         let key = format!("{}@{manifest}", repository(reference));
-        let hash = digest_text(Sha256::new_with_prefix(key));
-        self.0.join(file_name(hash.trim_start_matches("sha256:")))
+        self.0.join(file_name(&hex_text(Sha256::new_with_prefix(key))))
     }
 
     /// Why an image must not be pulled yet, and for how long.

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -55,8 +55,6 @@ const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 pub(super) struct Order {
     /// The store.
     pub(super) images: PathBuf,
-    /// Where in it this pull is at work; [`fetch`] says where.
-    pub(super) workspace: PathBuf,
     /// Full name of the image.
     pub(super) reference: String,
     pub(super) credentials: Option<Credentials>,
@@ -79,7 +77,7 @@ enum Word {
 /// Pulls in a child; the store has the image when this is well. `manifest` is the digest of the
 /// image's manifest if it came to that.
 pub(super) async fn fetch(
-    mut order: Order,
+    order: &Order,
     progress: &(dyn Fn(Progress) + Send + Sync),
     manifest: &mut Option<String>,
 ) -> Result<(), ImageError> {
@@ -91,11 +89,10 @@ pub(super) async fn fetch(
     // Never closed.
     let permit = AT_A_TIME.acquire().await.ok();
     let workspace = Workspace::new(&order.images.join("tmp")).map_err(cannot)?;
-    order.workspace = workspace.path().to_owned();
-    let line = serde_json::to_string(&order).map_err(|error| cannot(error.into()))?;
+    let line = serde_json::to_string(order).map_err(|error| cannot(error.into()))?;
     let passed = registry::PROXY_VARIABLES.into_iter().chain(TRUST_VARIABLES);
     let passed = passed.filter_map(|name| Some((name, std::env::var_os(name)?)));
-    let mut child = child::command(ROLE).envs(passed).spawn().map_err(cannot)?;
+    let mut child = child::command(ROLE).arg(workspace.path()).envs(passed).spawn().map_err(cannot)?;
     let make_room = async {
         tokio::time::sleep(SLOW).await;
         let _slow = SLOW_AT_A_TIME.acquire().await.ok();
@@ -173,8 +170,8 @@ async fn listen(
     Ok(None)
 }
 
-/// The child: pulls what its standard input says.
-pub fn main() -> ExitCode {
+/// The child: pulls what its standard input says, by way of this workspace in the store.
+pub fn main(workspace: &Path) -> ExitCode {
     LIMITS.apply();
     let mut line = String::new();
     let mut stdin = std::io::Read::take(std::io::stdin().lock(), ORDER_LIMIT_BYTES);
@@ -188,14 +185,14 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return ExitCode::FAILURE };
-    let done = runtime.block_on(work(&order));
+    let done = runtime.block_on(work(&order, workspace));
     say(&done.map_or_else(Word::Failed, |()| Word::Done));
     ExitCode::SUCCESS
 }
 
-async fn work(order: &Order) -> Result<(), ImageError> {
-    let _at_work = workspace::occupy(&order.workspace).map_err(at(&order.workspace))?;
-    let layout = Layout::open(&order.images)?.by_way_of(&order.workspace);
+async fn work(order: &Order, workspace: &Path) -> Result<(), ImageError> {
+    let _at_work = workspace::occupy(workspace).map_err(at(workspace))?;
+    let layout = Layout::open(&order.images)?.by_way_of(workspace);
     let _lock = layout.lock_shared()?;
     let failures = Failures::of(&order.images);
     let go_on = |manifest: &str| {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::archive::Metered;
 use super::error::{ImageError, at};
-use super::layout::{Layout, METADATA_LIMIT_BYTES, read_limited};
+use super::layout::{Layout, METADATA_LIMIT_BYTES, hex_of, read_limited};
 use super::limits::LIMIT_BYTES;
 use super::pack::{self, PackOptions};
 use super::record::Image;
@@ -82,9 +82,7 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ImageError>
 }
 
 fn blob_in(dir: &Path, digest: &str) -> Result<PathBuf, ImageError> {
-    let hex = digest.strip_prefix("sha256:").filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
-    let hex = hex.ok_or_else(|| ImageError::malformed(format!("unsupported digest \"{digest}\"")))?;
-    Ok(dir.join("blobs/sha256").join(hex))
+    Ok(dir.join("blobs/sha256").join(hex_of(digest)?))
 }
 
 fn copy_blob(layout: &Layout, from: &Path, expected: Option<&str>) -> Result<(String, u64), ImageError> {

@@ -119,15 +119,15 @@ impl Layout {
     /// Removes what killed transfers left. Waits until nobody is at work.
     pub(super) fn sweep_temporary(&self) -> Result<(), ImageError> {
         let _lock = self.lock_exclusive()?;
-        self.sweep_temporary_now()
+        self.sweep_temporary_locked()
     }
 
     /// The same for somebody who has [`Layout::lock_exclusive`].
-    pub(super) fn sweep_temporary_now(&self) -> Result<(), ImageError> {
+    pub(super) fn sweep_temporary_locked(&self) -> Result<(), ImageError> {
         let dir = self.dir.join("tmp");
         for entry in fs::read_dir(&dir).map_err(at(&dir))? {
             let path = entry.map_err(at(&dir))?.path();
-            // A pull that is about to begin.
+            // A pull that is about to begin has its workspace, and not yet the store's lock: that stays.
             if workspace::is_free(&path) {
                 remove(&path)?;
             }
@@ -186,12 +186,17 @@ impl Layout {
 
     /// Where the unpacked layer that tops this chain is or would be.
     pub(super) fn layer(&self, chain_id: &str) -> Result<PathBuf, ImageError> {
-        Ok(self.dir.join("layers").join(hex_of(chain_id)?))
+        Ok(self.layers().join(hex_of(chain_id)?))
+    }
+
+    /// Where all unpacked layers are.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.dir.join("layers")
     }
 
     /// The name of the layer in which this path lies.
     pub(super) fn layer_of(&self, path: &Path) -> Option<String> {
-        let inside = path.strip_prefix(self.dir.join("layers")).ok()?;
+        let inside = path.strip_prefix(self.layers()).ok()?;
         Some(inside.components().next()?.as_os_str().to_string_lossy().into_owned())
     }
 
@@ -298,11 +303,19 @@ pub(super) fn read_limited(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>>
 }
 
 pub(super) fn digest_text(hash: Sha256) -> String {
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex_text(hash))
 }
 
-/// The hexadecimal digits of a digest of the one supported kind.
+pub(super) fn hex_text(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A digest without its kind.
+pub(super) fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// The same, where it must be a digest of the one supported kind.
 pub(super) fn hex_of(digest: &str) -> Result<&str, ImageError> {
     digest
         .strip_prefix("sha256:")

@@ -22,6 +22,7 @@ pub mod fetch;
 mod import;
 mod layout;
 mod limits;
+mod needed;
 mod pack;
 mod platform;
 mod pull;
@@ -50,6 +51,7 @@ pub use transfer::{Credentials, Progress};
 use error::at;
 use failures::Failures;
 use layout::Layout;
+use needed::{compiled_prefix, mounted_layers, needed};
 
 use crate::node::paths::Paths;
 
@@ -117,14 +119,13 @@ impl ImageStore {
         let reference = normalize(name)?;
         let order = fetch::Order {
             images: self.dir.clone(),
-            workspace: PathBuf::new(),
             reference: reference.clone(),
             credentials: registry::credentials_for(&reference::parse(&reference)?, credentials)?,
             cautious,
             insecure: self.insecure.clone(),
         };
         let mut manifest = None;
-        if let Err(error) = fetch::fetch(order, progress, &mut manifest).await {
+        if let Err(error) = fetch::fetch(&order, progress, &mut manifest).await {
             if let Some(manifest) = manifest {
                 self.pull_failed(&reference, &manifest, &error);
             }
@@ -144,7 +145,7 @@ impl ImageStore {
         }
         // Of others the next try takes up what came whole.
         if matches!(error, ImageError::Malformed(_) | ImageError::Io { .. })
-            && let Ok(names) = recognize::names(&self.layout, manifest)
+            && let Ok(names) = recognize::files_of(&self.layout, manifest)
         {
             self.spoiled().extend(names);
         }
@@ -206,7 +207,7 @@ impl ImageStore {
             return Err(ImageError::InUse(reference));
         }
         // Without its manifest nothing is known of it; the node collects the rest.
-        let names = recognize::names(&self.layout, &image.digest).unwrap_or_default();
+        let names = recognize::files_of(&self.layout, &image.digest).unwrap_or_default();
         self.layout.forget(&reference)?;
         self.failures.clear(&reference, &image.digest);
         if let Content::Wasm { digest, .. } = &image.content
@@ -214,7 +215,7 @@ impl ImageStore {
         {
             self.remove_compiled(digest)?;
         }
-        let needed = self.needed(&BTreeSet::new())?;
+        let needed = needed(&self.layout, &BTreeSet::new())?;
         self.layout.sweep(|_, name| names.contains(name) && !needed.names.contains(name))
     }
 
@@ -236,7 +237,7 @@ impl ImageStore {
         match &image.content {
             Content::Layers(layers) => {
                 let top = layers.last().and_then(|top| self.layout.layer_of(top));
-                top.is_some_and(|top| self.mounted_layers().contains(&top))
+                top.is_some_and(|top| mounted_layers(&self.layout).contains(&top))
             }
             Content::Wasm { digest, .. } => {
                 let compiled = self.compiled.join(compiled_prefix(digest));
@@ -249,35 +250,6 @@ impl ImageStore {
             }
         }
     }
-
-    /// The layers that containers' roots are overlays of, by the digests of their chains. Containers
-    /// have mount namespaces of their own, so each namespace of the node is looked into once.
-    fn mounted_layers(&self) -> BTreeSet<String> {
-        let prefix = format!("{}/", self.dir.join("layers").display());
-        let mut seen = BTreeSet::new();
-        let mut found = BTreeSet::new();
-        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let process = process.path();
-            // A process that ends meanwhile holds nothing.
-            let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
-            if seen.insert(namespace) {
-                let mounts = std::fs::read_to_string(process.join("mounts")).unwrap_or_default();
-                let names = mounts.split(prefix.as_str()).skip(1);
-                found.extend(names.map(|name| name.chars().take_while(char::is_ascii_hexdigit).collect()));
-            }
-        }
-        found
-    }
-}
-
-/// How the names of all files begin that are made of a Wasm file (`engine/wasm.rs`).
-fn compiled_prefix(digest: &str) -> String {
-    format!("{}-", digest.trim_start_matches("sha256:"))
-}
-
-/// The digest of a Wasm file, without its kind, from the name of what was made of it.
-fn compiled_digest(name: &str) -> Option<&str> {
-    name.split_once('-').map(|(digest, _)| digest)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
 use super::error::{ImageError, at};
-use super::layout::{Layout, digest_text};
+use super::layout::{Layout, digest_text, hex};
 use super::limits::LIMIT_BYTES;
 use super::record::{Content, Image, ImageConfig};
 use super::tree::Tree;
@@ -120,19 +120,15 @@ pub(super) fn install(
 }
 
 /// The names below `blobs` and `layers` of what an image with this manifest has in the store.
-pub(super) fn names(layout: &Layout, digest: &str) -> Result<BTreeSet<String>, ImageError> {
+pub(super) fn files_of(layout: &Layout, digest: &str) -> Result<BTreeSet<String>, ImageError> {
     let manifest = layout.manifest(digest)?;
     let digests = manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.as_str());
-    let mut names: BTreeSet<String> = digests.chain([digest]).map(name).collect();
+    let mut names: BTreeSet<String> = digests.chain([digest]).map(hex).map(str::to_owned).collect();
     // That of Wasm may be anything, and has no layers.
     let file = config_file(layout, &manifest).unwrap_or_default();
     let diff_ids = file.rootfs.map(|r| r.diff_ids).unwrap_or_default();
-    names.extend(chain_ids(&diff_ids).iter().map(|chain_id| name(chain_id)));
+    names.extend(chain_ids(&diff_ids).iter().map(|chain_id| hex(chain_id).to_owned()));
     Ok(names)
-}
-
-fn name(digest: &str) -> String {
-    digest.trim_start_matches("sha256:").to_owned()
 }
 
 /// Of each layer, what names it together with those below.

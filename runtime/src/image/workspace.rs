@@ -67,7 +67,22 @@ fn remove(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
     use std::time::{Duration, Instant};
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether somebody waits to lock this file (proc_locks(5)).
+    fn is_waited_for(inode: u64) -> bool {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|lock| lock.contains("-> FLOCK") && lock.contains(&format!(":{inode} ")))
+    }
 
     #[test]
     fn it_goes_when_its_process_has_ended() {
@@ -78,16 +93,12 @@ mod tests {
         std::fs::write(workspace.path().join("blob"), "half of it").unwrap();
         let occupied = occupy(workspace.path()).unwrap();
         assert!(!is_free(workspace.path()));
+        let inode = std::fs::metadata(workspace.path()).unwrap().ino();
         drop(workspace);
-        // There is nothing to wait for: what must not happen has some time to.
-        std::thread::sleep(Duration::from_millis(50));
+        until("it waits for who is at work", || is_waited_for(inode));
         assert_eq!(count(), 1, "somebody may still write to it");
         drop(occupied);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while count() > 0 {
-            assert!(Instant::now() < deadline, "it is still there");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until("it goes", || count() == 0);
         let workspace = Workspace::new(parent.path()).unwrap();
         std::fs::write(workspace.path().join("blob"), "all of it").unwrap();
         workspace.remove();
