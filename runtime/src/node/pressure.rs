@@ -18,9 +18,9 @@ use crate::image::collect::{Collector, InUse, MIN_AGE};
 use crate::image::normalize;
 use crate::node::disk::{Shortage, Space};
 use crate::node::host::Host;
-use crate::pod::eviction::rank;
+use crate::pod::eviction::{measure, rank};
 use crate::pod::observed::all_containers;
-use crate::pod::plan::phase_is_terminal;
+use crate::pod::plan::{is_terminal, phase_is_terminal};
 use crate::pod::told::Orders;
 
 /// Between two looks at the disk, as with the kubelet.
@@ -33,13 +33,16 @@ const IMAGES_HIGH_PERCENT: u64 = 85;
 const IMAGES_LOW_PERCENT: u64 = 80;
 /// What no image needs is kept for so long while there is room.
 const KEEP: Duration = Duration::from_secs(3600);
-/// All pods are measured in this time; who has not been by then counts as far as it was.
+/// All pods are measured in this time; who has not been by then is left out.
 const MEASURING: Duration = Duration::from_secs(60);
 /// The disk is not looked at again before a pod that was told to end had this time to do so.
 const ENDING: Duration = Duration::from_secs(20);
 const ENDING_STEP: Duration = Duration::from_millis(500);
-/// The pause after pods were measured in vain is so many times as long as that took.
-const MEASURE_SHARE: u32 = 20;
+/// The pause while somebody is at work in the store, so that no image can go: a pull that finds no room
+/// gives up soon.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// After so many such pauses it is the pods' turn all the same.
+const BUSY_PAUSES: u32 = 10;
 
 /// A pod of the node, which may be told to end.
 pub struct Candidate {
@@ -55,11 +58,13 @@ pub type Ask = mpsc::Sender<oneshot::Sender<Vec<Candidate>>>;
 /// Watches the disk until `shutdown`.
 pub async fn run(host: Arc<Host>, ask: Ask, shutdown: CancellationToken) {
     let collector = Some(Collector::new(host.images.clone()));
-    let mut keeper = Keeper { host, ask, collector, collected: None, was_under_pressure: false };
+    let was_under_pressure = false;
+    let mut reclaim =
+        Reclaim { host, ask, collector, collected: None, busy: 0, next_measure: None, was_under_pressure };
     loop {
         let pause = tokio::select! {
             () = shutdown.cancelled() => return,
-            pause = keeper.look() => pause,
+            pause = reclaim.look() => pause,
         };
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -68,17 +73,21 @@ pub async fn run(host: Arc<Host>, ask: Ask, shutdown: CancellationToken) {
     }
 }
 
-struct Keeper {
+struct Reclaim {
     host: Arc<Host>,
     ask: Ask,
     /// At work elsewhere while it is `None`.
     collector: Option<Collector>,
     /// When images were last looked at.
     collected: Option<Instant>,
+    /// How often in a row the disk was short and no image could go.
+    busy: u32,
+    /// No pod is measured before then: the last time there was none to evict.
+    next_measure: Option<Instant>,
     was_under_pressure: bool,
 }
 
-impl Keeper {
+impl Reclaim {
     /// Looks once, and says when to look again.
     async fn look(&mut self) -> Duration {
         let shortage = self.host.disk.shortage();
@@ -88,11 +97,17 @@ impl Keeper {
             return PERIOD;
         }
         let Ok(candidates) = tokio::time::timeout(PERIOD, self.candidates()).await else { return PERIOD };
-        if due {
+        let done = self.collect(in_use(&self.host, &candidates), due, shortage.is_some()).await;
+        if due && done {
             self.collected = Some(Instant::now());
         }
-        self.collect(in_use(&self.host, &candidates), due, shortage.is_some()).await;
-        match self.host.disk.shortage() {
+        let shortage = self.host.disk.shortage();
+        if shortage.is_some() && !done && self.busy < BUSY_PAUSES {
+            self.busy += 1;
+            return BUSY_PAUSE;
+        }
+        self.busy = 0;
+        match shortage {
             Some(shortage) => self.evict(&candidates, &shortage).await,
             None => PERIOD,
         }
@@ -125,38 +140,48 @@ impl Keeper {
         }
     }
 
-    /// Removes what images have and nobody needs, and where room is short, images that nobody uses.
-    async fn collect(&mut self, in_use: InUse, due: bool, short: bool) {
-        let Some(mut collector) = self.collector.take() else { return };
+    /// Removes what images have and nobody needs, and where room is short, images that nobody uses. False
+    /// if somebody is at work in the store, so that this is still to be done.
+    async fn collect(&mut self, in_use: InUse, due: bool, short: bool) -> bool {
+        let Some(mut collector) = self.collector.take() else { return false };
         let host = Arc::clone(&self.host);
         let done = tokio::task::spawn_blocking(move || {
             let now = Instant::now();
             collector.note(&in_use, now);
-            let full = due && host.disk.space().is_some_and(|space| is_used(&space, IMAGES_HIGH_PERCENT));
+            let full =
+                due && host.disk.space().is_some_and(|space| is_fuller_than(&space, IMAGES_HIGH_PERCENT));
             let keep = if short || full { MIN_AGE } else { KEEP };
-            let mut done = collector.collect(&in_use, keep, now).map(drop);
-            if short || full {
-                let low = || host.disk.space().is_none_or(|space| !is_used(&space, IMAGES_LOW_PERCENT));
+            let mut done = collector.collect(&in_use, keep, now);
+            if (short || full) && matches!(done, Ok(true)) {
+                let low =
+                    || host.disk.space().is_none_or(|space| !is_fuller_than(&space, IMAGES_LOW_PERCENT));
                 let enough = || host.disk.shortage().is_none() && (short || low());
-                done = done.and_then(|()| collector.evict(&in_use, &enough, now).map(drop));
+                done = collector.evict(&in_use, &enough, now);
             }
-            if let Err(error) = done {
+            let done = done.unwrap_or_else(|error| {
                 tracing::warn!(%error, "images that nobody needs could not be removed");
-            }
-            collector
+                true
+            });
+            (collector, done)
         });
         // A panic loses what was remembered, and no more.
-        self.collector = Some(done.await.unwrap_or_else(|_| Collector::new(self.host.images.clone())));
+        let (collector, done) =
+            done.await.unwrap_or_else(|_| (Collector::new(self.host.images.clone()), true));
+        self.collector = Some(collector);
+        done
     }
 
     /// Ends the pod that is to go first, if one is; says when to look again.
-    async fn evict(&self, candidates: &[Candidate], shortage: &Shortage) -> Duration {
+    async fn evict(&mut self, candidates: &[Candidate], shortage: &Shortage) -> Duration {
         let begun = Instant::now();
-        let measure = async |candidate: &Candidate| {
+        if self.next_measure.is_some_and(|at| at > begun) {
+            return PERIOD;
+        }
+        let measure_one = async |candidate: &Candidate| {
             let measured = tokio::time::timeout(MEASURING, candidate.orders.measure()).await;
             measured.ok().flatten()
         };
-        let measured = join_all(candidates.iter().map(measure)).await;
+        let measured = join_all(candidates.iter().map(measure_one)).await;
         let known: Vec<_> = candidates
             .iter()
             .zip(&measured)
@@ -164,7 +189,8 @@ impl Keeper {
             .collect();
         let pods = known.iter().map(|(candidate, measured)| (&*candidate.pod, *measured));
         let Some((index, message)) = rank::victim(pods, shortage) else {
-            return PERIOD.max(begun.elapsed() * MEASURE_SHARE);
+            self.next_measure = Some(Instant::now() + measure::pause(PERIOD, begun.elapsed()));
+            return PERIOD;
         };
         let candidate = known[index].0;
         let name = candidate.pod.metadata.name.as_deref().unwrap_or_default();
@@ -178,7 +204,7 @@ impl Keeper {
     }
 }
 
-fn is_used(space: &Space, percent: u64) -> bool {
+fn is_fuller_than(space: &Space, percent: u64) -> bool {
     space.bytes > 0 && (space.bytes - space.free_bytes.min(space.bytes)) * 100 >= space.bytes * percent
 }
 
@@ -187,8 +213,7 @@ fn is_used(space: &Space, percent: u64) -> bool {
 fn in_use(host: &Host, candidates: &[Candidate]) -> InUse {
     let mut in_use = InUse::default();
     let mut add = |pod: &Pod, status: Option<&PodStatus>| {
-        let phase = status.and_then(|status| status.phase.as_deref());
-        if phase_is_terminal(pod) || matches!(phase, Some("Succeeded" | "Failed")) {
+        if phase_is_terminal(pod) || status.is_some_and(is_terminal) {
             return;
         }
         in_use.names.extend(all_containers(pod).filter_map(|(_, c)| normalize(c.image.as_deref()?).ok()));

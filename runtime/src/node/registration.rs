@@ -34,9 +34,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Registers the node and keeps its Lease and its status until `shutdown`.
 pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
-    let mut keeper = Keeper { host, registered: false, lease: None, written: None };
+    let mut registration = Registration { host, registered: false, lease: None, written: None };
     loop {
-        let pause = match keeper.beat(Timestamp::now()).await {
+        let pause = match registration.beat(Timestamp::now()).await {
             Ok(()) => LEASE_EVERY,
             Err(error) => {
                 tracing::warn!(%error, "the node could not be kept");
@@ -67,7 +67,7 @@ pub async fn current(host: &Host) -> Node {
     }
 }
 
-struct Keeper {
+struct Registration {
     host: Arc<Host>,
     /// The Node has been there, with this node's labels, since this program began.
     registered: bool,
@@ -76,7 +76,7 @@ struct Keeper {
     written: Option<Timestamp>,
 }
 
-impl Keeper {
+impl Registration {
     async fn beat(&mut self, now: Timestamp) -> Result<(), kube::Error> {
         let api = Api::<Node>::all(self.host.client.clone());
         let name = &self.host.config.node_name;
