@@ -12,6 +12,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::{TokioResolver, system_conf};
+use proa_api::seldom::Seldom;
 use proa_api::shares::{self, Shares};
 
 use crate::config::Upstream;
@@ -23,8 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// Questions that may wait for an answer at the same time, in all and of one client.
 const IN_FLIGHT: (usize, usize) = (512, 64);
-/// How often at most it is said that there are more.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How often at most the file of resolvers is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
@@ -51,8 +50,7 @@ pub struct Forwarder {
     /// Addresses of this server, which must not ask itself.
     own: Vec<SocketAddr>,
     in_flight: Arc<Shares<IpAddr>>,
-    /// When it was last said that there are too many.
-    said: Mutex<Option<Instant>>,
+    refusals: Seldom,
     current: Mutex<Current>,
 }
 
@@ -68,7 +66,7 @@ impl Forwarder {
     pub fn new(upstream: Upstream, own: Vec<SocketAddr>) -> Self {
         let current = Mutex::new(Current { resolver: None, looked: None, modified: None });
         let in_flight = Shares::new(IN_FLIGHT.0, IN_FLIGHT.1);
-        Self { upstream, own, in_flight, said: Mutex::default(), current }
+        Self { upstream, own, in_flight, refusals: Seldom::new(), current }
     }
 
     /// Asks for a client. Fails at once if there is nobody to ask or too much is being asked already.
@@ -76,7 +74,9 @@ impl Forwarder {
         let Some(resolver) = self.resolver() else { return Forwarded::failed(ResponseCode::ServFail) };
         let client = shares::client(client);
         let Some(_share) = self.in_flight.take(client) else {
-            self.say(client);
+            if self.refusals.is_due(Instant::now()) {
+                tracing::warn!(%client, "too many questions wait for resolvers elsewhere");
+            }
             return Forwarded::failed(ResponseCode::ServFail);
         };
         match resolver.lookup(name.clone(), asked).await {
@@ -95,15 +95,6 @@ impl Forwarder {
                 tracing::debug!(%name, %error, "no answer from elsewhere");
                 Forwarded::failed(ResponseCode::ServFail)
             }
-        }
-    }
-
-    /// Says now and then that a client's question is not passed on.
-    fn say(&self, client: IpAddr) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            *said = Some(Instant::now());
-            tracing::warn!(%client, "too many questions wait for resolvers elsewhere");
         }
     }
 

@@ -3,7 +3,7 @@
 //! hickory reads and writes the messages; its own listener takes whatever comes.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use hickory_server::net::runtime::TokioTime;
@@ -12,6 +12,7 @@ use hickory_server::net::tcp::TcpStream;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::MessageType;
 use hickory_server::server::{Request, RequestHandler, ResponseHandle};
+use proa_api::seldom::Seldom;
 use proa_api::shares::Room;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections for ever.
 pub async fn serve(listener: &TcpListener, handler: impl RequestHandler + Clone, room: Room) {
-    let mut connections = JoinSet::new();
+    let (mut connections, failures) = (JoinSet::new(), Seldom::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -44,7 +45,9 @@ pub async fn serve(listener: &TcpListener, handler: impl RequestHandler + Clone,
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                if failures.is_due(Instant::now()) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service as ApiService, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use proa_api::slices::{Slice, Slices};
 
 /// All Services and their endpoints.
@@ -50,7 +50,7 @@ pub struct Port {
 impl Zone {
     /// Learns a Service.
     pub fn apply_service(&mut self, service: &ApiService) {
-        let Some(key) = namespaced_name(&service.metadata.namespace, &service.metadata.name) else { return };
+        let key = namespaced_name::of(&service.metadata);
         match read_service(service) {
             Some(entry) => self.services.insert(key, entry),
             None => self.services.remove(&key),
@@ -59,9 +59,7 @@ impl Zone {
 
     /// Forgets a Service.
     pub fn delete_service(&mut self, service: &ApiService) {
-        if let Some(key) = namespaced_name(&service.metadata.namespace, &service.metadata.name) {
-            self.services.remove(&key);
-        }
+        self.services.remove(&namespaced_name::of(&service.metadata));
     }
 
     /// Forgets all Services, before they are listed again.
@@ -145,8 +143,4 @@ fn read_port(port: &ServicePort) -> Option<Port> {
     let name = port.name.as_ref().filter(|name| !name.is_empty())?.to_lowercase();
     let protocol = port.protocol.as_deref().unwrap_or("tcp").to_lowercase();
     Some(Port { name, protocol, number: u16::try_from(port.port).ok()? })
-}
-
-fn namespaced_name(namespace: &Option<String>, name: &Option<String>) -> Option<NamespacedName> {
-    Some((namespace.clone()?, name.clone()?))
 }

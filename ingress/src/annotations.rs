@@ -4,6 +4,7 @@
 //! What is not understood is said, and where it would protect something the Ingress is closed: its
 //! routes answer 503 rather than be open to those whom the annotation would keep out. So it is with
 //! annotations of other ingress controllers, which come along when an Ingress changes its class.
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

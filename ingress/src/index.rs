@@ -10,10 +10,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::names;
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use proa_api::slices::Slices;
 use rustls::sign::CertifiedKey;
 
@@ -79,11 +78,6 @@ pub struct Index {
     pub certificates: BTreeMap<NamespacedName, Result<Arc<CertifiedKey>, String>>,
 }
 
-/// The key of an object.
-pub fn namespaced_name(meta: &ObjectMeta) -> NamespacedName {
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
 /// A kind the index knows how to fold in.
 pub trait Indexed {
     /// Puts the object in the place of its earlier state.
@@ -97,10 +91,10 @@ pub trait Indexed {
 impl Indexed for Ingress {
     fn apply(mut self, index: &mut Index) {
         self.metadata.managed_fields = None;
-        index.ingresses.insert(namespaced_name(&self.metadata), self);
+        index.ingresses.insert(namespaced_name::of(&self.metadata), self);
     }
     fn delete(self, index: &mut Index) {
-        index.ingresses.remove(&namespaced_name(&self.metadata));
+        index.ingresses.remove(&namespaced_name::of(&self.metadata));
     }
     fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.ingresses.retain(|k, _| keep(k));
@@ -139,10 +133,10 @@ impl Indexed for Service {
         });
         let external_name = spec.external_name.filter(|_| external);
         let entry = ServiceEntry { ports: ports.collect(), external_name };
-        index.services.insert(namespaced_name(&self.metadata), entry);
+        index.services.insert(namespaced_name::of(&self.metadata), entry);
     }
     fn delete(self, index: &mut Index) {
-        index.services.remove(&namespaced_name(&self.metadata));
+        index.services.remove(&namespaced_name::of(&self.metadata));
     }
     fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.services.retain(|k, _| keep(k));
@@ -177,11 +171,11 @@ impl Indexed for Node {
 
 impl Indexed for Secret {
     fn apply(self, index: &mut Index) {
-        let key = namespaced_name(&self.metadata);
+        let key = namespaced_name::of(&self.metadata);
         index.certificates.insert(key, certificate::certified_key(&self));
     }
     fn delete(self, index: &mut Index) {
-        index.certificates.remove(&namespaced_name(&self.metadata));
+        index.certificates.remove(&namespaced_name::of(&self.metadata));
     }
     fn retain(index: &mut Index, keep: &dyn Fn(&NamespacedName) -> bool) {
         index.certificates.retain(|k, _| keep(k));

@@ -10,11 +10,11 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::index::{Index, namespaced_name};
+use crate::index::Index;
 
 /// After a first write has not had its effect; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The Ingresses of ours whose status does not show `address` yet.
 pub fn wanted(index: &Index, address: IpAddr) -> Vec<NamespacedName> {
     let ours = index.ingresses.values().filter(|i| index.is_ours(i));
-    ours.filter(|i| !shows(i, address)).map(|i| namespaced_name(&i.metadata)).collect()
+    ours.filter(|i| !shows(i, address)).map(|i| namespaced_name::of(&i.metadata)).collect()
 }
 
 /// Writes what `wanted` says until its sender is gone. Routes do not wait for it.

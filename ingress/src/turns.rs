@@ -3,12 +3,13 @@
 //! Namespaces take turns, and in each of them its clients, so that whoever asks much waits for himself
 //! alone: what one namespace lets its clients ask for keeps those of no other waiting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proa_api::turns::RoundRobin;
 use tokio::sync::oneshot;
 
 /// Requests of one client to one namespace that may wait; more are not let wait.
@@ -47,8 +48,7 @@ struct State {
 #[derive(Default)]
 struct Queue {
     running: usize,
-    last: Option<IpAddr>,
-    waiting: BTreeMap<IpAddr, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: RoundRobin<IpAddr, oneshot::Sender<Turn>>,
 }
 
 impl Turns {
@@ -63,12 +63,10 @@ impl Turns {
         {
             let mut state = self.state();
             let queue = state.namespaces.entry(asker.namespace).or_default();
-            let waiting = queue.waiting.entry(asker.client).or_default();
-            waiting.retain(|sender| !sender.is_closed());
-            if waiting.len() >= WAITING {
+            if queue.waiting.retain(&asker.client, |sender| !sender.is_closed()) >= WAITING {
                 return None;
             }
-            waiting.push_back(sender);
+            queue.waiting.push(asker.client, sender);
         }
         self.give();
         tokio::time::timeout(patience, receiver).await.ok()?.ok()
@@ -102,7 +100,7 @@ impl State {
             let mut ready = in_turn.filter(|(_, queue)| queue.running < each && !queue.waiting.is_empty());
             let name = ready.next()?.0.clone();
             let queue = self.namespaces.get_mut(&name)?;
-            match queue.next().filter(|sender| !sender.is_closed()) {
+            match queue.waiting.next().filter(|sender| !sender.is_closed()) {
                 Some(sender) => {
                     queue.running += 1;
                     self.running += 1;
@@ -120,21 +118,6 @@ impl State {
         if queue.is_some_and(|queue| queue.running == 0 && queue.waiting.is_empty()) {
             self.namespaces.remove(namespace);
         }
-    }
-}
-
-impl Queue {
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut in_turn = self.waiting.range((behind, Bound::Unbounded)).chain(&self.waiting);
-        let client = *in_turn.next()?.0;
-        let waiting = self.waiting.get_mut(&client)?;
-        let sender = waiting.pop_front();
-        if waiting.is_empty() {
-            self.waiting.remove(&client);
-        }
-        self.last = Some(client);
-        sender
     }
 }
 

@@ -18,13 +18,13 @@ use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::events;
-use crate::index::{Index, Indexed, namespaced_name};
+use crate::index::{Index, Indexed};
 use crate::pattern::Patterns;
 use crate::route::Table;
 use crate::status;
@@ -176,7 +176,7 @@ async fn follow_password(client: &Client, key: NamespacedName, shared: &Shared) 
             }
         };
         // What is not the one that was asked for says nothing of it.
-        let found = found.filter(|secret| namespaced_name(&secret.metadata) == key);
+        let found = found.filter(|secret| namespaced_name::of(&secret.metadata) == key);
         let data = found.map(|secret| secret.data.unwrap_or_default());
         let data = data.map(|data| Arc::new(data.into_iter().map(|(name, value)| (name, value.0)).collect()));
         let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +216,7 @@ where
             Event::Delete(object) => object.delete(index),
             Event::Init => listed.clear(),
             Event::InitApply(object) => {
-                listed.insert(namespaced_name(object.as_meta()));
+                listed.insert(namespaced_name::of(object.as_meta()));
                 object.apply(index);
             }
             Event::InitDone => {

@@ -12,11 +12,13 @@ pub mod owner;
 pub mod placement;
 pub mod quantity;
 pub mod resources;
+pub mod seldom;
 pub mod selector;
 pub mod shares;
 pub mod slices;
 pub mod status;
 pub mod syntax;
 pub mod telling;
+pub mod turns;
 
 pub use status::Refusal;

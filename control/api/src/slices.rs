@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointPort, End
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::names::LABEL_SERVICE_NAME;
-use crate::namespaced_name::NamespacedName;
+use crate::namespaced_name::{self, NamespacedName};
 
 /// The slices of all Services.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,10 +58,8 @@ impl Slices {
     /// Learns a slice, whose Service may be another than before.
     pub fn apply(&mut self, slice: &EndpointSlice) {
         self.delete(&slice.metadata);
-        let (Some((namespace, name)), Some(service)) = (key(&slice.metadata), service_of(&slice.metadata))
-        else {
-            return;
-        };
+        let Some(service) = service_of(&slice.metadata) else { return };
+        let (namespace, name) = namespaced_name::of(&slice.metadata);
         let of_service = self.by_service.entry((namespace.clone(), service.clone())).or_default();
         of_service.insert(name.clone(), Slice::read(slice));
         self.services.insert((namespace, name), service.clone());
@@ -69,7 +67,7 @@ impl Slices {
 
     /// Forgets a slice.
     pub fn delete(&mut self, slice: &ObjectMeta) {
-        let Some(key) = key(slice) else { return };
+        let key = namespaced_name::of(slice);
         let Some(service) = self.services.remove(&key) else { return };
         let (namespace, name) = key;
         let service = (namespace, service);
@@ -129,10 +127,6 @@ impl Endpoint {
         let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
         addresses.map(move |address| Endpoint { address, hostname: hostname.cloned(), ready, draining })
     }
-}
-
-fn key(meta: &ObjectMeta) -> Option<NamespacedName> {
-    Some((meta.namespace.clone()?, meta.name.clone()?))
 }
 
 fn service_of(meta: &ObjectMeta) -> Option<&String> {

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -15,6 +15,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use proa_api::seldom::Seldom;
 use proa_api::shares::{Guest, Room, Share};
 use proa_supervise::{Task, keep};
 use socket2::{SockRef, TcpKeepalive};
@@ -70,6 +71,7 @@ async fn accept(
     room: &Room,
     graceful: &GracefulShutdown,
 ) {
+    let failures = Seldom::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -85,7 +87,9 @@ async fn accept(
                 tokio::spawn(connection(stream, peer, guest, tls.clone(), api.clone(), graceful.watcher()));
             }
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                if failures.is_due(Instant::now()) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -78,7 +78,8 @@ impl Path {
         (!self.fallback, !self.behind, self.length, matches!(self.matcher, Matcher::Exact(_)))
     }
 
-    /// Whether it covers a request's path, decoded. A prefix matches by whole elements: `/a` covers `/a` and `/a/b`, never `/ab`.
+    /// Whether it covers a request's path, decoded. A prefix matches by whole elements: `/a` covers `/a`
+    /// and `/a/b`, never `/ab`.
     pub fn matches(&self, path: &[u8]) -> bool {
         match &self.matcher {
             Matcher::Exact(wanted) => path == wanted,

@@ -1,11 +1,10 @@
 //! The route table of one moment.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use rustls::sign::CertifiedKey;
 
 use super::paths::{Path, Route};
@@ -15,7 +14,7 @@ use super::problem::{
 use super::rules::{Parts, Rules, Secured};
 use crate::access::Access;
 use crate::annotations;
-use crate::index::{Index, namespaced_name};
+use crate::index::Index;
 use crate::own_addresses::OwnAddresses;
 use crate::pattern::Patterns;
 
@@ -53,7 +52,7 @@ impl Table {
         let mut ours: Vec<&Ingress> = index.ingresses.values().filter(|i| index.is_ours(i)).collect();
         ours.sort_by(|a, b| {
             let age = |i: &Ingress| i.metadata.creation_timestamp.as_ref().map(|t| t.0);
-            (age(a), namespaced_name(&a.metadata)).cmp(&(age(b), namespaced_name(&b.metadata)))
+            (age(a), namespaced_name::of(&a.metadata)).cmp(&(age(b), namespaced_name::of(&b.metadata)))
         });
         let mut parts = Parts::new(index, patterns);
         for ingress in ours {
@@ -144,7 +143,8 @@ impl Table {
 
     /// Each once, and of many only the first ones.
     fn report(&mut self, ingress: &Ingress, problems: Vec<(&'static str, String)>) {
-        let about = (namespaced_name(&ingress.metadata), ingress.metadata.uid.clone().unwrap_or_default());
+        let about =
+            (namespaced_name::of(&ingress.metadata), ingress.metadata.uid.clone().unwrap_or_default());
         let mut different = HashSet::new();
         for (reason, message) in problems {
             let message: String = message.chars().take(MESSAGE_LENGTH).collect();

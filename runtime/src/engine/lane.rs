@@ -1,9 +1,9 @@
 //! Where those who wait to compile are let in, one at a time: by turns of whom they work for, so that
 //! somebody with many modules holds up another by one of them, not by all.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use proa_api::turns::RoundRobin;
 use tokio::sync::oneshot;
 
 /// One lane.
@@ -11,10 +11,8 @@ pub struct Lane(Mutex<State>);
 
 struct State {
     busy: bool,
-    /// In the order in which they came, for each of their owners.
-    waiting: BTreeMap<String, VecDeque<oneshot::Sender<Slot>>>,
-    /// Whose turn was last.
-    last: String,
+    /// By their owners.
+    waiting: RoundRobin<String, oneshot::Sender<Slot>>,
 }
 
 /// Held by whoever is in the lane.
@@ -23,23 +21,32 @@ pub struct Slot(&'static Lane);
 impl Lane {
     /// An empty one.
     pub const fn new() -> Self {
-        Self(Mutex::new(State { busy: false, waiting: BTreeMap::new(), last: String::new() }))
+        Self(Mutex::new(State { busy: false, waiting: RoundRobin::new() }))
     }
 
     /// Waits for a turn of this owner's. Whoever stops waiting gives up the place.
     pub async fn enter(&'static self, owner: &str) -> Slot {
-        let turn = {
-            let mut state = self.state();
-            if !state.busy {
-                state.busy = true;
-                owner.clone_into(&mut state.last);
-                return Slot(self);
-            }
-            let (sender, turn) = oneshot::channel();
-            state.waiting.entry(owner.to_owned()).or_default().push_back(sender);
-            turn
-        };
+        let (sender, turn) = oneshot::channel();
+        self.state().waiting.push(owner.to_owned(), sender);
+        self.let_in();
         turn.await.expect("a lane lets in all who wait")
+    }
+
+    /// Lets in the next one, if nobody is in it.
+    fn let_in(&'static self) {
+        let next = {
+            let mut state = self.state();
+            if state.busy {
+                return;
+            }
+            let next = state.waiting.find(|next| !next.is_closed());
+            state.busy = next.is_some();
+            next
+        };
+        if let Some(next) = next {
+            // Whoever has gone in this moment gives the slot back by not taking it.
+            let _ = next.send(Slot(self));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -47,38 +54,10 @@ impl Lane {
     }
 }
 
-impl State {
-    /// The next one, of the owner after the last.
-    fn next(&mut self) -> Option<oneshot::Sender<Slot>> {
-        let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
-        let owner = self.waiting.range(after).next().or_else(|| self.waiting.iter().next());
-        let owner = owner.map(|(owner, _)| owner.clone())?;
-        let queue = self.waiting.get_mut(&owner)?;
-        let next = queue.pop_front();
-        if queue.is_empty() {
-            self.waiting.remove(&owner);
-        }
-        self.last = owner;
-        next
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
-        loop {
-            let next = {
-                let mut state = self.0.state();
-                let next = state.next();
-                state.busy = next.is_some();
-                next
-            };
-            let Some(next) = next else { return };
-            match next.send(Slot(self.0)) {
-                Ok(()) => return,
-                // Whoever waited has gone, and the next one is let in by this loop.
-                Err(slot) => std::mem::forget(slot),
-            }
-        }
+        self.0.state().busy = false;
+        self.0.let_in();
     }
 }
 

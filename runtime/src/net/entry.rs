@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proa_api::namespaced_name::NamespacedName;
 
 use super::rules::{Pick, Protocol};
 
@@ -122,11 +121,6 @@ fn port_entry(port: &ServicePort, has_node_ports: bool) -> Option<PortEntry> {
         port: valid_port(port.port)?,
         node_port: port.node_port.filter(|_| has_node_ports).and_then(valid_port),
     })
-}
-
-/// Namespace and name of an object that has both.
-pub fn namespaced_name(meta: &ObjectMeta) -> Option<NamespacedName> {
-    Some((meta.namespace.clone()?, meta.name.clone()?))
 }
 
 fn valid_port(port: i32) -> Option<u16> {

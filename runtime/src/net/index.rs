@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use proa_api::namespaced_name::NamespacedName;
+use proa_api::namespaced_name::{self, NamespacedName};
 use proa_api::slices::{Slice, Slices};
 
 use super::entry::{self, External, PortEntry, ServiceEntry};
@@ -56,7 +56,7 @@ pub struct Problem {
 impl Index {
     /// Learns a Service.
     pub fn apply_service(&mut self, service: &Service) {
-        let Some(key) = entry::namespaced_name(&service.metadata) else { return };
+        let key = namespaced_name::of(&service.metadata);
         match entry::service_entry(service) {
             Some(entry) => self.services.insert(key, entry),
             None => self.services.remove(&key),
@@ -65,9 +65,7 @@ impl Index {
 
     /// Forgets a Service.
     pub fn delete_service(&mut self, service: &Service) {
-        if let Some(key) = entry::namespaced_name(&service.metadata) {
-            self.services.remove(&key);
-        }
+        self.services.remove(&namespaced_name::of(&service.metadata));
     }
 
     /// Forgets all Services, before they are listed again.

@@ -2,7 +2,8 @@
 //!
 //! The node agent attaches pods, `proxy` keeps the service rules, the binary starts and removes the
 //! whole. Everything is done over netlink; no program is run. Reading order: `cidr`, `address`,
-//! `rules`, `scope`, `entry`, `index` are pure; `nft` and `table` encode; `link`, `conntrack`, `thread` and this file do the IO.
+//! `rules`, `scope`, `entry`, `index` are pure; `nft` and `table` encode; `link`, `conntrack`, `thread`
+//! and this file do the IO.
 //!
 //! Every pod hangs on a veth pair with a /32 route; one device per node holds the gateway's and the
 //! DNS server's address and is where packets go that belong to nobody, to be refused there. State is

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use tokio::sync::watch;
+use proa_api::namespaced_name::{self, NamespacedName};
 
 use crate::node::host_names::HostNames;
 
@@ -19,7 +20,7 @@ struct All {
     changed: watch::Sender<()>,
 }
 
-type Pods = BTreeMap<(String, String), Arc<Shown>>;
+type Pods = BTreeMap<NamespacedName, Arc<Shown>>;
 
 /// A pod and its newest status, which the API server may not have yet.
 pub struct Shown {
@@ -50,7 +51,7 @@ impl ShownPods {
     pub fn show(&self, pod: &Arc<Pod>, status: PodStatus) {
         let shown = Arc::new(Shown { pod: Arc::clone(pod), status });
         let mut pods = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
-        let before = pods.insert(key(pod), Arc::clone(&shown));
+        let before = pods.insert(namespaced_name::of(&pod.metadata), Arc::clone(&shown));
         drop(pods);
         if before.is_none_or(|before| before.status != shown.status) {
             self.0.changed.send_replace(());
@@ -60,8 +61,9 @@ impl ShownPods {
     /// Forgets a pod, unless another of the same name has taken its place.
     pub fn forget(&self, pod: &Pod) {
         let mut pods = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
-        if pods.get(&key(pod)).is_some_and(|shown| shown.pod.metadata.uid == pod.metadata.uid) {
-            pods.remove(&key(pod));
+        let name = namespaced_name::of(&pod.metadata);
+        if pods.get(&name).is_some_and(|shown| shown.pod.metadata.uid == pod.metadata.uid) {
+            pods.remove(&name);
             self.0.changed.send_replace(());
         }
     }
@@ -89,9 +91,4 @@ impl Shown {
         let lists = [&self.status.container_statuses, &self.status.init_container_statuses];
         lists.into_iter().flatten().flatten().find(|status| status.name == name)
     }
-}
-
-fn key(pod: &Pod) -> (String, String) {
-    let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    (text(&pod.metadata.namespace), text(&pod.metadata.name))
 }

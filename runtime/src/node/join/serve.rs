@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proa_api::names::USER_KUBELET_CLIENT;
+use proa_api::seldom::Seldom;
 use proa_api::shares::{self, Share, Shares, part_of_descriptors};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -93,6 +94,7 @@ async fn accept(
     waiting: Arc<Shares<IpAddr>>,
     shutdown: CancellationToken,
 ) {
+    let failures = Seldom::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -113,7 +115,9 @@ async fn accept(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                if failures.is_due(Instant::now()) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
