@@ -139,6 +139,11 @@ async fn what_would_protect_and_is_not_understood_closes() {
     let open = route("a.example", &[endpoint]);
     world.api.put(&open[0]);
     until("the route", || async { get(world.http, "a.example", "/").await.status == 200 }).await;
+    // What comes back is counted, and no Event of its own.
+    world.api.put(&objects[0]);
+    let (_, text) = &said[2];
+    until("the count", || async { world.api.count(text) == 2 }).await;
+    assert_eq!(world.api.events(), said);
 }
 
 #[tokio::test]

@@ -86,6 +86,13 @@ impl Api {
         events
     }
 
+    /// How often it has happened what an Event with this text tells.
+    pub fn count(&self, text: &str) -> i64 {
+        let state = self.state.lock().unwrap();
+        let event = state.events.iter().find(|event| event["message"] == text);
+        event.and_then(|event| event["count"].as_i64()).unwrap_or(0)
+    }
+
     /// How often objects of these fields have been listed.
     pub fn listed(&self, selector: &str) -> usize {
         self.state.lock().unwrap().listed.iter().filter(|listed| *listed == selector).count()
@@ -128,7 +135,7 @@ impl Api {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         if request.method() == Method::POST {
-            assert!(path.starts_with("/api/v1/") && path.ends_with("/events"), "{path}");
+            assert!(path.starts_with("/api/v1/namespaces/") && path.ends_with("/events"), "{path}");
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let event: Value = serde_json::from_slice(&body).unwrap();
             self.state.lock().unwrap().events.push(event.clone());
@@ -190,6 +197,14 @@ impl Api {
 
     fn patch(&self, path: &str, body: &[u8]) -> Response<Body> {
         let segments: Vec<&str> = path.split('/').collect();
+        if let ["", "api", "v1", "namespaces", _, "events", name] = segments[..] {
+            let mut state = self.state.lock().unwrap();
+            let event = state.events.iter_mut().find(|event| event["metadata"]["name"] == name);
+            let event = event.expect("the Event is there");
+            let patch: BTreeMap<String, Value> = serde_json::from_slice(body).unwrap();
+            event.as_object_mut().unwrap().extend(patch);
+            return json_answer(StatusCode::OK, event);
+        }
         let ["", "apis", "networking.k8s.io", "v1", "namespaces", _, "ingresses", name, "status"] =
             segments[..]
         else {
