@@ -55,10 +55,10 @@ pub struct Answering {
     progress: Arc<Progress>,
 }
 
-/// The body of an answer that is under way.
-pub struct Answered {
-    body: Incoming,
-    _answering: Answering,
+/// A body that holds something as long as it is there.
+pub struct Held<B, G> {
+    body: B,
+    _held: G,
 }
 
 impl Lent {
@@ -143,20 +143,20 @@ impl hyper::body::Body for Lent {
     }
 }
 
-impl Answered {
-    pub fn new(body: Incoming, answering: Answering) -> Self {
-        Answered { body, _answering: answering }
+impl<B, G> Held<B, G> {
+    pub fn new(body: B, held: G) -> Self {
+        Held { body, _held: held }
     }
 }
 
-impl hyper::body::Body for Answered {
-    type Data = Bytes;
-    type Error = hyper::Error;
+impl<B: hyper::body::Body + Unpin, G: Unpin> hyper::body::Body for Held<B, G> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{refuse, refuse_with};
-use crate::body::{Answered, Answering, Body, Broken, Lent};
+use crate::body::{Answering, Body, Broken, Held, Lent};
 use crate::endpoints::{Endpoints, Fault};
 use crate::names::Names;
 use crate::own_addresses::OwnAddresses;
@@ -223,8 +223,9 @@ impl Proxy {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, upgrade.protocol.clone());
         }
-        // Over HTTP/2 a stream may be quiet for as long as both sides want, and costs no connection.
-        let body = Lent::new(body, (!backend.http2).then_some(self.patience));
+        // A stream of HTTP/2 may be quiet for as long as both sides want, and costs neither a connection.
+        let is_stream = backend.http2 && head.version == Version::HTTP_2;
+        let body = Lent::new(body, (!is_stream).then_some(self.patience));
         let mut may_repeat = head.method.is_idempotent() && hyper::body::Body::is_end_stream(&body);
         let mut turn = backend.in_turn(endpoints);
         let mut next = turn.next();
@@ -288,7 +289,7 @@ impl Proxy {
         // The endpoint's version is its own affair: it would be taken for this proxy's.
         *answer.version_mut() = Version::HTTP_11;
         if !switching {
-            return answer.map(|body| Answered::new(body, answering).boxed());
+            return answer.map(|body| Held::new(body, answering).boxed());
         }
         let (Some(upgrade), Some(protocol)) = (upgrade, protocol) else {
             return refuse(StatusCode::BAD_GATEWAY, "the endpoint switched protocols unasked");

@@ -21,7 +21,7 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::refuse;
-use crate::body::Body;
+use crate::body::Held;
 use crate::proxy::{Proxy, Scheme};
 use crate::tls::{self, ByServerName};
 
@@ -166,15 +166,6 @@ fn patient(stream: TcpStream, silence: Duration) -> TcpStream {
     stream
 }
 
-/// A body that takes a share as long as it is there.
-fn until_its_end(body: Body, share: Share<IpAddr>) -> Body {
-    let held = move |frame| {
-        let _ = &share;
-        frame
-    };
-    body.map_frame(held).boxed()
-}
-
 /// A connection that takes its share as long as it is there, whatever it becomes.
 fn counted(stream: TcpStream, share: Share<IpAddr>) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
     InspectReader::new(stream, move |_: &[u8]| {
@@ -234,7 +225,7 @@ async fn connection(
                 }
                 let answer = proxy.answer(request, peer, scheme).await;
                 Ok::<_, Infallible>(match share.flatten() {
-                    Some(share) => answer.map(|body| until_its_end(body, share)),
+                    Some(share) => answer.map(|body| Held::new(body, share).boxed()),
                     None => answer,
                 })
             }

@@ -138,12 +138,16 @@ async fn bodies_that_do_not_come_are_given_up() {
     });
     let mut objects = route("a.example", &[echo("one").await]);
     objects.extend(route("early.example", &[early.await]));
+    let mut streams = route("grpc.example", &[endpoint::grpc().await]);
+    streams[1]["spec"]["ports"][0]["appProtocol"] = "grpc".into();
+    objects.extend(streams);
     let limits = Limits { silence: Duration::from_millis(200), ..Limits::default() };
     let world = World::start_with(&objects, limits, Api::new()).await;
     world.wait_for_routes().await;
     for (host, sent, answer) in [
         ("a.example", "", "HTTP/1.1 408 Request Timeout"),
         ("a.example", "some", "HTTP/1.1 408 Request Timeout"),
+        ("grpc.example", "some", "HTTP/1.1 408 Request Timeout"),
         ("early.example", "some", "HTTP/1.1 200 OK"),
     ] {
         let mut stream = connect(world.http).await;
