@@ -1,9 +1,9 @@
 //! Endpoints that are names elsewhere: Services of type ExternalName.
 //!
-//! A name is looked up as this host looks names up, once for all who ask for it, and what it leads to is looked at: whoever may make
-//! a Service must not reach through the ingress what listens on this host alone, the machine's metadata
-//! service, a node, or other namespaces' pods. The addresses that were looked at are those that are
-//! connected to.
+//! A name is looked up as this host looks names up, once for all who ask for it, and what it leads to is
+//! looked at: whoever may make a Service must not reach through the ingress what listens on this host
+//! alone, the machine's metadata service, a node, or other namespaces' pods. The addresses that were
+//! looked at are those that are connected to.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -26,6 +26,8 @@ const FAILED_TTL: Duration = Duration::from_secs(10);
 const LOOKUP: Duration = Duration::from_secs(4);
 /// And a request waits for one no longer, its turn among others included.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A lookup waits for its turn no longer: what is left is for itself.
+const TURN: Duration = PATIENCE.saturating_sub(LOOKUP);
 /// Lookups at the same time, in all and for the names of one namespace.
 const AT_ONCE: (usize, usize) = (64, 8);
 /// Names that are remembered of one namespace, and namespaces of which any are.
@@ -123,7 +125,7 @@ impl Names {
         let (turns, resolver, name) = (Arc::clone(&self.turns), (self.resolver)(), external.name.clone());
         // Beside the request: its turn ends with the work, not with a client that leaves.
         tokio::spawn(async move {
-            let known = match turns.take(asker, PATIENCE).await {
+            let known = match turns.take(asker, TURN).await {
                 Some(_turn) => {
                     let found = look_up(resolver, &name).await;
                     (Instant::now() + if found.is_ok() { TTL } else { FAILED_TTL }, found)
@@ -185,33 +187,47 @@ fn is_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolverConfig};
+
     use super::*;
     use crate::index::{Index, Ranges};
     use crate::pattern::Patterns;
     use crate::resolver::resolver;
     use crate::route::Table;
-    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolverConfig};
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Names looked up by a server that counts the questions of type A, and answers none of them.
-    async fn silent() -> (Names, Arc<AtomicUsize>) {
+    /// How often a server was asked for an A record of each name.
+    type Asked = Arc<Mutex<HashMap<String, usize>>>;
+
+    /// Names looked up by a server that answers nothing.
+    async fn silent() -> (Names, Asked) {
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut connection = ConnectionConfig::new(ProtocolConfig::Udp);
         connection.port = socket.local_addr().unwrap().port();
-        let asked = Arc::new(AtomicUsize::new(0));
+        let asked = Asked::default();
         let count = Arc::clone(&asked);
         tokio::spawn(async move {
-            let mut question = [0; 512];
-            while let Ok(length) = socket.recv(&mut question).await {
-                // The type is in the last four bytes but two, where there are no options.
-                let is_a = question[..length].windows(4).any(|bytes| bytes == [0, 1, 0, 1]);
-                count.fetch_add(usize::from(is_a), Ordering::Relaxed);
+            let mut message = [0; 512];
+            while let Ok(length) = socket.recv(&mut message).await {
+                if let (name, [0, 1, ..]) = question(&message[..length]) {
+                    *count.lock().unwrap().entry(name).or_default() += 1;
+                }
             }
         });
         let server = NameServerConfig::new([127, 0, 0, 1].into(), true, vec![connection]);
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let resolver = resolver(config, Default::default()).unwrap();
         (Names::of(move || Some(resolver.clone())), asked)
+    }
+
+    /// The name that a message asks for, and its type with what follows (RFC 1035, section 4.1.2).
+    fn question(message: &[u8]) -> (String, &[u8]) {
+        let (mut name, mut rest) = (String::new(), &message[12..]);
+        while rest[0] > 0 {
+            let (label, after) = rest[1..].split_at(rest[0].into());
+            name += &format!("{}.", String::from_utf8_lossy(label));
+            rest = after;
+        }
+        (name, &rest[1..])
     }
 
     fn external(namespace: &str, name: &str) -> External {
@@ -226,26 +242,36 @@ mod tests {
         let all = slow.iter().flat_map(|name| [name; 20]).map(|name| names.endpoints(name, client, &own));
         let all = futures::future::join_all(all);
         let others = async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let before = asked.load(Ordering::Relaxed);
-            assert!(before <= AT_ONCE.1, "{before} names of one namespace");
+            while asked.lock().unwrap().len() < AT_ONCE.1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             let other = external("bbb", "other.example.");
             let other = tokio::time::timeout(Duration::from_secs(1), names.endpoints(&other, client, &own));
             assert!(other.await.is_err(), "the server is silent");
-            assert!(asked.load(Ordering::Relaxed) > before, "another namespace's name is asked for");
+            {
+                let asked = asked.lock().unwrap();
+                assert!(asked.contains_key("other.example."), "another namespace's name is asked for");
+                assert_eq!(asked.len(), AT_ONCE.1 + 1, "names of one namespace, and the other's");
+            }
             let address = external("aaa", "192.0.2.9");
             assert!(names.endpoints(&address, client, &own).await.is_ok(), "an address is no name");
         };
         let (failed, ()) = tokio::join!(all, others);
-        assert!(failed.iter().all(Result::is_err));
+        let failed_with = |why| failed.iter().filter(|found| **found == Err(why)).count();
+        assert_eq!((failed_with(UNRESOLVED), failed_with(BUSY)), (20 * AT_ONCE.1, 20 * (100 - AT_ONCE.1)));
+        {
+            let asked = asked.lock().unwrap();
+            let (most, one) = (asked.values().max().unwrap(), asked["other.example."]);
+            assert!(*most <= 2 * one, "{most} questions for a name, and {one} where one has asked for it");
+        }
         // Failures are remembered.
-        let before = (asked.load(Ordering::Relaxed), Instant::now());
+        let before = Instant::now();
         let looked_up = slow.iter().find(|name| {
             let known = names.known.lock().unwrap();
             matches!(&*known["aaa"][&name.name].borrow(), Some((_, Err(UNRESOLVED))))
         });
         assert!(names.endpoints(looked_up.unwrap(), client, &own).await.is_err());
-        assert!(before.1.elapsed() < Duration::from_secs(1));
+        assert!(before.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test]
