@@ -7,31 +7,39 @@
 //! descriptor of a directory or an ordinary file. The node's own root is gone afterwards, so that a
 //! guest that gets out of Wasm finds its own directories again.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, fstatvfs, mkdirat, openat};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
+};
+use rustix::path::Arg;
+use rustix::process::{chdir, fchdir, pivot_root};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::config::{FileOverlay, Preopen, RunConfig};
 
 /// Where the new root is mounted at first: a directory that every machine has, and whose content
 /// nobody here needs any more.
-const PLACE: &CStr = c"/sys";
+const PLACE: &str = "/sys";
 /// Directories and empty files only.
 const OPTIONS: &CStr = c"mode=0755,size=256k";
 /// What mounts have that no program runs from.
-const INERT: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+const INERT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// Where machines have their certificates in one file. In the new root it is the first of these.
-const CERTIFICATES: [&CStr; 5] = [
-    c"/etc/ssl/certs/ca-certificates.crt",
-    c"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    c"/etc/pki/tls/certs/ca-bundle.crt",
-    c"/etc/ssl/ca-bundle.pem",
-    c"/etc/ssl/cert.pem",
+const CERTIFICATES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
 ];
 
 /// Names are looked up in the pod's `/etc/hosts` first, whatever C library this is.
@@ -40,12 +48,13 @@ const NAME_SERVICES: &[u8] = b"hosts: files dns\n";
 /// Makes it and enters it. Gives the guest's directories as they are named in it. Called while there
 /// is one thread, as root.
 pub fn enter(config: &RunConfig) -> anyhow::Result<Vec<Preopen>> {
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("leave the node's mounts")?;
-    mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None).context("leave the node's mounts")?;
+    // SAFETY: descriptors stay as they are.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("leave the node's mounts")?;
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change("/", private).context("leave the node's mounts")?;
     let shown = Shown::open(config)?;
-    mount(Some(c"tmpfs"), PLACE, Some(c"tmpfs"), INERT, Some(OPTIONS)).context("make a root")?;
-    let root = open(None, PLACE, libc::O_DIRECTORY).context("open the root")?;
+    mount("tmpfs", PLACE, "tmpfs", INERT, OPTIONS).context("make a root")?;
+    let root = open(CWD, PLACE, OFlags::DIRECTORY).context("open the root")?;
     let preopens = shown.mount(config, &root)?;
     become_root(&root).context("enter the root")?;
     Ok(preopens)
@@ -61,16 +70,16 @@ struct Shown {
 impl Shown {
     fn open(config: &RunConfig) -> anyhow::Result<Self> {
         let directories = config.preopens.iter().map(|preopen| {
-            open(None, &text(&preopen.source)?, libc::O_DIRECTORY)
+            open(CWD, &*preopen.source, OFlags::DIRECTORY)
                 .with_context(|| format!("mount {} at {}", preopen.source, preopen.target))
         });
         let files = config.files.iter().map(|file| {
-            open(None, &text(&file.source)?, 0).with_context(|| format!("mount {}", file.source))
+            open(CWD, &*file.source, OFlags::empty()).with_context(|| format!("mount {}", file.source))
         });
         Ok(Self {
             directories: directories.collect::<anyhow::Result<_>>()?,
             files: files.collect::<anyhow::Result<_>>()?,
-            certificates: CERTIFICATES.iter().find_map(|path| open(None, path, 0).ok()),
+            certificates: CERTIFICATES.iter().find_map(|path| open(CWD, *path, OFlags::empty()).ok()),
         })
     }
 
@@ -87,9 +96,10 @@ impl Shown {
         for (number, (source, preopen)) in self.directories.iter().zip(&config.preopens).enumerate() {
             let failed = || format!("mount {} at {}", preopen.source, preopen.target);
             let name = number.to_string();
-            bind(source, &directory(root, &name)?, libc::MS_REC).with_context(failed)?;
+            let place = directory(root, &name)?;
+            mount_bind_recursive(by_fd(source), by_fd(&place)).with_context(failed)?;
             // Opened again: what is mounted there, not what is below.
-            mounted.push(open(Some(root), &text(&name)?, libc::O_DIRECTORY).with_context(failed)?);
+            mounted.push(open(root, &name, OFlags::DIRECTORY).with_context(failed)?);
         }
         for (source, file) in self.files.iter().zip(&config.files) {
             cover(source, file, config, &etc, &mounted)?;
@@ -135,9 +145,10 @@ fn cover(
 
 /// Shows a file in a directory, under a name of one part.
 fn show(source: &OwnedFd, directory: &OwnedFd, name: &OsStr, read_only: bool) -> io::Result<()> {
-    bind(source, &point(directory, name)?, 0)?;
+    let target = point(directory, name)?;
+    mount_bind(by_fd(source), by_fd(&target))?;
     if read_only {
-        make_read_only(&open(Some(directory), &bytes(name)?, libc::O_NOFOLLOW)?)?;
+        make_read_only(&open(directory, name, OFlags::NOFOLLOW)?)?;
     }
     Ok(())
 }
@@ -145,127 +156,63 @@ fn show(source: &OwnedFd, directory: &OwnedFd, name: &OsStr, read_only: bool) ->
 /// The ordinary file that is covered, made if there is none. A link is never followed: who writes to
 /// the volume may have put one there.
 fn point(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
-    let name = bytes(name)?;
-    let found = match open(Some(directory), &name, libc::O_NOFOLLOW) {
+    let found = match open(directory, name, OFlags::NOFOLLOW) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(directory, &name)?;
-            open(Some(directory), &name, libc::O_NOFOLLOW)?
+            create(directory, name)?;
+            open(directory, name, OFlags::NOFOLLOW)?
         }
         found => found?,
     };
-    match kind(&found)? {
-        libc::S_IFREG => Ok(found),
-        libc::S_IFLNK => Err(io::Error::other("a link is in its place")),
+    match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+        FileType::RegularFile => Ok(found),
+        FileType::Symlink => Err(io::Error::other("a link is in its place")),
         _ => Err(io::Error::other("what is in its place is no file")),
     }
 }
 
 /// Leaves the old root behind, which nothing leads to any more.
 fn become_root(root: &OwnedFd) -> io::Result<()> {
-    // SAFETY: the two paths are constants.
-    unsafe {
-        check(libc::fchdir(root.as_raw_fd()))?;
-        // On top of itself (pivot_root(2)), from where the old one is taken away.
-        check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as libc::c_int)?;
-        check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
-        check(libc::chdir(c"/".as_ptr()))?;
-    }
-    mount(None, c"/", None, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | INERT, None)
+    fchdir(root)?;
+    // On top of itself (pivot_root(2)), from where the old one is taken away.
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")?;
+    Ok(mount_remount("/", MountFlags::BIND | MountFlags::RDONLY | INERT, "")?)
 }
 
 fn directory(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let name = text(name)?;
-    // SAFETY: the name outlives the calls.
-    unsafe {
-        check(libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755))?;
-        // Whatever the mask of this process is: the guest's user goes through here.
-        check(libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), 0o755, 0))?;
-    }
-    open(Some(parent), &name, libc::O_DIRECTORY)
+    let mode = Mode::from_raw_mode(0o755);
+    mkdirat(parent, name, mode)?;
+    // Whatever the mask of this process is: the guest's user goes through here.
+    chmodat(parent, name, mode, AtFlags::empty())?;
+    open(parent, name, OFlags::DIRECTORY)
 }
 
 fn write(directory: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::File::from(create(directory, &text(name)?)?);
-    io::Write::write_all(&mut file, content)
+    File::from(create(directory, OsStr::new(name))?).write_all(content)
 }
 
 /// A new file.
-fn create(directory: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
-    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY | libc::O_CLOEXEC;
-    // SAFETY: the name outlives the call, and the descriptor is nobody else's.
-    unsafe { descriptor(libc::openat(directory.as_raw_fd(), name.as_ptr(), flags, 0o644)) }
+fn create(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    Ok(openat(directory, name, flags, Mode::from_raw_mode(0o644))?)
 }
 
 /// Opens what a path names, in a directory or in the node's root, without any use of it.
-fn open(at: Option<&OwnedFd>, path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
-    let at = at.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
-    // SAFETY: the path outlives the call, and the descriptor is nobody else's.
-    unsafe { descriptor(libc::openat(at, path.as_ptr(), flags | libc::O_PATH | libc::O_CLOEXEC)) }
-}
-
-/// # Safety
-/// If it is one, the descriptor is nobody else's.
-unsafe fn descriptor(fd: libc::c_int) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the caller says that it is nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The bits of a mode that tell a file from a directory.
-fn kind(file: &OwnedFd) -> io::Result<libc::mode_t> {
-    // SAFETY: all zeros are a value of it, which the kernel fills.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    check(unsafe { libc::fstat(file.as_raw_fd(), &raw mut stat) })?;
-    Ok(stat.st_mode & libc::S_IFMT)
-}
-
-fn bind(source: &OwnedFd, target: &OwnedFd, flags: libc::c_ulong) -> io::Result<()> {
-    mount(Some(&by_fd(source)?), &by_fd(target)?, None, libc::MS_BIND | flags, None)
+fn open(at: impl AsFd, path: impl Arg, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(openat(at, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// What is not the root of a mount is refused by the kernel (EINVAL).
 fn make_read_only(mounted: &OwnedFd) -> io::Result<()> {
-    // SAFETY: all zeros are a value of it, which the kernel fills.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    check(unsafe { libc::fstatvfs(mounted.as_raw_fd(), &raw mut stat) })?;
-    // What it has would be lost otherwise.
-    let kept = stat.f_flag & INERT;
-    let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | kept;
-    mount(None, &by_fd(mounted)?, None, flags, None)
+    // What it has would be lost otherwise. These flags have the same numbers in both (statvfs(3)).
+    let kept = MountFlags::from_bits_retain(fstatvfs(mounted)?.f_flag.bits() as u32) & INERT;
+    Ok(mount_remount(by_fd(mounted), MountFlags::BIND | MountFlags::RDONLY | kept, "")?)
 }
 
 /// A name of the open file that no container can change.
-fn by_fd(file: &OwnedFd) -> io::Result<CString> {
-    text(&format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-fn mount(
-    source: Option<&CStr>,
-    target: &CStr,
-    kind: Option<&CStr>,
-    flags: libc::c_ulong,
-    data: Option<&CStr>,
-) -> io::Result<()> {
-    let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
-    let data = pointer(data).cast();
-    // SAFETY: all strings outlive the call; where they are null, nothing is read.
-    check(unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, data) })
-}
-
-fn text(text: &str) -> io::Result<CString> {
-    Ok(CString::new(text)?)
-}
-
-fn bytes(name: &OsStr) -> io::Result<CString> {
-    Ok(CString::new(name.as_bytes())?)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+fn by_fd(file: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 #[cfg(test)]
@@ -281,8 +228,7 @@ mod tests {
         std::fs::create_dir(path("directory")).expect("a directory");
         symlink("file", path("link")).expect("a link");
         symlink("../nowhere", path("dangling")).expect("a link");
-        let opened = open(None, &bytes(dir.path().as_os_str()).expect("a path"), libc::O_DIRECTORY);
-        let opened = opened.expect("a directory");
+        let opened = open(CWD, dir.path(), OFlags::DIRECTORY).expect("a directory");
         for (name, want) in [
             ("file", "-"),
             ("new", "-"),
