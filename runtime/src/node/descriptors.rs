@@ -19,15 +19,20 @@ static BEGAN_WITH: OnceLock<u64> = OnceLock::new();
 /// Raises the soft limit as far as it may be, and gives what it is then. Children inherit it.
 pub fn raise() -> usize {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(MOST);
         BEGAN_WITH.get_or_init(|| soft);
-        if wanted > soft
+        if let Some(wanted) = wanted(soft, hard)
             && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
         {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }
     }
     limit()
+}
+
+/// The soft limit to ask for, if there is less.
+fn wanted(soft: u64, hard: u64) -> Option<u64> {
+    let wanted = hard.min(MOST);
+    (wanted > soft).then_some(wanted)
 }
 
 /// How many this process may have open.
@@ -46,14 +51,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_and_what_it_was_is_known() {
-        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, before.1.min(512), before.1).unwrap();
-        assert_eq!((of_pods(), limit() as u64), (None, before.1.min(512)));
-        assert_eq!(raise() as u64, before.1.min(MOST));
-        assert_eq!(of_pods(), Some(before.1.min(512)));
-        raise();
-        assert_eq!(of_pods(), Some(before.1.min(512)), "the first is what counts");
-        setrlimit(Resource::RLIMIT_NOFILE, before.0, before.1).unwrap();
+    fn the_soft_limit_is_raised_to_the_hard_one_and_no_further_than_is_of_use() {
+        for (soft, hard, expected) in [
+            (1024, 524_288, Some(524_288)),
+            (1024, u64::MAX, Some(MOST)),
+            (512, 512, None),
+            (MOST, u64::MAX, None),
+            (u64::MAX, u64::MAX, None),
+        ] {
+            assert_eq!(wanted(soft, hard), expected, "{soft} of {hard}");
+        }
     }
 }

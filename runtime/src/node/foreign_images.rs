@@ -1,8 +1,9 @@
 //! Foreign images: those that have nothing for this node's platform.
 //!
-//! Fed by [`crate::pod::image_pull`]; shown in an annotation of the Node by [`crate::node`], where the
-//! scheduler reads it and sends the images' pods to other architectures. An image may get a manifest
-//! for this platform later, so what was found is forgotten after a while.
+//! Fed by [`crate::pod::image_pull`]; shown in an annotation of the Node by
+//! [`crate::node::registration`], where the scheduler reads it and sends the images' pods to other
+//! architectures. An image may get a manifest for this platform later, so what was found is forgotten
+//! after a while.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
