@@ -31,6 +31,7 @@ mod place;
 mod replay;
 mod requests;
 mod rootfs;
+mod running;
 mod sandbox;
 mod seccomp;
 mod server;

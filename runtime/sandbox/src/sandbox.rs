@@ -1,6 +1,6 @@
 //! What a sandbox is at one moment: its containers, the work that is under way, and whom it tells.
 //!
-//! `server` waits and acts, `requests` and `sessions` do what is asked; all of them on this.
+//! `server` waits and acts; `requests`, `sessions` and `running` do what is asked; all of them on this.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -13,16 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use crate::cgroup;
 use crate::connection::Connection;
-use crate::containers::Entry;
 use crate::oci;
-use crate::protocol::{Event, Reply, Request, SandboxConfig, VERSION};
+use crate::protocol::{Reply, Request, SandboxConfig};
 use crate::sandbox::{Sandbox, failed};
 use crate::sessions::Wanted;
 
@@ -86,12 +83,12 @@ impl Server {
                     Source::Listener => self.accept(),
                     Source::Children => self.reap(),
                     Source::Connection(id) => self.converse(id),
-                    Source::Container(index) => self.listen(index),
+                    Source::Container(index) => self.sandbox.listen(index),
                     Source::Task(id) => self.sandbox.task_done(id),
                     Source::Exec(id) => self.sandbox.exec_output(id),
                 }
             }
-            self.expire(Instant::now());
+            self.sandbox.expire(Instant::now());
             self.answer();
             if self.stopped() {
                 return Ok(());
@@ -188,7 +185,7 @@ impl Server {
         }
         match request {
             Request::Start(container) => self.sandbox.start(connection, *container),
-            Request::Signal { id, signal, all } => self.signal(connection, &id, signal, all),
+            Request::Signal { id, signal, all } => self.sandbox.signal(connection, &id, signal, all),
             Request::Remove { id } => self.sandbox.remove(connection, &id),
             Request::Exec { id, args, timeout_ms } => self.sandbox.exec(connection, &id, args, timeout_ms),
             Request::Command { id, args, stdin, stdout, stderr, tty } => {
@@ -198,52 +195,9 @@ impl Server {
                 self.sandbox.attach(connection, &id, Wanted { stdin, stdout, stderr, tty: false });
             }
             Request::Socket { v6 } => self.sandbox.socket(connection, v6),
-            Request::List => {
-                let known = self.sandbox.containers.iter().filter(|entry| entry.visible());
-                let containers = known.map(|entry| entry.state.clone()).collect();
-                self.sandbox.reply(connection, &Reply::Containers { version: VERSION, containers });
-            }
-            Request::Watch => {
-                if let Some(watcher) = self.sandbox.connections.get_mut(&connection) {
-                    watcher.watching = true;
-                    for entry in self.sandbox.containers.iter().filter(|entry| entry.visible()) {
-                        watcher.send(&Event::Container(entry.state.clone()));
-                    }
-                }
-            }
+            Request::List => self.sandbox.list(connection),
+            Request::Watch => self.sandbox.watch(connection),
             Request::Stop => self.stop(connection),
-        }
-    }
-
-    fn signal(&mut self, connection: u64, id: &str, number: i32, all: bool) {
-        let Some(index) = self.sandbox.find(connection, id) else { return };
-        let entry = &self.sandbox.containers[index];
-        let reply = match Signal::try_from(number) {
-            Err(_) => failed("InvalidRequest", format!("{number} is not a signal")),
-            Ok(_) if !entry.running() => {
-                failed("ContainerNotRunning", format!("container {id} is not running"))
-            }
-            Ok(signal) if all => {
-                entry.cgroup.signal(signal);
-                Reply::Done
-            }
-            Ok(signal) => match kill(Pid::from_raw(entry.state.pid), signal) {
-                // It has ended, and will be reaped next.
-                Ok(()) | Err(nix::Error::ESRCH) => Reply::Done,
-                Err(error) => failed("KillContainerError", error),
-            },
-        };
-        self.sandbox.reply(connection, &reply);
-    }
-
-    /// Takes in what a container has written, and answers whoever waits for it to be ready.
-    fn listen(&mut self, index: usize) {
-        // What was removed since the poll shifts the others; reading one too many does no harm.
-        let Some(entry) = self.sandbox.containers.get_mut(index) else { return };
-        if entry.read()
-            && let Some((connection, _)) = entry.starting.take()
-        {
-            self.sandbox.reply(connection, &Reply::Done);
         }
     }
 
@@ -264,31 +218,11 @@ impl Server {
         }
     }
 
-    /// Deals with everything that has taken too long.
-    fn expire(&mut self, now: Instant) {
-        self.sandbox.expire_tasks(now);
-        self.sandbox.expire_execs(now);
-        for index in 0..self.sandbox.containers.len() {
-            if let Some((connection, at)) = self.sandbox.containers[index].starting
-                && at <= now
-            {
-                self.sandbox.containers[index].starting = None;
-                self.sandbox.containers[index].cgroup.signal(Signal::SIGKILL);
-                self.sandbox.reply(connection, &failed("RunContainerError", "context deadline exceeded"));
-            }
-        }
-    }
-
     fn stop(&mut self, connection: u64) {
         let now = Instant::now();
         self.stopping =
             Some(Stopping { connection, killed_until: now + STOP_LIMIT, heard_until: now + LISTEN_LIMIT });
-        for task in self.sandbox.tasks.values() {
-            task.helper.kill();
-        }
-        for entry in &self.sandbox.containers {
-            entry.cgroup.signal(Signal::SIGKILL);
-        }
+        self.sandbox.kill_all();
     }
 
     /// Whether the sandbox was told to stop and has nothing left to wait for. Then everything is
@@ -297,12 +231,9 @@ impl Server {
         let Some(&Stopping { connection, killed_until, heard_until }) = self.stopping.as_ref() else {
             return false;
         };
-        let alive = self.sandbox.containers.iter().any(Entry::running)
-            || !self.sandbox.tasks.is_empty()
-            || !self.sandbox.execs.is_empty();
-        let listened_to = self.sandbox.containers.iter().any(|entry| entry.taps.pending());
         let now = Instant::now();
-        if (alive && now < killed_until) || (listened_to && now < heard_until) {
+        let (busy, listened_to) = (self.sandbox.is_busy(), self.sandbox.is_listened_to());
+        if (busy && now < killed_until) || (listened_to && now < heard_until) {
             return false;
         }
         let mut result = Ok(0);
