@@ -1,8 +1,9 @@
 //! Asks the node's own resolvers about names outside the cluster, and remembers their answers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::slice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, Record, RecordType};
@@ -14,6 +15,7 @@ use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::{TokioResolver, system_conf};
 use proa_api::seldom::Seldom;
 use proa_api::shares::{self, Shares};
+use proa_resolve::Watched;
 
 use crate::config::Upstream;
 
@@ -24,8 +26,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// Questions that may wait for an answer at the same time, in all and of one client.
 const IN_FLIGHT: (usize, usize) = (512, 64);
-/// How often at most the file of resolvers is looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 
 /// What a resolver elsewhere said.
@@ -51,22 +51,14 @@ pub struct Forwarder {
     own: Vec<SocketAddr>,
     in_flight: Arc<Shares<IpAddr>>,
     refusals: Seldom,
-    current: Mutex<Current>,
-}
-
-/// The resolvers in use.
-struct Current {
-    resolver: Option<TokioResolver>,
-    looked: Option<Instant>,
-    modified: Option<SystemTime>,
+    resolvers: Watched<TokioResolver>,
 }
 
 impl Forwarder {
     /// Asks nobody yet. `own` are the addresses this server listens on.
     pub fn new(upstream: Upstream, own: Vec<SocketAddr>) -> Self {
-        let current = Mutex::new(Current { resolver: None, looked: None, modified: None });
         let in_flight = Shares::new(IN_FLIGHT.0, IN_FLIGHT.1);
-        Self { upstream, own, in_flight, refusals: Seldom::new(), current }
+        Self { upstream, own, in_flight, refusals: Seldom::new(), resolvers: Watched::new() }
     }
 
     /// Asks for a client. Fails at once if there is nobody to ask or too much is being asked already.
@@ -100,21 +92,11 @@ impl Forwarder {
 
     /// The resolvers to ask now. A changed file is a new network, so what was remembered is forgotten.
     fn resolver(&self) -> Option<TokioResolver> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
-            return current.resolver.clone();
-        }
-        let first = current.looked.is_none();
-        current.looked = Some(Instant::now());
-        let modified = match &self.upstream {
-            Upstream::ResolvConf(path) => std::fs::metadata(path).and_then(|m| m.modified()).ok(),
-            Upstream::Servers(_) => None,
+        let files = match &self.upstream {
+            Upstream::ResolvConf(path) => slice::from_ref(path),
+            Upstream::Servers(_) => &[],
         };
-        if first || modified != current.modified {
-            current.modified = modified;
-            current.resolver = self.build();
-        }
-        current.resolver.clone()
+        self.resolvers.get(files, Instant::now(), || self.build())
     }
 
     fn build(&self) -> Option<TokioResolver> {

@@ -20,7 +20,6 @@ mod own_addresses;
 mod path;
 mod pattern;
 mod proxy;
-mod resolver;
 mod route;
 mod serve;
 mod sign_in;

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use proa_api::shares;
+use proa_resolve::HostResolver;
 use tokio::sync::watch;
 
 use crate::own_addresses::OwnAddresses;
-use crate::resolver::HostResolver;
 use crate::turns::{Asker, Turns};
 
 /// What a name leads to is believed this long.
@@ -188,11 +188,11 @@ fn is_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolverConfig};
+    use proa_resolve::bounded;
 
     use super::*;
     use crate::index::{Index, Ranges};
     use crate::pattern::Patterns;
-    use crate::resolver::resolver;
     use crate::route::Table;
 
     /// How often a server was asked for an A record of each name.
@@ -215,7 +215,7 @@ mod tests {
         });
         let server = NameServerConfig::new([127, 0, 0, 1].into(), true, vec![connection]);
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-        let resolver = resolver(config, Default::default()).unwrap();
+        let resolver = bounded(config, Default::default()).unwrap();
         (Names::of(move || Some(resolver.clone())), asked)
     }
 

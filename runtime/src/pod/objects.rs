@@ -385,4 +385,14 @@ mod tests {
         assert_eq!(credentials_of(&secret(".dockercfg", old)).len(), 1);
         assert!(credentials_of(&secret(".dockercfg", "no json")).is_empty());
     }
+    #[tokio::test(start_paused = true)]
+    async fn claims_are_not_waited_for_without_end() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let objects = Objects::start(kube::Client::new(silent, "default"));
+        let pod = serde_json::from_value(json!({"spec": {"nodeName": "n", "containers": []}})).unwrap();
+        let claims = objects.fetch_claims(&pod, &BTreeSet::from(["c".to_owned()])).await;
+        assert_eq!(claims.err().as_deref(), Some("what it refers to was not there in 60 s"));
+    }
 }
