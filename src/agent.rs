@@ -9,12 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use k8s_openapi::api::core::v1::Taint;
 use proa_api::names::KUBELET_PORT;
-use proa_api::shares::part_of_descriptors;
 use proa_dns::{DnsConfig, Upstream};
 use proa_runtime::event::COMPONENT;
 use proa_runtime::image::{ImageStore, insecure_registry};
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig, proxy};
-use proa_runtime::node::descriptors;
+use proa_runtime::node::descriptors::{self, Allowed};
 use proa_runtime::node::disk::{EVICTION_HARD, Thresholds};
 use proa_runtime::node::join::serve::{self, Serving};
 use proa_runtime::node::join::{JoinConfig, Membership, join};
@@ -185,7 +184,7 @@ async fn start_parts(
         cluster_domain: node.cluster_domain.clone(),
         own_ranges: [network.cluster_cidr, network.service_cidr].map(|r| (r.network(), r.prefix())).to_vec(),
         ttl_seconds: DnsConfig::TTL_SECONDS,
-        connections: part_of_descriptors(descriptors::limit() / 4, DnsConfig::CONNECTIONS),
+        connections: Allowed::of(descriptors::limit()).dns,
         upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
     };
     let network = Network::start(network).await?;

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use proa_api::shares::part_of_descriptors;
 use proa_control::http::api::Build;
 use proa_control::registry::Caller;
 use proa_control::server::{self, Server};
@@ -15,7 +14,7 @@ use proa_logic::world::settings::ClusterSettings;
 use proa_runtime::event::COMPONENT;
 use proa_runtime::image::ImageStore;
 use proa_runtime::net::{Ipv4Net, Network, NetworkConfig, proxy};
-use proa_runtime::node::descriptors;
+use proa_runtime::node::descriptors::{self, Allowed};
 use proa_runtime::node::paths::Paths;
 use proa_runtime::{HostNames, NodeConfig, ShownPods};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,10 +30,6 @@ pub const DNS_OFFSET: u32 = 10;
 pub const DNS_PORT: u16 = 53;
 /// As many pods as the node's range has addresses for.
 pub const MAX_PODS: u32 = 250;
-
-/// Connections of the API and of the ingress, where there are descriptors enough for them.
-const API_CONNECTIONS: usize = 8 << 10;
-const INGRESS_CONNECTIONS: usize = 16 << 10;
 
 /// Runs the cluster until it is told to stop.
 pub fn up(options: Options) -> Result<()> {
@@ -132,7 +127,7 @@ async fn serve(mut config: Config) -> Result<()> {
     machine_is_ready()?;
     config.data_dir = data_dir::prepare(&config.data_dir)?;
     let _lock = lock::take(&config.data_dir)?;
-    let descriptors = descriptors::raise();
+    let allowed = Allowed::of(descriptors::raise());
 
     // What another program may hold is taken first, so that a refusal leaves nothing behind.
     let ingress = proa_ingress::Config {
@@ -141,8 +136,8 @@ async fn serve(mut config: Config) -> Result<()> {
         ranges: Some(addresses.ingress_ranges()?),
         default_certificate: config.ingress_default_certificate.clone(),
     };
-    let open = part_of_descriptors(descriptors, INGRESS_CONNECTIONS);
-    let ingress = Ingress::bind(&ingress).await?.with_limits(Limits { open, ..Limits::default() });
+    let limits = Limits { open: allowed.ingress, ..Limits::default() };
+    let ingress = Ingress::bind(&ingress).await?.with_limits(limits);
     // Pods reach the API at the gateway's address, which exists once the network does, unless other
     // machines reach it too: then at the address that all share.
     let in_cluster = SocketAddr::from((addresses.gateway, config.api_listen.port()));
@@ -164,7 +159,7 @@ async fn serve(mut config: Config) -> Result<()> {
         extra_names: config.tls_san.clone(),
         build: build(),
         deny_external_ips: config.deny_external_ips,
-        connections: part_of_descriptors(descriptors * 2, API_CONNECTIONS),
+        connections: allowed.api,
         legacy_api: config.legacy_api,
         scheduler: config.scheduler.clone(),
     })
@@ -273,7 +268,7 @@ fn start_parts(
         cluster_domain: config.cluster_domain.clone(),
         own_ranges: [addresses.cluster, addresses.service].map(|r| (r.network(), r.prefix())).to_vec(),
         ttl_seconds: DnsConfig::TTL_SECONDS,
-        connections: part_of_descriptors(descriptors::limit() / 4, DnsConfig::CONNECTIONS),
+        connections: Allowed::of(descriptors::limit()).dns,
         upstream: Upstream::ResolvConf("/etc/resolv.conf".into()),
     };
     let dns_client = client("system:proa-dns");

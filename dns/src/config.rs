@@ -24,8 +24,6 @@ pub struct DnsConfig {
 impl DnsConfig {
     /// Clients keep answers this long unless configured otherwise, in seconds.
     pub const TTL_SECONDS: u32 = 5;
-    /// Connections over TCP, where there are descriptors enough for them.
-    pub const CONNECTIONS: usize = 1024;
 }
 
 /// Resolvers for names outside the cluster.

@@ -121,12 +121,6 @@ impl Room {
     }
 }
 
-/// How much of something that takes descriptors a process may have that has so many: one for each eight, so
-/// that clients cannot take up those that the rest needs. What takes several of them counts with fewer.
-pub fn part_of_descriptors(all: usize, most: usize) -> usize {
-    (all / 8).clamp(16, most.max(16))
-}
-
 /// Who holds what a client with this address takes: whoever has one IPv6 address has a whole /64
 /// (RFC 6177).
 pub fn client(address: IpAddr) -> IpAddr {
@@ -185,13 +179,6 @@ mod tests {
         assert!(room.take(bob).is_some());
         drop(first.open);
         assert!(room.take(eve).is_some());
-    }
-
-    #[test]
-    fn parts_of_descriptors() {
-        for (all, expected) in [(64, 16), (1024, 128), (20_000, 2500), (1 << 20, 8192)] {
-            assert_eq!(part_of_descriptors(all, 8192), expected);
-        }
     }
 
     #[test]

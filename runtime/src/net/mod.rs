@@ -41,7 +41,7 @@ use link::{Link, Links};
 use nft::Batch;
 use rules::{Backends, Endpoint, Frontend, Pick, Rules};
 use table::Layout;
-use thread::{Worker, blocking};
+use thread::{OwnThread, blocking};
 
 /// Longest name of a network interface, without the final zero (linux/if.h, `IFNAMSIZ`).
 const INTERFACE_NAME_MAX: usize = 15;
@@ -132,7 +132,7 @@ struct Inner {
     links: Links,
     /// Held only between awaits; owners are link names.
     pool: Mutex<AddressPool>,
-    table: Worker<Table>,
+    table: OwnThread<Table>,
 }
 
 /// The service rules: what is wanted, and what the kernel has.
@@ -184,7 +184,7 @@ impl Network {
             host_ports: BTreeMap::new(),
             installed: Some(Rules::new()),
         };
-        let table = Worker::start("nftables", table).map_err(kernel("start a thread"))?;
+        let table = OwnThread::start("nftables", table).map_err(kernel("start a thread"))?;
         let inner = Inner { config, gateway, links, pool: Mutex::new(pool), table };
         let network = Self(Arc::new(inner));
         network.with_table(Table::open).await?;

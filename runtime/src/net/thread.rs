@@ -10,14 +10,14 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 /// A value that lives on a thread of its own, where it is changed in the order that is asked for. The
-/// thread ends with the worker.
-pub struct Worker<T> {
+/// thread ends with this.
+pub struct OwnThread<T> {
     jobs: mpsc::Sender<Job<T>>,
 }
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-impl<T: Send + 'static> Worker<T> {
+impl<T: Send + 'static> OwnThread<T> {
     /// Starts the thread, in the network namespace of this one.
     pub fn start(name: &str, mut value: T) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job<T>>();
@@ -27,7 +27,7 @@ impl<T: Send + 'static> Worker<T> {
                 let _ = catch_unwind(AssertUnwindSafe(|| job(&mut value)));
             }
         })?;
-        Ok(Worker { jobs })
+        Ok(OwnThread { jobs })
     }
 
     /// Does this with the value, also if nobody waits for it any more.
@@ -66,11 +66,11 @@ mod tests {
         runtime.block_on(async {
             let (release, held) = mpsc::channel::<()>();
             let full = tokio::task::spawn_blocking(move || held.recv());
-            let worker = Worker::start("test", Vec::new()).unwrap();
-            worker.run(|values| values.push(1)).await.unwrap();
-            let fault = worker.run(|_| panic!("a change that fails")).await;
+            let thread = OwnThread::start("test", Vec::new()).unwrap();
+            thread.run(|values| values.push(1)).await.unwrap();
+            let fault = thread.run(|_| panic!("a change that fails")).await;
             assert!(fault.is_err());
-            assert_eq!(worker.run(|values| values.clone()).await.unwrap(), [1]);
+            assert_eq!(thread.run(|values| values.clone()).await.unwrap(), [1]);
             assert_eq!(blocking(|| Ok(2)).await.unwrap(), 2);
             drop(release);
             let _ = full.await;

@@ -1,4 +1,4 @@
-//! How many descriptors this process may have open.
+//! How many descriptors this process may have open, and how many clients it may let in with them.
 //!
 //! A process begins with a soft limit that old programs can live with (`select(2)`), and may raise it up
 //! to the hard one, which is what the administrator allows. What runs in pods is given the one that this
@@ -46,6 +46,44 @@ pub fn of_pods() -> Option<u64> {
     BEGAN_WITH.get().copied()
 }
 
+/// How many there may be at a time of what clients take descriptors with. Together that leaves some for
+/// all else: one that asks for much must not take up those that the rest needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Connections to the API. One descriptor each.
+    pub api: usize,
+    /// Connections to the ingress. Two each, with that to an endpoint.
+    pub ingress: usize,
+    /// Connections to the node's own server that have asked nothing yet. One each.
+    pub waiting: usize,
+    /// Connections that are forwarded to pods. One each.
+    pub forwarded: usize,
+    /// Clients of `exec`, `attach` and `port-forward`. Four each: three streams and a connection to the
+    /// sandbox.
+    pub streams: usize,
+    /// Logs that are read. Two each where one is rotated.
+    pub logs: usize,
+    /// Connections to the DNS server. One each.
+    pub dns: usize,
+}
+
+impl Allowed {
+    /// In a process that may have so many descriptors open.
+    pub fn of(limit: usize) -> Self {
+        // One in so many, but some in any case, and no more than are of use.
+        let one_in = |divisor: usize, most: usize| (limit / divisor).clamp(16, most);
+        Allowed {
+            api: one_in(4, 8 << 10),
+            ingress: one_in(8, 16 << 10),
+            waiting: one_in(16, 2048),
+            forwarded: one_in(16, 4000),
+            streams: one_in(32, 1000),
+            logs: one_in(32, 2000),
+            dns: one_in(32, 1024),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +99,15 @@ mod tests {
         ] {
             assert_eq!(wanted(soft, hard), expected, "{soft} of {hard}");
         }
+    }
+
+    #[test]
+    fn clients_leave_descriptors_for_the_rest() {
+        for limit in [1024, 4096, 20_000, 1 << 20] {
+            let Allowed { api, ingress, waiting, forwarded, streams, logs, dns } = Allowed::of(limit);
+            let taken = api + 2 * ingress + waiting + forwarded + 4 * streams + 2 * logs + dns;
+            assert!(taken <= limit / 8 * 7, "{taken} of {limit}");
+        }
+        assert_eq!(Allowed::of(64).api, 16, "some in any case");
     }
 }

@@ -20,19 +20,16 @@ use axum::routing::get;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
-use proa_api::shares::{Shares, part_of_descriptors};
+use proa_api::shares::Shares;
 use serde_json::json;
 
-use crate::node::descriptors;
+use crate::node::descriptors::{self, Allowed};
 use crate::node::paths::Paths;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::{parse_id, reason};
 use crate::server::logs::notice::Notices;
 use crate::server::logs::read::{self, Following, Options};
 use crate::server::metrics;
-
-/// Logs that are read at a time, where there are descriptors enough for them. A quarter may be one pod's.
-const MAX_LOGS: usize = 2000;
 
 /// Status code and text.
 type Refusal = (StatusCode, String);
@@ -49,8 +46,10 @@ struct Server {
 
 /// The routes.
 pub fn router(pods: ShownPods, paths: Paths) -> Router {
-    let logs = part_of_descriptors(descriptors::limit() / 4, MAX_LOGS);
-    let streams = crate::server::streams::serve::router(pods.clone(), paths.clone());
+    let allowed = Allowed::of(descriptors::limit());
+    // A quarter may be one pod's.
+    let logs = allowed.logs;
+    let streams = crate::server::streams::serve::router(pods.clone(), paths.clone(), &allowed);
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods_list))

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proa_api::names::USER_KUBELET_CLIENT;
 use proa_api::seldom::Seldom;
-use proa_api::shares::{self, Share, Shares, part_of_descriptors};
+use proa_api::shares::{self, Share, Shares};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -28,7 +28,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::client::{Pair, key_material, roots};
 use super::error::JoinError;
-use crate::node::descriptors;
+use crate::node::descriptors::{self, Allowed};
 
 /// A client that has not shaken hands by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -36,9 +36,6 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
-/// Connections that have asked nothing yet. More are dropped as they come; half may be one client's, as
-/// all of the API server's come from one.
-const MAX_WAITING: usize = 2048;
 /// After a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -82,7 +79,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), JoinError> {
     let tls = acceptor(ca_pem, serving)?;
-    let waiting = part_of_descriptors(descriptors::limit() / 2, MAX_WAITING);
+    // More are dropped as they come. Half may be one client's, as all of the API server's come from one.
+    let waiting = Allowed::of(descriptors::limit()).waiting;
     accept(listener, tls, router, Shares::new(waiting, waiting / 2), shutdown).await;
     Ok(())
 }

@@ -25,9 +25,9 @@ const PIECE_COST: u32 = 256;
 /// has ended is another matter: see [`Output::closed`].
 pub type Input = mpsc::Receiver<Bytes>;
 
-/// Room for what one client has sent and nobody has taken yet.
+/// Untaken for what one client has sent and nobody has taken yet.
 #[derive(Debug)]
-pub struct Room(Arc<Semaphore>);
+pub struct Untaken(Arc<Semaphore>);
 
 /// Bytes with their part of the room, which is free again when they are dropped.
 struct Held {
@@ -41,7 +41,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-impl Room {
+impl Untaken {
     /// For a connection.
     pub fn new() -> Self {
         Self(Arc::new(Semaphore::new(UNTAKEN_BYTES as usize)))
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_is_bounded() {
-        let room = Room::new();
+        let room = Untaken::new();
         let piece = Bytes::from(vec![0; UNTAKEN_BYTES as usize / 4]);
         let held: Vec<Bytes> =
             std::iter::from_fn(|| room.hold(piece.clone()).now_or_never()).take(9).collect();

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::channel::{Input, Output};
-use super::open::Client;
+use super::open::Taken;
 use super::spdy::{Opened, Session};
 use super::websocket::Channels;
 use crate::engine::Sandbox;
@@ -36,7 +36,7 @@ pub struct Pod {
     /// Room for connections, by `uid`.
     pub connections: Arc<Shares<String>>,
     /// What the client takes of the node.
-    pub _share: Client,
+    pub _share: Taken,
 }
 
 /// Forwards for a SPDY client until it goes.

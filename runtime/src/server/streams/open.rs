@@ -5,14 +5,10 @@ use std::sync::Arc;
 use axum::extract::Request;
 use http::StatusCode;
 use proa_api::names::STREAMS_HOLDER_HEADER;
-use proa_api::shares::{Share, Shares, part_of_descriptors};
+use proa_api::shares::{Share, Shares};
 
+use crate::node::descriptors::Allowed;
 use crate::node::shown_pods::Shown;
-
-/// Clients of `exec`, `attach` and `port-forward`, where there are descriptors enough for them.
-const MAX_CLIENTS: usize = 1000;
-/// Connections that are forwarded for them.
-const MAX_CONNECTIONS: usize = 4000;
 
 /// What is open on this node. A pod and a user may have a quarter each.
 #[derive(Clone)]
@@ -24,23 +20,24 @@ pub struct Open {
 }
 
 /// What one client takes, until it is dropped.
-pub struct Client {
+pub struct Taken {
     _pod: Share<String>,
     _user: Share<String>,
 }
 
 impl Open {
-    /// In a process that may have so many descriptors.
-    pub fn of_descriptors(limit: usize) -> Self {
+    /// Nothing yet.
+    pub fn new(allowed: &Allowed) -> Self {
         let shares = |all: usize| Shares::new(all, all / 4);
-        // Three streams and a connection to the sandbox.
-        let clients = part_of_descriptors(limit / 4, MAX_CLIENTS);
-        let connections = part_of_descriptors(limit / 2, MAX_CONNECTIONS);
-        Self { pods: shares(clients), users: shares(clients), connections: shares(connections) }
+        Self {
+            pods: shares(allowed.streams),
+            users: shares(allowed.streams),
+            connections: shares(allowed.forwarded),
+        }
     }
 
     /// Room for one more client of a pod. Whom it counts for says the API server.
-    pub fn take(&self, shown: &Shown, request: &Request) -> Result<Client, (StatusCode, String)> {
+    pub fn take(&self, shown: &Shown, request: &Request) -> Result<Taken, (StatusCode, String)> {
         let uid = shown.pod.metadata.uid.clone().unwrap_or_default();
         let user = request.headers().get(STREAMS_HOLDER_HEADER).map(|user| user.as_bytes());
         let user = String::from_utf8_lossy(user.unwrap_or_default()).into_owned();
@@ -49,7 +46,7 @@ impl Open {
             let text = "too many streams are open to this pod, by this user or on this node".to_owned();
             (StatusCode::TOO_MANY_REQUESTS, text)
         };
-        Ok(Client { _pod: pod.ok_or_else(too_many)?, _user: user.ok_or_else(too_many)? })
+        Ok(Taken { _pod: pod.ok_or_else(too_many)?, _user: user.ok_or_else(too_many)? })
     }
 }
 
@@ -63,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_pod_and_a_user_have_their_share() {
-        let open = Open::of_descriptors(512);
+        let open = Open::new(&Allowed::of(512));
         let take = |pod: &str, user: &str| {
             let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": pod}})).unwrap();
             let shown = Shown { pod: Arc::new(pod), status: Default::default() };

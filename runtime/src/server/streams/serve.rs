@@ -18,7 +18,7 @@ use super::open::Open;
 use super::remote::{self, Talk};
 use super::upgrade::{self, Wanted};
 use crate::engine::{EngineError, OpenError, Sandbox};
-use crate::node::descriptors;
+use crate::node::descriptors::Allowed;
 use crate::node::paths::Paths;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::observed::all_containers;
@@ -38,12 +38,12 @@ struct Server {
 }
 
 /// The routes.
-pub fn router(pods: ShownPods, paths: Paths) -> Router {
+pub fn router(pods: ShownPods, paths: Paths, allowed: &Allowed) -> Router {
     Router::new()
         .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
         .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
         .route("/portForward/{namespace}/{pod}", get(port_forward).post(port_forward))
-        .with_state(Server { pods, paths, open: Open::of_descriptors(descriptors::limit()) })
+        .with_state(Server { pods, paths, open: Open::new(allowed) })
 }
 
 async fn exec(server: State<Server>, path: ContainerPath, query: Parameters, request: Request) -> Response {

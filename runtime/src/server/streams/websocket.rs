@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::channel::{Input, Outgoing, Output, PIECES, Room};
+use super::channel::{Input, Outgoing, Output, PIECES, Untaken};
 
 /// The channel whose messages end others.
 const CLOSE: u8 = 255;
@@ -90,7 +90,7 @@ async fn read(
     coding: Coding,
     mut inputs: BTreeMap<u8, mpsc::Sender<Bytes>>,
 ) {
-    let room = Room::new();
+    let room = Untaken::new();
     while let Some(Ok(message)) = stream.next().await {
         let message = match message {
             Message::Binary(bytes) => bytes,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::flow::Flow;
 use super::frame::{self, Decoder, Frame, GoAway, Reset};
 use super::headers::{Headers, Writer};
-use crate::server::streams::channel::{Input, Outgoing, Output, PIECES, Room};
+use crate::server::streams::channel::{Input, Outgoing, Output, PIECES, Untaken};
 
 /// Streams at a time: a client that forwards ports has two for each connection.
 const MAX_STREAMS: usize = 1000;
@@ -81,7 +81,7 @@ where
         streams: BTreeMap::new(),
         last: 0,
         taken: 0,
-        room: Room::new(),
+        room: Untaken::new(),
         give,
         closed: closed.clone(),
     };
@@ -166,7 +166,7 @@ struct Reader {
     /// Bytes that the client has not been told of as taken, of all streams.
     taken: u32,
     /// For what nobody has taken, of all streams.
-    room: Room,
+    room: Untaken,
     give: mpsc::Sender<Opened>,
     closed: CancellationToken,
 }
