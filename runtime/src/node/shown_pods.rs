@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
-use tokio::sync::watch;
 use proa_api::namespaced_name::{self, NamespacedName};
+use tokio::sync::watch;
 
 use crate::node::host_names::HostNames;
 
