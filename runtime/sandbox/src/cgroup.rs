@@ -110,6 +110,20 @@ impl Cgroup {
         }
     }
 
+    /// What a container is shown of its cgroup where each controller is by itself, made if it is not there:
+    /// controllers and directories.
+    pub fn make_shown(&self) -> io::Result<Vec<(&'static str, PathBuf)>> {
+        let there = ["memory", "cpu", "cpuset", "pids"]
+            .into_iter()
+            .filter(|controller| Path::new(ROOT).join(controller).is_dir());
+        let made = there.map(|controller| {
+            let directory = self.directory(controller);
+            fs::create_dir_all(&directory)?;
+            Ok((controller, directory))
+        });
+        made.collect()
+    }
+
     /// Makes it and moves the calling process into it.
     pub fn create_and_enter(&self) -> io::Result<()> {
         self.create()?;

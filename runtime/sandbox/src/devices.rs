@@ -19,15 +19,18 @@ const DEVICES: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)
 /// Terminals, of which a container sees its own.
 const TERMINALS: u32 = 136;
 
-/// Every device node in `dir`, for a privileged container.
-pub fn of_host(dir: &Path) -> Vec<Value> {
+/// Every device node in `dir`, for a privileged container, where the path is `free`.
+pub fn of_host(dir: &Path, free: &dyn Fn(&Path) -> bool) -> Vec<Value> {
     let mut devices = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        if !free(&path) {
+            continue;
+        }
         let kind = metadata.file_type();
         // These are file systems of the container's own.
         if kind.is_dir() && !["pts", "shm", "mqueue", "fd"].iter().any(|own| path == dir.join(own)) {
-            devices.extend(of_host(&path));
+            devices.extend(of_host(&path, free));
         } else if (kind.is_char_device() || kind.is_block_device()) && path != Path::new("/dev/console") {
             let number = metadata.rdev();
             devices.push(json!({

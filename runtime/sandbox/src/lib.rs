@@ -26,6 +26,7 @@ mod executor;
 mod helper;
 mod init;
 mod log;
+mod mounts;
 mod oci;
 mod place;
 mod replay;

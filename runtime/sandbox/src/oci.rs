@@ -22,6 +22,7 @@ use crate::devices;
 use crate::diagnostics;
 use crate::executor::{Confinement, Start};
 use crate::helper::Failure;
+use crate::mounts;
 use crate::place::Place;
 use crate::protocol::{Container, Payload};
 use crate::remove::remove_tree;
@@ -46,12 +47,8 @@ pub enum Io {
 
 /// Makes a container and starts its program. Gives the process id of its first process.
 pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
-    prepare(place).map_err(|message| {
-        for directory in [place.scratch, place.bundle] {
-            let _ = fs::remove_dir_all(directory);
-        }
-        Failure::new("CreateContainerError", message)
-    })?;
+    // What it has made is removed by the sandbox, which does not see what is mounted here.
+    prepare(place).map_err(|message| Failure::new("CreateContainerError", message))?;
     let causes = diagnostics::collect();
     start(place, io).map_err(|error| {
         place.cgroup.kill_all(Duration::from_secs(1));
@@ -73,14 +70,11 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
         rootfs::make_directory(&scratch.root, &place.container.cwd)
             .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;
     }
-    let mut container = place.container.clone();
-    if let (Payload::Oci { volumes, .. }, true) = (&container.payload, place.security.read_only_root) {
-        let own =
-            rootfs::writable(&scratch.root, volumes).map_err(|e| format!("make the image's volumes: {e}"))?;
-        targets::check_names(&own)?;
-        container.mounts.extend(own);
+    if let (Payload::Oci { volumes, .. }, true) = (&place.container.payload, place.security.read_only_root) {
+        mounts::keep_writable(&scratch.root, volumes)?;
     }
-    let spec = spec::of(&Place { container: &container, ..*place }, &scratch.root);
+    let taken = mounts::mount_all(&scratch.root, &place.container.mounts, place.security, place.cgroup)?;
+    let spec = spec::of(place, &scratch.root, &taken);
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     fs::write(place.bundle.join("config.json"), config).map_err(|e| e.to_string())?;
     fs::create_dir_all(place.state).map_err(|e| e.to_string())?;

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,6 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen, move_mount,
 };
-
-use crate::protocol::Mount;
 
 /// Where a container's files are, under its scratch directory.
 pub struct Scratch {
@@ -85,8 +83,8 @@ fn mount_by_steps(layers: &[String], scratch: &Scratch, devices: bool) -> io::Re
     configure(&context, "upperdir", &scratch.upper)?;
     configure(&context, "workdir", &scratch.work)?;
     let attributes = if devices { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
-    let mounted = detached(&context, attributes)?;
-    Ok(move_mount(&mounted, c"", CWD, &scratch.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    let made = mounted(&context, attributes)?;
+    Ok(move_mount(&made, c"", CWD, &scratch.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// A read-only overlay of directories, topmost first, that is mounted nowhere.
@@ -95,14 +93,16 @@ pub fn detached_overlay(layers: &[OwnedFd]) -> io::Result<OwnedFd> {
     let names: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     configure(&context, "lowerdir", Path::new(&names.join(":")))?;
     let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    detached(&context, read_only | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID)
+    mounted(&context, read_only | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID)
 }
 
-fn file_system(kind: &str) -> io::Result<OwnedFd> {
+/// A file system of this kind that is being made.
+pub fn file_system(kind: &str) -> io::Result<OwnedFd> {
     Ok(fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?)
 }
 
-fn detached(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+/// Makes it. It is mounted nowhere yet.
+pub fn mounted(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     fsconfig_create(context)?;
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
@@ -145,19 +145,6 @@ pub fn check_places(root: &Path) -> Result<(), String> {
 pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
     let root = pathrs::Root::open(root).map_err(io::Error::other)?;
     root.mkdir_all(path, &Permissions::from_mode(0o755)).map(|_| ()).map_err(io::Error::other)
-}
-
-/// Mounts by which directories of a container stay writable where its root is read-only: each is
-/// mounted on itself. They are made if they are not there, and links lead no further than the root.
-pub fn writable(root: &Path, paths: &[String]) -> io::Result<Vec<Mount>> {
-    let inside = pathrs::Root::open(root).map_err(io::Error::other)?;
-    let one = |path: &String| {
-        let made = inside.mkdir_all(path, &Permissions::from_mode(0o755)).map_err(io::Error::other)?;
-        let source = fs::read_link(format!("/proc/self/fd/{}", made.as_fd().as_raw_fd()))?;
-        let source = source.to_string_lossy().into_owned();
-        Ok(Mount { source, target: path.clone(), read_only: false, recursive_read_only: false })
-    };
-    paths.iter().map(one).collect()
 }
 
 #[cfg(test)]

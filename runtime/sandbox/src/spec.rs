@@ -4,14 +4,15 @@
 //! The pod's network, IPC and UTS namespaces are not named in it: whoever creates the container
 //! is in them already, and the container inherits them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use crate::capabilities;
-use crate::cgroup::{Cgroup, Version};
+use crate::cgroup::Version;
 use crate::devices;
 use crate::executor::DEFAULT_PATH;
+use crate::mounts::CGROUPS;
 use crate::place::Place;
 use crate::protocol::{Container, Mount, Resources, Security};
 use crate::seccomp;
@@ -35,19 +36,19 @@ const MASKED_PATHS: [&str; 12] = [
 /// Seen, but not writable.
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Where a container finds its cgroups.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// The configuration of a container whose root file system is mounted at `root`.
-pub fn of(place: &Place<'_>, root: &Path) -> Value {
-    let Place { container, security, cgroup, hostname, init, .. } = *place;
+/// The configuration of a container whose root file system is mounted at `root`, with what is mounted in
+/// it; `taken` is where its pod has mounted something. `/proc` shows the container's own processes.
+pub fn of(place: &Place<'_>, root: &Path, taken: &[PathBuf]) -> Value {
+    let Place { container, security, hostname, .. } = *place;
     let capabilities = capabilities::of(security, &capabilities::available());
     json!({
         "ociVersion": "1.0.2",
         "process": process(&container.args, container, security, &capabilities, hostname),
         "root": {"path": root, "readonly": security.read_only_root},
-        "mounts": mounts(&container.mounts, security, cgroup),
-        "linux": linux(container, security, &capabilities, cgroup, init),
+        "mounts": [{
+            "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"],
+        }],
+        "linux": linux(place, &capabilities, taken),
     })
 }
 
@@ -94,76 +95,8 @@ pub fn environment(env: &[(String, String)], hostname: &str, tty: bool) -> Vec<S
     out
 }
 
-fn mounts(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> Vec<Value> {
-    let sys = if security.privileged { "rw" } else { "ro" };
-    let mut mounts = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        match security.host_ipc {
-            true => {
-                mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
-            }
-            false => {
-                mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])
-            }
-        },
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-    ];
-    mounts.extend(cgroup_mounts(cgroup, sys));
-    // What the pod mounts at one of these places takes its place.
-    mounts.retain(|default| !wanted.iter().any(|m| default["destination"] == m.target.trim_end_matches('/')));
-    let mut wanted: Vec<&Mount> = wanted.iter().collect();
-    // A mount inside another comes after it.
-    wanted.sort_by_key(|m| Path::new(&m.target).components().count());
-    mounts.extend(wanted.into_iter().map(|m| {
-        let access = match (m.read_only, m.recursive_read_only) {
-            (true, true) => "rro",
-            (true, false) => "ro",
-            (false, _) => "rw",
-        };
-        mount(&m.target, "bind", &m.source, &["rbind", "rprivate", access])
-    }));
-    mounts
-}
-
-/// A container sees its own limits, where programs look for them. Version 1 has no file system
-/// that shows one cgroup as a whole: each controller that matters is bound by itself.
-fn cgroup_mounts(cgroup: &Cgroup, access: &str) -> Vec<Value> {
-    let options = ["nosuid", "noexec", "nodev", "relatime", access];
-    if cgroup.version() == Version::V2 {
-        return vec![mount(CGROUPS, "cgroup", "cgroup", &options)];
-    }
-    let mut mounts =
-        vec![mount(CGROUPS, "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=64k"])];
-    for controller in ["memory", "cpu", "cpuset", "pids"] {
-        if Path::new(CGROUPS).join(controller).is_dir() {
-            let source = cgroup.directory(controller).display().to_string();
-            let mut bound = vec!["bind"];
-            bound.extend(options);
-            mounts.push(mount(&format!("{CGROUPS}/{controller}"), "bind", &source, &bound));
-        }
-    }
-    mounts
-}
-
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
-    json!({"destination": destination, "type": kind, "source": source, "options": options})
-}
-
-fn linux(
-    container: &Container,
-    security: &Security,
-    capabilities: &[String],
-    cgroup: &Cgroup,
-    init: Option<i32>,
-) -> Value {
+fn linux(place: &Place<'_>, capabilities: &[String], taken: &[PathBuf]) -> Value {
+    let Place { container, security, cgroup, init, .. } = *place;
     let mut namespaces = vec![json!({"type": "mount"})];
     match init {
         Some(init) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{init}/ns/pid")})),
@@ -179,7 +112,9 @@ fn linux(
         "namespaces": namespaces,
     });
     if security.privileged {
-        linux["devices"] = Value::Array(devices::of_host(Path::new("/dev")));
+        // What the pod has mounted below `/dev` is not the container's to make devices in.
+        let free = |path: &Path| !taken.iter().any(|place| path.starts_with(place));
+        linux["devices"] = Value::Array(devices::of_host(Path::new("/dev"), &free));
     } else {
         linux["maskedPaths"] = json!(MASKED_PATHS);
         linux["readonlyPaths"] = json!(read_only_paths(&container.mounts, cgroup.version()));
@@ -234,17 +169,14 @@ fn limits(resources: &Resources, security: &Security, version: Version) -> Value
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::Cgroup;
     use libcontainer::oci_spec::runtime::Spec;
 
     fn container() -> Container {
         serde_json::from_value(json!({
             "id": "web-0", "args": ["sh"], "env": [["A", "1"]], "cwd": "", "log_path": "/tmp/l",
             "log_max_bytes": 0, "log_max_files": 0, "tty": false,
-            "mounts": [
-                {"source": "/a", "target": "/data/in", "read_only": true, "recursive_read_only": true},
-                {"source": "/b", "target": "/data", "read_only": false},
-                {"source": "/c", "target": "/dev/shm", "read_only": false},
-            ],
+            "mounts": [],
             "resources": {"memory_bytes": 1024, "oom_score_adj": 0},
             "payload": {"type": "oci", "layers": [], "scratch": "/s", "security": Security::default()},
         }))
@@ -268,15 +200,11 @@ mod tests {
                 init: None,
                 state: Path::new("/s/state"),
             };
-            let value = of(&place, Path::new("/s/rootfs"));
-            let spec: Spec = serde_json::from_value(value.clone()).expect("a spec");
+            let value = of(&place, Path::new("/s/rootfs"), &[]);
+            let spec: Spec = serde_json::from_value(value).expect("a spec");
             let process = spec.process().as_ref().expect("a process");
             assert_eq!(process.env().as_deref().unwrap_or_default()[1..], ["HOSTNAME=web", "A=1"]);
             assert_eq!(process.user().additional_gids().as_deref(), Some(&[0][..]));
-            let order: Vec<_> = value["mounts"].as_array().expect("mounts").iter().rev().take(3).collect();
-            assert_eq!(order[0]["destination"], "/dev/shm");
-            assert_eq!(order[1]["destination"], "/data/in");
-            assert_eq!(order[2]["destination"], "/data");
             assert_eq!(spec.linux().as_ref().expect("linux").seccomp().is_none(), privileged);
         }
     }

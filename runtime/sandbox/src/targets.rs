@@ -1,10 +1,12 @@
-//! Where a pod may not mount anything: over `/proc`, whose files decide how a process is confined.
+//! Where a pod may not mount anything: over `/proc`, whose files decide how a process is confined, and
+//! over the root and `/dev`, where libcontainer makes devices and links by names that the node resolves.
 //!
-//! Asked twice: of the targets' names, which gives the clear error, and of what is really mounted,
-//! because an image or a volume may hold links that lead there.
+//! Asked of the targets' names, which gives the clear error before anything is done; of the places that
+//! they lead to, because an image or a volume may hold links; and for `/proc`, which comes last, of what
+//! has really been mounted.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 
@@ -12,24 +14,30 @@ use crate::protocol::Mount;
 
 const PROC: &str = "/proc";
 
-/// Refuses mounts whose names lead into `/proc`.
+/// Refuses mounts whose names lead to one of these places.
 pub fn check_names(mounts: &[Mount]) -> Result<(), String> {
-    match mounts.iter().find(|mount| leads_to_proc(&mount.target)) {
-        Some(mount) => Err(refusal(&mount.target)),
-        None => Ok(()),
-    }
+    mounts.iter().try_for_each(|mount| {
+        let mut place = PathBuf::from("/");
+        for component in Path::new(&mount.target).components() {
+            match component {
+                Component::Normal(part) => place.push(part),
+                Component::ParentDir => drop(place.pop()),
+                _ => {}
+            }
+        }
+        check_place(&place, &mount.target)
+    })
 }
 
-fn leads_to_proc(target: &str) -> bool {
-    let mut parts = Vec::new();
-    for component in Path::new(target).components() {
-        match component {
-            Component::Normal(part) => parts.push(part),
-            Component::ParentDir => drop(parts.pop()),
-            _ => {}
-        }
-    }
-    parts.first().is_some_and(|part| *part == "proc")
+/// Refuses a place, which is a path without links, for the mount of this target.
+pub fn check_place(place: &Path, target: &str) -> Result<(), String> {
+    let why = match place.to_str() {
+        Some("/") => "mounting into / is prohibited",
+        Some("/dev") => "/dev is the container's own",
+        _ if place.starts_with(PROC) => return Err(refusal(target)),
+        _ => return Ok(()),
+    };
+    Err(format!("{target:?} cannot be mounted: {why}"))
 }
 
 /// Refuses what has been mounted over `/proc` or in it, beside the masks and what is only made
@@ -79,15 +87,34 @@ mod tests {
     #[test]
     fn names() {
         for (target, refused) in [
-            ("/proc", true),
-            ("/proc/", true),
-            ("/proc/sys/kernel", true),
-            ("//x/../proc/self/attr", true),
-            ("/host/proc", false),
-            ("/processes", false),
-            ("/", false),
+            ("/proc", "inside /proc"),
+            ("/proc/", "inside /proc"),
+            ("/proc/sys/kernel", "inside /proc"),
+            ("//x/../proc/self/attr", "inside /proc"),
+            ("/host/proc", ""),
+            ("/processes", ""),
+            ("/", "into / is prohibited"),
+            ("/.", "into / is prohibited"),
+            ("/x/..", "into / is prohibited"),
+            ("/../x/y/../..", "into / is prohibited"),
+            ("/dev", "/dev is the container's own"),
+            ("/x/../dev/", "/dev is the container's own"),
+            ("/dev/shm", ""),
+            ("/devices", ""),
         ] {
-            assert_eq!(leads_to_proc(target), refused, "{target}");
+            let mount = Mount {
+                source: String::new(),
+                target: target.to_owned(),
+                read_only: false,
+                recursive_read_only: false,
+            };
+            let answer = check_names(&[mount]);
+            let message = answer.as_ref().err().map_or("", String::as_str);
+            assert_eq!(
+                (message.is_empty(), message.contains(refused)),
+                (refused.is_empty(), true),
+                "{target}"
+            );
         }
     }
 

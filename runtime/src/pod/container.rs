@@ -3,7 +3,6 @@
 //! Fed by `start.rs` with everything fetched; makes the few directories and files that only this
 //! run needs.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +91,7 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
             Payload::Oci {
                 layers: layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
                 scratch: paths.scratch(uid, &id).to_string_lossy().into_owned(),
-                volumes: image_volumes(&image.config.volumes, &mounts),
+                volumes: image.config.volumes.clone(),
                 security: Box::new(security),
             }
         }
@@ -233,18 +232,6 @@ fn termination_mount(container: &Container, file: &Path) -> Result<Option<Mount>
     std::fs::set_permissions(file, anyone).map_err(text)?;
     let source = file.to_string_lossy().into_owned();
     Ok(Some(Mount { source, target: target.to_owned(), read_only: false, recursive_read_only: false }))
-}
-
-/// Directories of which the image says that they are written to, where the container mounts nothing
-/// of its own.
-fn image_volumes(volumes: &[String], mounts: &[Mount]) -> Vec<String> {
-    let clean = |path: &str| Path::new("/").join(path).components().collect::<PathBuf>();
-    let taken: HashSet<PathBuf> = mounts.iter().map(|mount| clean(&mount.target)).collect();
-    let is_free = |path: &&String| {
-        let path = clean(path);
-        path != Path::new("/") && !taken.contains(&path)
-    };
-    volumes.iter().filter(is_free).cloned().collect()
 }
 
 /// The image's user and its account files.

@@ -5,6 +5,7 @@
 //! namespace without any route, so nothing leaves the machine. Give part of a test's name to run
 //! only that one.
 
+mod confinement;
 mod containers;
 mod guests;
 mod requests;
@@ -43,7 +44,8 @@ fn run(filter: Option<&str>) -> ExitCode {
     runtime.block_on(async {
         let world = Arc::new(World::new().await);
         let mut failed = 0;
-        let tests = containers::TESTS.iter().chain(guests::TESTS).chain(requests::TESTS);
+        let tests =
+            confinement::TESTS.iter().chain(containers::TESTS).chain(guests::TESTS).chain(requests::TESTS);
         for (name, test) in tests.filter(|(name, _)| filter.is_none_or(|part| name.contains(part))) {
             let begin = Instant::now();
             let ended =

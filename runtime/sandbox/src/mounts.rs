@@ -1,0 +1,251 @@
+//! What is mounted in a container's root, beside `/proc`, which libcontainer mounts in the container's
+//! process namespace.
+//!
+//! A volume may hold links, and containers write to it while others start. So no path that leads through
+//! one is used twice: each place is opened once, inside the root, looked at, and mounted on by its
+//! descriptor. Nothing comes to lie over the root itself or over `/dev`, where libcontainer, still outside
+//! of the root, makes devices and links by their names.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use pathrs::flags::OpenFlags;
+use pathrs::{Handle, Root};
+use rustix::fs::{CWD, FileType, fstat};
+use rustix::mount::{
+    MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_set_string, move_mount, open_tree,
+};
+
+use crate::cgroup::{Cgroup, Version};
+use crate::protocol::{Mount, Security};
+use crate::rootfs::{file_system, mounted};
+use crate::targets;
+
+/// Where a container finds its cgroups.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+
+const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// One mount.
+struct Planned {
+    target: String,
+    what: What,
+    attributes: MountAttrFlags,
+}
+
+enum What {
+    /// A file system of the container's own.
+    New { kind: &'static str, options: &'static [(&'static str, &'static str)] },
+    /// A directory or file of the node, with what is mounted in it, which may get the attributes too.
+    Bound { source: PathBuf, recursive: bool },
+}
+
+/// Mounts all that a container has in its root. Gives the places of what its pod mounts, without links,
+/// as the container names them.
+pub fn mount_all(
+    root: &Path,
+    wanted: &[Mount],
+    security: &Security,
+    cgroup: &Cgroup,
+) -> Result<Vec<PathBuf>, String> {
+    let opened = Root::open(root).map_err(|error| format!("open the root file system: {error}"))?;
+    let failed = |target: &str, error: io::Error| format!("mount {target}: {error}");
+    let defaults = defaults(wanted, security, cgroup);
+    for planned in defaults.map_err(|error| format!("make the container's cgroup: {error}"))? {
+        let mounted = planned.tree().and_then(|tree| attach(&tree, &planned.point(&opened, &tree)?));
+        mounted.map_err(|error| failed(&planned.target, error))?;
+    }
+    let mut places = Vec::new();
+    for planned in of_pod(wanted) {
+        let failed = |error| failed(&planned.target, error);
+        let tree = planned.tree().map_err(failed)?;
+        let point = planned.point(&opened, &tree).map_err(failed)?;
+        let place = place(&opened, &point).map_err(failed)?;
+        targets::check_place(&place, &planned.target)?;
+        attach(&tree, &point).map_err(failed)?;
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// Keeps directories of a container writable where its root is going to be read-only: each is mounted on
+/// itself, before anything of the pod's is mounted. They are made if they are not there.
+pub fn keep_writable(root: &Path, paths: &[String]) -> Result<(), String> {
+    let opened = Root::open(root).map_err(|error| format!("open the root file system: {error}"))?;
+    for path in paths {
+        let failed = |error: io::Error| format!("make volume {path} of the image: {error}");
+        let point = make_directory(&opened, path).map_err(failed)?;
+        let place = place(&opened, &point).map_err(failed)?;
+        if place == Path::new("/") {
+            continue;
+        }
+        targets::check_place(&place, path)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(point.as_fd(), c"", flags | OpenTreeFlags::AT_EMPTY_PATH);
+        tree.map_err(io::Error::from).and_then(|tree| attach(&tree, &point)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What every container has, except where its pod mounts something of its own.
+fn defaults(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> io::Result<Vec<Planned>> {
+    let new = |target: &str, kind, attributes, options| {
+        let what = What::New { kind, options };
+        Planned { target: target.to_owned(), what, attributes }
+    };
+    let inert = NOSUID | NOEXEC | NODEV;
+    let access = if security.privileged { MountAttrFlags::empty() } else { READ_ONLY };
+    let devpts: &[_] = &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let mut mounts = vec![
+        new(
+            "/dev",
+            "tmpfs",
+            NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            &[("mode", "755"), ("size", "65536k")],
+        ),
+        new("/dev/pts", "devpts", NOSUID | NOEXEC, devpts),
+        new("/dev/mqueue", "mqueue", inert, &[]),
+        match security.host_ipc {
+            true => bound("/dev/shm", PathBuf::from("/dev/shm"), inert),
+            false => new("/dev/shm", "tmpfs", inert, &[("mode", "1777"), ("size", "65536k")]),
+        },
+        new("/sys", "sysfs", inert | access, &[]),
+    ];
+    // A container sees its own limits, where programs look for them. Version 1 has no file system that
+    // shows one cgroup as a whole: each controller that matters is bound by itself.
+    match cgroup.version() {
+        Version::V2 => {
+            cgroup.create()?;
+            mounts.push(bound(CGROUPS, cgroup.directory(""), inert | access));
+        }
+        Version::V1 => {
+            mounts.push(new(CGROUPS, "tmpfs", inert, &[("mode", "755"), ("size", "64k")]));
+            for (controller, directory) in cgroup.make_shown()? {
+                mounts.push(bound(&format!("{CGROUPS}/{controller}"), directory, inert | access));
+            }
+        }
+    }
+    mounts.retain(|default| !wanted.iter().any(|m| default.target == m.target.trim_end_matches('/')));
+    Ok(mounts)
+}
+
+fn bound(target: &str, source: PathBuf, attributes: MountAttrFlags) -> Planned {
+    Planned { target: target.to_owned(), what: What::Bound { source, recursive: false }, attributes }
+}
+
+/// What the pod mounts. A mount inside another comes after it.
+fn of_pod(wanted: &[Mount]) -> Vec<Planned> {
+    let mut wanted: Vec<&Mount> = wanted.iter().collect();
+    wanted.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    let planned = wanted.into_iter().map(|mount| Planned {
+        target: mount.target.clone(),
+        what: What::Bound { source: PathBuf::from(&mount.source), recursive: mount.recursive_read_only },
+        attributes: if mount.read_only { READ_ONLY } else { MountAttrFlags::empty() },
+    });
+    planned.collect()
+}
+
+impl Planned {
+    /// The mount, which is nowhere yet.
+    fn tree(&self) -> io::Result<OwnedFd> {
+        match &self.what {
+            What::New { kind, options } => {
+                let context = file_system(kind)?;
+                fsconfig_set_string(&context, "source", *kind)?;
+                for (key, value) in *options {
+                    fsconfig_set_string(&context, *key, *value)?;
+                }
+                mounted(&context, self.attributes)
+            }
+            What::Bound { source, recursive } => {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                let tree = open_tree(CWD, source.as_path(), flags | OpenTreeFlags::AT_RECURSIVE);
+                let named = |error| io::Error::other(format!("{source:?}: {}", io::Error::from(error)));
+                let tree = tree.map_err(named)?;
+                // What is mounted on the node later is not the container's.
+                set(&tree, MountAttrFlags::empty(), libc::MS_PRIVATE, true)?;
+                set(&tree, self.attributes, 0, *recursive)?;
+                Ok(tree)
+            }
+        }
+    }
+
+    /// Where it goes, which is made if it is not there.
+    fn point(&self, root: &Root, tree: &OwnedFd) -> io::Result<Handle> {
+        match FileType::from_raw_mode(fstat(tree)?.st_mode) {
+            FileType::Directory => make_directory(root, &self.target),
+            _ => make_file(root, &self.target),
+        }
+    }
+}
+
+fn make_directory(root: &Root, path: &str) -> io::Result<Handle> {
+    root.mkdir_all(path, &Permissions::from_mode(0o755)).map_err(io::Error::other)
+}
+
+fn make_file(root: &Root, path: &str) -> io::Result<Handle> {
+    let parent = Path::new(path).parent().ok_or(io::ErrorKind::IsADirectory)?;
+    root.mkdir_all(parent, &Permissions::from_mode(0o755)).map_err(io::Error::other)?;
+    let flags = OpenFlags::O_CREAT | OpenFlags::O_EXCL | OpenFlags::O_NOFOLLOW | OpenFlags::O_CLOEXEC;
+    let made = root.create_file(path, flags, &Permissions::from_mode(0o644));
+    // What is there already is covered.
+    root.resolve(path).map_err(|error| io::Error::other(made.err().unwrap_or(error)))
+}
+
+/// The path of what is open in a container's root, as the container has it. The kernel knows where a
+/// directory is, whatever led to it.
+fn place(root: &Root, point: &Handle) -> io::Result<PathBuf> {
+    let name = |fd: BorrowedFd<'_>| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let (root, point) = (name(root.as_fd())?, name(point.as_fd())?);
+    let inside = point.strip_prefix(&root).map_err(|_| io::Error::other("it is outside of the root"))?;
+    Ok(Path::new("/").join(inside))
+}
+
+fn attach(tree: &OwnedFd, point: &Handle) -> io::Result<()> {
+    let by_descriptors = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(tree, c"", point.as_fd(), c"", by_descriptors)?)
+}
+
+/// Sets attributes and propagation of a mount, and of all in it if that is wanted.
+fn set(tree: &OwnedFd, attributes: MountAttrFlags, propagation: u64, recursive: bool) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: attributes.bits().into(), attr_clr: 0, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the kernel reads a structure of the size it is told, and an empty path.
+    let done = unsafe {
+        let size = size_of_val(&attributes);
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pod_mounts_comes_last_and_the_inner_later() {
+        let mount = |target: &str| Mount {
+            source: "/a".to_owned(),
+            target: target.to_owned(),
+            read_only: false,
+            recursive_read_only: false,
+        };
+        let wanted = [mount("/data/in"), mount("/data"), mount("/dev/shm/"), mount("/sys/fs/cgroup")];
+        let order: Vec<_> = of_pod(&wanted).into_iter().map(|planned| planned.target).collect();
+        assert_eq!(order, ["/data", "/data/in", "/dev/shm/", "/sys/fs/cgroup"]);
+    }
+}
