@@ -464,7 +464,7 @@ fn volumes_of_an_image_are_writable_under_a_read_only_root() {
             "initContainers": [container("first", read_only.clone(), script)],
             "containers": [
                 container("second", read_only, "/bin/busybox ls /data"),
-                container("known", json!({"runAsUser": 33}), "echo $HOME"),
+                known,
                 container("unknown", json!({"runAsUser": 1001}), "echo $HOME"),
             ],
         },
@@ -486,6 +486,8 @@ fn a_long_compile_is_told() {
     fs::write(&file, idle_module(20_000)).expect("a module");
     cluster.proa(&["image", "pack", file.to_str().expect("UTF-8"), "-t", "slow:1"]);
     let run = |name: &str| {
+    let mut known = container("known", json!({"runAsUser": 33}), "echo $HOME");
+    known["env"] = json!([{"name": "HOME", "value": ""}]);
         let mut pod: Value = serde_json::from_str(&pod(name, "slow:1", "IfNotPresent")).expect("JSON");
         pod["spec"]["restartPolicy"] = "Never".into();
         cluster.apply(&pod.to_string());

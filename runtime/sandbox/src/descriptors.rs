@@ -1,6 +1,8 @@
-//! The soft limit of open files. The node raises its own, and the sandbox, which serves many streams,
+//! What is open, and the soft limit of open files. The node raises its own, and the sandbox, which serves many streams,
 //! inherits that; a container begins with what the node began with.
 
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,4 +24,19 @@ pub fn give_back() {
         // It refuses only what is above the hard limit.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, (*soft).min(hard), hard);
     }
+}
+
+/// Closes all but the standard streams and these. What owned another must not be dropped any more.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        // SAFETY: the system call takes numbers only.
+        if fd > first && unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0_u32) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    Ok(())
 }

@@ -1,10 +1,11 @@
 //! A forked copy of the sandbox that does one piece of work and says how it went.
 //!
 //! The sandbox has one thread, so the copy may do anything, libcontainer included. It is killed
-//! when it takes too long, and what it changes in itself dies with it.
+//! when it takes too long, and what it changes in itself dies with it. Of what the sandbox has open it
+//! keeps only what its work is about: it goes into containers, where others may get at what it has.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
+
+use crate::descriptors;
 
 /// What a helper has to say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,8 +60,13 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Forks a helper for `work`, which gives the process id of what it started, or 0.
-    pub fn start(limit: Duration, work: impl FnOnce() -> Result<i32, Failure>) -> io::Result<Self> {
+    /// Forks a helper for `work`, which gives the process id of what it started, or 0, and keeps these
+    /// descriptors open.
+    pub fn start(
+        limit: Duration,
+        kept: &[RawFd],
+        work: impl FnOnce() -> Result<i32, Failure>,
+    ) -> io::Result<Self> {
         let (result, report) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: this process has one thread, so its copy is whole.
         match unsafe { fork() }? {
@@ -68,6 +76,12 @@ impl Helper {
             ForkResult::Child => {
                 drop(result);
                 die_with_parent();
+                let work = || {
+                    let kept: Vec<RawFd> = kept.iter().copied().chain([report.as_raw_fd()]).collect();
+                    let closed = descriptors::close_all_but(&kept);
+                    closed.map_err(|error| Failure::new("CreateContainerError", error))?;
+                    work()
+                };
                 let outcome = match std::panic::catch_unwind(AssertUnwindSafe(work)) {
                     Ok(Ok(pid)) => Outcome::Done { pid },
                     Ok(Err(failure)) => {

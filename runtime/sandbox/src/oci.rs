@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +46,18 @@ pub enum Io {
 }
 
 /// Makes a container and starts its program. Gives the process id of its first process.
+impl Io {
+    /// What of it is open.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => {
+                stdin.iter().chain([stdout, stderr]).map(AsRawFd::as_raw_fd).collect()
+            }
+            Self::Terminal(_) => Vec::new(),
+        }
+    }
+}
+
 pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
     // What it has made is removed by the sandbox, which does not see what is mounted here.
     prepare(place).map_err(|message| Failure::new("CreateContainerError", message))?;

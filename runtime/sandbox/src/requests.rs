@@ -86,7 +86,7 @@ impl Sandbox {
         };
         let (hostname, init) = (self.config.hostname.clone(), self.init);
         let id = container.id.clone();
-        let helper = Helper::start(LIMIT, move || {
+        let helper = Helper::start(LIMIT, &io.descriptors(), move || {
             let place = Place {
                 container: &container,
                 layers: &layers,
@@ -160,7 +160,7 @@ impl Sandbox {
             return self.reply(connection, &failed("KillContainerError", message));
         }
         let (cgroup, directories) = (entry.cgroup.clone(), entry.directories.clone());
-        match Helper::start(LIMIT, move || oci::remove(&cgroup, &directories)) {
+        match Helper::start(LIMIT, &[], move || oci::remove(&cgroup, &directories)) {
             Ok(helper) => self.add_task(helper, connection, Purpose::Remove { id: id.to_owned() }),
             Err(error) => self.reply(connection, &failed("KillContainerError", error)),
         }
@@ -188,7 +188,7 @@ impl Sandbox {
         });
         let started = pipes.map_err(std::io::Error::from).and_then(|(read, write)| {
             let io = Io::Pipes { stdin: None, stdout: write.try_clone()?, stderr: write };
-            let helper = Helper::start(LIMIT, move || {
+            let helper = Helper::start(LIMIT, &io.descriptors(), move || {
                 let place = Place {
                     container: &container,
                     layers: &layers,

@@ -57,7 +57,7 @@ impl Sandbox {
         let console = format!("console-{}.sock", self.next_id());
         let bundle = self.bundle(id);
         let started = ends(wanted, &bundle.clone(), &console).and_then(|(session, io)| {
-            let helper = Helper::start(LIMIT, move || {
+            let helper = Helper::start(LIMIT, &io.descriptors(), move || {
                 let place = Place {
                     container: &container,
                     layers: &layers,

@@ -92,6 +92,10 @@ pub fn environment(env: &[(String, String)], hostname: &str, tty: bool) -> Vec<S
         }
     }
     out.extend(env.iter().map(|(name, value)| format!("{name}={value}")));
+    // Without it, libcontainer has the C library look for one, in the container, by code of the container's.
+    if env.iter().rfind(|(name, _)| name == "HOME").is_none_or(|(_, value)| value.is_empty()) {
+        out.push("HOME=/".to_owned());
+    }
     out
 }
 
@@ -203,7 +207,7 @@ mod tests {
             let value = of(&place, Path::new("/s/rootfs"), &[]);
             let spec: Spec = serde_json::from_value(value).expect("a spec");
             let process = spec.process().as_ref().expect("a process");
-            assert_eq!(process.env().as_deref().unwrap_or_default()[1..], ["HOSTNAME=web", "A=1"]);
+            assert_eq!(process.env().as_deref().unwrap_or_default()[1..], ["HOSTNAME=web", "A=1", "HOME=/"]);
             assert_eq!(process.user().additional_gids().as_deref(), Some(&[0][..]));
             assert_eq!(spec.linux().as_ref().expect("linux").seccomp().is_none(), privileged);
         }

@@ -80,14 +80,15 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
     }
     mounts.extend(volume::mounts(pod, container, paths, &own)?);
     let mut variables = Variables::new(&image.config.env)?;
+    let mut home = None;
     let payload = match &parts.program {
         Program::Layers(layers) => {
             request_limits::refuse_lost(pod, &container.name, false)?;
             let users = image_users(&image.config.user, layers)?;
-            let (security, home) = security(pod, container, &users)?;
-            variables.set_default("PATH", DEFAULT_PATH)?;
+            let (security, of_user) = security(pod, container, &users)?;
             // A user whom the image does not know is at home in the root, as with other runtimes.
-            variables.set_default("HOME", home.as_deref().unwrap_or("/"))?;
+            home = Some(of_user.filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned()));
+            variables.set_default("PATH", DEFAULT_PATH)?;
             Payload::Oci {
                 layers: layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
                 scratch: paths.scratch(uid, &id).to_string_lossy().into_owned(),
@@ -118,6 +119,8 @@ pub fn build(parts: &Parts<'_>) -> Result<protocol::Container, String> {
         return Err("no command specified".to_owned());
     }
     variables.extend(own)?;
+    // Where it is empty, other runtimes take the user's too.
+    home.map_or(Ok(()), |home| variables.fill("HOME", &home))?;
     let wanted_dir = container.working_dir.clone().filter(|dir| !dir.is_empty());
     let cwd = wanted_dir.unwrap_or_else(|| image.config.working_dir.clone());
     Ok(protocol::Container {

@@ -213,6 +213,12 @@ impl Variables {
         if self.places.contains_key(name) { Ok(()) } else { self.set(name, value.into()) }
     }
 
+    /// Sets a variable unless it is set to something.
+    pub fn fill(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let is_filled = self.places.get(name).is_some_and(|place| !self.pairs[*place].1.is_empty());
+        if is_filled { Ok(()) } else { self.set(name, value.into()) }
+    }
+
     /// Sets all of `others`, over what is set.
     pub fn extend(&mut self, others: Variables) -> Result<(), String> {
         others.pairs.into_iter().try_for_each(|(name, value)| self.set(&name, value.into()))

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use proa_sandbox::protocol::{Container, Mount, Payload, Reply, Request, Security};
@@ -14,6 +15,7 @@ tests![
     volumes_of_an_image_lead_nowhere_else,
     nothing_lies_over_the_root_or_dev,
     mounts_in_volumes_stay_inside,
+    no_code_of_an_image_runs_outside_of_it,
 ];
 
 fn mount(source: &Path, target: &str) -> Mount {
@@ -147,5 +149,41 @@ async fn mounts_in_volumes_stay_inside(world: Arc<World>) {
         assert_eq!(log.matches(want).count(), times, "{want} in {log} ({exit:?})");
     }
     assert!(!Path::new("/tmp").join(name).exists());
+    pod.stop().await;
+}
+
+/// The C library loads what an image's `nsswitch.conf` names when somebody asks it for a user.
+async fn no_code_of_an_image_runs_outside_of_it(world: Arc<World>) {
+    let pod = world.pod().await;
+    let layer = world.path("layers/names");
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let source = world.path("names.c");
+    let text = "#include <fcntl.h>\n__attribute__((constructor)) static void loaded(void) \
+        { open(\"/loaded\", O_CREAT | O_WRONLY, 0644); }\n";
+    fs::write(&source, text).expect("a source");
+    for place in
+        ["lib", "lib64", "usr/lib", "usr/lib64", &format!("lib/{triple}"), &format!("usr/lib/{triple}")]
+    {
+        let dir = layer.join(place);
+        fs::create_dir_all(&dir).expect("a directory");
+        let library = dir.join("libnss_evil.so.2");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+        assert!(built.expect("a C compiler").success());
+    }
+    fs::create_dir_all(layer.join("etc")).expect("a directory");
+    fs::write(layer.join("etc/nsswitch.conf"), "passwd: evil\ngroup: evil\nhosts: evil\n").expect("a file");
+    for (number, home) in [None, Some(""), Some("/work")].into_iter().enumerate() {
+        let id = format!("c-{number}");
+        let mut container = over(world.shell(&pod, &id, "echo at $HOME; sleep 1000"), &layer);
+        container.env = home.map(|home| ("HOME".to_owned(), home.to_owned())).into_iter().collect();
+        pod.start(container).await;
+        let args = ["sh", "-c", "echo at $HOME"].map(str::to_owned).to_vec();
+        let answer = pod.ask(Request::Exec { id: id.clone(), args, timeout_ms: 10_000 }).await;
+        let want = format!("at {}\n", home.filter(|home| !home.is_empty()).unwrap_or("/"));
+        assert!(matches!(&answer, Reply::Executed { exit_code: 0, output } if *output == want), "{answer:?}");
+        pod.said(&id, want.trim()).await;
+        let upper = pod.dir.join("containers").join(&id).join("upper");
+        assert!(upper.is_dir() && !upper.join("loaded").exists(), "{id}");
+    }
     pod.stop().await;
 }
