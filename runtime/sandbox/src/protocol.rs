@@ -301,6 +301,22 @@ pub enum Payload {
     },
 }
 
+/// The largest id of a user or a group, as with other runtimes. What is above it means something else to
+/// some system calls: the last one of 32 bits leaves a process the user that it is, which is root.
+pub const ID_MAX: u32 = i32::MAX.cast_unsigned();
+
+impl Payload {
+    /// The users and groups that it is to run as.
+    pub fn ids(&self) -> Vec<u32> {
+        let (uid, gid, groups) = match self {
+            Self::Oci { security, .. } => (security.uid, security.gid, security.additional_gids.clone()),
+            Self::Wasm { user: Some(user), .. } => (user.uid, user.gid, user.groups.clone()),
+            Self::Wasm { user: None, .. } => return Vec::new(),
+        };
+        [vec![uid, gid], groups].concat()
+    }
+}
+
 /// Identity and privileges of an OCI container's process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Security {

@@ -17,7 +17,7 @@ use crate::helper::{Failure, Helper, Outcome};
 use crate::log::{Log, Stream};
 use crate::oci::{self, Io};
 use crate::place::Place;
-use crate::protocol::{Container, Payload, Reply};
+use crate::protocol::{Container, ID_MAX, Payload, Reply};
 use crate::sandbox::{LIMIT, Sandbox, failed};
 use crate::task::{Exec, Purpose, Task};
 use crate::terminal::Console;
@@ -40,6 +40,10 @@ impl Sandbox {
                 connection,
                 &failed("CreateContainerError", format!("container {id} already exists")),
             );
+        }
+        if let Some(unusable) = container.payload.ids().into_iter().find(|id| *id > ID_MAX) {
+            let message = format!("{unusable} is no user or group id");
+            return self.reply(connection, &failed("CreateContainerError", message));
         }
         let log = match Log::open(&container.log_path, container.log_max_bytes, container.log_max_files) {
             Ok(log) => log,

@@ -5,7 +5,7 @@
 //! <https://kubernetes.io/docs/tasks/configure-pod-container/security-context/>.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use proa_sandbox::protocol::Security;
+use proa_sandbox::protocol::{ID_MAX, Security};
 
 use crate::pod::observed::full_name;
 
@@ -89,7 +89,7 @@ fn check_non_root(
     match wanted {
         Some(0) => Err(format!("container's runAsUser breaks non-root policy {at}")),
         Some(_) => Ok(()),
-        None if !name.is_empty() && name.parse::<u32>().is_err() => Err(format!(
+        None if !name.is_empty() && number(name).is_none() => Err(format!(
             "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {at}"
         )),
         None if uid == 0 => Err(format!("container has runAsNonRoot and image will run as root {at}")),
@@ -107,7 +107,7 @@ struct Account<'a> {
 fn account(line: &str) -> Option<Account<'_>> {
     let mut fields = line.split(':');
     let name = fields.next()?;
-    let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+    let (uid, gid) = (number(fields.nth(1)?)?, number(fields.next()?)?);
     Some(Account { name, uid, gid, home: fields.nth(1).unwrap_or("/") })
 }
 
@@ -121,9 +121,8 @@ fn image_user(image: &ImageUsers) -> Result<(u32, Option<u32>), String> {
     let uid = match (user, &account) {
         ("", _) => 0,
         (_, Some(account)) => account.uid,
-        _ => user
-            .parse()
-            .map_err(|_| format!("unable to find user {user}: no matching entries in passwd file"))?,
+        _ => number(user)
+            .ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?,
     };
     let gid =
         match group.filter(|g| !g.is_empty()) {
@@ -132,10 +131,10 @@ fn image_user(image: &ImageUsers) -> Result<(u32, Option<u32>), String> {
                 let found = image.group.lines().find_map(|line| {
                     let mut fields = line.split(':');
                     let name = fields.next()?;
-                    let gid: u32 = fields.nth(1)?.parse().ok()?;
+                    let gid = number(fields.nth(1)?)?;
                     (name == group).then_some(gid)
                 });
-                let gid = found.or_else(|| group.parse().ok());
+                let gid = found.or_else(|| number(group));
                 Some(gid.ok_or_else(|| {
                     format!("unable to find group {group}: no matching entries in group file")
                 })?)
@@ -148,14 +147,21 @@ fn image_user(image: &ImageUsers) -> Result<(u32, Option<u32>), String> {
 fn groups_of(group: &str, user: &str) -> Vec<u32> {
     let member = |line: &str| {
         let mut fields = line.split(':');
-        let gid = fields.nth(2)?.parse().ok()?;
+        let gid = number(fields.nth(2)?)?;
         fields.next()?.split(',').any(|name| name == user).then_some(gid)
     };
     group.lines().filter_map(member).collect()
 }
 
+/// An id as an image writes it.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id <= ID_MAX)
+}
+
+/// An id as a pod has it.
 fn id(value: i64) -> Result<u32, String> {
-    u32::try_from(value).map_err(|_| format!("{value} is no user or group id"))
+    let id = u32::try_from(value).ok().filter(|id| *id <= ID_MAX);
+    id.ok_or_else(|| format!("{value} is no user or group id"))
 }
 
 #[cfg(test)]
@@ -171,8 +177,10 @@ mod tests {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let image = ImageUsers {
             user: user.to_owned(),
-            passwd: "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:Web:/srv:/bin/sh\n".to_owned(),
-            group: "root:x:0:\nwww:x:34:\nlog:x:40:root,web\n".to_owned(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:Web:/srv:/bin/sh\n\
+                max:x:4294967295:34::/:/bin/sh\nmaxgroup:x:35:4294967295::/:/bin/sh\n"
+                .to_owned(),
+            group: "root:x:0:\nwww:x:34:\nlog:x:40:root,web\nhuge:x:4294967295:web\n".to_owned(),
         };
         let found = security(&pod, &pod.spec.as_ref().unwrap().containers[0], &image);
         match expected {
@@ -207,11 +215,17 @@ mod tests {
             Err("container has runAsNonRoot and image has non-numeric user (web), cannot verify user is \
                  non-root (pod: \"p_n(u)\", container: c)"),
         );
-        check(
-            json!({}),
-            json!({}),
-            "nobody",
-            Err("unable to find user nobody: no matching entries in passwd file"),
-        );
+        for user in ["4294967295", "2147483648:1000", "max", "maxgroup", "nobody"] {
+            let name = user.split(':').next().unwrap();
+            let message = format!("unable to find user {name}: no matching entries in passwd file");
+            check(json!({}), json!({}), user, Err(&message));
+        }
+        for user in ["web:4294967295", "web:huge"] {
+            let name = user.split(':').nth(1).unwrap();
+            let message = format!("unable to find group {name}: no matching entries in group file");
+            check(json!({}), json!({}), user, Err(&message));
+        }
+        check(json!({"runAsUser": 2_147_483_647}), json!({}), "", Ok((i32::MAX.cast_unsigned(), 0, &[])));
+        check(json!({"fsGroup": 2_147_483_648_i64}), json!({}), "", Err("2147483648 is no user or group id"));
     }
 }

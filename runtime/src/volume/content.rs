@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{
     VolumeProjection,
 };
 
+use proa_sandbox::protocol::ID_MAX;
+
 use crate::pod::budget::Budget;
 use crate::pod::downward::{self, Facts};
 use crate::pod::env::{References, Sources};
@@ -73,7 +75,7 @@ const TOKEN_MODE: u32 = 0o600;
 /// The group that a pod wants its volumes to belong to.
 pub fn fs_group(pod: &Pod) -> Option<u32> {
     let context = pod.spec.as_ref()?.security_context.as_ref()?;
-    u32::try_from(context.fs_group?).ok()
+    id(context.fs_group?)
 }
 
 /// What a volume is made of.
@@ -216,7 +218,11 @@ fn token_owner(pod: &Pod) -> Option<u32> {
         .chain(&spec.containers)
         .map(|container| container.security_context.as_ref().and_then(|c| c.run_as_user).or(of_pod));
     let first = users.next()??;
-    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+    users.all(|user| user == Some(first)).then(|| id(first))?
+}
+
+fn id(value: i64) -> Option<u32> {
+    u32::try_from(value).ok().filter(|id| *id <= ID_MAX)
 }
 
 fn mode(mode: Option<i32>) -> u32 {

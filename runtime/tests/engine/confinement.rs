@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use proa_sandbox::protocol::{Container, Mount, Payload, Reply, Request, Security};
+use proa_sandbox::protocol::{Container, Mount, Payload, Reply, Request, Security, User};
 
 use crate::tests;
 use crate::world::{Pod, World};
@@ -16,6 +16,7 @@ tests![
     nothing_lies_over_the_root_or_dev,
     mounts_in_volumes_stay_inside,
     no_code_of_an_image_runs_outside_of_it,
+    ids_that_mean_something_else,
 ];
 
 fn mount(source: &Path, target: &str) -> Mount {
@@ -185,5 +186,24 @@ async fn no_code_of_an_image_runs_outside_of_it(world: Arc<World>) {
         let upper = pod.dir.join("containers").join(&id).join("upper");
         assert!(upper.is_dir() && !upper.join("loaded").exists(), "{id}");
     }
+    pod.stop().await;
+}
+
+async fn ids_that_mean_something_else(world: Arc<World>) {
+    let pod = world.pod().await;
+    let security = |uid, gid, groups: &[u32]| {
+        Box::new(Security { uid, gid, additional_gids: groups.to_vec(), ..Security::default() })
+    };
+    let own = [security(u32::MAX, 1, &[]), security(1, u32::MAX, &[]), security(1, 1, &[1 << 31])];
+    for (number, wanted) in own.into_iter().enumerate() {
+        let mut container = world.shell(&pod, &format!("c-{number}"), "id");
+        let Payload::Oci { security, .. } = &mut container.payload else { unreachable!() };
+        *security = wanted;
+        assert!(refusal(&pod, container).await.contains("is no user or group id"));
+    }
+    let mut container = world.wasm(&pod, "w-0", &world.command, 0, &[]);
+    let Payload::Wasm { user, .. } = &mut container.payload else { unreachable!() };
+    *user = Some(User { uid: u32::MAX, gid: 1, groups: Vec::new() });
+    assert_eq!(refusal(&pod, container).await, "4294967295 is no user or group id");
     pod.stop().await;
 }
