@@ -86,22 +86,15 @@ impl Links {
         Ok(found)
     }
 
-    /// Makes the node's own device if it is missing, and brings it up: a bridge without ports, because
-    /// every kernel that can run containers has bridges.
+    /// Makes the node's own device if it is missing: a bridge without ports, because every kernel that can
+    /// run containers has bridges.
     pub async fn make_device(&self, name: &str) -> io::Result<u32> {
         match self.handle.link().add(LinkBridge::new(name).build()).execute().await.map_err(fault) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
             Err(e) => return Err(e),
         }
-        let index = index_of(name)?;
-        self.handle
-            .link()
-            .set(LinkUnspec::new_with_index(index).up().build())
-            .execute()
-            .await
-            .map_err(fault)?;
-        Ok(index)
+        index_of(name)
     }
 
     /// Sees whether the kernel makes the links that pods hang on.
@@ -136,16 +129,15 @@ impl Links {
     }
 
     /// Makes a veth pair: the end `name` here, the other inside the network namespace of `pid`, where
-    /// it is born with its final name. It can only be brought up there, once both ends exist.
+    /// it is born with its final name. Neither is up: the other can only be brought up there, once both
+    /// ends exist.
     pub async fn make_veth(&self, name: &str, pid: u32, hardware_address: [u8; 6]) -> io::Result<u32> {
         let mut peer = LinkMessage::default();
         peer.attributes.push(LinkAttribute::IfName(POD_INTERFACE.into()));
         peer.attributes.push(LinkAttribute::Address(hardware_address.to_vec()));
         peer.attributes.push(LinkAttribute::NetNsPid(pid));
-        let pair = LinkVeth::new(name, POD_INTERFACE)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .up()
-            .build();
+        let pair =
+            LinkVeth::new(name, POD_INTERFACE).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
         self.handle.link().add(pair).execute().await.map_err(fault)?;
         index_of(name)
     }

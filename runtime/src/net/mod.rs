@@ -166,6 +166,8 @@ impl Network {
         attempt(&layout, format!("{}-try", config.table), &links).await?;
         write_setting("ip_forward", "1")?;
         let device = links.make_device(&config.bridge).await.map_err(lacking("make bridges", "bridge"))?;
+        keep_to_data(&config.bridge)?;
+        links.raise(device).await.map_err(kernel(&format!("bring {} up", config.bridge)))?;
         for address in [gateway, config.dns_address] {
             links
                 .add_address(device, address)
@@ -323,6 +325,8 @@ impl Network {
                 }
                 other => other?,
             };
+            keep_to_data(name).map_err(io::Error::other)?;
+            links.raise(index).await?;
             let gateway = self.0.gateway;
             let inside = blocking(move || link::configure_pod(pid, address, gateway));
             let host = Ipv4Net::new(address, 32).expect("32 bits are a valid prefix");
@@ -483,6 +487,7 @@ async fn adopt_pods(config: &NetworkConfig, links: &Links) -> Result<AddressPool
             pool.adopt(&link.name, *address);
             allow_loopback(&link.name)?;
         }
+        keep_to_data(&link.name)?;
     }
     Ok(pool)
 }
@@ -550,6 +555,22 @@ fn host_port(pod: Ipv4Addr, port: &HostPort) -> (Frontend, Backends) {
 /// comes from the pod to a loopback address is dropped by the table.
 fn allow_loopback(link: &str) -> Result<(), NetError> {
     write_setting(&format!("conf/{link}/route_localnet"), "1")
+}
+
+/// Has the host take nothing that arrives on a link for news of where to send its own packets: neither
+/// redirects nor routers that a pod announces. Pods have no IPv6 addresses, so the host needs none there.
+/// To be called before the link is up.
+fn keep_to_data(link: &str) -> Result<(), NetError> {
+    write_setting(&format!("conf/{link}/accept_redirects"), "0")?;
+    for (name, value) in [("accept_ra", "0"), ("accept_redirects", "0"), ("disable_ipv6", "1")] {
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(link).join(name);
+        match std::fs::write(&path, value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.map_err(kernel(&format!("set {} to {value}", path.display())))?,
+        }
+    }
+    Ok(())
 }
 
 /// Writes an IPv4 setting of the current network namespace.

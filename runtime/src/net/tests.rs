@@ -177,6 +177,42 @@ fn services_reach_their_endpoints_from_pods_and_from_the_host() {
     });
 }
 
+/// What a pod sends changes no route of the host: the settings are those of a new link and of one that
+/// another process made.
+#[test]
+fn nothing_from_a_pod_is_news_of_routes() {
+    in_own_network(async || {
+        // New links have what this says.
+        for setting in ["ipv4/conf/default/accept_redirects", "ipv6/conf/default/accept_ra"] {
+            std::fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
+        }
+        let check = |link: &str| {
+            for (setting, want) in [
+                ("ipv4/conf/LINK/accept_redirects", "0"),
+                ("ipv6/conf/LINK/accept_ra", "0"),
+                ("ipv6/conf/LINK/accept_redirects", "0"),
+                ("ipv6/conf/LINK/disable_ipv6", "1"),
+            ] {
+                let path = format!("/proc/sys/net/{}", setting.replace("LINK", link));
+                assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), want, "{path}");
+            }
+        };
+        let pod = Pod::new("pod");
+        let first = Network::start(config()).await.unwrap();
+        first.attach("pod", pod.thread).await.unwrap();
+        let links = ["proa0".to_owned(), first.link_name("pod")];
+        links.iter().for_each(|link| check(link));
+        for link in &links {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/accept_redirects"), "1").unwrap();
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "0").unwrap();
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_ra"), "1").unwrap();
+        }
+        drop(first);
+        let _second = Network::start(config()).await.unwrap();
+        links.iter().for_each(|link| check(link));
+    });
+}
+
 /// A link used to drop everything for up to a second after it was made, now and then.
 #[test]
 fn a_pod_is_reached_as_soon_as_it_is_attached() {
