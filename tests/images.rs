@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cluster::stranger::{Answer, Body, Stranger};
 use cluster::{Cluster, PROA, wait_for};
@@ -382,6 +383,34 @@ fn a_pull_that_nobody_waits_for_leaves_nothing() {
     });
 }
 
+/// One namespace's slow pulls have half of the places, and those for a while only.
+#[test]
+fn who_pulls_slowly_holds_up_nobody_else() {
+    let cluster = Cluster::start();
+    let stranger = Stranger::start(&cluster, "127.0.0.1:5001");
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    let names: Vec<String> = (0..8).map(|number| format!("slow{number}")).collect();
+    cluster.kubectl(&["create", "namespace", "slow"]);
+    for name in &names {
+        stranger.manifest(name, Answer::ok(manifest_of((&zeros, 1 << 20), &[(&zeros, 1 << 20)])));
+        let begun = Answer { head: "200 OK".to_owned(), body: Body::Begun(vec![0; 1 << 10]) };
+        stranger.answer(&format!("/v2/{name}/blobs/{zeros}"), begun);
+        let slow = pod(name, &stranger.image(name), "Always");
+        // The namespace's service account comes after it.
+        cluster.wait(&format!("{name} to be made"), || {
+            cluster.kubectl_stdin(&["apply", "-n", "slow", "-f", "-"], &slow).status.success()
+        });
+    }
+    cluster.wait("the first to be pulled", || stranger.asked("/v2/slow") > 3);
+    let begun = Instant::now();
+    cluster.apply(&pod("quick", &stranger.image("quick"), "Always"));
+    cluster.wait("the other's answer", || message(&cluster, "quick").contains("not found"));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let refused = || cluster.kubectl(&["get", "events", "-n", "slow"]);
+    cluster.wait("a slow one to be given up", || refused().contains("sends less than 64 KiB in 30s"));
+    assert!(begun.elapsed() > Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn credentials_that_are_no_good_hold_back_no_image() {
     use base64::Engine;
@@ -457,6 +486,8 @@ fn volumes_of_an_image_are_writable_under_a_read_only_root() {
         })
     };
     let read_only = json!({"readOnlyRootFilesystem": true});
+    let mut known = container("known", json!({"runAsUser": 33}), "echo $HOME");
+    known["env"] = json!([{"name": "HOME", "value": ""}]);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {
@@ -486,8 +517,6 @@ fn a_long_compile_is_told() {
     fs::write(&file, idle_module(20_000)).expect("a module");
     cluster.proa(&["image", "pack", file.to_str().expect("UTF-8"), "-t", "slow:1"]);
     let run = |name: &str| {
-    let mut known = container("known", json!({"runAsUser": 33}), "echo $HOME");
-    known["env"] = json!([{"name": "HOME", "value": ""}]);
         let mut pod: Value = serde_json::from_str(&pod(name, "slow:1", "IfNotPresent")).expect("JSON");
         pod["spec"]["restartPolicy"] = "Never".into();
         cluster.apply(&pod.to_string());

@@ -134,7 +134,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Pull(transfer) => {
             let (store, credentials) = (transfer.store()?, transfer.credentials()?);
             let image = with_bar(async |progress| {
-                store.pull(&transfer.image.name, &credentials, false, progress).await
+                store.pull(&transfer.image.name, "", &credentials, false, progress).await
             })?;
             tell(&image);
         }

@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
-use tokio::sync::Semaphore;
 
 use super::error::{ImageError, at};
 use super::failures::Failures;
 use super::layout::Layout;
+use super::places::Places;
 use super::transfer::{Credentials, Progress};
 use super::workspace::{self, Workspace};
 use super::{pull, registry};
@@ -29,11 +29,11 @@ use crate::child::{self, Limits};
 /// The role in which the program is started.
 pub const ROLE: &str = "fetch";
 
-/// Pulls at a time.
-static AT_A_TIME: Semaphore = Semaphore::const_new(4);
+/// Pulls at a time, of which half may be one owner's.
+static AT_A_TIME: Places = Places::new(4, 2);
 /// Those beside them that have gone on for longer than [`SLOW`], so that registries that hardly send
 /// anything hold up nobody else.
-static SLOW_AT_A_TIME: Semaphore = Semaphore::const_new(12);
+static SLOW_AT_A_TIME: Places = Places::new(12, 6);
 const SLOW: Duration = Duration::from_secs(60);
 /// How long one pull may take, waiting for its turn not counted. Blobs that came whole are kept for
 /// the next try.
@@ -74,10 +74,11 @@ enum Word {
     Failed(ImageError),
 }
 
-/// Pulls in a child; the store has the image when this is well. `manifest` is the digest of the
-/// image's manifest if it came to that.
+/// Pulls in a child for `owner`; the store has the image when this is well. `manifest` is the digest of
+/// the image's manifest if it came to that.
 pub(super) async fn fetch(
     order: &Order,
+    owner: &str,
     progress: &(dyn Fn(Progress) + Send + Sync),
     manifest: &mut Option<String>,
 ) -> Result<(), ImageError> {
@@ -86,8 +87,7 @@ pub(super) async fn fetch(
         reference: reference.clone(),
         message: format!("start the process that pulls: {error}"),
     };
-    // Never closed.
-    let permit = AT_A_TIME.acquire().await.ok();
+    let place = AT_A_TIME.take(owner).await;
     let workspace = Workspace::new(&order.images.join("tmp")).map_err(cannot)?;
     let line = serde_json::to_string(order).map_err(|error| cannot(error.into()))?;
     let passed = registry::PROXY_VARIABLES.into_iter().chain(TRUST_VARIABLES);
@@ -95,8 +95,8 @@ pub(super) async fn fetch(
     let mut child = child::command(ROLE).arg(workspace.path()).envs(passed).spawn().map_err(cannot)?;
     let make_room = async {
         tokio::time::sleep(SLOW).await;
-        let _slow = SLOW_AT_A_TIME.acquire().await.ok();
-        drop(permit);
+        let _slow = SLOW_AT_A_TIME.take(owner).await;
+        drop(place);
         std::future::pending::<Infallible>().await
     };
     let conversation = async {

@@ -24,6 +24,7 @@ mod layout;
 mod limits;
 mod needed;
 mod pack;
+mod places;
 mod platform;
 mod pull;
 mod push;
@@ -108,10 +109,11 @@ impl ImageStore {
 
     /// Fetches an image from its registry, verifies it and unpacks it, all in a process of its own.
     /// What the node has already is not fetched again. With `cautious`, an image that broke such a
-    /// process not long ago is not tried again yet.
+    /// process not long ago is not tried again yet. Pulls wait for their turn, by their owners.
     pub async fn pull(
         &self,
         name: &str,
+        owner: &str,
         credentials: &[Credentials],
         cautious: bool,
         progress: &(dyn Fn(Progress) + Send + Sync),
@@ -125,7 +127,7 @@ impl ImageStore {
             insecure: self.insecure.clone(),
         };
         let mut manifest = None;
-        if let Err(error) = fetch::fetch(&order, progress, &mut manifest).await {
+        if let Err(error) = fetch::fetch(&order, owner, progress, &mut manifest).await {
             if let Some(manifest) = manifest {
                 self.pull_failed(&reference, &manifest, &error);
             }

@@ -3,12 +3,14 @@
 //! Runs in a process of its own (`fetch.rs`).
 
 use std::io::Write;
+use std::time::Duration;
 
 use oci_client::Reference;
 use oci_client::manifest::{
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
     OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest,
 };
+use tokio::time::Instant;
 
 use super::error::{ImageError, at};
 use super::layout::{Layout, METADATA_LIMIT_BYTES, hex_of};
@@ -16,6 +18,12 @@ use super::record::Image;
 use super::registry::Registry;
 use super::transfer::{Credentials, Progress};
 use super::{platform, recognize, reference};
+use crate::backoff::go_duration;
+
+/// Who sends less than so much …
+const LEAST_BYTES: usize = 64 << 10;
+/// … in this time is not waited for: others want the place.
+const LEAST_TIME: Duration = Duration::from_secs(30);
 
 const ACCEPTED: [&str; 4] = [
     OCI_IMAGE_MEDIA_TYPE,
@@ -44,15 +52,42 @@ pub(super) async fn pull(
         return Err(ImageError::Malformed(text));
     }
     let mut done_bytes = 0;
+    let mut pace = Pace::default();
     for descriptor in manifest.layers.iter().chain([&manifest.config]) {
         if !layout.blob(&descriptor.digest)?.is_file() {
             let before = done_bytes;
             let tell = |bytes| progress(Progress { done_bytes: before + bytes, total_bytes });
-            blob(&registry, layout, descriptor, &tell).await?;
+            blob(&registry, layout, descriptor, &mut pace, &tell).await?;
         }
         done_bytes += descriptor.size.max(0).unsigned_abs();
     }
     recognize::install(layout, name, &digest, true)
+}
+
+/// What is waited for, on all of one pull's blobs: no less than [`LEAST_BYTES`] in [`LEAST_TIME`]. What is
+/// done with the bytes takes the time that it takes.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    async fn wait<T>(&mut self, next: impl Future<Output = T>) -> Result<T, String> {
+        let begun = Instant::now();
+        let next = tokio::time::timeout(LEAST_TIME.saturating_sub(self.waited), next).await;
+        self.waited += begun.elapsed();
+        next.map_err(|_| {
+            format!("it sends less than {} KiB in {}", LEAST_BYTES >> 10, go_duration(LEAST_TIME))
+        })
+    }
+
+    fn received(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= LEAST_BYTES {
+            *self = Self::default();
+        }
+    }
 }
 
 /// Fetches one blob, at most as many bytes as its descriptor promises.
@@ -60,13 +95,17 @@ async fn blob(
     registry: &Registry,
     layout: &Layout,
     descriptor: &OciDescriptor,
+    pace: &mut Pace,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<(), ImageError> {
     let limit_bytes = descriptor.size.max(0).unsigned_abs();
     let path = layout.blob(&descriptor.digest)?;
     let mut response = registry.blob(&descriptor.digest).await?;
     let mut blob = layout.new_blob()?;
-    while let Some(chunk) = response.chunk().await.map_err(|error| registry.failed(error))? {
+    loop {
+        let next = pace.wait(response.chunk()).await.map_err(|message| registry.refused(message))?;
+        let Some(chunk) = next.map_err(|error| registry.failed(error))? else { break };
+        pace.received(chunk.len());
         if blob.size_bytes() + chunk.len() as u64 > limit_bytes {
             let text = format!("blob {} is larger than its descriptor says", descriptor.digest);
             return Err(ImageError::Malformed(text));
@@ -114,4 +153,27 @@ async fn manifest(
         }
     }
     Err(ImageError::malformed(format!("{reference} is an index of indexes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_drips_is_not_waited_for() {
+        let chunk = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let mut pace = Pace::default();
+        // Slow, but enough.
+        for _ in 0..20 {
+            pace.wait(chunk(29)).await.expect("in time");
+            pace.received(LEAST_BYTES);
+            tokio::time::sleep(LEAST_TIME).await;
+        }
+        for _ in 0..5 {
+            pace.wait(chunk(5)).await.expect("in time");
+            pace.received(1);
+        }
+        let refusal = pace.wait(chunk(6)).await.expect_err("too slow");
+        assert_eq!(refusal, "it sends less than 64 KiB in 30s");
+    }
 }

@@ -126,7 +126,8 @@ impl Registry {
         failure(&self.reference.whole(), &error.without_url())
     }
 
-    fn refused(&self, message: impl Into<String>) -> ImageError {
+    /// Tells of a registry that does not do as it should.
+    pub(super) fn refused(&self, message: impl Into<String>) -> ImageError {
         ImageError::Registry { reference: self.reference.whole(), message: message.into() }
     }
 

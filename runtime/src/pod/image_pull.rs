@@ -130,7 +130,8 @@ async fn pull(
             *latest = Some(progress);
         }
     };
-    let mut pulled = std::pin::pin!(host.images.pull(name, &credentials, true, &progress));
+    let owner = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut pulled = std::pin::pin!(host.images.pull(name, owner, &credentials, true, &progress));
     let mut told = Instant::now();
     loop {
         match tokio::time::timeout(ROOM_EVERY, &mut pulled).await {
