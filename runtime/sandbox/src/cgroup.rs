@@ -211,6 +211,9 @@ impl Cgroup {
     /// Sends `signal` to every process in it and below. A process that forks may escape one pass;
     /// see [`Cgroup::kill_all`].
     pub fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGKILL {
+            self.lift_quotas();
+        }
         for pid in self.pids() {
             let _ = kill(Pid::from_raw(pid), signal);
         }
@@ -232,6 +235,19 @@ impl Cgroup {
             }
             // The kernel tells nobody when the last process of a version 1 cgroup is gone.
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets what is in it and below have all the processors: dying takes time on one too, and thousands
+    /// of processes with a tenth of one take minutes. What it is in may have less for all; whoever starts
+    /// something in there again sets its limits again.
+    fn lift_quotas(&self) {
+        let outer = self.path.parent().map(|path| Self { version: self.version, path: path.to_owned() });
+        for directory in outer.iter().flat_map(Self::directories) {
+            lift_quota(&directory);
+        }
+        for directory in self.directories() {
+            lift_quotas(&directory);
         }
     }
 
@@ -280,6 +296,23 @@ fn collect_pids(directory: &Path, pids: &mut BTreeSet<i32>) {
     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
     for child in subdirectories(directory) {
         collect_pids(&child, pids);
+    }
+}
+
+/// From the top, as no quota may be above that of what it is in.
+fn lift_quotas(directory: &Path) {
+    lift_quota(directory);
+    for child in subdirectories(directory) {
+        lift_quotas(&child);
+    }
+}
+
+fn lift_quota(directory: &Path) {
+    for (file, none) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
+        let file = directory.join(file);
+        if file.exists() {
+            let _ = fs::write(file, none);
+        }
     }
 }
 

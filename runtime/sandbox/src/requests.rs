@@ -52,6 +52,8 @@ impl Sandbox {
                 return self.reply(connection, &failed("CreateContainerError", message));
             }
         };
+        // Who is killed is given all the processors there are, and with it the pod.
+        let _ = self.pod.limit(&self.config.resources);
         let result = match &container.payload {
             Payload::Oci { .. } => self.start_oci(connection, container, log),
             Payload::Wasm { .. } => self.start_wasm(connection, container, log),

@@ -16,6 +16,7 @@ tests![
     runs_and_logs,
     isolated_as_containerd_does,
     pods_have_their_weight,
+    nobody_waits_for_a_processor_to_die,
     user_and_capabilities,
     mounts_and_read_only_root,
     cannot_be_started,
@@ -102,6 +103,33 @@ async fn pods_have_their_weight(world: Arc<World>) {
     };
     let found = fs::read_to_string(cgroup.directory("cpu").join(file)).expect("a weight");
     assert_eq!(found.trim(), want);
+    pod.stop().await;
+}
+
+async fn nobody_waits_for_a_processor_to_die(world: Arc<World>) {
+    let pod = world.pod().await;
+    let quota = |cgroup: &Cgroup| {
+        let file = match cgroup.version() {
+            Version::V1 => "cpu.cfs_quota_us",
+            Version::V2 => "cpu.max",
+        };
+        let text = fs::read_to_string(cgroup.directory("cpu").join(file)).expect("a quota");
+        text.split_whitespace().next().and_then(|number| number.parse::<i64>().ok()).filter(|n| *n > 0)
+    };
+    let of_pod = Cgroup::at(&pod.cgroup);
+    let start = async |id: &str| {
+        let mut container = world.shell(&pod, id, "sleep 1000");
+        container.resources.cpu_quota = Some(10_000);
+        pod.start(container).await;
+    };
+    start("c-0").await;
+    assert_eq!((quota(&of_pod), quota(&of_pod.child("c-0"))), (Some(400_000), Some(10_000)));
+    let kill = Request::Signal { id: "c-0".to_owned(), signal: libc::SIGKILL, all: true };
+    assert!(matches!(pod.ask(kill).await, Reply::Done));
+    pod.exit("c-0").await;
+    assert_eq!((quota(&of_pod), quota(&of_pod.child("c-0"))), (None, None));
+    start("c-1").await;
+    assert_eq!((quota(&of_pod), quota(&of_pod.child("c-1"))), (Some(400_000), Some(10_000)));
     pod.stop().await;
 }
 

@@ -83,7 +83,12 @@ impl World {
             cgroup: format!("{CGROUP}/pod{uid}"),
             host_ipc: false,
             share_process_namespace: false,
-            resources: Resources { pids: Some(200), cpu_shares: Some(300), ..Resources::default() },
+            resources: Resources {
+                pids: Some(200),
+                cpu_shares: Some(300),
+                cpu_quota: Some(400_000),
+                ..Resources::default()
+            },
             descriptors: Some(500),
             programs: proa_sandbox::sealed::directory(),
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
