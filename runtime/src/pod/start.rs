@@ -42,15 +42,15 @@ pub async fn sandbox(host: &Host, pod: &Pod) -> Result<(Sandbox, IpAddr), String
     refuse_unsupported(pod)?;
     runtime_class::check(&host.client, pod).await?;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let _permit = host.starts.acquire().await;
     let dir = host.paths.sandbox(uid);
     if dir.exists() {
         engine::reap(&dir).await.map_err(|error| format!("remove what an earlier sandbox left: {error}"))?;
     }
-    mount::remove(host.paths.pod_containers(uid))
-        .await
+    mount::set_aside(&host.paths.pod_containers(uid))
         .map_err(|error| format!("remove what earlier containers wrote: {error}"))?;
     let config = sandbox_config(host, pod);
+    // Not before: what this pod has left may take long to end.
+    let _permit = host.starts.acquire().await;
     let sandbox = Sandbox::start(&dir, &config).await.map_err(|error| error.to_string())?;
     match connect(host, pod, &sandbox).await {
         Ok(ip) => {

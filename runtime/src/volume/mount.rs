@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use tokio::sync::Semaphore;
 
 use super::beneath::{by_fd, locate};
 
@@ -100,6 +101,26 @@ pub async fn remove(dir: PathBuf) -> io::Result<()> {
     removed.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
+/// Directories that have been set aside are removed so many at a time.
+static REMOVALS: Semaphore = Semaphore::const_new(4);
+
+/// Empties the place of a directory at once, and removes what was there when it is its turn: nobody waits
+/// for the millions of files that another's containers may have left. What is still there when this
+/// process ends lies beside it, under a name that no pod has.
+pub fn set_aside(dir: &Path) -> io::Result<()> {
+    let Some(dir) = real(dir)? else { return Ok(()) };
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let aside = dir.with_file_name(format!("{name}.{:x}", rand::random::<u64>()));
+    std::fs::rename(&dir, &aside)?;
+    tokio::spawn(async move {
+        let _turn = REMOVALS.acquire().await;
+        if let Err(error) = remove(aside.clone()).await {
+            tracing::warn!(%error, path = %aside.display(), "what was set aside could not be removed");
+        }
+    });
+    Ok(())
+}
+
 /// The path without links; `None` if there is nothing.
 fn real(path: &Path) -> io::Result<Option<PathBuf>> {
     match path.canonicalize() {
@@ -177,6 +198,25 @@ mod tests {
     fn blanks_in_mount_points() {
         assert_eq!(unescape(b"/a\\040b\\134c"), PathBuf::from("/a b\\c"));
         assert_eq!(unescape(b"/plain"), PathBuf::from("/plain"));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_is_set_aside() {
+        let parent = tempfile::tempdir().unwrap();
+        let count = || std::fs::read_dir(parent.path()).unwrap().count();
+        let dir = parent.path().join("pod");
+        let all = REMOVALS.acquire_many(4).await.unwrap();
+        for _ in 0..2 {
+            std::fs::create_dir_all(dir.join("a/b")).unwrap();
+            set_aside(&dir).unwrap();
+            assert!(!dir.exists());
+        }
+        set_aside(&dir).unwrap();
+        assert_eq!(count(), 2, "it is nobody's turn");
+        drop(all);
+        while count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 
     #[test]
