@@ -269,6 +269,44 @@ fn a_pod_has_so_many_tasks() {
     assert_eq!(ended(&cluster, "calm"), "calm\n");
 }
 
+/// All pods together have what the node says it has for them, and the kernel ends them first.
+#[test]
+fn memory_ends_for_pods_before_their_node() {
+    let cluster = Cluster::start();
+    pack(&cluster);
+    apply(&cluster, &[lasting("idle", json!([shell("sleep 1000", json!({}))]))]);
+    ready(&cluster, &["idle"]);
+    let kept = fs::read_to_string(cluster.data_dir().join("node.json")).expect("the node's names");
+    let kept: Value = serde_json::from_str(&kept).expect("JSON");
+    let id = kept["id"].as_str().expect("an id");
+    let limits = [
+        format!("/sys/fs/cgroup/memory/proa/{id}/memory.limit_in_bytes"),
+        format!("/sys/fs/cgroup/proa/{id}/memory.max"),
+    ];
+    let limit = limits.iter().find_map(|path| fs::read_to_string(path).ok()).expect("a limit");
+    let limit: u64 = limit.trim().parse().expect("a number of bytes");
+    let node = cluster.get("node", cluster.node_name())["status"]["allocatable"]["memory"].clone();
+    let node = node.as_str().and_then(|kib| kib.strip_suffix("Ki")).expect("KiB");
+    // The kernel counts pages, the node KiB.
+    assert!(limit.abs_diff(node.parse::<u64>().expect("a number") << 10) < 128 << 10, "{limit} and {node}Ki");
+
+    let score = |pid: &str| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it runs");
+    let run = cluster.data_dir().join("run");
+    let sandbox = fs::read_dir("/proc").expect("processes").flatten().find(|process| {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(path(&run))
+    });
+    let sandbox = sandbox.expect("a sandbox").file_name().into_string().expect("a number");
+    // Without the right to lower it the node has the score that it was started with.
+    if score(&cluster.pid().to_string()).trim() == "-999" {
+        assert_eq!(score(&sandbox).trim(), "-998");
+    }
+    let own = || {
+        cluster.kubectl(&["exec", "idle", "--", "cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"])
+    };
+    assert_eq!(own(), "1000\n1000\n");
+}
+
 #[test]
 fn namespaces_are_shared_when_a_pod_asks() {
     let cluster = Cluster::start();

@@ -16,6 +16,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use libcontainer::syscall::syscall::SyscallType;
 
+use crate::OOM_SCORE;
 use crate::capabilities;
 use crate::cgroup::Cgroup;
 use crate::devices;
@@ -45,7 +46,6 @@ pub enum Io {
     Terminal(String),
 }
 
-/// Makes a container and starts its program. Gives the process id of its first process.
 impl Io {
     /// What of it is open.
     pub fn descriptors(&self) -> Vec<RawFd> {
@@ -58,6 +58,7 @@ impl Io {
     }
 }
 
+/// Makes a container and starts its program. Gives the process id of its first process.
 pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
     // What it has made is removed by the sandbox, which does not see what is mounted here.
     prepare(place).map_err(|message| Failure::new("CreateContainerError", message))?;
@@ -90,10 +91,15 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     fs::write(place.bundle.join("config.json"), config).map_err(|e| e.to_string())?;
     fs::create_dir_all(place.state).map_err(|e| e.to_string())?;
-    // Below what this process has, it takes a capability that an agent in a container may lack;
-    // the container then runs with the agent's own score, which is no reason not to run it.
-    let _ = fs::write("/proc/self/oom_score_adj", place.container.resources.oom_score_adj.to_string());
+    take_oom_score(place);
     Ok(())
+}
+
+/// The container's, which what is started here inherits. Below what this process has, it takes a
+/// capability that an agent in a container may lack; the container then runs with this process's own
+/// score, which is no reason not to run it.
+fn take_oom_score(place: &Place<'_>) {
+    let _ = fs::write(OOM_SCORE, place.container.resources.oom_score_adj.to_string());
 }
 
 fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
@@ -111,6 +117,7 @@ fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
 /// Runs a command in a running container. Gives its process id.
 pub fn exec(place: &Place<'_>, args: &[String], io: Io) -> Result<i32, Failure> {
     let failed = |message: String| Failure::new("ExecError", message);
+    take_oom_score(place);
     let granted = capabilities::of(place.security, &capabilities::available());
     let seccomp = match spec::seccomp_of(place.security, &granted) {
         Some(profile) => {

@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe2;
 
+use crate::OOM_SCORE;
 use crate::capabilities::canonical;
 use crate::cgroup::Cgroup;
 use crate::descriptors;
@@ -151,7 +152,7 @@ fn enter(members: &[File], oom_score_adj: &str, kept: &[OwnedFd; 2]) -> io::Resu
         file.write_all(b"0")?;
     }
     // Lowering it takes a capability that may be missing, and is no reason not to run.
-    let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj);
+    let _ = fs::write(OOM_SCORE, oom_score_adj);
     reset_signals();
     die_with_parent();
     descriptors::give_back();

@@ -26,6 +26,7 @@ use crate::node::foreign_images::ForeignImages;
 use crate::node::host::{Host, NodeConfig};
 use crate::node::local_path;
 use crate::node::machine::Machine;
+use crate::node::memory;
 use crate::node::paths::Paths;
 use crate::node::pressure::{self, Candidate};
 use crate::node::registration;
@@ -75,6 +76,9 @@ pub async fn run(
         cluster = cluster::identity(&client) => cluster,
     };
     let host = Arc::new(host(config, client, images, network, pods)?);
+    if let Err(error) = memory::bound(&host) {
+        tracing::warn!(%error, "the memory of all pods together has no limit");
+    }
     if let Err(error) = crate::engine::wasm::sweep_temporary(&host.paths.wasm()) {
         tracing::warn!(%error, "what interrupted compilations left could not be removed");
     }

@@ -11,6 +11,7 @@ pub mod disk;
 mod foreign_images;
 pub mod local_path;
 pub mod machine;
+mod memory;
 mod object;
 pub mod pressure;
 pub mod shown_pods;
