@@ -20,6 +20,8 @@ const FILE: &str = "auth";
 pub struct Access {
     /// Nobody, and why; empty while that is not known.
     pub closed: Option<String>,
+    /// Nobody over plain HTTP.
+    pub https_only: bool,
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
     /// Only with a password.
@@ -47,6 +49,7 @@ impl Access {
     ) -> (Access, Vec<String>) {
         let mut access = Access {
             closed: settings.closed.clone(),
+            https_only: settings.https_only,
             allowed: settings.allowed.clone(),
             denied: settings.denied.clone(),
             auth: None,

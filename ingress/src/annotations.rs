@@ -28,39 +28,80 @@ const PROTECTING: [&str; 9] = [
     "whitelist-source-range",
 ];
 /// Beginnings of what other ingress controllers read.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 29] = [
+    "ako.vmware.com/",
     "alb.ingress.kubernetes.io/",
     "appgw.ingress.kubernetes.io/",
+    "appprotect.f5.com/",
+    "appprotectdos.f5.com/",
+    "contour.heptio.com/",
+    "getambassador.io/",
     "haproxy-ingress.github.io/",
     "haproxy.org/",
+    "haproxy.router.openshift.io/",
+    "higress.io/",
+    "ingress.bluemix.net/",
+    "ingress.cilium.io/",
+    "ingress.citrix.com/",
+    "ingress.gcp.kubernetes.io/",
     "ingress.kubernetes.io/",
+    "k8s.apisix.apache.org/",
     "konghq.com/",
+    "mse.ingress.kubernetes.io/",
+    "ncp/",
+    "networking.gke.io/",
     "nginx.com/",
     "nginx.org/",
+    "nsx/",
+    "projectcontour.io/",
     "traefik.ingress.kubernetes.io/",
+    "virtual-server.f5.com/",
+    "voyager.appscode.com/",
+    "zalando.org/",
 ];
-/// And what of that keeps somebody out, or may do so: what middlewares, plugins, policies and snippets do
-/// is said elsewhere.
-const OTHERS_PROTECTING: [&str; 18] = [
-    "allow-list",
-    "allowlist-source-range",
-    "auth-secret",
-    "auth-tls-secret",
-    "auth-type",
-    "auth-url",
-    "basic-auth-secret",
+/// Parts of their names that say that somebody is kept out or held back, or may be: what middlewares,
+/// plugins, policies, filters and snippets do is said elsewhere. Rather one too many than one too few.
+const OTHERS_PROTECTING: [&str; 37] = [
+    "acl",
+    "allow",
+    "app-protect",
+    "appprotect",
+    "auth",
     "blacklist",
-    "deny-list",
-    "denylist-source-range",
-    "inbound-cidrs",
-    "jwt-key",
-    "location-snippets",
-    "plugins",
+    "blocklist",
+    "captcha",
+    "cidr",
+    "client-ca",
+    "client-cert",
+    "client-crt",
+    "conditions.",
+    "config-backend",
+    "config-frontend",
+    "config-global",
+    "csrf",
+    "ddos",
+    "deny",
+    "filter",
+    "firewall",
+    "jwt",
+    "limit",
+    "middlewares",
+    "modsecurity",
+    "mutual",
+    "oidc",
+    "owasp",
+    "plugin",
     "policies",
-    "router.middlewares",
+    "restrict",
+    "security",
+    "snippet",
+    "source-range",
+    "tls.options",
+    "waf",
     "whitelist",
-    "whitelist-source-range",
 ];
+/// Read by GKE's controller, and by this one: whether plain HTTP is served.
+const ALLOW_HTTP: &str = "kubernetes.io/ingress.allow-http";
 const DEFAULT_REALM: &str = "Authentication Required";
 /// Ranges of addresses in one annotation.
 const RANGES: usize = 1000;
@@ -79,6 +120,8 @@ pub struct Settings {
     pub ssl_redirect: bool,
     /// And everywhere.
     pub force_ssl_redirect: bool,
+    /// Plain HTTP is not served, and not sent to HTTPS either.
+    pub https_only: bool,
     /// Endpoints speak HTTP/2.
     pub grpc: bool,
     /// Why the routes must not be served.
@@ -134,9 +177,14 @@ pub fn settings(namespace: &str, annotations: Option<&BTreeMap<String, String>>)
         }
     }
     for (name, value) in annotations.into_iter().flatten() {
+        if name == ALLOW_HTTP {
+            match flag(value.trim()) {
+                Ok(allowed) => found.https_only = !allowed,
+                Err(why) => closed.push(format!("annotation {name}: {why}")),
+            }
+        }
         let Some(rest) = OTHERS.iter().find_map(|prefix| name.strip_prefix(prefix)) else { continue };
-        let asks_nothing = matches!(value.trim(), "" | "none");
-        match OTHERS_PROTECTING.contains(&rest) && !asks_nothing {
+        match protects(rest, value.trim()) {
             true => closed.push(format!("annotation {name}: it is another ingress controller's")),
             false => found
                 .ignored
@@ -153,6 +201,16 @@ pub fn settings(namespace: &str, annotations: Option<&BTreeMap<String, String>>)
 
 fn is_protecting(name: &str) -> bool {
     PROTECTING.contains(&name) || PROTECTING_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether an annotation of another ingress controller asks for something that keeps somebody out.
+fn protects(name: &str, value: &str) -> bool {
+    let asks_nothing = match value {
+        "" | "none" => true,
+        "false" | "off" => !name.contains("allow"),
+        _ => false,
+    };
+    !asks_nothing && OTHERS_PROTECTING.iter().any(|part| name.contains(part))
 }
 
 fn auth(namespace: &str, named: &BTreeMap<&str, &str>) -> Result<Option<AuthSettings>, String> {
@@ -300,18 +358,50 @@ mod tests {
             "haproxy.org/auth-type",
             "ingress.kubernetes.io/auth-type",
             "alb.ingress.kubernetes.io/auth-type",
+            "alb.ingress.kubernetes.io/mutual-authentication",
+            "alb.ingress.kubernetes.io/wafv2-acl-arn",
+            "appgw.ingress.kubernetes.io/waf-policy-for-path",
+            "haproxy-ingress.github.io/config-backend",
+            "haproxy-ingress.github.io/oauth",
+            "haproxy-ingress.github.io/waf",
+            "haproxy.org/backend-config-snippet",
+            "haproxy.org/client-ca",
+            "haproxy.org/frontend-config-snippet",
+            "ingress.citrix.com/rewrite-responder-policies",
+            "ingress.kubernetes.io/oauth",
+            "nginx.com/jwt-token",
+            "nginx.org/limit-req-rate",
+            "nginx.org/location-snippets",
+            "nginx.org/server-snippets",
+            "traefik.ingress.kubernetes.io/router.tls.options",
+            "virtual-server.f5.com/whitelist-source-range",
+            "zalando.org/skipper-filter",
         ] {
             assert_eq!(read(name, "x"), (true, 0), "{name}");
         }
+        assert_eq!(read("higress.io/allow-anonymous", "false"), (true, 0));
         for (name, value) in [
             ("alb.ingress.kubernetes.io/auth-type", "none"),
             ("alb.ingress.kubernetes.io/scheme", "internal"),
+            ("alb.ingress.kubernetes.io/certificate-arn", "arn"),
+            ("getambassador.io/config", "x"),
+            ("haproxy-ingress.github.io/waf", "false"),
+            ("ingress.cilium.io/tls-passthrough", "enabled"),
+            ("ingress.citrix.com/frontend-ip", "192.0.2.1"),
+            ("nsx/loadbalancer", "x"),
+            ("projectcontour.io/websocket-routes", "/"),
             ("traefik.ingress.kubernetes.io/router.entrypoints", "web"),
         ] {
             assert_eq!(read(name, value), (false, 1), "{name}");
         }
-        for name in ["kubernetes.io/ingress.class", "example.com/auth-type"] {
-            assert_eq!(read(name, "x"), (false, 0), "{name}");
+        for (name, value) in [
+            ("kubernetes.io/ingress.class", "x"),
+            ("kubernetes.io/ingress.allow-http", "true"),
+            ("kubernetes.io/ingress.allow-http", "false"),
+            ("example.com/auth-type", "x"),
+        ] {
+            assert_eq!(read(name, value), (false, 0), "{name}");
         }
+        assert_eq!(read("kubernetes.io/ingress.allow-http", "no"), (true, 0));
     }
 }

@@ -174,6 +174,9 @@ impl Proxy {
         if !route.access.admits(peer.ip()) {
             return refused(StatusCode::FORBIDDEN, "the client's address is not among those that may use it");
         }
+        if route.access.https_only && scheme == Scheme::Http {
+            return refused(StatusCode::NOT_FOUND, "it is served over HTTPS only");
+        }
         if route.to_https && scheme == Scheme::Http && !host.is_empty() {
             let port = if self.https_port == 443 { String::new() } else { format!(":{}", self.https_port) };
             let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();

@@ -106,6 +106,9 @@ async fn plain_http_is_sent_to_https() {
     let mut both = secured("both.example", echo("two").await, json!([{"hosts": ["both.example"]}]));
     both[0]["metadata"]["annotations"] = json!({"nginx.ingress.kubernetes.io/ssl-redirect": "false"});
     objects.extend(both);
+    let mut never = route("never.example", &[echo("three").await]);
+    never[0]["metadata"]["annotations"] = json!({"kubernetes.io/ingress.allow-http": "false"});
+    objects.extend(never);
     let world = World::routed(&objects).await;
     let answer = client::get(world.http, "a.example:81", "/x/../y?q=1").await;
     assert_eq!(answer.status, 308);
@@ -114,6 +117,10 @@ async fn plain_http_is_sent_to_https() {
     let stream = client::tls(world.https, "a.example", &trusted, &[]).await.unwrap();
     assert_eq!(Connection::http1(stream).await.get("a.example", "/").await.status, 200);
     assert_eq!(client::get(world.http, "both.example", "/").await.status, 200);
+    let stream = client::tls(world.https, "a.example", &trusted, &[]).await.unwrap();
+    assert_eq!(Connection::http1(stream).await.get("never.example", "/").await.status, 200);
+    let never = client::get(world.http, "never.example", "/").await;
+    assert_eq!(never.text, "404 Not Found: it is served over HTTPS only\n");
 }
 
 #[tokio::test]
