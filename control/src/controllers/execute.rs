@@ -116,7 +116,7 @@ impl Executor {
         let done = if self.term.lasts() {
             self.perform(&action.verb).await
         } else {
-            Err(Refusal::unavailable("another control plane decides now"))
+            Err(Refusal::unavailable("the term in which it was decided is over"))
         };
         if let Some(report) = &action.report {
             let (told, filler) = match &done {

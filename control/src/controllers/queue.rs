@@ -2,9 +2,11 @@
 //!
 //! Kept by the shell. It makes sure that a key is never worked on twice at once, and never again
 //! before the index has seen what was written for it: a decision on an index older than its own
-//! last write would do the same again.
+//! last write would do the same again. Namespaces take turns: one with many keys keeps no other waiting.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,10 +17,20 @@ const BACK_OFF: SignedDuration = SignedDuration::from_millis(5);
 /// No wait is longer.
 const MAX_BACK_OFF: SignedDuration = SignedDuration::from_secs(30);
 
+/// What is looked at in the turn of a namespace.
+pub trait Namespaced {
+    /// Which one; empty for what is in none.
+    fn namespace(&self) -> &Arc<str>;
+}
+
 /// Keys to look at. Kinds are named by their index in the shell's list.
 #[derive(Debug)]
 pub struct Queue<K> {
     ready: BTreeSet<K>,
+    /// The same in the order in which they were woken, by namespace. No queue is left empty.
+    turns: BTreeMap<Arc<str>, VecDeque<K>>,
+    /// The namespace that had the last turn.
+    last: Arc<str>,
     busy: BTreeMap<K, Busy>,
     /// Per kind, what the index has to come to and who waits for it.
     waits: BTreeMap<usize, BTreeSet<(Revision, K)>>,
@@ -39,6 +51,8 @@ impl<K> Default for Queue<K> {
     fn default() -> Self {
         Queue {
             ready: BTreeSet::new(),
+            turns: BTreeMap::new(),
+            last: "".into(),
             busy: BTreeMap::new(),
             waits: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -48,20 +62,31 @@ impl<K> Default for Queue<K> {
     }
 }
 
-impl<K: Ord + Clone> Queue<K> {
+impl<K: Ord + Clone + Namespaced> Queue<K> {
     /// The key has to be looked at, as soon as it can be.
     pub fn wake(&mut self, key: K) {
         match self.busy.get_mut(&key) {
             Some(busy) => busy.woken = true,
             None => {
-                self.ready.insert(key);
+                if self.ready.insert(key.clone()) {
+                    self.turns.entry(Arc::clone(key.namespace())).or_default().push_back(key);
+                }
             }
         }
     }
 
     /// The next key that can be looked at.
     pub fn take(&mut self) -> Option<K> {
-        self.ready.pop_first()
+        let behind = (Bound::Excluded(Arc::clone(&self.last)), Bound::Unbounded);
+        let (namespace, _) = self.turns.range(behind).chain(&self.turns).next()?;
+        self.last = Arc::clone(namespace);
+        let keys = self.turns.get_mut(&self.last)?;
+        let key = keys.pop_front()?;
+        if keys.is_empty() {
+            self.turns.remove(&self.last);
+        }
+        self.ready.remove(&key);
+        Some(key)
     }
 
     /// True if a key can be looked at now.
@@ -109,7 +134,7 @@ impl<K: Ord + Clone> Queue<K> {
 
     fn release(&mut self, key: &K) {
         if self.busy.remove(key).is_some_and(|busy| busy.woken) {
-            self.ready.insert(key.clone());
+            self.wake(key.clone());
         }
     }
 
@@ -159,6 +184,20 @@ impl<K: Ord + Clone> Queue<K> {
 mod tests {
     use super::*;
 
+    /// Namespace and name.
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Named(Arc<str>, &'static str);
+
+    impl Namespaced for Named {
+        fn namespace(&self) -> &Arc<str> {
+            &self.0
+        }
+    }
+
+    fn named(namespace: &str, name: &'static str) -> Named {
+        Named(namespace.into(), name)
+    }
+
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millisecond(millis).unwrap()
     }
@@ -166,42 +205,61 @@ mod tests {
     #[test]
     fn a_busy_key_waits_until_the_index_has_passed_its_writes() {
         let mut queue = Queue::default();
-        queue.wake("a");
-        assert_eq!(queue.take(), Some("a"));
-        queue.start("a");
-        queue.wake("a");
+        queue.wake(named("n", "a"));
+        assert_eq!(queue.take(), Some(named("n", "a")));
+        queue.start(named("n", "a"));
+        queue.wake(named("n", "a"));
         assert_eq!(queue.take(), None);
-        queue.finish(&"a", &[(0, 5), (0, 7), (1, 6)], &[5, 5]);
+        queue.finish(&named("n", "a"), &[(0, 5), (0, 7), (1, 6)], &[5, 5]);
         queue.passed(0, 9);
         assert_eq!(queue.take(), None);
         queue.passed(1, 6);
-        assert_eq!(queue.take(), Some("a"));
-        queue.start("a");
-        queue.finish(&"a", &[(0, 9)], &[9, 6]);
+        assert_eq!(queue.take(), Some(named("n", "a")));
+        queue.start(named("n", "a"));
+        queue.finish(&named("n", "a"), &[(0, 9)], &[9, 6]);
         assert_eq!(queue.take(), None, "nobody woke it");
-        queue.wake("a");
-        assert_eq!(queue.take(), Some("a"));
+        queue.wake(named("n", "a"));
+        assert_eq!(queue.take(), Some(named("n", "a")));
+    }
+
+    #[test]
+    fn a_namespace_with_many_keys_keeps_no_other_waiting() {
+        let mut queue = Queue::default();
+        for (namespace, name) in [("aaa", "1"), ("aaa", "2"), ("aaa", "3"), ("bbb", "1"), ("", "1")] {
+            queue.wake(named(namespace, name));
+            queue.wake(named(namespace, name));
+        }
+        let order = |queue: &mut Queue<Named>| -> Vec<String> {
+            std::iter::from_fn(|| queue.take())
+                .take(3)
+                .map(|Named(of, name)| format!("{of}/{name}"))
+                .collect()
+        };
+        assert_eq!(order(&mut queue), ["aaa/1", "bbb/1", "/1"]);
+        queue.wake(named("bbb", "2"));
+        assert_eq!(order(&mut queue), ["aaa/2", "bbb/2", "aaa/3"]);
+        assert!(!queue.is_ready());
     }
 
     #[test]
     fn failures_back_off_and_timers_fire_once() {
         let mut queue = Queue::default();
-        queue.failed(&"a", at(0));
+        queue.failed(&named("n", "a"), at(0));
         assert_eq!(queue.next_timer(), Some(at(5)));
         queue.wake_due(at(4));
         assert!(!queue.is_ready());
         queue.wake_due(at(5));
-        assert_eq!(queue.take(), Some("a"));
-        queue.failed(&"a", at(5));
+        assert_eq!(queue.take(), Some(named("n", "a")));
+        queue.failed(&named("n", "a"), at(5));
         assert_eq!(queue.next_timer(), Some(at(15)));
-        queue.succeeded(&"a");
-        queue.set_timer(&"a", None);
+        queue.succeeded(&named("n", "a"));
+        queue.set_timer(&named("n", "a"), None);
         assert_eq!(queue.next_timer(), None);
         for _ in 0..100 {
-            queue.failed(&"b", at(0));
-            queue.set_timer(&"b", None);
+            queue.failed(&named("n", "b"), at(0));
+            queue.set_timer(&named("n", "b"), None);
         }
-        queue.failed(&"b", at(0));
+        queue.failed(&named("n", "b"), at(0));
         assert_eq!(queue.next_timer(), Some(at(30_000)));
     }
 }

@@ -30,6 +30,9 @@ use crate::store::Revision;
 const FOLD: usize = 1024;
 /// So many decisions are made before the next news.
 const DECIDE: usize = 256;
+/// Plans of the controllers that are executed at the same time, and as many of the scheduler: what is to be
+/// done beyond that waits where namespaces take turns, and not before the store, where they do not.
+const UNDER_WAY: usize = 256;
 /// The clock may jump: no sleep is longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 enum Work {
     Controller(Controller, Key),
     Scheduler(Key),
+}
+
+impl Namespaced for (Controller, Key) {
+    fn namespace(&self) -> &Arc<str> {
+        &self.1.namespace
+    }
 }
 
 struct Shell {
@@ -56,7 +65,10 @@ struct Shell {
     sampler: Sampler,
     /// There is another autoscaler, or one fewer.
     autoscalers_changed: bool,
-    results: mpsc::UnboundedSender<(Work, Result<Outcome, String>)>,
+    /// Plans that are being executed, of the controllers and of the scheduler.
+    deciding: usize,
+    binding: usize,
+    results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
 }
 
 /// Runs until `shutdown`, or until the term is over. It knows nothing of what was decided before,
@@ -93,6 +105,8 @@ pub(super) async fn run(
         seen: Observed { settings: config.settings.clone(), ..Observed::new(&config.ca_pem) },
         sampler: Sampler::start(registry.clone(), config.metrics.clone(), sync_period),
         autoscalers_changed: true,
+        deciding: 0,
+        binding: 0,
         queue: Queue::default(),
         scheduler: Scheduler::new(config.scheduler.clone()),
         scheduler_pauses: Backoff::default(),
@@ -118,6 +132,9 @@ pub(super) async fn run(
             shell.finish(work, outcome);
         }
         if !term.lasts() {
+            tracing::warn!(
+                "the Lease of the controllers was not renewed in time: they decide no more before it is"
+            );
             break;
         }
         shell.decide();
@@ -221,11 +238,24 @@ impl Shell {
         }
         let now = Timestamp::now();
         self.queue.wake_due(now);
-        self.scheduler_rests.take_if(|until| *until <= now);
-        if self.scheduler_rests.is_none() {
-            self.schedule(now);
+        let room = UNDER_WAY.saturating_sub(self.binding);
+        let scheduled = catch_unwind(AssertUnwindSafe(|| self.scheduler.schedule(&self.seen, now, room)));
+        match scheduled {
+            Ok(plans) => {
+                for (key, plan) in plans {
+                    let component = scheduler_of(self.seen.pods.get(&key).map(|pod| &**pod));
+                    self.execute(Work::Scheduler(key), component, plan);
+                }
+            }
+            Err(_) => {
+                tracing::error!("the scheduler panicked and starts anew");
+                self.scheduler = self.scheduler.restart(&self.seen, now);
+            }
         }
         for _ in 0..DECIDE {
+            if self.deciding >= UNDER_WAY {
+                break;
+            }
             let Some((controller, key)) = self.queue.take() else { break };
             self.reconcile(controller, key, now);
         }
@@ -291,11 +321,12 @@ impl Shell {
         }
     }
 
-    fn execute(&self, work: Work, component: Cow<'static, str>, plan: Plan) {
-        let executor = match &work {
-            Work::Controller(..) => self.controllers.clone(),
-            Work::Scheduler(_) => self.binder.clone(),
+    fn execute(&mut self, work: Work, component: Cow<'static, str>, plan: Plan) {
+        let (executor, under_way) = match &work {
+            Work::Controller(..) => (self.controllers.clone(), &mut self.deciding),
+            Work::Scheduler(_) => (self.binder.clone(), &mut self.binding),
         };
+        *under_way += 1;
         let results = self.results.clone();
         tokio::spawn(async move {
             let outcome = caught(executor.execute(component, plan)).await;

@@ -1,9 +1,10 @@
 //! The controllers and the scheduler on a real registry, with a node played by the test.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use proa_kinds::built_in;
+use proa_kinds::{Kind, built_in};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use crate::registry::{
     Caller, DeleteOptions, ListOptions, Registry, RegistryConfig, Target, WatchOptions, WriteOptions,
 };
 use crate::watch::WatchItem;
+use crate::write::stage::{Attempt, Stage, Verdict};
 
 struct World {
     registry: Registry,
@@ -405,6 +407,55 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     other.cancel();
     both.await.unwrap();
     assert_eq!(holder(), Value::Null, "it was given back");
+}
+
+/// Holds EndpointSlices back until it is opened, and notes the namespaces of those that came.
+struct Gate {
+    opened: CancellationToken,
+    came: Mutex<Vec<String>>,
+}
+
+impl Stage for Gate {
+    fn name(&self) -> &'static str {
+        "Gate"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        kind.kind == "EndpointSlice"
+    }
+
+    fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, _new: &'a Value) -> Verdict<'a> {
+        self.came.lock().unwrap().push(attempt.namespace.to_owned());
+        Verdict::Later(Box::pin(async {
+            self.opened.cancelled().await;
+            Ok(())
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_with_much_to_do_keeps_no_other_waiting() {
+    const SERVICES: usize = 400;
+    let world = World::start().await;
+    let gate = Arc::new(Gate { opened: CancellationToken::new(), came: Mutex::default() });
+    world.registry.add_stage(gate.clone());
+    let came = || gate.came.lock().unwrap().clone();
+    for namespace in ["aaa", "zzz"] {
+        world.create("v1", "Namespace", "", json!({"metadata": {"name": namespace}})).await;
+    }
+    let spec = json!({"clusterIP": "None", "selector": {"app": "w"}, "ports": [{"port": 80}]});
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": spec});
+    for number in 0..SERVICES {
+        world.create("v1", "Service", "aaa", service(&format!("s{number}"))).await;
+    }
+    world.create("v1", "Service", "zzz", service("s")).await;
+    world.until("all that is done at once", || came().len() >= 256).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(came().len(), 256, "no more at once");
+    gate.opened.cancel();
+    world.until("the other namespace", || came().contains(&"zzz".to_owned())).await;
+    let place = came().iter().position(|namespace| namespace == "zzz").unwrap();
+    assert!(place < 320, "the other namespace had its turn at {place}");
 }
 
 /// Tries that are refused come ever more slowly, whoever makes them, and what is refused is no news.

@@ -22,12 +22,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_kinds::{Durability, Kind, Table};
+use proa_logic::controllers::election;
 use serde_json::Value;
 
 pub use crate::write::request::{Caller, DeleteOptions, Target, Warnings, WriteOptions};
 pub use options::{List, ListOptions, WatchOptions};
 
-use crate::store::{Catalog, Collection, Fields, Limits, Object, Revision, Store, StoreError, WriteError};
+use crate::store::{
+    Catalog, Collection, Fields, Key, Limits, Object, Revision, Store, StoreError, WriteError,
+};
 pub use crate::write::Outcome;
 use crate::write::Pipeline;
 use crate::write::ambient::Machine;
@@ -69,6 +72,11 @@ impl TableCatalog {
 impl Catalog for TableCatalog {
     fn is_lazy(&self, resource: &str) -> bool {
         self.find(resource).is_some_and(|kind| kind.durability == Durability::Lazy)
+    }
+
+    fn goes_ahead(&self, key: &Key) -> bool {
+        (&*key.resource, &*key.namespace, &*key.name)
+            == ("leases.coordination.k8s.io", election::NAMESPACE, election::NAME)
     }
 
     fn time_to_live(&self, resource: &str) -> Option<Duration> {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::object::Fields;
+use super::object::{Fields, Key};
 
 /// What the store must be told of a resource.
 pub trait Catalog: Send + Sync {
     /// True if writes need not be on disk before they are acknowledged. Must not change while a
     /// store is open.
     fn is_lazy(&self, resource: &str) -> bool;
+    /// True if writes of this object go before those that wait, and need no place among them: what all else
+    /// hangs on, of which there is little.
+    fn goes_ahead(&self, key: &Key) -> bool;
     /// How long objects live after their last change, if they do not live until they are deleted.
     /// Counted anew after a restart.
     fn time_to_live(&self, resource: &str) -> Option<Duration>;

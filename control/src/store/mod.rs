@@ -53,6 +53,8 @@ pub struct Store {
 
 struct Handle {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
+    /// For writes that go before those among the requests.
+    ahead: mpsc::Sender<Waiting>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -83,11 +85,12 @@ impl Store {
         let mut writer = Writer::new(shared.clone(), disk, limits, loaded.ceiling);
         writer.start()?;
         let (requests, waiting) = mpsc::channel();
+        let (ahead, waiting_ahead) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run(&waiting))
+            .spawn(move || writer.run(&waiting, &waiting_ahead))
             .map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        let handle = Handle { requests: Mutex::new(Some(requests)), writer: Mutex::new(Some(thread)) };
+        let handle = Handle { requests: Mutex::new(Some(requests)), ahead, writer: Mutex::new(Some(thread)) };
         Ok(Store { handle: Arc::new(handle), shared, queue: Queue::default(), limits: limits.queue })
     }
 
@@ -104,13 +107,22 @@ impl Store {
         write: Write,
         settle: Vec<Settle>,
     ) -> Result<Arc<Object>, WriteError> {
-        let bytes = match &write.change {
-            Change::Put(draft) => draft.size(),
-            Change::Delete(_) => 0,
+        let (key, bytes) = match &write.change {
+            Change::Put(draft) => (&draft.key, draft.size()),
+            Change::Delete(key) => (key, 0),
         };
-        let place = Some(self.queue.enter(bytes, &self.limits).ok_or(WriteError::Busy)?);
+        let goes_ahead = self.shared.catalog.goes_ahead(key);
+        let place = match goes_ahead {
+            true => None,
+            false => Some(self.queue.enter(bytes, &self.limits).ok_or(WriteError::Busy)?),
+        };
         let (answer, answered) = oneshot::channel();
-        if !self.handle.send(Request::Write(Waiting { write, settle, answer, _place: place })) {
+        let waiting = Waiting { write, settle, answer, _place: place };
+        let sent = match goes_ahead {
+            true => self.handle.send_ahead(waiting),
+            false => self.handle.send(Request::Write(waiting)),
+        };
+        if !sent {
             return Err(WriteError::Closed);
         }
         answered.await.unwrap_or(Err(WriteError::Closed))
@@ -162,6 +174,10 @@ impl Handle {
     fn send(&self, request: Request) -> bool {
         let requests = self.requests.lock().expect("nothing panics under this lock");
         requests.as_ref().is_some_and(|requests| requests.send(request).is_ok())
+    }
+
+    fn send_ahead(&self, waiting: Waiting) -> bool {
+        self.ahead.send(waiting).is_ok() && self.send(Request::Ahead)
     }
 }
 

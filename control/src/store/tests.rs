@@ -15,6 +15,10 @@ impl Catalog for Plain {
         resource == "leases"
     }
 
+    fn goes_ahead(&self, key: &Key) -> bool {
+        &*key.name == "leader"
+    }
+
     fn time_to_live(&self, resource: &str) -> Option<Duration> {
         (resource == "events").then_some(Duration::from_millis(20))
     }
@@ -423,6 +427,42 @@ fn every_acknowledged_write_survives_kill_9() {
         highest = newest.values().map(|(revision, _)| *revision).max().unwrap_or(0);
         assert!(store.revision() >= highest);
     }
+}
+
+/// Whoever decides must not lose that by what others write, however much that is.
+#[tokio::test]
+async fn what_all_hangs_on_goes_before_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = QueueLimits { writes: 3, ..QueueLimits::default() };
+    let store = open_with(dir.path(), Limits { queue, ..Limits::default() });
+    let (go, may_go) = mpsc::channel();
+    let (busy, is_busy) = mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    let wait: Settle = Box::new(move |_, _| {
+        busy.send(()).unwrap();
+        may_go.lock().unwrap().recv().unwrap();
+        Ok(Vec::new())
+    });
+    let first = store.write_and_settle(put("pods", "first", json!({}), Expect::Absent), vec![wait]);
+    let then = async {
+        // The writer has begun with the first one: what comes now waits.
+        while is_busy.try_recv().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let waiting = ["a", "b"].map(|name| put("pods", name, json!({}), Expect::Absent));
+        let waiting = futures::future::join_all(waiting.map(|write| store.write(write)));
+        let ahead = async {
+            let more = store.write(put("pods", "c", json!({}), Expect::Absent)).await;
+            assert!(matches!(more, Err(WriteError::Busy)));
+            let ahead = store.write(put("leases", "leader", json!({}), Expect::Absent));
+            let (ahead, ()) = tokio::join!(ahead, async { go.send(()).unwrap() });
+            ahead.unwrap().revision
+        };
+        let (waiting, ahead) = tokio::join!(waiting, ahead);
+        assert!(waiting.into_iter().all(|written| written.unwrap().revision > ahead));
+    };
+    let (first, ()) = tokio::join!(first, then);
+    first.unwrap();
 }
 
 /// A store of this many objects, closed; its bytes.

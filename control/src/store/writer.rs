@@ -143,6 +143,8 @@ pub type Answer = Result<Arc<Object>, WriteError>;
 #[expect(clippy::large_enum_variant, reason = "nearly all requests are writes")]
 pub(super) enum Request {
     Write(Waiting),
+    /// There is a write that goes before the others.
+    Ahead,
     /// Trim, flush and compact now as if the time for it had come.
     Maintain(oneshot::Sender<Result<(), Arc<StoreError>>>),
     Close(oneshot::Sender<Result<(), Arc<StoreError>>>),
@@ -203,7 +205,7 @@ impl Writer {
     }
 
     /// Runs until the store is closed or dropped.
-    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+    pub(super) fn run(mut self, requests: &Receiver<Request>, ahead: &Receiver<Waiting>) {
         loop {
             let wait = self.limits.maintenance_interval.saturating_sub(self.maintained_at.elapsed());
             let first = match requests.recv_timeout(wait) {
@@ -216,11 +218,13 @@ impl Writer {
                     return;
                 }
             };
-            let mut writes = Vec::new();
+            let mut writes: Vec<Waiting> = ahead.try_iter().collect();
             let mut others = Vec::new();
             for request in first.into_iter().chain(requests.try_iter().take(BATCH_LIMIT)) {
                 match request {
                     Request::Write(waiting) => writes.push(waiting),
+                    // It is among the writes by now.
+                    Request::Ahead => {}
                     other => others.push(other),
                 }
             }
@@ -240,7 +244,7 @@ impl Writer {
                         let _ = answer.send(self.finish().map_err(Arc::new));
                         return;
                     }
-                    Request::Write(_) => unreachable!("writes were sorted out above"),
+                    Request::Write(_) | Request::Ahead => unreachable!("writes were sorted out above"),
                 }
             }
         }

@@ -16,6 +16,10 @@ impl Catalog for Plain {
         false
     }
 
+    fn goes_ahead(&self, _key: &Key) -> bool {
+        false
+    }
+
     fn time_to_live(&self, _resource: &str) -> Option<Duration> {
         None
     }
