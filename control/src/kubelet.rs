@@ -15,15 +15,19 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
+use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proa_api::Refusal;
 use proa_api::names::{KUBELET_PORT, NODE_USER_PREFIX};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::pki::{Facts, Pki, PkiError};
@@ -33,6 +37,10 @@ use crate::registry::Registry;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// What asks for something without bringing anything must have begun to be answered by then.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// A node that takes nothing for so long of what is sent to it is given up.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of a request that wait to be taken by a node.
+const BUFFER: usize = 64 << 10;
 
 /// The servers of all nodes.
 pub struct Kubelets {
@@ -97,6 +105,9 @@ impl Kubelets {
         let stream = dialed.map_err(|error| format!("dial tcp {address}: {}", dial_text(&error)))?;
         // Keystrokes of an exec are small and wanted at once; without it they come slower.
         let _ = stream.set_nodelay(true);
+        if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_LIMIT)) {
+            tracing::debug!(%error, "TCP_USER_TIMEOUT not set");
+        }
         let name = ServerName::from(address.ip());
         let stream = self.tls.connect(name, stream).await.map_err(|error| format!("tls: {error}"))?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -119,9 +130,10 @@ fn address_of(node: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port.unwrap_or(KUBELET_PORT)))
 }
 
-/// One request on a connection of its own.
+/// One request on a connection of its own, which ends with the answer or with whoever waits for it: one
+/// whose node takes nothing would not see by itself that nobody does any more.
 async fn send(
-    stream: TlsStream<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, hyper::Error> {
@@ -131,25 +143,31 @@ async fn send(
         request.headers_mut().insert(header::HOST, host);
     }
     *request.version_mut() = http::Version::HTTP_11;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let (mut sender, connection) = builder.max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to a node ended");
         }
-    });
+    }));
     let mut response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        drop(connection.detach());
         let node = hyper::upgrade::on(&mut response);
         // Without a client's connection to join, the node's is dropped and ends.
         if let Some(client) = client {
             tokio::spawn(join(client, node));
         }
-    } else {
-        // How the node's connection framed the body is not how the client's does.
-        response.headers_mut().remove(header::TRANSFER_ENCODING);
-        response.headers_mut().remove(header::CONNECTION);
+        return Ok(response.map(Body::new));
     }
-    Ok(response.map(Body::new))
+    // How the node's connection framed the body is not how the client's does.
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    response.headers_mut().remove(header::CONNECTION);
+    let until_its_end = move |frame| {
+        let _ = &connection;
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(until_its_end))))
 }
 
 /// Carries bytes both ways until both sides are done.

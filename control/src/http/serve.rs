@@ -37,6 +37,10 @@ const HEADER_LIMIT: Duration = Duration::from_secs(30);
 const HEADERS_BYTES: usize = 32 << 10;
 /// A client that takes nothing of its answer for so long is dropped, and the answer with it.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of one request's body over HTTP/2 that may be under way, and of all on one connection.
+const WINDOWS: (u32, u32) = (128 << 10, 256 << 10);
+/// Bytes of an answer over HTTP/2 that wait to be taken by the client.
+const SEND_BUFFER: usize = 32 << 10;
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
@@ -169,6 +173,9 @@ async fn requests<S>(
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .max_header_list_size(HEADERS_BYTES as u32)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_STREAMS);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.

@@ -12,7 +12,7 @@ use proa_kinds::built_in;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -181,6 +181,29 @@ async fn an_upgrade_reaches_the_node_wherever_it_is() {
     world.node("far", address).await;
     for node in ["here", "far"] {
         assert_eq!(echoed(world.kubelets.clone(), node).await, "there and back", "{node}");
+    }
+}
+
+/// A node that takes nothing keeps nothing of a client that has left.
+#[tokio::test]
+async fn a_request_that_is_given_up_takes_its_connection_with_it() {
+    for answer in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
+        let (mut node, ours) = tokio::io::duplex(1024);
+        node.write_all(answer.as_bytes()).await.unwrap();
+        let chunk = || Ok::<_, io::Error>(bytes::Bytes::from_static(&[b'x'; 16384]));
+        let body = Body::from_stream(futures::stream::repeat_with(chunk));
+        let request = Request::post("/podProxy/n/p/u/http/80/").body(body).unwrap();
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let asked = tokio::time::timeout(Duration::from_millis(100), send(ours, address, request)).await;
+        assert_eq!(asked.is_ok(), !answer.is_empty());
+        drop(asked);
+        // Nothing is written to what is not there.
+        let ended = async {
+            while node.write(&[]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the end");
     }
 }
 

@@ -6,6 +6,7 @@
 //! answers goes back as it is; a refusal of this node's own has a header that says so.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,17 +15,29 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::{HeaderValue, StatusCode, Uri, header};
+use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
+use proa_api::shares::{Share, Shares, part_of_descriptors};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::node::descriptors;
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::probe::tls;
 
 /// A pod must have taken the connection by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A pod that takes nothing for so long of what is sent to it is given up.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of a request that wait to be taken by a pod.
+const BUFFER: usize = 64 << 10;
+/// Requests that are carried at a time, where there are descriptors enough for them. A quarter may be one
+/// pod's.
+const AT_ONCE: usize = 1000;
 /// Parts of the path before the pod's own.
 const PREFIX_PARTS: usize = 6;
 
@@ -33,17 +46,28 @@ type Refusal = (StatusCode, String);
 /// Namespace, pod, uid, scheme, port.
 type PodPath = Path<Vec<(String, String)>>;
 
+#[derive(Clone)]
+struct Server {
+    pods: ShownPods,
+    /// Requests under way, by the pod's uid.
+    open: Arc<Shares<String>>,
+}
+
 /// The routes.
 pub fn router(pods: ShownPods) -> Router {
     let pod = "/podProxy/{namespace}/{pod}/{uid}/{scheme}/{port}";
     Router::new()
         .route(&format!("{pod}/"), any(serve))
         .route(&format!("{pod}/{{*path}}"), any(serve))
-        .with_state(pods)
+        .with_state(Server { pods, open: shares(part_of_descriptors(descriptors::limit() / 4, AT_ONCE)) })
 }
 
-async fn serve(State(pods): State<ShownPods>, Path(path): PodPath, request: Request) -> Response {
-    match carry(&pods, &path, request).await {
+fn shares(all: usize) -> Arc<Shares<String>> {
+    Shares::new(all, all / 4)
+}
+
+async fn serve(State(server): State<Server>, Path(path): PodPath, request: Request) -> Response {
+    match carry(&server, &path, request).await {
         Ok(response) => response,
         Err(refusal) => {
             let mut response = refusal.into_response();
@@ -53,27 +77,34 @@ async fn serve(State(pods): State<ShownPods>, Path(path): PodPath, request: Requ
     }
 }
 
-async fn carry(pods: &ShownPods, path: &[(String, String)], request: Request) -> Result<Response, Refusal> {
+async fn carry(server: &Server, path: &[(String, String)], request: Request) -> Result<Response, Refusal> {
     let part = |name: &str| {
         path.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
     };
-    let shown = pods.get(part("namespace"), part("pod"));
+    let shown = server.pods.get(part("namespace"), part("pod"));
     let shown = shown.filter(|shown| shown.pod.metadata.uid.as_deref() == Some(part("uid")));
     let shown = shown.ok_or_else(|| unreachable("pod does not exist"))?;
     let address = address(&shown, part("port"))?;
+    let share = server.open.take(part("uid").to_owned()).ok_or_else(|| {
+        let text = "too many requests are carried to this pod, or by this node";
+        (StatusCode::TOO_MANY_REQUESTS, text.to_owned())
+    })?;
     let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(|error| unreachable(&dial_text(address, &error)))?,
         Err(_) => return Err(unreachable(&format!("dial tcp {address}: i/o timeout"))),
     };
     // What is typed into a WebSocket is small and wanted at once.
     let _ = stream.set_nodelay(true);
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_LIMIT)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT not set");
+    }
     if part("scheme") == "https" {
         let name = address.ip().to_string();
         let shaken = tokio::time::timeout(CONNECT_LIMIT, tls::connect(stream, &name)).await;
         let shaken = shaken.unwrap_or_else(|_| Err("net/http: TLS handshake timeout".to_owned()));
-        exchange(shaken.map_err(|why| unreachable(&why))?, request).await
+        exchange(shaken.map_err(|why| unreachable(&why))?, share, request).await
     } else {
-        exchange(stream, request).await
+        exchange(stream, share, request).await
     }
 }
 
@@ -97,8 +128,9 @@ fn address(shown: &Shown, port: &str) -> Result<SocketAddr, Refusal> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// One request on a connection of its own, which ends when the client or the pod ends it.
-async fn exchange<S>(stream: S, mut request: Request) -> Result<Response, Refusal>
+/// One request on a connection of its own, which ends when the client or the pod ends it: with the answer
+/// that is dropped goes the connection, as one whose pod takes nothing would not see that by itself.
+async fn exchange<S>(stream: S, share: Share<String>, mut request: Request) -> Result<Response, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -111,27 +143,37 @@ where
         None if request.headers().contains_key(header::HOST) => {}
         None => drop(request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"))),
     }
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    tokio::spawn(async move {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let made = builder.max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = made.map_err(|error| failed(&error))?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection to a pod ended");
         }
-    });
+    }));
     let mut response = sender.send_request(request).await.map_err(|error| failed(&error))?;
     response.headers_mut().remove(PROXY_REFUSED_HEADER);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        drop(connection.detach());
         let pod = hyper::upgrade::on(&mut response);
         // Without a client's connection to join, the pod's is dropped and ends.
         if let Some(client) = client {
-            tokio::spawn(join(client, pod));
+            tokio::spawn(async move {
+                join(client, pod).await;
+                drop(share);
+            });
         }
-    } else {
-        // How the pod's connection framed the body is not how the next does.
-        response.headers_mut().remove(header::TRANSFER_ENCODING);
-        response.headers_mut().remove(header::CONNECTION);
+        return Ok(response.map(Body::new));
     }
-    Ok(response.map(Body::new))
+    // How the pod's connection framed the body is not how the next does.
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    response.headers_mut().remove(header::CONNECTION);
+    let held = (connection, share);
+    let until_its_end = move |frame| {
+        let _ = &held;
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(until_its_end))))
 }
 
 /// The pod's own path and query, as they were sent.
@@ -173,6 +215,7 @@ mod tests {
 
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -195,6 +238,33 @@ mod tests {
         check("192.0.2.1", true, "8080", Ok("192.0.2.1:8080"));
         let why = "address not allowed: no container of this pod on the node's network declares port 22";
         check("192.0.2.1", true, "22", Err(why));
+    }
+
+    /// A pod that takes nothing keeps nothing of a client that has left.
+    #[tokio::test]
+    async fn a_request_that_is_given_up_takes_its_connection_with_it() {
+        let all = shares(4);
+        for answer in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
+            let (mut pod, ours) = tokio::io::duplex(1024);
+            pod.write_all(answer.as_bytes()).await.unwrap();
+            let chunk = || Ok::<_, std::io::Error>(bytes::Bytes::from_static(&[b'x'; 16384]));
+            let body = Body::from_stream(futures::stream::repeat_with(chunk));
+            let request = Request::post("/podProxy/n/p/u/http/80/").body(body).unwrap();
+            let share = all.take("u".to_owned()).unwrap();
+            assert!(all.take("u".to_owned()).is_none());
+            let asked =
+                tokio::time::timeout(Duration::from_millis(100), exchange(ours, share, request)).await;
+            assert_eq!(asked.is_ok(), !answer.is_empty());
+            drop(asked);
+            // Nothing is written to what is not there.
+            let ended = async {
+                while pod.write(&[]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the end");
+            assert!(all.take("u".to_owned()).is_some());
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proa_api::shares::Shares;
 use proa_sandbox::protocol::Request;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -22,6 +23,8 @@ use crate::engine::Sandbox;
 
 /// Bytes that are read at a time.
 const READ: usize = 32 << 10;
+/// A pod that takes nothing for so long of what is sent to it is given up.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may go on sending to a server that has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -183,6 +186,9 @@ async fn dial(pod: &Pod, address: SocketAddr) -> Result<TcpStream, String> {
         format!("dial tcp{} {address}: {why}", if v6 { 6 } else { 4 })
     })?;
     let _ = stream.set_nodelay(true);
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_LIMIT)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT not set");
+    }
     Ok(stream)
 }
 
