@@ -88,7 +88,7 @@ impl Proxy {
     ) -> Self {
         Proxy {
             table,
-            endpoints: Endpoints::new(ended.clone()),
+            endpoints: Endpoints::new(patience, ended.clone()),
             names: Names::new(),
             sign_in: SignIn::new(),
             patience,
@@ -264,7 +264,7 @@ impl Proxy {
         asked: &Asked<'_>,
         head: &Parts,
         body: Lent,
-    ) -> Result<Response<Incoming>, Fault> {
+    ) -> Result<Response<Body>, Fault> {
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = head.method.clone();
         *outgoing.uri_mut() = asked.target.clone();
@@ -275,14 +275,14 @@ impl Proxy {
         // There the name is in the target.
         outgoing.headers_mut().remove(HOST);
         let authority = asked.authority.map_or_else(|| endpoint.to_string(), ToString::to_string);
-        self.endpoints.http2(endpoint, &authority, outgoing).await
+        self.endpoints.http2(endpoint, asked.peer.ip(), &authority, outgoing).await
     }
 
     /// The answer without what concerns only the connection it came over; an upgrade becomes a
     /// pipe.
     fn pass_on(
         &self,
-        mut answer: Response<Incoming>,
+        mut answer: Response<Body>,
         upgrade: Option<Upgrade>,
         answering: Answering,
     ) -> Response<Body> {
@@ -307,7 +307,7 @@ impl Proxy {
             // Either side may hang up at any time; that is the end of it, not a fault.
             let _ = tokio::io::copy_bidirectional(&mut client, &mut endpoint).await;
         }));
-        answer.map(BodyExt::boxed)
+        answer
     }
 }
 

@@ -60,6 +60,11 @@ impl Default for Limits {
 const HEADERS: usize = 128;
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
+/// Bytes of requests' bodies that may be under way on one connection over HTTP/2: what an endpoint does not
+/// take waits here.
+const WINDOW: u32 = 128 << 10;
+/// Bytes of an answer over HTTP/2 that wait to be taken by the client.
+const SEND_BUFFER: usize = 16 << 10;
 /// Why a connection is dropped as it comes.
 const TOO_MANY: &str = "too many connections are open, or have asked nothing yet";
 /// An HTTP/2 client that is silent is asked this often whether it lives.
@@ -243,6 +248,9 @@ async fn connection(
         .timer(TokioTimer::new())
         .max_concurrent_streams(250)
         .max_header_list_size(HEADERS_BYTES as u32)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_INTERVAL);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.

@@ -20,7 +20,7 @@ use super::config::{COMPONENT, ControllersConfig};
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News};
-use super::queue::Queue;
+use super::queue::{Namespaced, Queue};
 use super::record::{Recorder, Writer};
 use super::sampler::Sampler;
 use crate::registry::{Caller, Registry};
@@ -68,7 +68,7 @@ struct Shell {
     /// Plans that are being executed, of the controllers and of the scheduler.
     deciding: usize,
     binding: usize,
-    results: mpsc::UnboundedSender<(Work, Option<Outcome>)>,
+    results: mpsc::UnboundedSender<(Work, Result<Outcome, String>)>,
 }
 
 /// Runs until `shutdown`, or until the term is over. It knows nothing of what was decided before,
@@ -149,7 +149,8 @@ impl Shell {
             return LONGEST_SLEEP;
         }
         let rests = self.scheduler_rests.is_some();
-        if self.queue.is_ready() || (self.scheduler.has_turns() && !rests) {
+        let decides = self.queue.is_ready() && self.deciding < UNDER_WAY;
+        if decides || (self.scheduler.has_turns() && !rests && self.binding < UNDER_WAY) {
             return Duration::ZERO;
         }
         let again = if rests { self.scheduler_rests } else { self.scheduler.again_at() };
@@ -238,19 +239,9 @@ impl Shell {
         }
         let now = Timestamp::now();
         self.queue.wake_due(now);
-        let room = UNDER_WAY.saturating_sub(self.binding);
-        let scheduled = catch_unwind(AssertUnwindSafe(|| self.scheduler.schedule(&self.seen, now, room)));
-        match scheduled {
-            Ok(plans) => {
-                for (key, plan) in plans {
-                    let component = scheduler_of(self.seen.pods.get(&key).map(|pod| &**pod));
-                    self.execute(Work::Scheduler(key), component, plan);
-                }
-            }
-            Err(_) => {
-                tracing::error!("the scheduler panicked and starts anew");
-                self.scheduler = self.scheduler.restart(&self.seen, now);
-            }
+        self.scheduler_rests.take_if(|until| *until <= now);
+        if self.scheduler_rests.is_none() {
+            self.schedule(now);
         }
         for _ in 0..DECIDE {
             if self.deciding >= UNDER_WAY {
@@ -262,9 +253,10 @@ impl Shell {
     }
 
     fn schedule(&mut self, now: Timestamp) {
+        let room = UNDER_WAY.saturating_sub(self.binding);
         let scheduled = caught_now(|| {
             failpoint::hit("scheduler");
-            self.scheduler.schedule(&self.seen, now, DECIDE)
+            self.scheduler.schedule(&self.seen, now, room)
         });
         match scheduled {
             Ok(plans) => {
@@ -336,6 +328,14 @@ impl Shell {
     }
 
     fn finish(&mut self, work: Work, outcome: Result<Outcome, String>) {
+        match &work {
+            Work::Controller(..) => self.deciding -= 1,
+            Work::Scheduler(_) => self.binding -= 1,
+        }
+        if !self.controllers.term.lasts() {
+            // What is not done is decided anew in the next term, by whoever leads then.
+            return;
+        }
         let now = Timestamp::now();
         let outcome = outcome.unwrap_or_else(|why| Outcome {
             refused: Some(proa_api::Refusal::internal(why)),

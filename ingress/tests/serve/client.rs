@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderMap, Request, Version};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -91,8 +92,15 @@ pub async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
 }
 
 pub async fn connect(address: SocketAddr) -> TcpStream {
+    connect_from("127.0.0.1", address).await
+}
+
+/// A connection of the client with this address.
+pub async fn connect_from(client: &str, address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(SMALL_BUFFER).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
     socket.connect(address).await.unwrap()
 }
 
@@ -108,6 +116,13 @@ pub async fn read(answer: http::Response<Incoming>) -> Answer {
 
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of so many chunks that then goes on for ever without any more.
+pub fn endless(chunks: usize) -> Body {
+    let chunks =
+        futures::stream::iter(0..chunks).map(|_| Ok(Frame::data(Bytes::from_static(&[b'x'; 16384]))));
+    UnsyncBoxBody::new(StreamBody::new(chunks.chain(futures::stream::pending())))
 }
 
 /// Writes `text` and reads until the ingress closes the connection.

@@ -91,6 +91,31 @@ pub async fn grpc() -> SocketAddr {
     .await
 }
 
+/// An endpoint that speaks HTTP/2 in the clear, lets so many streams be open on a connection, and answers by
+/// `answer`, which is told the port that the connection comes from.
+pub async fn http2<F>(
+    streams: u32,
+    answer: impl Fn(u16, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    raw(move |stream| {
+        let answer = answer.clone();
+        async move {
+            let from = stream.peer_addr().unwrap().port();
+            let service = service_fn(move |request| {
+                let answer = answer(from, request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let builder = builder.max_concurrent_streams(streams);
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await
+}
+
 /// An endpoint that reads one request head from each connection and writes `bytes`.
 pub async fn canned(bytes: &'static str) -> SocketAddr {
     raw(move |mut stream| async move {

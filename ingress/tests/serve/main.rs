@@ -12,5 +12,6 @@ mod http;
 mod lifecycle;
 mod status;
 mod streams;
+mod stuck;
 mod tls;
 mod upgrade;
