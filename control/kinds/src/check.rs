@@ -3,7 +3,7 @@
 use expect_test::Expect;
 use serde_json::{Value, json};
 
-use super::{Kind, Part, built_in};
+use super::{Kind, Part, Write, built_in};
 
 /// The row of an object.
 fn row(object: &Value) -> std::sync::Arc<Kind> {
@@ -26,8 +26,9 @@ fn parse(yaml: &str) -> Value {
 
 fn create(object: Value) -> Result<Value, proa_api::Refusal> {
     let kind = row(&object);
-    let created = (kind.hooks.create)(object)?;
-    let again = (kind.hooks.update)(&created, created.clone(), Part::Main).expect("an unchanged object");
+    let created = kind.apply_rules(Write::Create, object)?;
+    let again =
+        kind.apply_rules(Write::Update(&created, &Part::Main), created.clone()).expect("an unchanged object");
     assert_eq!(again, created, "an unchanged object stays as it is");
     Ok(created)
 }
@@ -41,7 +42,7 @@ pub fn created(yaml: &str, expected: Expect) {
 pub fn updated(old: &str, new: &str, part: Part, expected: Expect) {
     let kind = row(&parse(old));
     let old = create(parse(old)).expect("a valid old object");
-    expected.assert_eq(&show((kind.hooks.update)(&old, parse(new), part)));
+    expected.assert_eq(&show(kind.apply_rules(Write::Update(&old, &part), parse(new))));
 }
 
 /// What is wrong with `base` when each of `changes` is merged into it, one line per error.
@@ -65,7 +66,7 @@ pub fn update_refusals(base: &str, changes: &[&str], expected: Expect) {
         let mut object = old.clone();
         let change: Value = serde_yaml::from_str(change).expect("YAML");
         merge(&mut object, &change);
-        lines.push_str(&causes((kind.hooks.update)(&old, object, Part::Main), &change));
+        lines.push_str(&causes(kind.apply_rules(Write::Update(&old, &Part::Main), object), &change));
     }
     expected.assert_eq(&lines);
 }

@@ -2,20 +2,20 @@
 //!
 //! Read by the kinds' files. Cells are taken from the stored JSON, without decoding it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Column;
+use super::{Column, Text};
 
 /// `Name`, first in every table.
 pub fn name() -> Column {
     Column {
-        name: "Name",
-        type_: "string",
-        format: "name",
-        description: "Name must be unique within a namespace.",
-        priority: 0,
-        cell: |object, _| text(object, "/metadata/name").into(),
+        format: "name".into(),
+        ..column("Name", "string", "Name must be unique within a namespace.", |object, _| {
+            text(object, "/metadata/name").into()
+        })
     }
 }
 
@@ -28,17 +28,22 @@ pub fn age() -> Column {
 
 /// A column that is always shown.
 pub fn column(
-    name: &'static str,
-    type_: &'static str,
-    description: &'static str,
-    cell: fn(&Value, Timestamp) -> Value,
+    name: impl Into<Text>,
+    type_: impl Into<Text>,
+    description: impl Into<Text>,
+    cell: impl Fn(&Value, Timestamp) -> Value + Send + Sync + 'static,
 ) -> Column {
-    Column { name, type_, format: "", description, priority: 0, cell }
+    let (name, type_, description) = (name.into(), type_.into(), description.into());
+    Column { name, type_, format: "".into(), description, priority: 0, cell: Arc::new(cell) }
 }
 
 /// A column that is shown with `-o wide`.
-pub fn wide(name: &'static str, description: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name, type_: "string", format: "", description, priority: 1, cell }
+pub fn wide(
+    name: impl Into<Text>,
+    description: impl Into<Text>,
+    cell: impl Fn(&Value, Timestamp) -> Value + Send + Sync + 'static,
+) -> Column {
+    Column { priority: 1, ..column(name, "string", description, cell) }
 }
 
 /// The names of the containers in a workload's pod template.

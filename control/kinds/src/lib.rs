@@ -7,6 +7,7 @@
 
 pub mod built_in;
 mod kind;
+mod part;
 
 mod canonical;
 #[cfg(test)]
@@ -32,5 +33,6 @@ mod testing;
 pub use proa_api::syntax;
 
 pub use kind::{
-    Column, Durability, Hooks, Kind, PROXY_VERBS, Part, ScalePaths, SelectableField, Subresource, Table, View,
+    Cell, Column, Convert, Durability, Kind, Proposal, Rules, SchemaOf, SelectableField, Table, View, Write,
 };
+pub use part::{Facet, PROXY_VERBS, Part, ScalePaths, Size, Subresource, Text};

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, built_in};
+use super::{Part, Write, built_in};
 
 const MANY: usize = 50_000;
 
@@ -29,7 +29,7 @@ fn object(api_version: &str, kind: &str, rest: Value) -> Value {
 fn made(object: Value) -> Result<Value, String> {
     let text = |field: &str| object[field].as_str().unwrap().to_owned();
     let kind = built_in::table().by_kind(&text("apiVersion"), &text("kind")).unwrap().clone();
-    (kind.hooks.create)(object).map_err(|refusal| refusal.to_string())
+    kind.apply_rules(Write::Create, object).map_err(|refusal| refusal.to_string())
 }
 
 fn changed(old: &Value, part: Part, change: impl Fn(&mut Value)) -> Result<Value, String> {
@@ -37,7 +37,7 @@ fn changed(old: &Value, part: Part, change: impl Fn(&mut Value)) -> Result<Value
     let kind = built_in::table().by_kind(&text("apiVersion"), &text("kind")).unwrap().clone();
     let mut new = old.clone();
     change(&mut new);
-    (kind.hooks.update)(old, new, part).map_err(|refusal| refusal.to_string())
+    kind.apply_rules(Write::Update(old, &part), new).map_err(|refusal| refusal.to_string())
 }
 
 #[test]

@@ -1,28 +1,32 @@
-//! What one kind's rules are, and how they become the erased [`Hooks`] of its row.
+//! The rules of a kind that has a Rust type, and how they become the [`Rules`] of its row.
 //!
-//! Fed by the registry through [`Hooks`]; implemented by one type per kind file. The order is that
-//! of the stock server: decode → default → prepare → validate → canonical form. It never reads a
-//! clock, another object or the store; what needs those is admission.
+//! Asked by the write pipeline through [`Rules`]; implemented by one type per kind file. It never
+//! reads a clock, another object or the store; what needs those is a stage's.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use proa_api::Refusal;
 use proa_api::field::FieldErrors;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::meta::{self, NameFormat};
-use super::{Durability, Hooks, Kind, Part, canonical, decode};
+use super::{Kind, Part, Proposal, Rules, Subresource, Write, canonical, decode};
 use crate::schema::{self, MessageId};
 
-/// The rules of one kind.
+const STATUS: &str = "status";
+
+/// The rules of one kind that has a Rust type.
 ///
 /// Every method has a default that asks nothing, so a kind states only what is special to it.
-pub trait Rules {
+pub trait TypedRules: Send + Sync + 'static {
     /// The kind's Rust type.
-    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + JsonSchema;
+    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + JsonSchema + Send;
 
     /// What names of this kind look like.
     const NAME: NameFormat = NameFormat::Subdomain;
@@ -50,137 +54,155 @@ pub trait Rules {
     /// What is wrong with an object that is created or changed, beside its metadata.
     fn validate(_object: &Self::Object, _errors: &mut FieldErrors) {}
 
-    /// What is wrong with an object only when it is new; [`Rules::validate`] has seen it already.
+    /// What is wrong with an object only when it is new; [`TypedRules::validate`] has seen it already.
     fn validate_create(_object: &Self::Object, _errors: &mut FieldErrors) {}
 
-    /// What is wrong with the change itself; [`Rules::validate`] has seen `new` already.
+    /// What is wrong with the change itself; [`TypedRules::validate`] has seen `new` already.
     fn validate_update(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
-
-    /// The same for the `approval` subresource.
-    fn prepare_approval(_old: &Self::Object, _new: &mut Self::Object) {}
 
     /// What is wrong with a change of the status.
     fn validate_status_update(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
 
-    /// What is wrong with a change through the `approval` subresource.
-    fn validate_approval(_old: &Self::Object, _new: &Self::Object, _errors: &mut FieldErrors) {}
-}
-
-/// The rules of `R` with its type erased.
-pub fn hooks<R: Rules>() -> Hooks {
-    Hooks {
-        default: default::<R>,
-        create: create::<R>,
-        update: update::<R>,
-        connect: connect::<R>,
-        misfit: misfit::<R>,
-        schema: schema::<R>,
+    /// What is wrong with a change of what another subresource owns.
+    fn validate_part_update(
+        _name: &str,
+        _old: &Self::Object,
+        _new: &Self::Object,
+        _errors: &mut FieldErrors,
+    ) {
     }
 }
 
 /// A row with what the kind's Rust type says of it; the kind's file fills in the rest.
-pub fn row<R: Rules>() -> Kind {
+pub fn row<R: TypedRules>() -> Kind {
+    let status = match (R::HAS_STATUS, R::CREATES_WITH_STATUS) {
+        (false, _) => None,
+        (true, false) => Some(Subresource::status()),
+        (true, true) => Some(Subresource::status().and_at_create()),
+    };
     Kind {
-        group: R::Object::GROUP.to_owned(),
-        version: R::Object::VERSION.to_owned(),
-        kind: R::Object::KIND.to_owned(),
-        plural: R::Object::URL_PATH_SEGMENT.to_owned(),
-        singular: R::Object::KIND.to_lowercase(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
         namespaced: R::NAMESPACED,
-        has_generation: false,
-        has_status: R::HAS_STATUS,
-        scale: None,
-        subresources: Vec::new(),
-        unconditional_update: true,
-        durability: Durability::Immediate,
-        columns: Vec::new(),
-        selectable_fields: Vec::new(),
-        indexed_fields: Vec::new(),
-        hooks: hooks::<R>(),
-        view: None,
-        deprecation: None,
+        subresources: status.into_iter().collect(),
+        ..Kind::new(
+            (R::Object::GROUP, R::Object::VERSION),
+            (R::Object::KIND, R::Object::URL_PATH_SEGMENT),
+            Arc::new(|generator| generator.subschema_for::<R::Object>()),
+            Arc::new(Typed::<R>(PhantomData)),
+        )
     }
 }
 
-fn schema<R: Rules>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<R::Object>()
-}
+/// The rules of `R` with its type erased.
+struct Typed<R>(PhantomData<R>);
 
-fn misfit<R: Rules>(object: &Value) -> Option<String> {
-    decode::misfit::<R::Object>(object)
-}
-
-fn default<R: Rules>(object: Value) -> Result<Value, Refusal> {
-    let mut object = read::<R>(body::<R>(object)?)?;
-    R::default(&mut object);
-    serde_json::to_value(&object).map_err(Refusal::internal)
-}
-
-fn create<R: Rules>(object: Value) -> Result<Value, Refusal> {
-    let mut object = body::<R>(object)?;
-    if R::HAS_STATUS && !R::CREATES_WITH_STATUS {
-        object.remove("status");
+impl<R: TypedRules> Rules for Typed<R> {
+    fn tidy(&self, object: Value) -> Result<Value, Refusal> {
+        let mut object = body::<R>(object)?;
+        canonical::said(message::<R>(), &mut object)
+            .map_err(|error| decode::refusal::<R::Object>(&error.to_string()))?;
+        Ok(Value::Object(object))
     }
-    let mut object = read::<R>(object)?;
-    R::default(&mut object);
-    meta::prepare_create(object.metadata_mut());
-    R::prepare_create(&mut object);
-    let mut errors = FieldErrors::new();
-    meta::validate(object.metadata(), R::NAME, R::NAMESPACED, &mut errors);
-    R::validate(&object, &mut errors);
-    R::validate_create(&object, &mut errors);
-    finish::<R>(&object, &errors)
+
+    fn decode(&self, write: Write<'_>, object: Value) -> Result<Box<dyn Proposal>, Refusal> {
+        let what = match write {
+            Write::Create => What::Create,
+            Write::Update(old, Part::Main) => What::Main(stored::<R>(old)?),
+            Write::Update(old, Part::Sub(name)) => What::Part(name.to_string(), stored::<R>(old)?),
+            Write::Connect(old) => What::Connect(stored::<R>(old)?),
+        };
+        Ok(Box::new(TypedProposal::<R> { what, new: decode::decode::<R::Object>(object)? }))
+    }
+
+    fn misfit(&self, object: &Value) -> Option<String> {
+        decode::misfit::<R::Object>(object)
+    }
 }
 
-fn update<R: Rules>(old: &Value, new: Value, part: Part) -> Result<Value, Refusal> {
-    let mut new = body::<R>(new)?;
-    // Only what the client says: what is stored may hold defaults that look like nothing.
-    tidied::<R>(&mut new)?;
-    match part {
-        Part::Main if R::HAS_STATUS => keep(&mut new, old, "status"),
-        Part::Main => {}
-        Part::Status | Part::Approval => take_status(&mut new, old),
-    }
-    let old = stored::<R>(old)?;
-    let mut new = decode::decode::<R::Object>(Value::Object(new))?;
-    let mut errors = FieldErrors::new();
-    match part {
-        Part::Main => {
-            R::default(&mut new);
-            meta::prepare_update(old.metadata(), new.metadata_mut());
-            R::prepare_update(&old, &mut new);
-            meta::validate_update(old.metadata(), new.metadata(), &mut errors);
-            R::validate(&new, &mut errors);
-            R::validate_update(&old, &new, &mut errors);
-        }
-        Part::Status => {
-            meta::prepare_update(old.metadata(), new.metadata_mut());
-            R::prepare_status_update(&old, &mut new);
-            meta::validate_update(old.metadata(), new.metadata(), &mut errors);
-            R::validate_status_update(&old, &new, &mut errors);
-        }
-        Part::Approval => {
-            meta::prepare_update(old.metadata(), new.metadata_mut());
-            R::prepare_approval(&old, &mut new);
-            meta::validate_update(old.metadata(), new.metadata(), &mut errors);
-            R::validate_approval(&old, &new, &mut errors);
+/// What is written, with what is there.
+enum What<T> {
+    Create,
+    Main(T),
+    Part(String, T),
+    Connect(T),
+}
+
+/// A decoded object.
+struct TypedProposal<R: TypedRules> {
+    what: What<R::Object>,
+    new: R::Object,
+}
+
+impl<R: TypedRules> Proposal for TypedProposal<R> {
+    fn default(&mut self) {
+        if matches!(self.what, What::Create | What::Main(_)) {
+            R::default(&mut self.new);
         }
     }
-    finish::<R>(&new, &errors)
-}
 
-fn connect<R: Rules>(old: &Value, new: Value) -> Result<Value, Refusal> {
-    let old = stored::<R>(old)?;
-    let new = decode::decode::<R::Object>(new)?;
-    let mut errors = FieldErrors::new();
-    meta::validate_update(old.metadata(), new.metadata(), &mut errors);
-    finish::<R>(&new, &errors)
+    fn prepare(&mut self) {
+        let new = &mut self.new;
+        match &self.what {
+            What::Create => {
+                meta::prepare_create(new.metadata_mut());
+                R::prepare_create(new);
+            }
+            What::Main(old) => {
+                meta::prepare_update(old.metadata(), new.metadata_mut());
+                R::prepare_update(old, new);
+            }
+            What::Part(name, old) => {
+                meta::prepare_update(old.metadata(), new.metadata_mut());
+                if name == STATUS {
+                    R::prepare_status_update(old, new);
+                }
+            }
+            What::Connect(_) => {}
+        }
+    }
+
+    fn validate(&self) -> Result<(), Refusal> {
+        let (new, mut errors) = (&self.new, FieldErrors::new());
+        match &self.what {
+            What::Create => {
+                meta::validate(new.metadata(), R::NAME, R::NAMESPACED, &mut errors);
+                R::validate(new, &mut errors);
+                R::validate_create(new, &mut errors);
+            }
+            What::Main(old) | What::Part(_, old) | What::Connect(old) => {
+                meta::validate_update(old.metadata(), new.metadata(), &mut errors);
+            }
+        }
+        match &self.what {
+            What::Main(old) => {
+                R::validate(new, &mut errors);
+                R::validate_update(old, new, &mut errors);
+            }
+            What::Part(name, old) if name == STATUS => R::validate_status_update(old, new, &mut errors),
+            What::Part(name, old) => R::validate_part_update(name, old, new, &mut errors),
+            What::Create | What::Connect(_) => {}
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = new.metadata().name.as_deref().unwrap_or_default();
+        Err(Refusal::invalid(R::Object::GROUP, R::Object::KIND, name, &errors))
+    }
+
+    fn value(&self) -> Result<Value, Refusal> {
+        serde_json::to_value(&self.new).map_err(Refusal::internal)
+    }
+
+    fn stored(&self) -> Result<Value, Refusal> {
+        let mut value = self.value()?;
+        if let Some(object) = value.as_object_mut() {
+            canonical::stored(message::<R>(), object);
+        }
+        Ok(value)
+    }
 }
 
 /// The body as an object that says which kind it is: clients may leave that to the path.
-fn body<R: Rules>(object: Value) -> Result<Map<String, Value>, Refusal> {
+fn body<R: TypedRules>(object: Value) -> Result<Map<String, Value>, Refusal> {
     let Value::Object(mut object) = object else {
         return Err(decode::refusal::<R::Object>("json: cannot unmarshal the body into an object"));
     };
@@ -212,66 +234,49 @@ fn version_of(api_version: &str) -> &str {
     api_version.rsplit_once('/').map_or(api_version, |(_, version)| version)
 }
 
-fn read<R: Rules>(mut object: Map<String, Value>) -> Result<R::Object, Refusal> {
-    tidied::<R>(&mut object)?;
-    decode::decode::<R::Object>(Value::Object(object))
-}
-
-fn tidied<R: Rules>(object: &mut Map<String, Value>) -> Result<(), Refusal> {
-    canonical::said(message::<R>(), object).map_err(|error| decode::refusal::<R::Object>(&error.to_string()))
-}
-
-fn message<R: Rules>() -> MessageId {
+fn message<R: TypedRules>() -> MessageId {
     schema::message_of(R::Object::API_VERSION, R::Object::KIND).expect("the table holds every built-in kind")
 }
 
 /// Decodes what the store holds, which went through these rules when it was written.
-fn stored<R: Rules>(object: &Value) -> Result<R::Object, Refusal> {
+fn stored<R: TypedRules>(object: &Value) -> Result<R::Object, Refusal> {
     R::Object::deserialize(object)
         .map_err(|error| Refusal::internal(format!("a stored {} does not decode: {error}", R::Object::KIND)))
 }
 
-fn keep(new: &mut Map<String, Value>, old: &Value, field: &str) {
-    match old.get(field) {
-        Some(value) => {
-            new.insert(field.to_owned(), value.clone());
-        }
-        None => {
-            new.remove(field);
-        }
+/// Takes objects as they are: those of a view, which are judged in the form that is stored.
+pub struct Unruled;
+
+impl Rules for Unruled {
+    fn tidy(&self, object: Value) -> Result<Value, Refusal> {
+        Ok(object)
+    }
+
+    fn decode(&self, _write: Write<'_>, object: Value) -> Result<Box<dyn Proposal>, Refusal> {
+        Ok(Box::new(AsItIs(object)))
+    }
+
+    fn misfit(&self, _object: &Value) -> Option<String> {
+        None
     }
 }
 
-/// All of `old` but its status, and but the metadata that a status writer may change.
-fn take_status(new: &mut Map<String, Value>, old: &Value) {
-    const OPEN: [&str; 4] = ["labels", "annotations", "finalizers", "resourceVersion"];
-    let Some(old) = old.as_object() else { return };
-    let mut result = old.clone();
-    match new.remove("status") {
-        Some(status) => result.insert("status".to_owned(), status),
-        None => result.remove("status"),
-    };
-    if let (Some(Value::Object(target)), Some(Value::Object(source))) =
-        (result.get_mut("metadata"), new.get_mut("metadata"))
-    {
-        for field in OPEN {
-            match source.remove(field) {
-                Some(value) => target.insert(field.to_owned(), value),
-                None => target.remove(field),
-            };
-        }
-    }
-    *new = result;
-}
+struct AsItIs(Value);
 
-fn finish<R: Rules>(object: &R::Object, errors: &FieldErrors) -> Result<Value, Refusal> {
-    if !errors.is_empty() {
-        let name = object.metadata().name.as_deref().unwrap_or_default();
-        return Err(Refusal::invalid(R::Object::GROUP, R::Object::KIND, name, errors));
+impl Proposal for AsItIs {
+    fn default(&mut self) {}
+
+    fn prepare(&mut self) {}
+
+    fn validate(&self) -> Result<(), Refusal> {
+        Ok(())
     }
-    let mut value = serde_json::to_value(object).map_err(Refusal::internal)?;
-    if let Some(object) = value.as_object_mut() {
-        canonical::stored(message::<R>(), object);
+
+    fn value(&self) -> Result<Value, Refusal> {
+        Ok(self.0.clone())
     }
-    Ok(value)
+
+    fn stored(&self) -> Result<Value, Refusal> {
+        Ok(self.0.clone())
+    }
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use proa_api::Refusal;
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use proa_logic::controllers::election::{Election, NAME, NAMESPACE};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::registry::{Caller, Registry, Target, WriteOptions};
+use crate::registry::{Caller, Registry, WriteOptions};
 
 /// Wait after a refusal: at a first start the namespace may not be there yet.
 const RETRY: Duration = Duration::from_millis(100);
@@ -143,7 +143,7 @@ impl Candidate {
         match lease.metadata.resource_version {
             None => registry.create(caller, kind, NAMESPACE, body, &options).await.map(drop),
             Some(_) => {
-                registry.update(caller, kind, NAMESPACE, NAME, Target::Main, body, &options).await.map(drop)
+                registry.update(caller, kind, NAMESPACE, NAME, Part::Main, body, &options).await.map(drop)
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::elect::Leadership;
 use super::record::{Note, Recorder};
 use crate::pki::Pki;
-use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, Target, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, WriteOptions};
 use crate::store::{Object, Revision};
 
 /// No more actions of one plan than this run at once.
@@ -160,14 +160,10 @@ impl Executor {
                     guard.check(&uid, resource_kind.resource(), current)?;
                     Ok(change.apply(current))
                 };
-                let part = match part {
-                    Part::Main => Target::Main,
-                    Part::Status => Target::Status,
-                    Part::Approval => Target::Approval,
-                };
                 let (namespace, name) = (&target.namespace, &target.name);
                 let options = WriteOptions::default();
-                let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, apply, &options);
+                let patch =
+                    self.registry.patch(&self.caller, &kind, namespace, name, part.clone(), apply, &options);
                 let patched = patch.await;
                 gone_is_fine(patched.map(|object| Some((kind, object))))
             }
@@ -187,7 +183,7 @@ impl Executor {
                     Ok(scale)
                 };
                 let (namespace, name) = (&target.namespace, &target.name);
-                let (part, options) = (Target::Scale, WriteOptions::default());
+                let (part, options) = (Part::SCALE, WriteOptions::default());
                 let patch = self.registry.patch(&self.caller, &kind, namespace, name, part, apply, &options);
                 let patched = patch.await;
                 gone_is_fine(patched.map(|object| Some((kind, object))))
@@ -269,7 +265,7 @@ impl Executor {
         let options = WriteOptions::default();
         let patched = self
             .registry
-            .patch(&self.caller, &kind, "", &request.name, Target::Status, apply, &options)
+            .patch(&self.caller, &kind, "", &request.name, Part::STATUS, apply, &options)
             .await?;
         Ok(Some((kind, patched)))
     }
@@ -295,7 +291,9 @@ impl Executor {
         let rest: Vec<Value> = finalizers.into_iter().filter(|f| f != FINALIZER_KUBERNETES).collect();
         body["spec"]["finalizers"] = json!(rest);
         let options = WriteOptions::default();
-        let object = self.registry.finalize_namespace(&self.caller, &namespace.name, body, &options).await?;
+        let finalize = Part::FINALIZE;
+        let object =
+            self.registry.update(&self.caller, &kind, "", &namespace.name, finalize, body, &options).await?;
         Ok(Some((kind, object)))
     }
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use proa_api::telling::{Entry, Ledger, News};
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use proa_logic::world::plan::{Change, Reference};
 use tokio::sync::mpsc;
 
-use crate::registry::{Caller, Registry, Target, WriteOptions};
+use crate::registry::{Caller, Registry, WriteOptions};
 
 const CHANNEL: usize = 4096;
 
@@ -85,7 +85,7 @@ impl Writer {
             let change = Change::Merge(entry.again());
             let apply = move |current: &serde_json::Value| Ok(change.apply(current));
             let name = entry.name(&entry.id.about.name);
-            match self.registry.patch(&caller, kind, namespace, &name, Target::Main, apply, &options).await {
+            match self.registry.patch(&caller, kind, namespace, &name, Part::Main, apply, &options).await {
                 Ok(_) => return,
                 Err(refusal) if refusal.code() == 404 => {}
                 Err(refusal) => return tracing::debug!(%refusal, "an event was refused"),

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use proa_kinds::{Kind, built_in};
+use proa_kinds::{Kind, Part, built_in};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControllersConfig, run};
 use crate::registry::{
-    Caller, DeleteOptions, ListOptions, Registry, RegistryConfig, Target, WatchOptions, WriteOptions,
+    Caller, DeleteOptions, ListOptions, Registry, RegistryConfig, WatchOptions, WriteOptions,
 };
 use crate::watch::WatchItem;
 use crate::write::stage::{Attempt, Stage, Verdict};
@@ -59,7 +59,7 @@ impl World {
         self.registry.create(&caller, &kind, namespace, body, &options).await.unwrap().value()
     }
 
-    async fn patch(&self, of: &Value, target: Target, change: impl Fn(&mut Value) + Send + Sync) {
+    async fn patch(&self, of: &Value, part: Part, change: impl Fn(&mut Value) + Send + Sync) {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let kind =
             self.registry.kinds().by_kind(&text(&of["apiVersion"]), &text(&of["kind"])).unwrap().clone();
@@ -68,7 +68,7 @@ impl World {
         loop {
             let mut new = registry.get(&kind, &namespace, &name).unwrap().value();
             change(&mut new);
-            match registry.update(&caller, &kind, &namespace, &name, target, new, &options).await {
+            match registry.update(&caller, &kind, &namespace, &name, part.clone(), new, &options).await {
                 // A controller came between.
                 Err(refusal) if refusal.code() == 409 => {}
                 done => break drop(done.unwrap()),
@@ -114,7 +114,7 @@ impl World {
             "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": jiff::Timestamp::now().to_string()}],
         });
         let node = self.create("v1", "Node", "", json!({"metadata": {"name": "n1"}, "status": status})).await;
-        self.patch(&node, Target::Status, |n| n["status"] = status.clone()).await;
+        self.patch(&node, Part::STATUS, |n| n["status"] = status.clone()).await;
     }
 
     /// Does once what a node does: pods that are bound become ready, those on their way out go.
@@ -125,7 +125,7 @@ impl World {
                 let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
                 self.delete("v1", "Pod", namespace, name, now).await;
             } else if pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] != "Running" {
-                self.patch(pod, Target::Status, |p| {
+                self.patch(pod, Part::STATUS, |p| {
                     let ip = format!("10.42.0.{}", index + 2);
                     p["status"]["phase"] = "Running".into();
                     p["status"]["podIP"] = ip.clone().into();
@@ -203,7 +203,7 @@ async fn a_deployment_from_create_to_delete() {
         .await;
 
     world
-        .patch(&made, Target::Main, |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = "b".into())
+        .patch(&made, Part::Main, |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = "b".into())
         .await;
     world.play_until("default", "rolled out", || complete(&get(), 3)).await;
     assert_eq!(get()["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
@@ -401,7 +401,7 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     world.shutdown.cancel();
     world.until("the second leads", || holder() == "other").await;
     let web = world.get("apps/v1", "Deployment", "default", "web").unwrap();
-    world.patch(&web, Target::Main, |web| web["spec"]["replicas"] = json!(5)).await;
+    world.patch(&web, Part::Main, |web| web["spec"]["replicas"] = json!(5)).await;
     world.play_until("default", "the pods of the second", || is_complete(5)).await;
     assert_eq!(pods(), 5);
     other.cancel();

@@ -4,12 +4,10 @@
 //! stored](super::unstored). Formats:
 //! <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>.
 
-use proa_kinds::{Kind, Table};
+use proa_kinds::{Kind, Subresource, Table, Text};
 use serde_json::{Map, Value, json};
 
 use super::unstored::UNSTORED;
-
-const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// One resource of a version.
 struct Entry<'a> {
@@ -18,8 +16,8 @@ struct Entry<'a> {
     kind: &'a str,
     namespaced: bool,
     verbs: &'a [&'a str],
-    short_names: &'a [&'static str],
-    categories: &'a [&'static str],
+    short_names: &'a [Text],
+    categories: &'a [Text],
     parts: Vec<PartEntry<'a>>,
 }
 
@@ -179,33 +177,18 @@ fn entries<'a>(table: &'a Table, group: &str, version: &str) -> Vec<Entry<'a>> {
     entries
 }
 
-fn stored_entry(kind: &Kind) -> Entry<'_> {
-    let mut parts = Vec::new();
-    if kind.has_status {
-        parts.push(PartEntry {
-            name: "status",
+fn stored_entry<'a>(kind: &'a Kind) -> Entry<'a> {
+    let part = |of: &'a Subresource| match &of.takes {
+        Some((group, version, kind)) => PartEntry { name: &of.name, group, version, kind, verbs: of.verbs },
+        None => PartEntry {
+            name: &of.name,
             group: &kind.group,
             version: &kind.version,
             kind: &kind.kind,
-            verbs: PART_VERBS,
-        });
-    }
-    if kind.scale.is_some() {
-        parts.push(PartEntry {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs: PART_VERBS,
-        });
-    }
-    parts.extend(kind.subresources.iter().map(|s| PartEntry {
-        name: s.name,
-        group: s.kind.0,
-        version: s.kind.1,
-        kind: s.kind.2,
-        verbs: s.verbs,
-    }));
+            verbs: of.verbs,
+        },
+    };
+    let mut parts: Vec<PartEntry<'a>> = kind.subresources.iter().map(part).collect();
     parts.sort_by_key(|p| p.name);
     Entry {
         name: &kind.plural,
@@ -263,7 +246,10 @@ mod tests {
             let names: Vec<&str> =
                 list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
             assert!(names.contains(&kind.plural.as_str()));
-            assert_eq!(names.contains(&format!("{}/status", kind.plural).as_str()), kind.has_status);
+            assert_eq!(
+                names.contains(&format!("{}/status", kind.plural).as_str()),
+                kind.subresource("status").is_some()
+            );
             let document = aggregated(&table, kind.group.is_empty(), "v2");
             assert!(document.to_string().contains(&format!("\"resource\":\"{}\"", kind.plural)));
         }

@@ -1,4 +1,4 @@
-//! The verbs on stored objects, and on their status and scale.
+//! The verbs on stored objects, and on their parts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
 use super::api::{Api, Call};
@@ -19,7 +19,7 @@ use super::query::FieldValidation;
 use super::respond;
 use super::table;
 use super::watch;
-use crate::registry::{Outcome, Target};
+use crate::registry::Outcome;
 use crate::write::scale;
 use proa_kinds::patch;
 use proa_kinds::wire;
@@ -43,29 +43,19 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         Verb::Create if call.path.name.is_some() => Err(Refusal::method_not_allowed()),
         Verb::Update | Verb::Patch if call.path.name.is_none() => Err(Refusal::method_not_allowed()),
         Verb::Create => create(api, kind, call).await,
-        Verb::Update => update(api, kind, call, Target::Main).await,
-        Verb::Patch => patch(api, kind, call, Target::Main).await,
+        Verb::Update => update(api, kind, call, Part::Main).await,
+        Verb::Patch => patch(api, kind, call, Part::Main).await,
         Verb::Delete => delete(api, kind, call).await,
         Verb::DeleteCollection => delete_collection(api, kind, call).await,
     }
 }
 
-/// Performs a call on the status of an object.
-pub async fn status(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
+/// Performs a call on what a subresource shows of an object.
+pub async fn part(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Response<Body>, Refusal> {
     match call.verb {
         Verb::Get => get(api, kind, call),
-        Verb::Update => update(api, kind, call, Target::Status).await,
-        Verb::Patch => patch(api, kind, call, Target::Status).await,
-        _ => Err(Refusal::method_not_allowed()),
-    }
-}
-
-/// Performs a call on the decision about a CertificateSigningRequest.
-pub async fn approval(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
-    match call.verb {
-        Verb::Get => get(api, kind, call),
-        Verb::Update => update(api, kind, call, Target::Approval).await,
-        Verb::Patch => patch(api, kind, call, Target::Approval).await,
+        Verb::Update => update(api, kind, call, part).await,
+        Verb::Patch => patch(api, kind, call, part).await,
         _ => Err(Refusal::method_not_allowed()),
     }
 }
@@ -80,7 +70,7 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             let options = call.write_options("UpdateOptions")?;
             let value = body::unstored("autoscaling/v1", "Scale", call)?;
             let (namespace, name) = (call.namespace(), call.name());
-            api.registry.update(&call.caller, kind, namespace, name, Target::Scale, value, &options).await?
+            api.registry.update(&call.caller, kind, namespace, name, Part::SCALE, value, &options).await?
         }
         Verb::Patch => {
             let type_ = patch::Type::from_content_type(&call.media_type())?;
@@ -88,7 +78,7 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             let (row, body) = (row(api, kind)?, call.body.clone());
             let change = move |current: &Value| patch::apply(&row, type_, current, &body);
             let (namespace, name) = (call.namespace(), call.name());
-            api.registry.patch(&call.caller, kind, namespace, name, Target::Scale, change, &options).await?
+            api.registry.patch(&call.caller, kind, namespace, name, Part::SCALE, change, &options).await?
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
@@ -121,19 +111,18 @@ async fn create(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, R
     Ok(response)
 }
 
-async fn update(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Response<Body>, Refusal> {
+async fn update(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Response<Body>, Refusal> {
     let form = Presentation::of(call)?;
     let options = call.write_options("UpdateOptions")?;
     let sent = body::object(kind, call, "UpdateOptions")?;
     let (namespace, name) = (call.namespace(), call.name());
-    let object =
-        api.registry.update(&call.caller, kind, namespace, name, target, sent.value, &options).await?;
+    let object = api.registry.update(&call.caller, kind, namespace, name, part, sent.value, &options).await?;
     let mut response = form.one(StatusCode::OK, kind, &object);
     respond::warn(&mut response, &[sent.warnings, options.warnings.take()].concat());
     Ok(response)
 }
 
-async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Response<Body>, Refusal> {
+async fn patch(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Response<Body>, Refusal> {
     let form = Presentation::of(call)?;
     // Clients learn from this one that nothing can be applied here.
     let type_ = patch::Type::from_content_type(&call.media_type())?;
@@ -158,9 +147,9 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, target: Target) -> Result<Re
         }
     };
     let (namespace, name) = (call.namespace(), call.name());
-    let patched = api.registry.patch(&call.caller, kind, namespace, name, target, change, &options).await;
+    let patched = api.registry.patch(&call.caller, kind, namespace, name, part, change, &options).await;
     let (warnings, changed) = std::mem::take(&mut *last.lock().unwrap_or_else(PoisonError::into_inner));
-    let object = patched.map_err(|refusal| match (kind.hooks.misfit)(&changed) {
+    let object = patched.map_err(|refusal| match kind.rules.misfit(&changed) {
         Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
         _ => refusal,
     })?;

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use jiff::Timestamp;
-use proa_kinds::built_in;
+use proa_kinds::{Part, built_in};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::pki::Pair;
-use crate::registry::{Caller, RegistryConfig, Target, WriteOptions};
+use crate::registry::{Caller, RegistryConfig, WriteOptions};
 
 /// `/echo` is an upgrade that sends back what it gets.
 fn router() -> Router {
@@ -106,7 +106,7 @@ impl World {
             "addresses": [{ "type": "InternalIP", "address": address.ip().to_string() }],
             "daemonEndpoints": { "kubeletEndpoint": { "Port": address.port() } },
         });
-        self.registry.update(&caller, kind, "", name, Target::Status, node, &options).await.unwrap();
+        self.registry.update(&caller, kind, "", name, Part::STATUS, node, &options).await.unwrap();
     }
 
     fn certificate(&self, user: &str) -> Pair {

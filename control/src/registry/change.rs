@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use proa_api::Refusal;
-use proa_kinds::Kind;
-use serde_json::{Value, json};
+use proa_kinds::{Kind, Part, Write};
+use serde_json::Value;
 
 use super::views::Viewed;
-use super::{Caller, DeleteOptions, List, ListOptions, Object, Outcome, Registry, Target, WriteOptions};
+use super::{Caller, DeleteOptions, List, ListOptions, Object, Outcome, Registry, WriteOptions};
 use crate::write::{Changer, Deed, Intent, metadata, scale};
 
 impl Registry {
@@ -29,7 +29,7 @@ impl Registry {
             body = metadata::shape(kind, body)?;
             metadata::check_new(kind, &body)?;
             metadata::check_namespace(kind, namespace, &mut body)?;
-            body = viewed.to_stored((kind.hooks.create)(body)?);
+            body = viewed.to_stored(kind.apply_rules(Write::Create, body)?);
         }
         let made = self.write(caller, kind, (namespace, ""), options, Deed::Create(body)).await?;
         Ok(shown(kind, viewed.as_ref(), made.into_object()))
@@ -47,7 +47,7 @@ impl Registry {
         kind: &Kind,
         namespace: &str,
         name: &str,
-        target: Target,
+        part: Part,
         body: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
@@ -57,7 +57,7 @@ impl Registry {
             None => body,
         };
         let change: Changer = Box::new(move |_, _| Ok(body.clone()));
-        let made = self.write(caller, kind, (namespace, name), options, Deed::Update(target, change)).await?;
+        let made = self.write(caller, kind, (namespace, name), options, Deed::Update(part, change)).await?;
         Ok(shown(kind, viewed.as_ref(), made.into_object()))
     }
 
@@ -73,18 +73,19 @@ impl Registry {
         kind: &Kind,
         namespace: &str,
         name: &str,
-        target: Target,
+        part: Part,
         change: impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync + 'static,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
         let viewed = self.viewed(kind);
         let (view, row) = (viewed.clone(), self.row(kind)?);
-        let change: Changer = Box::new(move |current, old| match (&view, target) {
-            (_, Target::Scale) => Ok(change(&scale::of(&row, current)?)?),
-            (Some(view), _) => Ok(view.to_stored(change(&view.to_view(old.clone()))?)),
-            (None, _) => Ok(change(old)?),
+        let is_scale = part == Part::SCALE;
+        let change: Changer = Box::new(move |current, old| match &view {
+            _ if is_scale => Ok(change(&scale::of(&row, current)?)?),
+            Some(view) => Ok(view.to_stored(change(&view.to_view(old.clone()))?)),
+            None => Ok(change(old)?),
         });
-        let made = self.write(caller, kind, (namespace, name), options, Deed::Update(target, change)).await?;
+        let made = self.write(caller, kind, (namespace, name), options, Deed::Update(part, change)).await?;
         Ok(shown(kind, viewed.as_ref(), made.into_object()))
     }
 
@@ -137,36 +138,6 @@ impl Registry {
         Ok(found)
     }
 
-    /// Sets `spec.finalizers` of a namespace to what `body`, a Namespace, has. One that is on its
-    /// way out goes with its last finalizer.
-    ///
-    /// # Errors
-    /// 404 if there is no such namespace, 409 if the body's resourceVersion is not the current one.
-    pub async fn finalize_namespace(
-        &self,
-        caller: &Caller,
-        name: &str,
-        body: Value,
-        options: &WriteOptions,
-    ) -> Result<Arc<Object>, Refusal> {
-        let kind = self.0.table.by_kind("v1", "Namespace").cloned().ok_or_else(Refusal::no_such_path)?;
-        let mut body = metadata::shape(&kind, body)?;
-        metadata::check_identity(&kind, "", name, &mut body)?;
-        let (row, name_said) = (kind.clone(), name.to_owned());
-        let finalizers = body.pointer("/spec/finalizers").filter(|list| !is_empty(list)).cloned();
-        let change: Changer = Box::new(move |current, old| {
-            let version = metadata::text(&body, "resourceVersion");
-            if !metadata::is_any_version(version) && version != current.revision.to_string() {
-                return Err(Refusal::stale(row.resource(), &name_said).into());
-            }
-            let mut new = old.clone();
-            new["spec"] = finalizers.clone().map_or_else(|| json!({}), |list| json!({ "finalizers": list }));
-            Ok(new)
-        });
-        let done = self.write(caller, &kind, ("", name), options, Deed::Connect("finalize", change)).await?;
-        Ok(done.into_object())
-    }
-
     /// Writes the one way of every write; `place` is the namespace and the name.
     pub(super) async fn write(
         &self,
@@ -204,8 +175,4 @@ fn shown(kind: &Kind, viewed: Option<&Viewed>, object: Arc<Object>) -> Arc<Objec
         Some(viewed) => viewed.shown(kind, &object),
         None => object,
     }
-}
-
-fn is_empty(list: &Value) -> bool {
-    list.as_array().is_none_or(Vec::is_empty)
 }

@@ -25,7 +25,7 @@ use proa_kinds::{Durability, Kind, Table};
 use proa_logic::controllers::election;
 use serde_json::Value;
 
-pub use crate::write::request::{Caller, DeleteOptions, Target, Warnings, WriteOptions};
+pub use crate::write::request::{Caller, DeleteOptions, Warnings, WriteOptions};
 pub use options::{List, ListOptions, WatchOptions};
 
 use crate::store::{

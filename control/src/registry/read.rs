@@ -64,10 +64,10 @@ impl Registry {
             bookmark_interval: BOOKMARK_INTERVAL,
         };
         let stream = watch::watch(&self.0.store, &resource_name(source), selection, start, manner)?;
-        Ok(match kind.view {
+        Ok(match kind.view.clone() {
             Some(view) => {
                 let api_version = kind.api_version();
-                stream.mapped(move |item| views::shown_item(view, &api_version, item))
+                stream.mapped(move |item| views::shown_item(&view, &api_version, item))
             }
             None => stream,
         })
@@ -180,7 +180,7 @@ fn parse_revision(text: Option<&str>) -> Result<Option<Revision>, Refusal> {
 fn check_fields(kind: &Kind, selector: &FieldSelector) -> Result<(), Refusal> {
     for requirement in &selector.0 {
         let known = matches!(requirement.field.as_str(), "metadata.name" | "metadata.namespace")
-            || kind.selectable_fields.iter().any(|field| field.name == requirement.field);
+            || kind.selectable_fields.iter().any(|field| *field.name == *requirement.field);
         if !known {
             return Err(Refusal::bad_request(format!("field label not supported: {}", requirement.field)));
         }

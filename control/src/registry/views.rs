@@ -10,7 +10,7 @@ use proa_kinds::{Kind, View};
 use serde_json::Value;
 
 use super::Registry;
-use crate::store::{Draft, Object};
+use crate::store::{Draft, Fields, Object};
 use crate::watch::{Line, WatchItem};
 
 /// A view together with the kind that is stored for it.
@@ -25,8 +25,8 @@ pub(super) struct Viewed {
 impl Registry {
     /// What is stored for a kind that is a view of it.
     pub(super) fn viewed(&self, kind: &Kind) -> Option<Viewed> {
-        let view = kind.view?;
-        let stored = self.0.table.by_plural(view.of.0, view.of.1, &kind.plural)?.clone();
+        let view = kind.view.clone()?;
+        let stored = self.0.table.by_plural(&view.of.0, &view.of.1, &kind.plural)?.clone();
         Some(Viewed { stored, view, api_version: kind.api_version() })
     }
 }
@@ -41,7 +41,7 @@ impl Viewed {
 
     /// The object of the view for one that is stored.
     pub fn to_view(&self, value: Value) -> Value {
-        shown_as(self.view, &self.api_version, value)
+        shown_as(&self.view, &self.api_version, value)
     }
 
     /// A field selector of the view, on the fields of what is stored.
@@ -60,7 +60,7 @@ impl Viewed {
     }
 }
 
-fn shown_as(view: View, api_version: &str, stored: Value) -> Value {
+fn shown_as(view: &View, api_version: &str, stored: Value) -> Value {
     let mut shown = (view.from_stored)(stored);
     name(&mut shown, api_version);
     shown
@@ -73,13 +73,13 @@ fn name(object: &mut Value, api_version: &str) {
     }
 }
 
-fn seen(stored: &Object, value: &Value, fields: Vec<(&'static str, String)>) -> Object {
+fn seen(stored: &Object, value: &Value, fields: Fields) -> Object {
     let draft = Draft::encode(stored.key.clone(), value, fields);
     if stored.revision == 0 { draft.unwritten() } else { draft.at_revision(stored.revision) }
 }
 
 /// An item of a watch as the view's clients see it.
-pub(super) fn shown_item(view: View, api_version: &str, item: WatchItem) -> WatchItem {
+pub(super) fn shown_item(view: &View, api_version: &str, item: WatchItem) -> WatchItem {
     match item {
         WatchItem::Event(kind, object, _) => {
             let value = shown_as(view, api_version, object.value());

@@ -14,13 +14,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::StreamExt;
 use proa_api::Refusal;
 use proa_api::selector::FieldSelector;
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
 use crate::pki::token::LegacyClaims;
-use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, Target, WatchOptions, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, WatchOptions, WriteOptions};
 use crate::store::Object;
 
 /// The user in whose name they are written.
@@ -124,7 +124,7 @@ impl Keeper {
         let options = WriteOptions::default();
         let written = self
             .registry
-            .patch(&self.caller, &self.secrets, namespace, name, Target::Main, change, &options)
+            .patch(&self.caller, &self.secrets, namespace, name, Part::Main, change, &options)
             .await;
         ignore_lost(written.map(|_| ()))
     }

@@ -12,11 +12,11 @@ use proa_api::names::{
     INGRESS_CONTROLLER, LABEL_SERVICE_NAME, LOCAL_PATH_CLASS, LOCAL_PATH_PROVISIONER, NAMESPACE_DEFAULT,
     NAMESPACE_SYSTEM, SYSTEM_NAMESPACES, SYSTEM_PRIORITY_CLASSES,
 };
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, Registry, WriteOptions};
 
 /// The user in whose name the server makes its own objects.
 const USER: &str = "system:apiserver";
@@ -174,7 +174,7 @@ impl Maker<'_> {
         };
         let options = WriteOptions { field_manager: USER.to_owned(), ..WriteOptions::default() };
         self.registry
-            .patch(&self.caller, row, &namespace, &name, Target::Main, change, &options)
+            .patch(&self.caller, row, &namespace, &name, Part::Main, change, &options)
             .await
             .map(|_| ())
     }

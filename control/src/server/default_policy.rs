@@ -4,11 +4,11 @@
 
 use futures::future::try_join_all;
 use proa_api::Refusal;
-use proa_kinds::Kind;
 use proa_kinds::rbac::bootstrap::{RETIRED, bindings, brought_up, is_own, roles};
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
-use crate::registry::{Caller, DeleteOptions, Registry, Target, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, Registry, WriteOptions};
 
 /// The user in whose name they are written.
 const USER: &str = "system:apiserver";
@@ -51,7 +51,7 @@ async fn ensure_one(registry: &Registry, kind: &Kind, wanted: Value) -> Result<(
         return Ok(());
     }
     let change = move |current: &Value| Ok(brought_up(current, &wanted).unwrap_or_else(|| current.clone()));
-    registry.patch(&caller, kind, "", &name, Target::Main, change, &options).await.map(|_| ())
+    registry.patch(&caller, kind, "", &name, Part::Main, change, &options).await.map(|_| ())
 }
 
 async fn retire(registry: &Registry, kind: &Kind, name: &str) -> Result<(), Refusal> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub type Revision = u64;
 
 /// Selectable fields with their values.
-pub type Fields = Vec<(&'static str, String)>;
+pub type Fields = Vec<(Arc<str>, String)>;
 
 /// What an object is stored under.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +92,7 @@ impl Object {
         match name {
             "metadata.name" => Some(&self.key.name),
             "metadata.namespace" => Some(&self.key.namespace),
-            _ => self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_str()),
+            _ => self.fields.iter().find(|(field, _)| **field == *name).map(|(_, value)| value.as_str()),
         }
     }
 

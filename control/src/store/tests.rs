@@ -24,7 +24,7 @@ impl Catalog for Plain {
     }
 
     fn fields(&self, _resource: &str, object: &Value) -> Fields {
-        vec![("spec.color", object["spec"]["color"].as_str().unwrap_or_default().to_owned())]
+        vec![("spec.color".into(), object["spec"]["color"].as_str().unwrap_or_default().to_owned())]
     }
 }
 

@@ -1,6 +1,7 @@
 //! create.
 
 use proa_api::Refusal;
+use proa_kinds::Write;
 use serde_json::Value;
 
 use super::stage::Operation;
@@ -23,8 +24,7 @@ impl Pipeline {
         let attempt = self.attempt(intent, &name, Operation::Create, None);
         metadata::set_uid(&mut body, attempt.chance);
         let stages = self.stages(kind);
-        let body = self.mutate(&attempt, &stages, body).await?;
-        let mut object = (kind.hooks.create)(body)?;
+        let mut object = self.judge(&attempt, &stages, Write::Create, body).await?;
         metadata::finish_create(kind, &mut object, attempt.now);
         self.validate(&attempt, &stages, &object).await?;
         match self.commit(&attempt, &stages, None, object).await {

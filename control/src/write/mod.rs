@@ -30,12 +30,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use proa_api::Refusal;
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
 use crate::store::{Change, Draft, Expect, Key, Object, Settle, Store, Write, WriteError};
 use ambient::Ambient;
-use request::{Caller, DeleteOptions, Target, WriteOptions};
+use request::{Caller, DeleteOptions, WriteOptions};
 use stage::{Attempt, Operation, Stage};
 
 /// For so long a write that lost a race is decided anew, as in the stock server, whose requests end then.
@@ -69,7 +69,7 @@ pub enum Deed {
     /// Makes it.
     Create(Value),
     /// Puts what the change makes of it in the place of one of its parts, by its kind's rules.
-    Update(Target, Changer),
+    Update(Part, Changer),
     /// Writes what the server itself makes of it; the name is that of the subresource that asks.
     Connect(&'static str, Changer),
     /// Deletes it, or marks it for those who hold it.
@@ -184,7 +184,7 @@ impl Pipeline {
         for attempt in 0.. {
             let done = match deed {
                 Deed::Create(body) => self.create(&intent, body.clone()).await,
-                Deed::Update(target, change) => self.update(&intent, *target, change).await,
+                Deed::Update(part, change) => self.update(&intent, part, change).await,
                 Deed::Connect(part, change) => self.connect(&intent, part, change).await,
                 Deed::Delete(options) => self.delete(&intent, options).await,
             };
@@ -245,20 +245,24 @@ impl Pipeline {
         self.0.stages.load().iter().filter(|stage| stage.concerns(kind)).cloned().collect()
     }
 
-    /// Decodes and defaults a body, and lets the stages change it.
-    async fn mutate(
+    /// Lets the stages change what a client wants, and passes it through the rules of its kind.
+    async fn judge(
         &self,
         attempt: &Attempt<'_>,
         stages: &[Arc<dyn Stage>],
-        mut new: Value,
+        write: proa_kinds::Write<'_>,
+        mut wanted: Value,
     ) -> Result<Value, Refusal> {
-        if stages.iter().any(|stage| stage.mutates(attempt.kind)) {
-            new = (attempt.kind.hooks.default)(new)?;
+        let kind = attempt.kind;
+        if stages.iter().any(|stage| stage.mutates(kind)) {
+            let mut proposal = kind.propose(write, wanted)?;
+            proposal.default();
+            wanted = proposal.value()?;
         }
         for stage in stages {
-            told(&**stage, attempt, stage.mutate(attempt, &mut new).get().await)?;
+            told(&**stage, attempt, stage.mutate(attempt, &mut wanted).get().await)?;
         }
-        Ok(new)
+        kind.apply_rules(write, wanted)
     }
 
     async fn validate(
@@ -338,7 +342,7 @@ impl std::fmt::Display for Deed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Deed::Create(_) => f.write_str("create"),
-            Deed::Update(target, _) => write!(f, "update {target:?}"),
+            Deed::Update(part, _) => write!(f, "update {part:?}"),
             Deed::Connect(part, _) => f.write_str(part),
             Deed::Delete(_) => f.write_str("delete"),
         }

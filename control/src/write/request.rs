@@ -146,16 +146,3 @@ impl DeleteOptions {
         Err(Refusal::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
     }
 }
-
-/// What an update or patch is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The resource itself.
-    Main,
-    /// Its status subresource.
-    Status,
-    /// The decision about a CertificateSigningRequest.
-    Approval,
-    /// Its scale subresource: bodies are `autoscaling/v1 Scale` objects.
-    Scale,
-}

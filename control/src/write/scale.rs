@@ -15,7 +15,7 @@ use crate::store::Object;
 /// # Errors
 /// 404 if the kind has no scale.
 pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
-    let paths = kind.scale.ok_or_else(Refusal::no_such_path)?;
+    let paths = kind.scale().ok_or_else(Refusal::no_such_path)?;
     let value = object.value();
     let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64);
     let mut shown = Map::new();
@@ -25,11 +25,12 @@ pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
         }
     }
     let mut spec = Map::new();
-    if let Some(replicas) = number(paths.spec_replicas).filter(|replicas| *replicas != 0) {
+    if let Some(replicas) = number(&paths.spec_replicas).filter(|replicas| *replicas != 0) {
         spec.insert("replicas".to_owned(), replicas.into());
     }
-    let mut status = json!({"replicas": number(paths.status_replicas).unwrap_or(0)});
-    if let Some(selector) = value.pointer(paths.selector).map(selector_text).filter(|text| !text.is_empty()) {
+    let mut status = json!({"replicas": number(&paths.status_replicas).unwrap_or(0)});
+    if let Some(selector) = value.pointer(&paths.selector).map(selector_text).filter(|text| !text.is_empty())
+    {
         status["selector"] = selector.into();
     }
     Ok(json!({
@@ -39,6 +40,9 @@ pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
 }
 
 fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
     let plain: Result<Labels, _> = serde_json::from_value(selector.clone());
     match plain {
         Ok(map) => Selector::from_map(&map).to_string(),
@@ -51,7 +55,7 @@ fn selector_text(selector: &Value) -> String {
 
 /// The object with the replicas that a Scale asks for, and with the Scale's resourceVersion.
 pub(super) fn apply(kind: &Kind, old: &Value, scale: &Value) -> Result<Value, Refusal> {
-    let paths = kind.scale.ok_or_else(Refusal::no_such_path)?;
+    let paths = kind.scale().ok_or_else(Refusal::no_such_path)?;
     let replicas = match scale.pointer("/spec/replicas") {
         None | Some(Value::Null) => 0,
         Some(number) => number.as_i64().ok_or_else(|| {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_kinds::Kind;
 use proa_kinds::rbac::Attributes;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
-use super::request::{Caller, Target, WriteOptions};
+use super::request::{Caller, WriteOptions};
 use crate::store::{Settle, Store};
 
 /// One attempt to write an object, as stages see it.
@@ -42,12 +42,12 @@ pub struct Attempt<'a> {
 }
 
 /// What is done to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// It is made.
     Create,
     /// A part of it is changed by a client.
-    Update(Target),
+    Update(Part),
     /// The server itself changes it through this subresource: `binding`.
     Connect(&'static str),
     /// It is deleted.

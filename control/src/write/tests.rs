@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use proa_api::Refusal;
-use proa_kinds::{Kind, built_in};
+use proa_kinds::{Kind, Part, built_in};
 use serde_json::{Value, json};
 
-use super::request::{Caller, DeleteOptions, Target, WriteOptions};
+use super::request::{Caller, DeleteOptions, WriteOptions};
 use super::stage::{Attempt, Stage, Verdict};
 use crate::registry::{Registry, RegistryConfig};
 use crate::store::{Limits, QueueLimits};
@@ -194,7 +194,7 @@ async fn many_writers_of_one_object_all_get_through() {
                     Ok(new)
                 };
                 let options = WriteOptions::default();
-                registry.patch(&caller, &row, "default", "one", Target::Main, change, &options).await
+                registry.patch(&caller, &row, "default", "one", Part::Main, change, &options).await
             })
         })
         .collect();
@@ -212,7 +212,7 @@ async fn what_names_no_object_replaces_none() {
     let (row, options) = (world.kind("ConfigMap"), WriteOptions::default());
     let nameless = |_: &Value| Ok(json!({"metadata": {}}));
     let patched =
-        world.registry.patch(&world.caller, &row, "default", "one", Target::Main, nameless, &options).await;
+        world.registry.patch(&world.caller, &row, "default", "one", Part::Main, nameless, &options).await;
     assert_eq!(patched.unwrap_err().code(), 400);
     assert_eq!(world.registry.get(&row, "default", "one").unwrap().value()["data"]["a"], "b");
 }

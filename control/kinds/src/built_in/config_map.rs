@@ -5,7 +5,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use crate::Kind;
 use crate::columns::{age, column, count, name};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 
 /// Keys and values together.
@@ -23,7 +23,7 @@ pub struct ConfigMaps;
 /// The row of ConfigMaps.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["cm"],
+        short_names: vec!["cm".into()],
         columns: vec![
             name(),
             column("Data", "string", "Number of keys, of text and of bytes.", |o, _| {
@@ -35,7 +35,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for ConfigMaps {
+impl TypedRules for ConfigMaps {
     type Object = ConfigMap;
 
     fn validate(map: &ConfigMap, errors: &mut FieldErrors) {

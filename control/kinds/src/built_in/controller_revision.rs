@@ -5,7 +5,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use crate::Kind;
 use crate::columns::{age, column, items, name, number, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{IMMUTABLE, NOT_NEGATIVE};
 
 /// The rules of ControllerRevisions.
@@ -37,7 +37,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for ControllerRevisions {
+impl TypedRules for ControllerRevisions {
     type Object = ControllerRevision;
 
     fn validate(revision: &ControllerRevision, errors: &mut FieldErrors) {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::persistent_volume;
 use crate::Kind;
 use crate::columns::{age, column, count, items, join, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -103,7 +103,7 @@ pub fn attachment() -> Kind {
 /// The row of VolumeAttributesClasses.
 pub fn attributes_class() -> Kind {
     Kind {
-        short_names: vec!["vac"],
+        short_names: vec!["vac".into()],
         columns: vec![
             name(),
             column("DriverName", "string", "The driver that understands it", |o, _| {
@@ -119,7 +119,7 @@ fn flag(object: &Value, pointer: &str) -> Value {
     object.pointer(pointer).and_then(Value::as_bool).unwrap_or_default().into()
 }
 
-impl Rules for CsiDrivers {
+impl TypedRules for CsiDrivers {
     type Object = CSIDriver;
     const NAMESPACED: bool = false;
 
@@ -185,7 +185,7 @@ fn driver_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     report(syntax::subdomain(&name.to_lowercase()), path, name, errors);
 }
 
-impl Rules for CsiNodes {
+impl TypedRules for CsiNodes {
     type Object = CSINode;
     const NAMESPACED: bool = false;
 
@@ -237,7 +237,7 @@ fn node_driver(driver: &CSINodeDriver, path: &Path<'_>, errors: &mut FieldErrors
     }
 }
 
-impl Rules for VolumeAttachments {
+impl TypedRules for VolumeAttachments {
     type Object = VolumeAttachment;
     const NAMESPACED: bool = false;
     const HAS_STATUS: bool = true;
@@ -270,7 +270,7 @@ impl Rules for VolumeAttachments {
     }
 }
 
-impl Rules for VolumeAttributesClasses {
+impl TypedRules for VolumeAttributesClasses {
     type Object = VolumeAttributesClass;
     const NAMESPACED: bool = false;
 

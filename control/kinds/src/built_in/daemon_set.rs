@@ -8,7 +8,7 @@ use proa_api::names;
 use super::template;
 use crate::Kind;
 use crate::columns::{age, column, managed_pods, name, number, pairs, template_containers, template_images};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::NOT_NEGATIVE;
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -24,8 +24,8 @@ pub fn kind() -> Kind {
         };
     }
     Kind {
-        short_names: vec!["ds"],
-        categories: vec!["all"],
+        short_names: vec!["ds".into()],
+        categories: vec!["all".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -50,7 +50,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for DaemonSets {
+impl TypedRules for DaemonSets {
     type Object = DaemonSet;
     const HAS_STATUS: bool = true;
 

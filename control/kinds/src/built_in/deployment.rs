@@ -6,9 +6,9 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::template;
 use crate::columns::{age, column, managed_pods, name, number, template_containers, template_images};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::NOT_NEGATIVE;
-use crate::{Kind, ScalePaths};
+use crate::{Kind, ScalePaths, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -18,14 +18,9 @@ pub struct Deployments;
 /// The row of Deployments.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["deploy"],
-        categories: vec!["all"],
+        short_names: vec!["deploy".into()],
+        categories: vec!["all".into()],
         has_generation: true,
-        scale: Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        }),
         columns: vec![
             name(),
             column("Ready", "string", "Number of the pods that are ready, of those wanted", |o, _| {
@@ -44,9 +39,10 @@ pub fn kind() -> Kind {
         ],
         ..row::<Deployments>()
     }
+    .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
 
-impl Rules for Deployments {
+impl TypedRules for Deployments {
     type Object = Deployment;
     const HAS_STATUS: bool = true;
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::endpoints::endpoint_ip;
 use crate::Kind;
 use crate::columns::{age, column, items, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 
 const ADDRESS_TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
@@ -65,7 +65,7 @@ fn unset_or(list: Vec<String>) -> String {
     if list.is_empty() { "<unset>".to_owned() } else { crate::columns::first_three(&list) }
 }
 
-impl Rules for EndpointSlices {
+impl TypedRules for EndpointSlices {
     type Object = EndpointSlice;
 
     fn default(slice: &mut EndpointSlice) {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::Kind;
 use crate::columns::{age, column, items, name, number, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 
 /// How many addresses a table shows.
@@ -19,7 +19,7 @@ pub struct Endpoints;
 pub fn kind() -> Kind {
     Kind {
         singular: "endpoints".to_owned(),
-        short_names: vec!["ep"],
+        short_names: vec!["ep".into()],
         columns: vec![
             name(),
             column("Endpoints", "string", "The set of all endpoints is the union of all subsets.", |o, _| {
@@ -58,7 +58,7 @@ fn addresses(endpoints: &Value) -> String {
     }
 }
 
-impl Rules for Endpoints {
+impl TypedRules for Endpoints {
     type Object = Object;
 
     fn default(endpoints: &mut Object) {

@@ -3,6 +3,8 @@
 //! `events.k8s.io/v1` (`event_v1`) is another view of the same objects. Stored is this form, which
 //! kubectl reads; the rules here see only this one.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use proa_api::field::{FieldErrors, Path};
@@ -10,8 +12,11 @@ use proa_api::names::NAMESPACE_DEFAULT;
 use serde_json::Value;
 
 use crate::columns::{column, human_duration, number, text, time, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Column, Durability, Kind, SelectableField};
+
+/// As long as the stock server keeps events after their last change.
+const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 /// The rules of core Events.
 pub struct Events;
@@ -19,8 +24,9 @@ pub struct Events;
 /// The row of core Events.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["ev"],
+        short_names: vec!["ev".into()],
         durability: Durability::Lazy,
+        time_to_live: Some(TIME_TO_LIVE),
         columns: columns(),
         selectable_fields: selectable_fields(),
         ..row::<Events>()
@@ -47,30 +53,25 @@ fn columns() -> Vec<Column> {
         wide("First Seen", "The time at which this was first seen.", |o, now| first_seen(o, now).into()),
         wide("Count", "The number of times this has occurred.", |o, _| count(o).into()),
         Column {
-            format: "name",
+            format: "name".into(),
             ..wide("Name", "Name of the event.", |o, _| text(o, "/metadata/name").into())
         },
     ]
 }
 
 fn selectable_fields() -> Vec<SelectableField> {
-    macro_rules! field {
-        ($name:literal, $pointer:literal) => {
-            SelectableField { name: $name, value: |o| text(o, $pointer).to_owned() }
-        };
-    }
     vec![
-        field!("involvedObject.kind", "/involvedObject/kind"),
-        field!("involvedObject.namespace", "/involvedObject/namespace"),
-        field!("involvedObject.name", "/involvedObject/name"),
-        field!("involvedObject.uid", "/involvedObject/uid"),
-        field!("involvedObject.apiVersion", "/involvedObject/apiVersion"),
-        field!("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
-        field!("involvedObject.fieldPath", "/involvedObject/fieldPath"),
-        field!("reason", "/reason"),
-        field!("reportingComponent", "/reportingComponent"),
-        SelectableField { name: "source", value: |o| component(o).to_owned() },
-        field!("type", "/type"),
+        SelectableField::at("involvedObject.kind", "/involvedObject/kind"),
+        SelectableField::at("involvedObject.namespace", "/involvedObject/namespace"),
+        SelectableField::at("involvedObject.name", "/involvedObject/name"),
+        SelectableField::at("involvedObject.uid", "/involvedObject/uid"),
+        SelectableField::at("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+        SelectableField::at("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+        SelectableField::at("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+        SelectableField::at("reason", "/reason"),
+        SelectableField::at("reportingComponent", "/reportingComponent"),
+        SelectableField::new("source", |o| component(o).to_owned()),
+        SelectableField::at("type", "/type"),
     ]
 }
 
@@ -121,7 +122,7 @@ fn count(event: &Value) -> i64 {
     number(event, "/count").max(1)
 }
 
-impl Rules for Events {
+impl TypedRules for Events {
     type Object = Event;
 
     fn validate(event: &Event, errors: &mut FieldErrors) {

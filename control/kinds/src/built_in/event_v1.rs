@@ -4,6 +4,8 @@
 //! here hold for what is written through this version.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use proa_api::field::{FieldErrors, Path};
@@ -11,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::event::{target, validate_namespace};
 use crate::columns::{column, human_duration, text, time, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Durability, Kind, SelectableField, View};
 
 const NOTE_MAX_BYTES: usize = 1024;
@@ -33,13 +35,8 @@ pub struct EventsV1;
 
 /// The row of Events of `events.k8s.io`.
 pub fn kind() -> Kind {
-    macro_rules! field {
-        ($name:literal, $pointer:literal) => {
-            SelectableField { name: $name, value: |o| text(o, $pointer).to_owned() }
-        };
-    }
     Kind {
-        short_names: vec!["ev"],
+        short_names: vec!["ev".into()],
         durability: Durability::Lazy,
         columns: vec![
             column("Last Seen", "string", "The time at which this was last seen.", |o, now| {
@@ -56,28 +53,23 @@ pub fn kind() -> Kind {
             wide("Source", "The component that reports this.", |o, _| text(o, "/reportingController").into()),
             column("Message", "string", "What happened, for people.", |o, _| text(o, "/note").trim().into()),
             crate::Column {
-                format: "name",
+                format: "name".into(),
                 ..wide("Name", "Name of the event.", |o, _| text(o, "/metadata/name").into())
             },
         ],
         selectable_fields: vec![
-            field!("regarding.kind", "/regarding/kind"),
-            field!("regarding.namespace", "/regarding/namespace"),
-            field!("regarding.name", "/regarding/name"),
-            field!("regarding.uid", "/regarding/uid"),
-            field!("regarding.apiVersion", "/regarding/apiVersion"),
-            field!("regarding.resourceVersion", "/regarding/resourceVersion"),
-            field!("regarding.fieldPath", "/regarding/fieldPath"),
-            field!("reason", "/reason"),
-            field!("reportingController", "/reportingController"),
-            field!("type", "/type"),
+            SelectableField::at("regarding.kind", "/regarding/kind"),
+            SelectableField::at("regarding.namespace", "/regarding/namespace"),
+            SelectableField::at("regarding.name", "/regarding/name"),
+            SelectableField::at("regarding.uid", "/regarding/uid"),
+            SelectableField::at("regarding.apiVersion", "/regarding/apiVersion"),
+            SelectableField::at("regarding.resourceVersion", "/regarding/resourceVersion"),
+            SelectableField::at("regarding.fieldPath", "/regarding/fieldPath"),
+            SelectableField::at("reason", "/reason"),
+            SelectableField::at("reportingController", "/reportingController"),
+            SelectableField::at("type", "/type"),
         ],
-        view: Some(View {
-            of: ("", "v1"),
-            to_stored: to_core,
-            from_stored: from_core,
-            stored_field: core_field,
-        }),
+        view: Some(View { stored_field: Arc::new(core_field), ..View::new(("", "v1"), to_core, from_core) }),
         ..row::<EventsV1>()
     }
 }
@@ -119,7 +111,7 @@ fn last_seen(event: &Value, now: Timestamp) -> String {
     then.map_or_else(|| "<unknown>".to_owned(), |then| human_duration(now.as_second() - then.as_second()))
 }
 
-impl Rules for EventsV1 {
+impl TypedRules for EventsV1 {
     type Object = Event;
 
     fn validate(event: &Event, errors: &mut FieldErrors) {

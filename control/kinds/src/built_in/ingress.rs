@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Kind;
 use crate::columns::{age, column, first_three, items, join, name, text, text_or_none};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 
 const PATH_TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
@@ -22,7 +22,7 @@ pub struct Ingresses;
 /// The row of Ingresses.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["ing"],
+        short_names: vec!["ing".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -57,7 +57,7 @@ fn hosts(ingress: &Value) -> String {
     if hosts.is_empty() { "*".to_owned() } else { first_three(&hosts) }
 }
 
-impl Rules for Ingresses {
+impl TypedRules for Ingresses {
     type Object = Ingress;
     const HAS_STATUS: bool = true;
 

@@ -6,7 +6,7 @@ use proa_api::field::{FieldErrors, Path};
 use crate::Kind;
 use crate::columns::{age, column, name, text};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 
 const CONTROLLER_MAX_BYTES: usize = 250;
@@ -48,7 +48,7 @@ fn parameters(class: &serde_json::Value) -> String {
     }
 }
 
-impl Rules for IngressClasses {
+impl TypedRules for IngressClasses {
     type Object = IngressClass;
     const NAMESPACED: bool = false;
 

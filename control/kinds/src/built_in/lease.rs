@@ -4,7 +4,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use proa_api::field::{FieldErrors, Path};
 
 use crate::columns::{age, column, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 use crate::{Durability, Kind};
 
@@ -27,7 +27,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for Leases {
+impl TypedRules for Leases {
     type Object = Lease;
 
     fn default(lease: &mut Lease) {

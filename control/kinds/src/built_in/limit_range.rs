@@ -13,7 +13,7 @@ use proa_api::quantity::Amount;
 use super::pod;
 use crate::Kind;
 use crate::columns::{column, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -27,7 +27,7 @@ pub struct LimitRanges;
 /// The row of LimitRanges.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["limits"],
+        short_names: vec!["limits".into()],
         columns: vec![
             name(),
             column("Created At", "string", "When it was created.", |o, _| {
@@ -38,7 +38,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for LimitRanges {
+impl TypedRules for LimitRanges {
     type Object = LimitRange;
 
     fn default(range: &mut LimitRange) {

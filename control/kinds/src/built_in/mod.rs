@@ -103,6 +103,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::Write;
 
     #[test]
     fn every_row_can_be_found_and_shown() {
@@ -149,7 +150,7 @@ mod tests {
             json!({"apiVersion": "v2"}),
             json!([]),
         ];
-        let texts = bodies.map(|body| (pods.hooks.create)(body).unwrap_err().to_string() + "\n");
+        let texts = bodies.map(|body| pods.apply_rules(Write::Create, body).unwrap_err().to_string() + "\n");
         expect![[r#"
             Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container
             Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool

@@ -9,7 +9,7 @@ use proa_api::names::{FINALIZER_KUBERNETES, LABEL_METADATA_NAME};
 
 use crate::columns::{age, column, name, text};
 use crate::meta::{self, NameFormat};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, SelectableField, Subresource};
 
 /// The rules of Namespaces.
@@ -18,26 +18,22 @@ pub struct Namespaces;
 /// The row of Namespaces.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["ns"],
-        subresources: vec![Subresource {
-            name: "finalize",
-            kind: ("", "v1", "Namespace"),
-            verbs: &["update"],
-        }],
+        short_names: vec!["ns".into()],
         columns: vec![
             name(),
             column("Status", "string", "The status of the namespace", |o, _| text(o, "/status/phase").into()),
             age(),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "status.phase",
-            value: |o| text(o, "/status/phase").to_owned(),
-        }],
+        selectable_fields: vec![SelectableField::at("status.phase", "/status/phase")],
         ..row::<Namespaces>()
     }
+    .with([Subresource {
+        verbs: &["update"],
+        ..Subresource::members("finalize", ["/spec/finalizers"]).and_at_create()
+    }])
 }
 
-impl Rules for Namespaces {
+impl TypedRules for Namespaces {
     type Object = Namespace;
     const NAMESPACED: bool = false;
     const NAME: NameFormat = NameFormat::Label;
@@ -67,6 +63,10 @@ impl Rules for Namespaces {
     fn validate(namespace: &Namespace, errors: &mut FieldErrors) {
         let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_deref());
         meta::finalizers(finalizers.unwrap_or_default(), &Path::root("spec").field("finalizers"), errors);
+    }
+
+    fn validate_part_update(_name: &str, _old: &Namespace, new: &Namespace, errors: &mut FieldErrors) {
+        Self::validate(new, errors);
     }
 
     fn validate_status_update(_old: &Namespace, new: &Namespace, errors: &mut FieldErrors) {
@@ -144,7 +144,7 @@ mod tests {
         updated(
             BASE,
             finalized,
-            Part::Status,
+            Part::STATUS,
             expect![[r#"
             422 Namespace "x" is invalid: status.Phase: Invalid value: "Terminating": may only be 'Active' if `deletionTimestamp` is empty
         "#]],

@@ -8,7 +8,7 @@ use proa_api::quantity::Amount;
 use serde_json::Value;
 
 use crate::columns::{age, column, items, name, or_none, text, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, report};
 use crate::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
@@ -24,12 +24,7 @@ pub struct Nodes;
 /// The row of Nodes.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["no"],
-        subresources: vec![Subresource {
-            name: "proxy",
-            kind: ("", "v1", "NodeProxyOptions"),
-            verbs: PROXY_VERBS,
-        }],
+        short_names: vec!["no".into()],
         columns: vec![
             name(),
             column("Status", "string", "The status of the node", |o, _| status(o).into()),
@@ -50,12 +45,10 @@ pub fn kind() -> Kind {
                 info(o, "containerRuntimeVersion").into()
             }),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "spec.unschedulable",
-            value: |o| unschedulable(o).to_string(),
-        }],
+        selectable_fields: vec![SelectableField::new("spec.unschedulable", |o| unschedulable(o).to_string())],
         ..row::<Nodes>()
     }
+    .with([Subresource::action("proxy", Some(("", "v1", "NodeProxyOptions")), PROXY_VERBS)])
 }
 
 fn unschedulable(node: &Value) -> bool {
@@ -100,7 +93,7 @@ fn text_field<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-impl Rules for Nodes {
+impl TypedRules for Nodes {
     type Object = Node;
     const NAMESPACED: bool = false;
     const HAS_STATUS: bool = true;

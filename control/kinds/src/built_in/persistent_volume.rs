@@ -11,7 +11,7 @@ use super::storage_modes::{
 };
 use crate::Kind;
 use crate::columns::{age, column, name, text, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -23,7 +23,7 @@ pub struct PersistentVolumes;
 /// The row of PersistentVolumes.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["pv"],
+        short_names: vec!["pv".into()],
         columns: vec![
             name(),
             column("Capacity", "string", "What the volume holds.", |o, _| {
@@ -63,7 +63,7 @@ fn claim(volume: &serde_json::Value) -> String {
     }
 }
 
-impl Rules for PersistentVolumes {
+impl TypedRules for PersistentVolumes {
     type Object = PersistentVolume;
     const NAMESPACED: bool = false;
     const HAS_STATUS: bool = true;
@@ -351,7 +351,7 @@ mod tests {
         updated(
             BASE,
             &BASE.replace("{path: /data}}}", "{path: /data}}, status: {phase: Available, message: ''}}"),
-            Part::Status,
+            Part::STATUS,
             expect![[r#"
                 apiVersion: v1
                 kind: PersistentVolume

@@ -19,7 +19,7 @@ use super::storage_modes::{
 use crate::Kind;
 use crate::columns::{age, column, name, text, wide};
 use crate::meta;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -32,7 +32,7 @@ pub struct PersistentVolumeClaims;
 /// The row of PersistentVolumeClaims.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["pvc"],
+        short_names: vec!["pvc".into()],
         columns: vec![
             name(),
             column("Status", "string", "Phase of the claim.", |o, _| deleting_or_phase(o).into()),
@@ -76,7 +76,7 @@ fn class(claim: &serde_json::Value) -> &str {
     }
 }
 
-impl Rules for PersistentVolumeClaims {
+impl TypedRules for PersistentVolumeClaims {
     type Object = PersistentVolumeClaim;
     const HAS_STATUS: bool = true;
 
@@ -368,7 +368,7 @@ mod tests {
                 "}}}}",
                 "}}}, status: {phase: Bound, accessModes: [ReadWriteOnce], capacity: {storage: 1024Mi}}}",
             ),
-            Part::Status,
+            Part::STATUS,
             expect![[r#"
                 apiVersion: v1
                 kind: PersistentVolumeClaim

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::template;
 use crate::columns::{age, column, name, number};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{NOT_NEGATIVE, one_of};
 use crate::{Kind, meta};
 
@@ -22,7 +22,7 @@ pub struct PodDisruptionBudgets;
 pub fn kind() -> Kind {
     Kind {
         unconditional_update: false,
-        short_names: vec!["pdb"],
+        short_names: vec!["pdb".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -49,7 +49,7 @@ fn amount(object: &Value, pointer: &str) -> String {
     }
 }
 
-impl Rules for PodDisruptionBudgets {
+impl TypedRules for PodDisruptionBudgets {
     type Object = PodDisruptionBudget;
     const HAS_STATUS: bool = true;
 

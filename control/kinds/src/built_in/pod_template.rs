@@ -7,7 +7,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::template;
 use crate::columns::{items, join, name, pairs, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, columns::column};
 
 /// The rules of PodTemplates.
@@ -33,7 +33,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for PodTemplates {
+impl TypedRules for PodTemplates {
     type Object = PodTemplate;
 
     fn default(object: &mut PodTemplate) {

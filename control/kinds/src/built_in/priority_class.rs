@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::Kind;
 use crate::columns::{age, column, name, number, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{IMMUTABLE, one_of};
 
 /// Names with this prefix are the cluster's own.
@@ -25,7 +25,7 @@ pub struct PriorityClasses;
 /// The row of PriorityClasses.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["pc"],
+        short_names: vec!["pc".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -44,7 +44,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for PriorityClasses {
+impl TypedRules for PriorityClasses {
     type Object = PriorityClass;
     const NAMESPACED: bool = false;
 

@@ -5,9 +5,9 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::template;
 use crate::columns::{age, column, managed_pods, name, number, template_containers, template_images};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::NOT_NEGATIVE;
-use crate::{Kind, ScalePaths, SelectableField};
+use crate::{Kind, ScalePaths, SelectableField, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -17,14 +17,9 @@ pub struct ReplicaSets;
 /// The row of ReplicaSets.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["rs"],
-        categories: vec!["all"],
+        short_names: vec!["rs".into()],
+        categories: vec!["all".into()],
         has_generation: true,
-        scale: Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        }),
         columns: vec![
             name(),
             column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
@@ -39,15 +34,15 @@ pub fn kind() -> Kind {
             template_images(),
             managed_pods(),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "status.replicas",
-            value: |o| number(o, "/status/replicas").to_string(),
-        }],
+        selectable_fields: vec![SelectableField::new("status.replicas", |o| {
+            number(o, "/status/replicas").to_string()
+        })],
         ..row::<ReplicaSets>()
     }
+    .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
 
-impl Rules for ReplicaSets {
+impl TypedRules for ReplicaSets {
     type Object = ReplicaSet;
     const HAS_STATUS: bool = true;
 

@@ -8,9 +8,9 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::template;
 use crate::columns::{age, column, name, number, pairs, template_containers, template_images, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::NOT_NEGATIVE;
-use crate::{Kind, ScalePaths, SelectableField};
+use crate::{Kind, ScalePaths, SelectableField, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -20,14 +20,9 @@ pub struct ReplicationControllers;
 /// The row of ReplicationControllers.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["rc"],
-        categories: vec!["all"],
+        short_names: vec!["rc".into()],
+        categories: vec!["all".into()],
         has_generation: true,
-        scale: Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        }),
         columns: vec![
             name(),
             column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
@@ -44,15 +39,15 @@ pub fn kind() -> Kind {
                 pairs(o.pointer("/spec/selector")).into()
             }),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "status.replicas",
-            value: |o| number(o, "/status/replicas").to_string(),
-        }],
+        selectable_fields: vec![SelectableField::new("status.replicas", |o| {
+            number(o, "/status/replicas").to_string()
+        })],
         ..row::<ReplicationControllers>()
     }
+    .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
 
-impl Rules for ReplicationControllers {
+impl TypedRules for ReplicationControllers {
     type Object = ReplicationController;
     const HAS_STATUS: bool = true;
 

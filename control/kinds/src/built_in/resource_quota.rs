@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::Kind;
 use crate::columns::{age, column, name};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, NOT_NEGATIVE, report};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -53,7 +53,7 @@ pub struct ResourceQuotas;
 /// The row of ResourceQuotas.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["quota"],
+        short_names: vec!["quota".into()],
         columns: vec![
             name(),
             column("Request", "string", "Used and allowed requests and counts.", |o, _| {
@@ -80,7 +80,7 @@ fn amounts(object: &Value, limits: bool) -> String {
     texts.join(", ")
 }
 
-impl Rules for ResourceQuotas {
+impl TypedRules for ResourceQuotas {
     type Object = ResourceQuota;
     const HAS_STATUS: bool = true;
 

@@ -12,7 +12,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::pod;
 use crate::columns::{age, column, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 use crate::{Kind, meta};
 
@@ -34,7 +34,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for RuntimeClasses {
+impl TypedRules for RuntimeClasses {
     type Object = RuntimeClass;
     const NAMESPACED: bool = false;
 

@@ -6,7 +6,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::config_map::IMMUTABLE_SET;
 use crate::columns::{age, column, count, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, report};
 use crate::{Kind, SelectableField};
 
@@ -28,12 +28,12 @@ pub fn kind() -> Kind {
             column("Data", "string", "Number of keys.", |o, _| count(o, "/data").into()),
             age(),
         ],
-        selectable_fields: vec![SelectableField { name: "type", value: |o| text(o, "/type").to_owned() }],
+        selectable_fields: vec![SelectableField::at("type", "/type")],
         ..row::<Secrets>()
     }
 }
 
-impl Rules for Secrets {
+impl TypedRules for Secrets {
     type Object = Secret;
 
     fn default(secret: &mut Secret) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::service_validation;
 use crate::columns::{age, column, items, join, name, number, or_none, pairs, text, wide};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
 /// How long `ClientIP` affinity lasts unless told: three hours.
@@ -24,13 +24,8 @@ pub struct Services;
 /// The row of Services.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["svc"],
-        categories: vec!["all"],
-        subresources: vec![Subresource {
-            name: "proxy",
-            kind: ("", "v1", "ServiceProxyOptions"),
-            verbs: PROXY_VERBS,
-        }],
+        short_names: vec!["svc".into()],
+        categories: vec!["all".into()],
         columns: vec![
             name(),
             column("Type", "string", "How the Service is exposed.", |o, _| text(o, "/spec/type").into()),
@@ -47,12 +42,13 @@ pub fn kind() -> Kind {
             }),
         ],
         selectable_fields: vec![
-            SelectableField { name: "spec.clusterIP", value: |o| text(o, "/spec/clusterIP").to_owned() },
-            SelectableField { name: "spec.type", value: |o| text(o, "/spec/type").to_owned() },
+            SelectableField::at("spec.clusterIP", "/spec/clusterIP"),
+            SelectableField::at("spec.type", "/spec/type"),
         ],
-        indexed_fields: vec![SelectableField { name: FIELD_HOLDS, value: holds }],
+        indexed_fields: vec![SelectableField::new(FIELD_HOLDS, holds)],
         ..row::<Services>()
     }
+    .with([Subresource::action("proxy", Some(("", "v1", "ServiceProxyOptions")), PROXY_VERBS)])
 }
 
 /// The indexed field with what a Service has of the cluster's addresses and node ports: `10.43.0.7 30080`.
@@ -126,7 +122,7 @@ fn ports(service: &Value) -> String {
     or_none(&ports.join(",")).to_owned()
 }
 
-impl Rules for Services {
+impl TypedRules for Services {
     type Object = Service;
     const NAME: NameFormat = NameFormat::Label1035;
     const HAS_STATUS: bool = true;

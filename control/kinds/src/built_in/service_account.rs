@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::columns::{age, column, count, name};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, Subresource};
 
 /// The rules of ServiceAccounts.
@@ -12,12 +12,7 @@ pub struct ServiceAccounts;
 /// The row of ServiceAccounts.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["sa"],
-        subresources: vec![Subresource {
-            name: "token",
-            kind: ("authentication.k8s.io", "v1", "TokenRequest"),
-            verbs: &["create"],
-        }],
+        short_names: vec!["sa".into()],
         columns: vec![
             name(),
             column("Secrets", "string", "Number of secrets that pods of this account may use.", |o, _| {
@@ -27,9 +22,14 @@ pub fn kind() -> Kind {
         ],
         ..row::<ServiceAccounts>()
     }
+    .with([Subresource::action(
+        "token",
+        Some(("authentication.k8s.io", "v1", "TokenRequest")),
+        &["create"],
+    )])
 }
 
-impl Rules for ServiceAccounts {
+impl TypedRules for ServiceAccounts {
     type Object = ServiceAccount;
 }
 

@@ -11,9 +11,9 @@ use proa_api::field::{FieldErrors, Path};
 use super::persistent_volume_claim::PersistentVolumeClaims;
 use super::template;
 use crate::columns::{age, column, name, number, template_containers, template_images};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, NOT_NEGATIVE, one_of, report};
-use crate::{Kind, ScalePaths};
+use crate::{Kind, ScalePaths, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 const MAY_CHANGE: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
@@ -26,14 +26,9 @@ pub struct StatefulSets;
 /// The row of StatefulSets.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["sts"],
-        categories: vec!["all"],
+        short_names: vec!["sts".into()],
+        categories: vec!["all".into()],
         has_generation: true,
-        scale: Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        }),
         columns: vec![
             name(),
             column("Ready", "string", "Number of the pods that are ready, of those wanted", |o, _| {
@@ -45,9 +40,10 @@ pub fn kind() -> Kind {
         ],
         ..row::<StatefulSets>()
     }
+    .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
 
-impl Rules for StatefulSets {
+impl TypedRules for StatefulSets {
     type Object = StatefulSet;
     const HAS_STATUS: bool = true;
 

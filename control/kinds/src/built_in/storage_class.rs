@@ -1,16 +1,17 @@
 //! StorageClass: who makes volumes for claims of the class, and how.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use k8s_openapi::api::storage::v1::StorageClass;
 use proa_api::field::{FieldErrors, Path};
 use proa_api::names::ANNOTATION_DEFAULT_STORAGE_CLASS;
 use serde_json::Value;
 
-use crate::Kind;
 use crate::columns::{age, column, name, text};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, one_of, report};
+use crate::{Column, Kind};
 
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_MAX_BYTES: usize = 256 * 1024;
@@ -24,15 +25,14 @@ pub struct StorageClasses;
 
 /// The row of StorageClasses.
 pub fn kind() -> Kind {
-    let mut first = name();
-    first.cell = |o, _| {
+    let cell = |o: &Value, _| {
         let mark = if is_default(o) { " (default)" } else { "" };
         format!("{}{mark}", text(o, "/metadata/name")).into()
     };
     Kind {
-        short_names: vec!["sc"],
+        short_names: vec!["sc".into()],
         columns: vec![
-            first,
+            Column { cell: Arc::new(cell), ..name() },
             column("Provisioner", "string", "Who makes the volumes", |o, _| text(o, "/provisioner").into()),
             column("ReclaimPolicy", "string", "What becomes of volumes of the class", |o, _| {
                 match text(o, "/reclaimPolicy") {
@@ -63,7 +63,7 @@ pub fn is_default(class: &Value) -> bool {
         .any(|name| annotations.and_then(|a| a.get(name)).is_some_and(|value| value == "true"))
 }
 
-impl Rules for StorageClasses {
+impl TypedRules for StorageClasses {
     type Object = StorageClass;
     const NAMESPACED: bool = false;
 

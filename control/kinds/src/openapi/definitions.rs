@@ -36,7 +36,7 @@ pub(super) fn definitions(kinds: &[&Kind], dialect: Dialect) -> Map<String, Valu
     let mut own = Map::new();
     let mut from_table: Vec<MessageId> = Vec::new();
     for kind in kinds {
-        let schema = (kind.hooks.schema)(&mut generator).to_value();
+        let schema = (kind.schema)(&mut generator).to_value();
         if schema.get("$ref").is_none() {
             own.insert(name_of(kind), schema);
         }

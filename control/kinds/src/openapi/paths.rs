@@ -42,7 +42,7 @@ pub(super) fn paths(kinds: &[&Kind], dialect: Dialect) -> Map<String, Value> {
         }
         place(format!("{root}{scope}/{plural}"), &COLLECTION, kind.namespaced);
         place(format!("{root}{scope}/{plural}/{{name}}"), &ITEM, kind.namespaced);
-        if kind.has_status {
+        if kind.subresource("status").is_some() {
             place(format!("{root}{scope}/{plural}/{{name}}/status"), &STATUS, kind.namespaced);
         }
         for part in kind.subresources.iter().filter(|part| part.name == "proxy") {
@@ -156,7 +156,7 @@ fn operation(kind: &Kind, verb: &Verb, dialect: Dialect) -> Value {
 
 /// A path whose requests are carried on, whatever they and their answers hold.
 fn proxied(kind: &Kind, part: &Subresource, with_path: bool, dialect: Dialect) -> Value {
-    let (group, version, name) = part.kind;
+    let (group, version, name) = part.takes.clone().unwrap_or_default();
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let end = if with_path { "WithPath" } else { "" };
     let mut item = Map::new();

@@ -450,12 +450,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{Part, built_in};
+    use crate::{Part, Write, built_in};
 
     fn canonical(kind: &str, object: &Value) -> Value {
         let table = built_in::table();
         let row = table.by_kind("rbac.authorization.k8s.io/v1", kind).expect("a kind that is served");
-        (row.hooks.create)(object.clone()).unwrap_or_else(|refusal| panic!("{refusal}"))
+        row.apply_rules(Write::Create, object.clone()).unwrap_or_else(|refusal| panic!("{refusal}"))
     }
 
     #[test]
@@ -493,7 +493,7 @@ mod tests {
         assert_eq!(new["metadata"]["labels"]["kubernetes.io/bootstrapping"], "mine");
         let table = built_in::table();
         let row = table.by_kind("rbac.authorization.k8s.io/v1", "ClusterRole").unwrap();
-        assert!((row.hooks.update)(&old, new, Part::Main).is_ok());
+        assert!(row.apply_rules(Write::Update(&old, &Part::Main), new).is_ok());
 
         old["metadata"]["annotations"][ANNOTATION_AUTOUPDATE] = "false".into();
         assert_eq!(brought_up(&old, &wanted), None, "it is somebody's own");

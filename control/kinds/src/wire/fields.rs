@@ -45,7 +45,7 @@ pub fn unknown_fields(kind: &Kind, value: &Value) -> Vec<UnknownField> {
         Some(id) => found.in_message(id, value, None),
         None => {
             let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
-            let root = (kind.hooks.schema)(&mut generator);
+            let root = (kind.schema)(&mut generator);
             found.in_schema(generator.definitions(), root.as_value(), value, None);
         }
     }

@@ -43,7 +43,7 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     if let Some(change) = difference(&json!(before), &json!(status)) {
         let verb = Verb::Patch {
             target: Reference::to(&**cron_job),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": change })),
         };

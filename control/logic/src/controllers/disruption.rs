@@ -51,7 +51,7 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     if let Some(change) = difference(&json!(old), &json!(status)) {
         plan.act(Verb::Patch {
             target: Reference::to(&**budget),
-            part: Part::Status,
+            part: Part::STATUS,
             // An eviction may have been paid meanwhile.
             guard: Guard::unchanged(budget.metadata.resource_version.as_deref().unwrap_or_default()),
             change: Change::Merge(json!({ "status": change })),
@@ -236,7 +236,7 @@ pub fn reconcile_stale(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     }
     plan.act(Verb::Patch {
         target: pod.meta.reference(),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::unchanged(&pod.meta.resource_version),
         change: Change::Conditions(vec![json!({
             "type": "DisruptionTarget", "status": "False", "lastTransitionTime": now_json(now),

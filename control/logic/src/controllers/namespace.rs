@@ -86,7 +86,7 @@ fn tell(
         let condition = |(type_, reason, text): (&str, &str, String)| json!({ "type": type_, "status": "True", "reason": reason, "message": text, "lastTransitionTime": now_json(now) });
         plan.act(Verb::Patch {
             target: Reference::to(&**namespace),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Conditions(wanted.into_iter().map(condition).collect()),
         });

@@ -92,7 +92,7 @@ fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) {
     }
     plan.act(Verb::Patch {
         target: node.meta.reference(),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::unchanged(&node.meta.resource_version),
         change: Change::Conditions(changed),
     });
@@ -143,7 +143,7 @@ fn mark_pods_not_ready(seen: &Observed, node: &Node, now: Timestamp, plan: &mut 
     for pod in seen.pods.on_node(&node.meta.key.name).filter(|p| p.ready_since.is_some()) {
         plan.act(Verb::Patch {
             target: pod.meta.reference(),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::unchanged(&pod.meta.resource_version),
             change: Change::Conditions(vec![json!({
                 "type": "Ready", "status": "False", "lastTransitionTime": now_json(now),
@@ -192,7 +192,7 @@ fn evict(seen: &Observed, node: &Node, taints: &[Taint], now: Timestamp, plan: &
 fn disrupt(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Verb {
     Verb::Patch {
         target: pod.meta.reference(),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::NONE,
         change: Change::Conditions(vec![json!({
             "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
@@ -233,7 +233,7 @@ pub fn reconcile_pod_garbage(seen: &Observed, key: &Key, now: Timestamp) -> Plan
         if !pod.is_finished() && !pod.meta.finalizers.is_empty() {
             plan.act(Verb::Patch {
                 target: pod.meta.reference(),
-                part: Part::Status,
+                part: Part::STATUS,
                 guard: Guard::NONE,
                 change: Change::Merge(json!({ "status": { "phase": "Failed" } })),
             });

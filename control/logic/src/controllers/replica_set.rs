@@ -121,7 +121,7 @@ fn keep(seen: &Observed, set: &Replicas<'_>, now: Timestamp) -> Plan {
     if set.status != status {
         plan.act(Verb::Patch {
             target: owner.reference.clone(),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": replace_status(&status) })),
         });

@@ -68,7 +68,7 @@ pub fn evict(plan: &mut Plan, victims: &[Arc<Pod>], preemptor: &Pod, node: &str,
 }
 
 fn patch(pod: &Pod, change: Change) -> Verb {
-    Verb::Patch { target: pod.meta.reference(), part: Part::Status, guard: Guard::NONE, change }
+    Verb::Patch { target: pod.meta.reference(), part: Part::STATUS, guard: Guard::NONE, change }
 }
 
 fn condition(type_: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Value {

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
 use proa_api::Refusal;
 use proa_api::resources::{Resources, requests};
 use proa_kinds::admission::quota::{Claim, Count, is_ignored, settle};
-use proa_kinds::{Kind, Part, Table, built_in};
+use proa_kinds::{Kind, Part, Table, Write, built_in};
 use proa_logic::world::plan::{Reference, Verb};
 use serde_json::{Value, json};
 
@@ -124,7 +124,7 @@ impl Api {
                     return if refusal.code() == 404 { Ok(None) } else { Err(refusal) };
                 }
                 let new = change.apply(&current);
-                self.update(target, *part, new).map(Some)
+                self.update(target, part.clone(), new).map(Some)
             }
             Verb::Delete { target, resource_version, propagation, grace_period_seconds, unless } => {
                 if unless.iter().any(|r| self.exists(r)) {
@@ -158,7 +158,7 @@ impl Api {
                 let certificate =
                     rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
                 new["status"]["certificate"] = BASE64.encode(certificate.pem()).into();
-                self.update(request, Part::Status, new).map(Some)
+                self.update(request, Part::STATUS, new).map(Some)
             }
             Verb::Recount { quota } => Ok(self.recount(quota)),
             Verb::Finalize { namespace } => {
@@ -226,7 +226,7 @@ impl Api {
         }
         // Some rules write the uid elsewhere too.
         body["metadata"]["uid"] = format!("uid-{:05}", self.counter).into();
-        let mut object = (row.hooks.create)(body)?;
+        let mut object = row.apply_rules(Write::Create, body)?;
         object["metadata"]["creationTimestamp"] = self.time().into();
         if row.has_generation {
             object["metadata"]["generation"] = 1.into();
@@ -246,7 +246,7 @@ impl Api {
         if merged["status"].is_null() {
             merged.as_object_mut().unwrap().remove("status");
         }
-        let mut merged = (row.hooks.update)(&old, merged, part)?;
+        let mut merged = row.apply_rules(Write::Update(&old, &part), merged)?;
         let kept = ["uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp"];
         for field in kept.into_iter().chain(["deletionGracePeriodSeconds"]) {
             if let Some(value) = old["metadata"].get(field) {

@@ -62,7 +62,7 @@ impl World {
             let mut new = object.clone();
             new["status"]["allocatable"] = json!({"cpu": "4", "memory": "4Gi", "pods": "30"});
             new["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": time, "lastHeartbeatTime": time}]);
-            self.api.update(&reference(&object), Part::Status, new).unwrap();
+            self.api.update(&reference(&object), Part::STATUS, new).unwrap();
         }
     }
 
@@ -112,6 +112,6 @@ impl World {
         new["status"]["podIPs"] = json!([{"ip": ip}]);
         new["status"]["conditions"] =
             json!([{"type": "Ready", "status": "True", "lastTransitionTime": self.api.time()}]);
-        self.api.update(&reference(pod), Part::Status, new).unwrap();
+        self.api.update(&reference(pod), Part::STATUS, new).unwrap();
     }
 }

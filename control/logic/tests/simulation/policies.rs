@@ -131,7 +131,7 @@ impl World {
             Ok(Verdict::Paid(paid)) => {
                 let mut new = budget.clone();
                 new["status"] = json!(paid.status);
-                self.api.update(&reference(&budget), Part::Status, new).unwrap();
+                self.api.update(&reference(&budget), Part::STATUS, new).unwrap();
                 if self.users == Users::Policies {
                     self.check_paid(app, &pod, &pods);
                 }

@@ -89,7 +89,7 @@ impl World {
         }]);
         new["status"]["conditions"] =
             json!([{"type": "Ready", "status": "False", "lastTransitionTime": self.api.time()}]);
-        self.api.update(&reference(pod), Part::Status, new).unwrap();
+        self.api.update(&reference(pod), Part::STATUS, new).unwrap();
         true
     }
 

@@ -3,7 +3,7 @@
 mod views;
 
 use futures::StreamExt;
-use proa_kinds::built_in;
+use proa_kinds::{Part, built_in};
 use serde_json::json;
 
 use super::*;
@@ -44,11 +44,11 @@ impl World {
         self.try_create(api_version, kind, body).await.unwrap().value()
     }
 
-    async fn update(&self, kind: (&str, &str), target: Target, body: Value) -> Result<Value, Refusal> {
+    async fn update(&self, kind: (&str, &str), part: Part, body: Value) -> Result<Value, Refusal> {
         let kind = self.kind(kind.0, kind.1);
         let name = body["metadata"]["name"].as_str().unwrap().to_owned();
         let registry = &self.registry;
-        let made = registry.update(&self.caller, &kind, "default", &name, target, body, &PLAIN).await;
+        let made = registry.update(&self.caller, &kind, "default", &name, part, body, &PLAIN).await;
         made.map(|object| object.value())
     }
 
@@ -154,7 +154,7 @@ async fn generated_names_and_dry_runs() {
     assert!(world.get(CONFIG_MAP, "dry").is_none());
     let body = json!({"metadata": {"name": name}, "data": {"x": "y"}});
     let registry = &world.registry;
-    let dry = registry.update(&world.caller, &kind, "default", name, Target::Main, body, &DRY).await.unwrap();
+    let dry = registry.update(&world.caller, &kind, "default", name, Part::Main, body, &DRY).await.unwrap();
     assert_eq!(dry.value()["data"]["x"], "y");
     assert!(world.get(CONFIG_MAP, name).unwrap().get("data").is_none());
 }
@@ -165,16 +165,16 @@ async fn update_checks_versions_and_keeps_metadata() {
     let made = world.create("v1", "ConfigMap", json!({"metadata": {"name": "a"}, "data": {"k": "1"}})).await;
     let version = made["metadata"]["resourceVersion"].clone();
     // What changes nothing writes nothing.
-    let same = world.update(CONFIG_MAP, Target::Main, made.clone()).await.unwrap();
+    let same = world.update(CONFIG_MAP, Part::Main, made.clone()).await.unwrap();
     assert_eq!(same, made);
     let body = json!({"metadata": {"name": "a"}, "data": {"k": "1"}});
-    assert_eq!(world.update(CONFIG_MAP, Target::Main, body).await.unwrap(), made);
+    assert_eq!(world.update(CONFIG_MAP, Part::Main, body).await.unwrap(), made);
     let mut next = made.clone();
     next["data"]["k"] = "2".into();
-    let next = world.update(CONFIG_MAP, Target::Main, next).await.unwrap();
+    let next = world.update(CONFIG_MAP, Part::Main, next).await.unwrap();
     assert_eq!(next["metadata"]["uid"], made["metadata"]["uid"]);
     assert_eq!(next["metadata"]["creationTimestamp"], made["metadata"]["creationTimestamp"]);
-    let stale = world.update(CONFIG_MAP, Target::Main, made.clone()).await.unwrap_err();
+    let stale = world.update(CONFIG_MAP, Part::Main, made.clone()).await.unwrap_err();
     assert_eq!(
         (stale.code(), stale.to_string().as_str()),
         (
@@ -185,18 +185,17 @@ async fn update_checks_versions_and_keeps_metadata() {
     );
     assert_ne!(next["metadata"]["resourceVersion"], version);
     let wrong = json!({"metadata": {"name": "a", "uid": "other"}});
-    let conflict = world.update(CONFIG_MAP, Target::Main, wrong).await.unwrap_err();
+    let conflict = world.update(CONFIG_MAP, Part::Main, wrong).await.unwrap_err();
     assert!(
         conflict
             .to_string()
             .contains("Precondition failed: UID in precondition: other, UID in object meta: ")
     );
-    let missing =
-        world.update(CONFIG_MAP, Target::Main, json!({"metadata": {"name": "b"}})).await.unwrap_err();
+    let missing = world.update(CONFIG_MAP, Part::Main, json!({"metadata": {"name": "b"}})).await.unwrap_err();
     assert_eq!(missing.to_string(), "configmaps \"b\" not found");
     let kind = world.kind("v1", "ConfigMap");
     let body = json!({"metadata": {"name": "c"}});
-    let named = world.registry.update(&world.caller, &kind, "default", "a", Target::Main, body, &PLAIN).await;
+    let named = world.registry.update(&world.caller, &kind, "default", "a", Part::Main, body, &PLAIN).await;
     assert_eq!(
         named.unwrap_err().to_string(),
         "the name of the object (c) does not match the name on the URL (a)"
@@ -210,7 +209,7 @@ async fn spec_status_and_scale_are_written_apart() {
     let mut body = made.clone();
     body["spec"]["replicas"] = 3.into();
     body["status"] = json!({"replicas": 9});
-    let spec = world.update(DEPLOYMENT, Target::Main, body).await.unwrap();
+    let spec = world.update(DEPLOYMENT, Part::Main, body).await.unwrap();
     assert_eq!(
         (spec["metadata"]["generation"].as_i64(), spec["status"]["replicas"].as_i64()),
         (Some(2), None)
@@ -218,7 +217,7 @@ async fn spec_status_and_scale_are_written_apart() {
     let mut body = spec.clone();
     body["spec"]["replicas"] = 7.into();
     body["status"] = json!({"replicas": 2, "observedGeneration": 2});
-    let status = world.update(DEPLOYMENT, Target::Status, body).await.unwrap();
+    let status = world.update(DEPLOYMENT, Part::STATUS, body).await.unwrap();
     assert_eq!(
         (status["spec"]["replicas"].as_i64(), status["status"]["replicas"].as_i64()),
         (Some(3), Some(2))
@@ -233,12 +232,12 @@ async fn spec_status_and_scale_are_written_apart() {
         (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "app=d"}))
     );
     scale["spec"]["replicas"] = 5.into();
-    let scaled = world.update(DEPLOYMENT, Target::Scale, scale.clone()).await.unwrap();
+    let scaled = world.update(DEPLOYMENT, Part::SCALE, scale.clone()).await.unwrap();
     assert_eq!(
         (scaled["spec"]["replicas"].as_i64(), scaled["metadata"]["generation"].as_i64()),
         (Some(5), Some(3))
     );
-    assert_eq!(world.update(DEPLOYMENT, Target::Scale, scale).await.unwrap_err().code(), 409);
+    assert_eq!(world.update(DEPLOYMENT, Part::SCALE, scale).await.unwrap_err().code(), 409);
     let change = |scale: &Value| {
         let mut scale = scale.clone();
         scale["spec"]["replicas"] = 6.into();
@@ -246,10 +245,10 @@ async fn spec_status_and_scale_are_written_apart() {
     };
     let registry = &world.registry;
     let patched =
-        registry.patch(&world.caller, &kind, "default", "d", Target::Scale, change, &PLAIN).await.unwrap();
+        registry.patch(&world.caller, &kind, "default", "d", Part::SCALE, change, &PLAIN).await.unwrap();
     assert_eq!(patched.value()["spec"]["replicas"], 6);
     let negative = json!({"metadata": {"name": "d"}, "spec": {"replicas": -1}});
-    let refusal = world.update(DEPLOYMENT, Target::Scale, negative).await.unwrap_err();
+    let refusal = world.update(DEPLOYMENT, Part::SCALE, negative).await.unwrap_err();
     assert!(
         refusal.to_string().contains("spec.replicas: Invalid value: -1: must be greater than or equal to 0")
     );
@@ -269,7 +268,7 @@ async fn racing_patches_all_land() {
                     new["data"][format!("k{n}")] = "v".into();
                     Ok(new)
                 };
-                registry.patch(&caller, &kind, "default", "a", Target::Main, change, &PLAIN).await.unwrap();
+                registry.patch(&caller, &kind, "default", "a", Part::Main, change, &PLAIN).await.unwrap();
             })
         })
         .collect();
@@ -308,10 +307,10 @@ async fn delete_checks_preconditions_and_finalizers() {
     assert_eq!(again.object().value(), pending, "a second delete changes nothing");
     let mut more = pending.clone();
     more["metadata"]["finalizers"] = json!(["example.com/x", "example.com/y"]);
-    let refusal = world.update(CONFIG_MAP, Target::Main, more).await.unwrap_err();
+    let refusal = world.update(CONFIG_MAP, Part::Main, more).await.unwrap_err();
     assert!(refusal.to_string().contains("no new finalizers can be added if the object is being deleted"));
     pending["metadata"].as_object_mut().unwrap().remove("finalizers");
-    world.update(CONFIG_MAP, Target::Main, pending).await.unwrap();
+    world.update(CONFIG_MAP, Part::Main, pending).await.unwrap();
     assert!(world.get(CONFIG_MAP, "a").is_none());
 }
 
@@ -327,7 +326,7 @@ async fn propagation_policies_leave_finalizers() {
         assert_eq!(pending["metadata"]["finalizers"], json!([finalizer]));
         assert_eq!(pending["metadata"]["generation"], 2);
         pending["metadata"]["finalizers"] = json!([]);
-        world.update(DEPLOYMENT, Target::Main, pending).await.unwrap();
+        world.update(DEPLOYMENT, Part::Main, pending).await.unwrap();
         assert!(world.get(DEPLOYMENT, "d").is_none());
     }
     world.create("apps/v1", "Deployment", deployment("d")).await;
@@ -384,7 +383,7 @@ async fn pods_get_time_to_stop() {
     bind(&world, "done", "n1").await.unwrap();
     done["metadata"].as_object_mut().unwrap().remove("resourceVersion");
     done["status"] = json!({"phase": "Succeeded"});
-    world.update(POD, Target::Status, done).await.unwrap();
+    world.update(POD, Part::STATUS, done).await.unwrap();
     assert!(matches!(world.delete(POD, "done", DeleteOptions::default()).await.unwrap(), Outcome::Gone(_)));
 
     world.create("v1", "Pod", pod("evicted")).await;
@@ -436,9 +435,12 @@ async fn namespaces_end_in_order() {
     assert_eq!(causes[0].reason.as_deref(), Some("NamespaceTerminating"));
     let mut body = pending.value();
     body["spec"]["finalizers"] = json!([]);
-    let update = world.update(NAMESPACE, Target::Main, body.clone()).await.unwrap();
+    let update = world.update(NAMESPACE, Part::Main, body.clone()).await.unwrap();
     assert_eq!(update["spec"]["finalizers"], json!(["kubernetes"]), "only finalize changes these");
-    world.registry.finalize_namespace(&world.caller, "x", body, &PLAIN).await.unwrap();
+    let mut stale = body.clone();
+    stale["metadata"]["resourceVersion"] = "1".into();
+    assert_eq!(world.update(NAMESPACE, Part::FINALIZE, stale).await.unwrap_err().code(), 409);
+    world.update(NAMESPACE, Part::FINALIZE, body).await.unwrap();
     assert!(world.get(NAMESPACE, "x").is_none());
 }
 
@@ -542,7 +544,7 @@ async fn services_get_addresses_that_outlive_a_restart() {
     assert!(made["spec"]["ports"][0]["nodePort"].as_i64().unwrap() >= 30_000);
     // An update that leaves out what was given keeps it.
     let kept = registry
-        .update(&caller, service, "default", "a", Target::Main, body("a", ""), &PLAIN)
+        .update(&caller, service, "default", "a", Part::Main, body("a", ""), &PLAIN)
         .await
         .unwrap()
         .value();

@@ -50,11 +50,11 @@ async fn the_two_versions_of_autoscalers_are_one() {
     // Somebody writes what v1 cannot show, and somebody else writes back what v1 shows of it.
     let mut richer = stored.clone();
     richer["spec"]["behavior"] = json!({"scaleDown": {"selectPolicy": "Disabled"}});
-    let richer = world.update(v2, Target::Main, richer).await.unwrap();
+    let richer = world.update(v2, Part::Main, richer).await.unwrap();
     let mut shown = world.get(v1, "h").unwrap();
     assert!(shown["spec"].get("behavior").is_none());
     shown["spec"]["maxReplicas"] = 4.into();
-    world.update(v1, Target::Main, shown).await.unwrap();
+    world.update(v1, Part::Main, shown).await.unwrap();
     let last = world.get(v2, "h").unwrap();
     assert_eq!(last["spec"]["behavior"], richer["spec"]["behavior"]);
     assert_eq!((&last["spec"]["maxReplicas"], &last["metadata"]["generation"]), (&json!(4), &json!(3)));

@@ -108,7 +108,9 @@ fn requests(kind: &Kind, whose: &str, node: &str) -> Vec<(String, &'static str, 
     if whose == "own" {
         add(format!("deletecollection {resource}"), "DELETE", format!("{path}?dryRun=All"));
     }
-    let parts = ["status", "scale"].into_iter().chain(kind.subresources.iter().map(|part| part.name));
+    let parts = ["status", "scale"].into_iter().chain(
+        kind.subresources.iter().map(|part| &*part.name).filter(|name| !["status", "scale"].contains(name)),
+    );
     for part in std::iter::once("").chain(parts) {
         let slash = if part.is_empty() { "" } else { "/" };
         for (verb, method) in

@@ -4,14 +4,13 @@
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_kinds::Kind;
 use proa_kinds::built_in::certificate_signing_request::request::Request;
 use proa_kinds::built_in::certificate_signing_request::signers::{API_CLIENT, GROUP_MASTERS};
 use proa_kinds::rbac::Attributes;
+use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 
 use crate::write::metadata;
-use crate::write::request::Target;
 use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict, is};
 
 fn is_request(kind: &Kind) -> bool {
@@ -31,7 +30,7 @@ impl Stage for CertificateRequester {
     }
 
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
-        match (attempt.operation, attempt.old) {
+        match (&attempt.operation, attempt.old) {
             (Operation::Create, _) => set_requester(attempt, new).into(),
             (Operation::Update(_), Some(old)) => {
                 stamp(old, new, attempt.now);
@@ -55,9 +54,9 @@ impl Stage for CertificateSigners {
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, _new: &'a Value) -> Verdict<'a> {
-        let (verb, deed) = match attempt.operation {
-            Operation::Update(Target::Approval) => ("approve", "approve requests"),
-            Operation::Update(Target::Status) => ("sign", "sign requests"),
+        let (verb, deed) = match &attempt.operation {
+            Operation::Update(part) if *part == Part::APPROVAL => ("approve", "approve requests"),
+            Operation::Update(part) if *part == Part::STATUS => ("sign", "sign requests"),
             _ => return Verdict::PASSED,
         };
         let signer = attempt.old.and_then(|old| old.pointer("/spec/signerName")).and_then(Value::as_str);

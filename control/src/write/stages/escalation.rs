@@ -7,13 +7,12 @@ use std::sync::Arc;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use proa_api::Refusal;
 use proa_api::status::Resource;
-use proa_kinds::Kind;
 use proa_kinds::rbac::{Attributes, GROUP, User, escalation, index};
+use proa_kinds::{Kind, Part};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::policy::Policy;
-use crate::write::request::Target;
 use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict};
 
 /// Lets nobody grant what they do not have.
@@ -34,7 +33,7 @@ impl Stage for Escalation {
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
-        if !matches!(attempt.operation, Operation::Create | Operation::Update(Target::Main))
+        if !matches!(attempt.operation, Operation::Create | Operation::Update(Part::Main))
             || attempt.caller.is_master()
             || attempt.old.is_some_and(|old| leaves_rights_alone(old, new))
         {

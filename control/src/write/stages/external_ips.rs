@@ -5,10 +5,9 @@
 use std::collections::BTreeSet;
 
 use proa_api::Refusal;
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
-use crate::write::request::Target;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// The stock server's words.
@@ -27,10 +26,8 @@ impl Stage for DenyServiceExternalIPs {
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
-        match attempt.operation {
-            Operation::Create | Operation::Update(Target::Main) => {
-                deny(attempt.kind, attempt.old, new).into()
-            }
+        match &attempt.operation {
+            Operation::Create | Operation::Update(Part::Main) => deny(attempt.kind, attempt.old, new).into(),
             _ => Verdict::PASSED,
         }
     }

@@ -2,13 +2,12 @@
 
 use k8s_openapi::api::core::v1::LimitRange;
 use proa_api::Refusal;
-use proa_kinds::Kind;
 use proa_kinds::admission::limit_range;
+use proa_kinds::{Kind, Part};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::store::Store;
-use crate::write::request::Target;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// Keeps pods and claims within the LimitRanges of their namespace.
@@ -28,17 +27,17 @@ impl Stage for LimitRanger {
     }
 
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
-        match attempt.operation {
+        match &attempt.operation {
             Operation::Create if attempt.kind.kind == "Pod" => fill(attempt.store, new).into(),
             _ => Verdict::PASSED,
         }
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
-        let changes = match (attempt.operation, attempt.old) {
+        let changes = match (&attempt.operation, attempt.old) {
             (Operation::Create, _) => true,
             // What is said of a claim's status must get through whatever the limits are by now.
-            (Operation::Update(Target::Main), Some(old)) => {
+            (Operation::Update(Part::Main), Some(old)) => {
                 attempt.kind.kind != "Pod" && old["spec"] != new["spec"]
             }
             _ => false,

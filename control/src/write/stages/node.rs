@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use proa_api::Refusal;
 use proa_api::names::{GROUP_NODES, LABEL_HOSTNAME, NAMESPACE_NODE_LEASE, NODE_USER_PREFIX};
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
 use super::node_addresses::{self, Ranges};
-use crate::write::request::{Caller, Target};
+use crate::write::request::Caller;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// Labels with Kubernetes' own prefixes that a node may set on itself.
@@ -49,7 +49,7 @@ impl Stage for NodeRestriction {
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
         let Some(node) = node_name(attempt.caller) else { return Verdict::PASSED };
-        let may = match (attempt.operation, attempt.old) {
+        let may = match (&attempt.operation, attempt.old) {
             (Operation::Create, _) => check_create(node, attempt.kind, new),
             (Operation::Update(target), Some(old)) => check_update(node, attempt.kind, target, old, new),
             _ => Ok(()),
@@ -87,7 +87,7 @@ fn check_create(node: &str, kind: &Kind, object: &Value) -> Result<(), Refusal> 
 }
 
 /// Refuses what a node may not change.
-fn check_update(node: &str, kind: &Kind, target: Target, old: &Value, new: &Value) -> Result<(), Refusal> {
+fn check_update(node: &str, kind: &Kind, part: &Part, old: &Value, new: &Value) -> Result<(), Refusal> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
     let refuse = |why: String| Err(Refusal::forbidden(kind.resource(), name, why));
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -98,7 +98,7 @@ fn check_update(node: &str, kind: &Kind, target: Target, old: &Value, new: &Valu
             check_labels(node, kind, name, old, new, "modify")?;
             let none = |object: &Value| object["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
             let same = old["spec"]["taints"] == new["spec"]["taints"] || (none(old) && none(new));
-            if target == Target::Main && !same {
+            if *part == Part::Main && !same {
                 return refuse(format!("node {node:?} is not allowed to modify taints"));
             }
             if old["metadata"]["ownerReferences"] != new["metadata"]["ownerReferences"] {
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(text(check_create("a", kind, &plain)), "");
         let other = node("b", json!({}), Value::Null);
         assert!(check_create("a", kind, &other).is_err());
-        assert!(check_update("a", kind, Target::Status, &other, &other).is_err());
+        assert!(check_update("a", kind, &Part::STATUS, &other, &other).is_err());
         let role = node("a", json!({ "node-role.kubernetes.io/control-plane": "" }), Value::Null);
         assert_eq!(
             text(check_create("a", kind, &role)),
@@ -216,15 +216,15 @@ mod tests {
         let hostname = |name: &str| node("a", json!({ "kubernetes.io/hostname": name }), Value::Null);
         assert_eq!(text(check_create("a", kind, &hostname("a"))), "");
         assert!(check_create("a", kind, &hostname("b")).is_err());
-        assert!(check_update("a", kind, Target::Main, &plain, &hostname("b")).is_err());
+        assert!(check_update("a", kind, &Part::Main, &plain, &hostname("b")).is_err());
         let restricted = node("a", json!({ "x.node-restriction.kubernetes.io/y": "" }), Value::Null);
-        assert!(check_update("a", kind, Target::Main, &plain, &restricted).is_err());
-        assert!(check_update("a", kind, Target::Main, &restricted, &plain).is_err(), "nor take off");
+        assert!(check_update("a", kind, &Part::Main, &plain, &restricted).is_err());
+        assert!(check_update("a", kind, &Part::Main, &restricted, &plain).is_err(), "nor take off");
         let tainted = node("a", json!({}), json!([{ "key": "k", "effect": "NoSchedule" }]));
         assert_eq!(text(check_create("a", kind, &tainted)), "", "kubelets register with taints");
         let clean = node("a", json!({}), Value::Null);
-        assert!(check_update("a", kind, Target::Main, &tainted, &clean).is_err());
-        assert_eq!(text(check_update("a", kind, Target::Status, &clean, &clean)), "");
+        assert!(check_update("a", kind, &Part::Main, &tainted, &clean).is_err());
+        assert_eq!(text(check_update("a", kind, &Part::STATUS, &clean, &clean)), "");
     }
 
     #[test]

@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::Refusal;
 use proa_api::field::FieldErrors;
-use proa_kinds::Kind;
 use proa_kinds::admission::pod_security::{Policy, decide, is_significant, namespace, policy};
+use proa_kinds::{Kind, Part};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::store::Store;
-use crate::write::request::{Target, Warnings};
+use crate::write::request::Warnings;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// Keeps pods to what the labels of their namespace let them ask for.
@@ -35,9 +35,9 @@ impl Stage for PodSecurity {
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
         let (store, kind, warnings) = (attempt.store, attempt.kind, &attempt.options.warnings);
-        match (attempt.operation, attempt.old) {
+        match (&attempt.operation, attempt.old) {
             (Operation::Create, _) => check_create(store, kind, new, warnings).into(),
-            (Operation::Update(Target::Main), Some(old)) => {
+            (Operation::Update(Part::Main), Some(old)) => {
                 check_update(store, kind, old, new, warnings).into()
             }
             _ => Verdict::PASSED,

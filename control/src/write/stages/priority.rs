@@ -4,11 +4,10 @@
 
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use proa_api::Refusal;
-use proa_kinds::Kind;
+use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
 use crate::store::{Object, Store};
-use crate::write::request::Target;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 const RESOURCE: &str = "priorityclasses.scheduling.k8s.io";
@@ -31,12 +30,12 @@ impl Stage for Priority {
     }
 
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
-        match (attempt.operation, attempt.old) {
-            (Operation::Create | Operation::Update(Target::Main), _) if attempt.kind.kind != "Pod" => {
+        match (&attempt.operation, attempt.old) {
+            (Operation::Create | Operation::Update(Part::Main), _) if attempt.kind.kind != "Pod" => {
                 check_default(attempt.store, attempt.kind, new).into()
             }
             (Operation::Create, _) => set(attempt.store, attempt.kind, new).into(),
-            (Operation::Update(Target::Main), Some(old)) => {
+            (Operation::Update(Part::Main), Some(old)) => {
                 keep(old, new);
                 Verdict::PASSED
             }

@@ -11,14 +11,13 @@ use std::str::FromStr;
 
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_kinds::Kind;
 use proa_kinds::built_in::service::{FIELD_HOLDS, has_node_ports, node_ports, wanted_address};
+use proa_kinds::{Kind, Part};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::store::{Live, Settle};
-use crate::write::request::Target;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 /// The API server's own address: only `default/kubernetes` gets it.
@@ -142,15 +141,15 @@ impl Stage for ServiceAddresses {
     }
 
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a mut Value) -> Verdict<'a> {
-        if let (Operation::Update(Target::Main), Some(old)) = (attempt.operation, attempt.old) {
+        if let (Operation::Update(Part::Main), Some(old)) = (&attempt.operation, attempt.old) {
             carry_over(old, new);
         }
         Verdict::PASSED
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
-        match attempt.operation {
-            Operation::Create | Operation::Update(Target::Main) => check_families(new).into(),
+        match &attempt.operation {
+            Operation::Create | Operation::Update(Part::Main) => check_families(new).into(),
             _ => Verdict::PASSED,
         }
     }

@@ -6,12 +6,11 @@
 use proa_api::Refusal;
 use proa_api::names::{ANNOTATION_STORAGE_CLASS, FINALIZER_PV_PROTECTION, FINALIZER_PVC_PROTECTION, STORAGE};
 use proa_api::quantity::Amount;
-use proa_kinds::Kind;
 use proa_kinds::built_in::storage_class;
+use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 
 use crate::store::Store;
-use crate::write::request::Target;
 use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
 
 const CLASSES: &str = "storageclasses.storage.k8s.io";
@@ -43,8 +42,8 @@ impl Stage for Storage {
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {
-        match (attempt.operation, attempt.old) {
-            (Operation::Update(Target::Main), Some(old)) if attempt.kind.kind == "PersistentVolumeClaim" => {
+        match (&attempt.operation, attempt.old) {
+            (Operation::Update(Part::Main), Some(old)) if attempt.kind.kind == "PersistentVolumeClaim" => {
                 resize(attempt.store, attempt.kind, old, new).into()
             }
             _ => Verdict::PASSED,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use proa_api::Refusal;
+use proa_kinds::Part;
 use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use serde_json::{Value, json};
 
-use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Target, Warnings, WriteOptions};
+use crate::registry::{Caller, DeleteOptions, Registry, RegistryConfig, Warnings, WriteOptions};
 use crate::store::Object;
 use crate::write::stages::StagesConfig;
 
@@ -65,7 +66,7 @@ impl World {
         made.map(|object| object.value())
     }
 
-    async fn change(&self, what: &str, target: Target, change: Value) -> Result<Value, Refusal> {
+    async fn change(&self, what: &str, part: Part, change: Value) -> Result<Value, Refusal> {
         let mut words = what.split(' ');
         let (version, kind) = (words.next().unwrap(), words.next().unwrap());
         let kind = self.registry.kinds().by_kind(version, kind).unwrap().clone();
@@ -75,7 +76,7 @@ impl World {
             Ok(new)
         };
         let name = words.next().unwrap();
-        let patched = self.registry.patch(&self.caller, &kind, "default", name, target, patch, &PLAIN).await;
+        let patched = self.registry.patch(&self.caller, &kind, "default", name, part, patch, &PLAIN).await;
         patched.map(|object| object.value())
     }
 }
@@ -114,7 +115,7 @@ async fn pods_have_the_priority_of_their_class() {
     // A client that knows nothing of the fields leaves them out.
     let change =
         json!({"spec": {"priority": null, "preemptionPolicy": null}, "metadata": {"labels": {"a": "b"}}});
-    let changed = world.change("v1 Pod high", Target::Main, change).await.unwrap();
+    let changed = world.change("v1 Pod high", Part::Main, change).await.unwrap();
     assert_eq!(priority(&changed), priority(&high));
     world
         .refused(
@@ -130,10 +131,10 @@ async fn pods_have_the_priority_of_their_class() {
     let second = json!({"value": 8, "globalDefault": true});
     world.refused("scheduling.k8s.io/v1 PriorityClass second", second, expect![[r#"403 priorityclasses.scheduling.k8s.io "second" is forbidden: PriorityClass low is already marked as default. Only one default can exist"#]]).await;
     let refusal =
-        world.change("scheduling.k8s.io/v1 PriorityClass high", Target::Main, json!({"globalDefault": true}));
+        world.change("scheduling.k8s.io/v1 PriorityClass high", Part::Main, json!({"globalDefault": true}));
     expect![[r#"priorityclasses.scheduling.k8s.io "high" is forbidden: PriorityClass low is already marked as default. Only one default can exist"#]].assert_eq(&refusal.await.unwrap_err().to_string());
     world
-        .change("scheduling.k8s.io/v1 PriorityClass low", Target::Main, json!({"description": "d"}))
+        .change("scheduling.k8s.io/v1 PriorityClass low", Part::Main, json!({"description": "d"}))
         .await
         .unwrap();
 }
@@ -181,7 +182,7 @@ async fn evictions_ask_the_budget() {
         let mut pod = pod(json!({"nodeName": "n"}));
         pod["metadata"]["labels"] = json!({"app": "a"});
         world.made(&format!("v1 Pod {name}"), pod).await;
-        world.change(&format!("v1 Pod {name}"), Target::Status, running.clone()).await.unwrap();
+        world.change(&format!("v1 Pod {name}"), Part::STATUS, running.clone()).await.unwrap();
     }
     let spec = json!({"minAvailable": 2, "selector": {"matchLabels": {"app": "a"}}});
     world.made("policy/v1 PodDisruptionBudget b", json!({ "spec": spec })).await;
@@ -191,23 +192,23 @@ async fn evictions_ask_the_budget() {
         "disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3, "observedGeneration": 1,
     }});
     let budget = "policy/v1 PodDisruptionBudget b";
-    world.change(budget, Target::Status, status.clone()).await.unwrap();
+    world.change(budget, Part::STATUS, status.clone()).await.unwrap();
     let stale = evict("a", json!({"preconditions": {"uid": "other"}}), &PLAIN).await.unwrap_err();
     assert_eq!(stale.code(), 409, "{stale}");
     let dry = WriteOptions { dry_run: true, field_manager: String::new(), warnings: Warnings::NONE };
     evict("a", json!({}), &dry).await.unwrap();
-    let same = world.change(budget, Target::Main, json!({})).await.unwrap();
+    let same = world.change(budget, Part::Main, json!({})).await.unwrap();
     assert_eq!(same["status"], status["status"]);
     // Of two at once, the budget pays for one.
     let (none, plain) = (json!({}), PLAIN);
     let (one, two) = tokio::join!(evict("a", none.clone(), &plain), evict("b", none, &plain));
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
     let gone = if one.is_ok() { "a" } else { "b" };
-    let pod = world.change(&format!("v1 Pod {gone}"), Target::Status, json!({})).await.unwrap();
+    let pod = world.change(&format!("v1 Pod {gone}"), Part::STATUS, json!({})).await.unwrap();
     assert!(pod["metadata"]["deletionTimestamp"].is_string());
     let condition = &pod["status"]["conditions"][1];
     assert_eq!(condition["reason"], "EvictionByEvictionAPI", "{pod}");
-    let after = world.change(budget, Target::Main, json!({})).await.unwrap();
+    let after = world.change(budget, Part::Main, json!({})).await.unwrap();
     assert!(after["status"]["disruptedPods"][gone].is_string(), "{after}");
     assert_eq!(after["status"]["conditions"][0]["reason"], "InsufficientPods");
     let refusal = evict("c", json!({}), &PLAIN).await.unwrap_err();
@@ -235,10 +236,10 @@ async fn quotas_are_never_exceeded() {
     world.refused("v1 Pod x", pod(json!({})), expect![[r#"403 pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"#]]).await;
     let dry = WriteOptions { dry_run: true, field_manager: String::new(), warnings: Warnings::NONE };
     assert_eq!(world.create("v1 Pod x", pod(json!({})), &dry).await.unwrap_err().code(), 403);
-    let used = async || world.change(quota, Target::Main, json!({})).await.unwrap()["status"]["used"].clone();
+    let used = async || world.change(quota, Part::Main, json!({})).await.unwrap()["status"]["used"].clone();
     // One ends, one is deleted: there is room for two.
     let ended = json!({"status": {"phase": "Succeeded"}});
-    world.change(&format!("v1 Pod {}", taken[0]), Target::Status, ended).await.unwrap();
+    world.change(&format!("v1 Pod {}", taken[0]), Part::STATUS, ended).await.unwrap();
     world.deleted("v1 Pod", taken[1]).await;
     assert_eq!(used().await["pods"], "3");
     world.deleted("v1 Pod", taken[0]).await;
@@ -253,7 +254,7 @@ async fn quotas_are_never_exceeded() {
     let counted = world.registry.recount(&world.caller, "default", "q").await.unwrap();
     assert!(counted.is_none(), "what was settled is what is counted");
     let more = json!({"spec": {"hard": {"pods": "9", "services": "1", "count/configmaps": "2"}}});
-    world.change(quota, Target::Main, more).await.unwrap();
+    world.change(quota, Part::Main, more).await.unwrap();
     world.registry.recount(&world.caller, "default", "q").await.unwrap().unwrap();
     world.pod("x", json!({})).await.unwrap();
 }
@@ -307,7 +308,7 @@ async fn two_nodes() -> World {
         .made("v1 Service balanced", json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}))
         .await;
     let balanced = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.78"}]}}});
-    world.change("v1 Service balanced", Target::Status, balanced).await.unwrap();
+    world.change("v1 Service balanced", Part::STATUS, balanced).await.unwrap();
     world.caller = Caller::node("b");
     world
 }
@@ -317,7 +318,7 @@ async fn a_node_gives_its_pods_no_address_of_others() {
     let world = two_nodes().await;
     let said = async |pod: &str, status: Value| {
         let change = json!({ "status": status });
-        let changed = world.change(&format!("v1 Pod {pod}"), Target::Status, change).await;
+        let changed = world.change(&format!("v1 Pod {pod}"), Part::STATUS, change).await;
         changed.map(|_| ()).map_err(|refusal| refusal.to_string())
     };
     let both = |ip: &str| json!({"podIP": ip, "podIPs": [{"ip": ip}]});
@@ -345,7 +346,7 @@ async fn a_node_shows_no_address_of_others() {
     let shows = async |type_: &str, address: &str| {
         let own = json!({"type": "InternalIP", "address": "192.0.2.2"});
         let change = json!({"status": {"addresses": [own, {"type": type_, "address": address}]}});
-        let changed = world.change("v1 Node b", Target::Status, change).await;
+        let changed = world.change("v1 Node b", Part::STATUS, change).await;
         changed.map(|_| ()).map_err(|refusal| refusal.to_string())
     };
     expect![[
@@ -381,7 +382,7 @@ async fn a_node_takes_no_range_of_others() {
     assert!(registers("b", range("10.42.1.0/24")).await.unwrap_err().contains("already exists"));
     assert_eq!(registers("c", range("10.42.2.0/24")).await, Ok(()));
     assert_eq!(registers("d", json!({})).await, Ok(()));
-    let later = world.change("v1 Node d", Target::Main, json!({ "spec": range("10.42.3.0/24") })).await;
+    let later = world.change("v1 Node d", Part::Main, json!({ "spec": range("10.42.3.0/24") })).await;
     expect![[r#"nodes "d" is forbidden: node "d" is not allowed to modify podCIDR"#]]
         .assert_eq(&later.unwrap_err().to_string());
 }

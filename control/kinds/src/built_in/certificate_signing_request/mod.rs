@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::columns::{age, column, human_duration, items, name, text};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, SelectableField, Subresource, syntax};
 
 /// Condition: a certificate may be issued.
@@ -61,12 +61,7 @@ pub struct CertificateSigningRequests;
 /// The row of CertificateSigningRequests.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["csr"],
-        subresources: vec![Subresource {
-            name: "approval",
-            kind: ("certificates.k8s.io", "v1", "CertificateSigningRequest"),
-            verbs: &["get", "patch", "update"],
-        }],
+        short_names: vec!["csr".into()],
         columns: vec![
             name(),
             age(),
@@ -78,12 +73,10 @@ pub fn kind() -> Kind {
             }),
             column("Condition", "string", "How far the request has come.", |o, _| state(o).into()),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "spec.signerName",
-            value: |o| text(o, "/spec/signerName").to_owned(),
-        }],
+        selectable_fields: vec![SelectableField::at("spec.signerName", "/spec/signerName")],
         ..row::<CertificateSigningRequests>()
     }
+    .with([Subresource::members("approval", ["/status/conditions"])])
 }
 
 fn state(request: &Value) -> String {
@@ -118,7 +111,7 @@ fn certificate(request: &CertificateSigningRequest) -> &[u8] {
     request.status.as_ref().and_then(|s| s.certificate.as_ref()).map_or(&[], |c| &c.0)
 }
 
-impl Rules for CertificateSigningRequests {
+impl TypedRules for CertificateSigningRequests {
     type Object = CertificateSigningRequest;
     const NAME: NameFormat = NameFormat::PathSegment;
     const NAMESPACED: bool = false;
@@ -137,14 +130,6 @@ impl Rules for CertificateSigningRequests {
         let mut kept: Vec<Condition> = decided.cloned().collect();
         kept.append(&mut list);
         status.conditions = Some(kept).filter(|list| !list.is_empty());
-    }
-
-    /// Whoever approves changes the conditions and nothing else.
-    fn prepare_approval(old: &CertificateSigningRequest, new: &mut CertificateSigningRequest) {
-        let conditions = new.status.take().and_then(|s| s.conditions);
-        let mut status = old.status.clone().unwrap_or_default();
-        status.conditions = conditions;
-        new.status = Some(status);
     }
 
     fn validate(request: &CertificateSigningRequest, errors: &mut FieldErrors) {
@@ -202,7 +187,8 @@ impl Rules for CertificateSigningRequests {
         }
     }
 
-    fn validate_approval(
+    fn validate_part_update(
+        _name: &str,
         old: &CertificateSigningRequest,
         new: &CertificateSigningRequest,
         errors: &mut FieldErrors,

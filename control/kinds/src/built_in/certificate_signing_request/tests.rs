@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::signers::{self, API_CLIENT, NODE_CLIENT, NODE_SERVING};
 use crate::check::{created, refusals};
-use crate::{Part, built_in};
+use crate::{Part, Write, built_in};
 
 /// A request in PEM for this subject and these alternative names.
 fn pem(common_name: &str, organization: &str, names: &[&str]) -> String {
@@ -92,7 +92,7 @@ fn changed(old: &Value, part: Part, status: Value) -> Result<Value, String> {
     let kind = table.by_kind("certificates.k8s.io/v1", "CertificateSigningRequest").unwrap();
     let mut new = old.clone();
     new["status"] = status;
-    (kind.hooks.update)(old, new, part).map_err(|refusal| refusal.to_string())
+    kind.apply_rules(Write::Update(old, &part), new).map_err(|refusal| refusal.to_string())
 }
 
 #[test]
@@ -101,30 +101,30 @@ fn who_may_change_what_of_the_status() {
     let kind = table.by_kind("certificates.k8s.io/v1", "CertificateSigningRequest").unwrap();
     let mut object: Value = serde_json::from_str(&base()).unwrap();
     object["metadata"] = json!({ "name": "x" });
-    let object = (kind.hooks.create)(object).unwrap();
+    let object = kind.apply_rules(Write::Create, object).unwrap();
     let condition = |type_: &str, status: &str| json!({ "type": type_, "status": status });
     let with = |list: &[Value]| json!({ "conditions": list });
 
-    let ignored = changed(&object, Part::Status, with(&[condition("Approved", "True")])).unwrap();
+    let ignored = changed(&object, Part::STATUS, with(&[condition("Approved", "True")])).unwrap();
     assert!(ignored.pointer("/status/conditions").is_none(), "{ignored}");
-    let approved = changed(&object, Part::Approval, with(&[condition("Approved", "True")])).unwrap();
+    let approved = changed(&object, Part::APPROVAL, with(&[condition("Approved", "True")])).unwrap();
     assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
     let issued = changed(
         &approved,
-        Part::Approval,
+        Part::APPROVAL,
         json!({ "certificate": "eA==", "conditions": approved["status"]["conditions"] }),
     );
     assert!(issued.unwrap()["status"].get("certificate").is_none());
     for (old, part, status) in [
-        (&object, Part::Approval, with(&[condition("Approved", "False")])),
-        (&object, Part::Approval, with(&[condition("Approved", "True"), condition("Denied", "True")])),
-        (&approved, Part::Approval, json!({})),
-        (&object, Part::Status, json!({ "certificate": "eA==" })),
-        (&object, Part::Status, with(&[condition("Other", "")])),
+        (&object, Part::APPROVAL, with(&[condition("Approved", "False")])),
+        (&object, Part::APPROVAL, with(&[condition("Approved", "True"), condition("Denied", "True")])),
+        (&approved, Part::APPROVAL, json!({})),
+        (&object, Part::STATUS, json!({ "certificate": "eA==" })),
+        (&object, Part::STATUS, with(&[condition("Other", "")])),
     ] {
         changed(old, part, status.clone()).expect_err(&status.to_string());
     }
-    let kept = changed(&approved, Part::Status, json!({})).unwrap();
+    let kept = changed(&approved, Part::STATUS, json!({})).unwrap();
     assert_eq!(kept["status"]["conditions"][0]["type"], "Approved", "the decision stays");
 }
 

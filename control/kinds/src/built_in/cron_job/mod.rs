@@ -9,7 +9,7 @@ use serde_json::Value;
 use self::schedule::Schedule;
 use super::{job, template};
 use crate::columns::{age, column, count, items, join, name, selector, since, text, text_or_none, wide};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{NOT_NEGATIVE, one_of};
 use crate::{Kind, meta};
 
@@ -24,8 +24,8 @@ pub struct CronJobs;
 pub fn kind() -> Kind {
     const CONTAINERS: &str = "/spec/jobTemplate/spec/template/spec/containers";
     Kind {
-        short_names: vec!["cj"],
-        categories: vec!["all"],
+        short_names: vec!["cj".into()],
+        categories: vec!["all".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -61,7 +61,7 @@ pub fn kind() -> Kind {
     }
 }
 
-impl Rules for CronJobs {
+impl TypedRules for CronJobs {
     type Object = CronJob;
     const HAS_STATUS: bool = true;
 

@@ -16,7 +16,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use proa_api::field::{FieldErrors, Path};
 
 use crate::Kind;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::NOT_NEGATIVE;
 
 /// The target of the metric that an autoscaler without any has, in percent of the request.
@@ -29,15 +29,15 @@ pub struct HorizontalPodAutoscalers;
 /// The row of HorizontalPodAutoscalers.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["hpa"],
-        categories: vec!["all"],
+        short_names: vec!["hpa".into()],
+        categories: vec!["all".into()],
         has_generation: true,
         columns: columns::columns(),
         ..row::<HorizontalPodAutoscalers>()
     }
 }
 
-impl Rules for HorizontalPodAutoscalers {
+impl TypedRules for HorizontalPodAutoscalers {
     type Object = HorizontalPodAutoscaler;
     const HAS_STATUS: bool = true;
 

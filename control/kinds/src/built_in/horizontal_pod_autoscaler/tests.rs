@@ -162,7 +162,7 @@ fn what_is_refused() {
     updated(
         BASE,
         "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, status: {currentReplicas: -1, desiredReplicas: -2}}",
-        Part::Status,
+        Part::STATUS,
         expect![[r#"
             422 HorizontalPodAutoscaler.autoscaling "x" is invalid: [status.currentReplicas: Invalid value: -1: must be greater than or equal to 0, status.desiredReplicas: Invalid value: -2: must be greater than or equal to 0]
         "#]],
@@ -173,7 +173,7 @@ fn what_is_refused() {
 fn columns() {
     let table = built_in::table();
     let kind = table.by_kind("autoscaling/v2", "HorizontalPodAutoscaler").unwrap();
-    let titles: Vec<&str> = kind.columns.iter().map(|c| c.name).collect();
+    let titles: Vec<&str> = kind.columns.iter().map(|c| &*c.name).collect();
     assert_eq!(titles, ["Name", "Reference", "Targets", "MinPods", "MaxPods", "Replicas", "Age"]);
     let check = |metrics: Value, current: Value, expected: &str| {
         let object = json!({"spec": {"metrics": metrics}, "status": {"currentMetrics": current}});

@@ -4,11 +4,13 @@
 //! back what it has read loses nothing. Annotation names:
 //! <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use serde_json::{Map, Value, json};
 
 use super::columns;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Column, Kind, View};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -108,16 +110,11 @@ pub struct HorizontalPodAutoscalersV1;
 /// The row of HorizontalPodAutoscalers of `autoscaling/v1`.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["hpa"],
-        categories: vec!["all"],
+        short_names: vec!["hpa".into()],
+        categories: vec!["all".into()],
         has_generation: true,
         columns: columns::columns().into_iter().map(of_v1).collect(),
-        view: Some(View {
-            of: ("autoscaling", "v2"),
-            to_stored,
-            from_stored,
-            stored_field: |field| field.to_owned(),
-        }),
+        view: Some(View::new(("autoscaling", "v2"), to_stored, from_stored)),
         ..row::<HorizontalPodAutoscalersV1>()
     }
 }
@@ -127,10 +124,10 @@ fn of_v1(column: Column) -> Column {
     if column.name != "Targets" {
         return column;
     }
-    Column { cell: |o, _| columns::targets(&to_stored(o.clone())).into(), ..column }
+    Column { cell: Arc::new(|o, _| columns::targets(&to_stored(o.clone())).into()), ..column }
 }
 
-impl Rules for HorizontalPodAutoscalersV1 {
+impl TypedRules for HorizontalPodAutoscalersV1 {
     type Object = HorizontalPodAutoscaler;
     const HAS_STATUS: bool = true;
 

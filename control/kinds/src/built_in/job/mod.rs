@@ -21,7 +21,7 @@ use super::template;
 use crate::columns::{
     age, column, container_images, container_names, human_duration, items, name, number, selector, time, wide,
 };
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::syntax::{NOT_NEGATIVE, not_between};
 use crate::{Kind, SelectableField, meta};
 
@@ -38,7 +38,7 @@ pub struct Jobs;
 /// The row of Jobs.
 pub fn kind() -> Kind {
     Kind {
-        categories: vec!["all"],
+        categories: vec!["all".into()],
         has_generation: true,
         columns: vec![
             name(),
@@ -58,10 +58,9 @@ pub fn kind() -> Kind {
                 selector(o.pointer("/spec/selector")).into()
             }),
         ],
-        selectable_fields: vec![SelectableField {
-            name: "status.successful",
-            value: |o| number(o, "/status/succeeded").to_string(),
-        }],
+        selectable_fields: vec![SelectableField::new("status.successful", |o| {
+            number(o, "/status/succeeded").to_string()
+        })],
         ..row::<Jobs>()
     }
 }
@@ -104,7 +103,7 @@ fn duration(job: &Value, now: Timestamp) -> String {
     human_duration(end.unwrap_or(now).as_second() - start.as_second())
 }
 
-impl Rules for Jobs {
+impl TypedRules for Jobs {
     type Object = Job;
     const HAS_STATUS: bool = true;
 

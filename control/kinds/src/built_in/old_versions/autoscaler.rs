@@ -1,6 +1,8 @@
 //! HorizontalPodAutoscalers of `autoscaling/v2beta1`, whose metrics have the shape in which those of
 //! `v1` travel in an annotation.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::form::Form;
@@ -19,8 +21,10 @@ fn from_stored(autoscaler: Value) -> Value {
 
 /// The one column that is not the same in both versions.
 pub(super) fn column(column: Column) -> Column {
-    match column.name {
-        "Targets" => Column { cell: |o, _| columns::targets(&to_stored(o.clone())).into(), ..column },
+    match &*column.name {
+        "Targets" => {
+            Column { cell: Arc::new(|o, _| columns::targets(&to_stored(o.clone())).into()), ..column }
+        }
         _ => column,
     }
 }

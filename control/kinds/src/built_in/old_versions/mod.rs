@@ -13,10 +13,13 @@ mod form;
 mod ingress;
 mod workloads;
 
+use std::sync::Arc;
+
 use form::{Form, SAME};
 
 use super::event_v1;
-use crate::{Hooks, Kind, Table, View};
+use crate::rules::Unruled;
+use crate::{Kind, Table, View};
 
 /// One old version of some kinds.
 struct Old {
@@ -108,31 +111,22 @@ const fn event_v1_form() -> Form {
 /// The table with the old versions of the kinds that it holds, after all others.
 pub fn with_old_versions(table: &Table) -> Table {
     let rows = OLD.iter().filter_map(|old| row(table, old));
-    Table::of(table.iter().cloned().chain(rows.map(std::sync::Arc::new)).collect())
+    Table::of(table.iter().cloned().chain(rows.map(Arc::new)).collect())
 }
 
 fn row(table: &Table, old: &Old) -> Option<Kind> {
     let stored = table.by_plural(old.of.0, old.of.1, old.plural)?;
     // An Event is shown as today's version of its own group shows it.
     let shown = table.by_plural(old.api.0, "v1", old.plural).unwrap_or(stored);
-    let view = View {
-        of: old.of,
-        to_stored: old.form.to_stored,
-        from_stored: old.form.from_stored,
-        stored_field: shown.view.map_or(|field| field.to_owned(), |view| view.stored_field),
-    };
+    let mut view = View::new(old.of, old.form.to_stored, old.form.from_stored);
+    if let Some(of_shown) = &shown.view {
+        view.stored_field = of_shown.stored_field.clone();
+    }
     let mut kind = Kind {
         group: old.api.0.to_owned(),
         version: old.api.1.to_owned(),
         view: Some(view),
-        hooks: Hooks {
-            default: Ok,
-            create: Ok,
-            update: |_, new, _| Ok(new),
-            connect: |_, new| Ok(new),
-            misfit: |_| None,
-            schema: shown.hooks.schema,
-        },
+        rules: Arc::new(Unruled),
         ..Kind::clone(shown)
     };
     if old.api.0 != shown.group {

@@ -9,7 +9,7 @@ use crate::built_in;
 fn check(api_version: &str, kind: &str, object: Value, stored: &Expect) -> Value {
     let table = with_old_versions(&built_in::table());
     let row = table.by_kind(api_version, kind).unwrap_or_else(|| panic!("{api_version} {kind}"));
-    let view = row.view.unwrap();
+    let view = row.view.as_ref().unwrap();
     let became = (view.to_stored)(object);
     stored.assert_eq(&became.to_string());
     (view.from_stored)(became)

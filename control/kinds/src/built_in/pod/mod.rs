@@ -21,8 +21,7 @@ use serde_json::Value;
 pub use resources::{requirements, resource_name};
 pub use scheduling::{toleration_key, tolerations};
 
-use crate::columns::text;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 use crate::{Kind, PROXY_VERBS, SelectableField, Subresource};
 
 /// The rules of Pods.
@@ -31,52 +30,40 @@ pub struct Pods;
 /// The row of Pods.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["po"],
-        categories: vec!["all"],
+        short_names: vec!["po".into()],
+        categories: vec!["all".into()],
         has_generation: true,
-        subresources: vec![
-            Subresource { name: "attach", kind: ("", "v1", "PodAttachOptions"), verbs: &["create", "get"] },
-            Subresource { name: "exec", kind: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
-            Subresource {
-                name: "portforward",
-                kind: ("", "v1", "PodPortForwardOptions"),
-                verbs: &["create", "get"],
-            },
-            Subresource { name: "proxy", kind: ("", "v1", "PodProxyOptions"), verbs: PROXY_VERBS },
-            Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
-            Subresource { name: "binding", kind: ("", "v1", "Binding"), verbs: &["create"] },
-            Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
-        ],
         columns: columns::columns(),
         selectable_fields: selectable_fields(),
         ..row::<Pods>()
     }
+    .with([
+        Subresource::action("attach", Some(("", "v1", "PodAttachOptions")), &["create", "get"]),
+        Subresource::action("exec", Some(("", "v1", "PodExecOptions")), &["create", "get"]),
+        Subresource::action("portforward", Some(("", "v1", "PodPortForwardOptions")), &["create", "get"]),
+        Subresource::action("proxy", Some(("", "v1", "PodProxyOptions")), PROXY_VERBS),
+        Subresource::action("log", None, &["get"]),
+        Subresource::action("binding", Some(("", "v1", "Binding")), &["create"]),
+        Subresource::action("eviction", Some(("policy", "v1", "Eviction")), &["create"]),
+    ])
 }
 
 fn selectable_fields() -> Vec<SelectableField> {
-    macro_rules! field {
-        ($name:literal, $pointer:literal) => {
-            SelectableField { name: $name, value: |o| text(o, $pointer).to_owned() }
-        };
-    }
     vec![
-        field!("spec.nodeName", "/spec/nodeName"),
-        field!("spec.restartPolicy", "/spec/restartPolicy"),
-        field!("spec.schedulerName", "/spec/schedulerName"),
-        field!("spec.serviceAccountName", "/spec/serviceAccountName"),
-        SelectableField {
-            name: "spec.hostNetwork",
-            value: |o| {
-                o.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or_default().to_string()
-            },
-        },
-        field!("status.phase", "/status/phase"),
-        field!("status.podIP", "/status/podIP"),
-        field!("status.nominatedNodeName", "/status/nominatedNodeName"),
+        SelectableField::at("spec.nodeName", "/spec/nodeName"),
+        SelectableField::at("spec.restartPolicy", "/spec/restartPolicy"),
+        SelectableField::at("spec.schedulerName", "/spec/schedulerName"),
+        SelectableField::at("spec.serviceAccountName", "/spec/serviceAccountName"),
+        SelectableField::new("spec.hostNetwork", |o| {
+            o.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or_default().to_string()
+        }),
+        SelectableField::at("status.phase", "/status/phase"),
+        SelectableField::at("status.podIP", "/status/podIP"),
+        SelectableField::at("status.nominatedNodeName", "/status/nominatedNodeName"),
     ]
 }
 
-impl Rules for Pods {
+impl TypedRules for Pods {
     type Object = Pod;
     const HAS_STATUS: bool = true;
 

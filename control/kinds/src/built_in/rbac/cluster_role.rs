@@ -8,7 +8,7 @@ use super::{created_at, policy};
 use crate::Kind;
 use crate::columns::name;
 use crate::meta::{self, NameFormat};
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 
 /// The rules of ClusterRoles.
 pub struct ClusterRoles;
@@ -18,7 +18,7 @@ pub fn kind() -> Kind {
     Kind { columns: vec![name(), created_at()], ..row::<ClusterRoles>() }
 }
 
-impl Rules for ClusterRoles {
+impl TypedRules for ClusterRoles {
     type Object = ClusterRole;
     const NAME: NameFormat = NameFormat::PathSegment;
     const NAMESPACED: bool = false;

@@ -7,7 +7,7 @@ use super::{reference, role_column, subject_columns};
 use crate::Kind;
 use crate::columns::{age, name};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 
 /// The rules of ClusterRoleBindings.
 pub struct ClusterRoleBindings;
@@ -19,7 +19,7 @@ pub fn kind() -> Kind {
     Kind { columns, ..row::<ClusterRoleBindings>() }
 }
 
-impl Rules for ClusterRoleBindings {
+impl TypedRules for ClusterRoleBindings {
     type Object = ClusterRoleBinding;
     const NAME: NameFormat = NameFormat::PathSegment;
     const NAMESPACED: bool = false;

@@ -7,7 +7,7 @@ use super::{created_at, policy};
 use crate::Kind;
 use crate::columns::name;
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 
 /// The rules of Roles.
 pub struct Roles;
@@ -17,7 +17,7 @@ pub fn kind() -> Kind {
     Kind { columns: vec![name(), created_at()], ..row::<Roles>() }
 }
 
-impl Rules for Roles {
+impl TypedRules for Roles {
     type Object = Role;
     const NAME: NameFormat = NameFormat::PathSegment;
 

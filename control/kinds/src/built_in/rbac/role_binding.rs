@@ -7,7 +7,7 @@ use super::{reference, role_column, subject_columns};
 use crate::Kind;
 use crate::columns::{age, name};
 use crate::meta::NameFormat;
-use crate::rules::{Rules, row};
+use crate::rules::{TypedRules, row};
 
 /// The rules of RoleBindings.
 pub struct RoleBindings;
@@ -19,7 +19,7 @@ pub fn kind() -> Kind {
     Kind { columns, ..row::<RoleBindings>() }
 }
 
-impl Rules for RoleBindings {
+impl TypedRules for RoleBindings {
     type Object = RoleBinding;
     const NAME: NameFormat = NameFormat::PathSegment;
 

@@ -34,7 +34,7 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
     let Some(message) = reason_to_approve(seen, csr) else { return plan };
     plan.act(Verb::Patch {
         target: Reference::to(&**csr),
-        part: Part::Approval,
+        part: Part::APPROVAL,
         guard: Guard::unchanged(csr.metadata.resource_version.as_deref().unwrap_or_default()),
         change: Change::Conditions(vec![json!({
             "type": APPROVED, "status": "True", "reason": "AutoApproved", "message": message,

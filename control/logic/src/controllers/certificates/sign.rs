@@ -36,7 +36,7 @@ pub fn reconcile(seen: &Observed, key: &Key, now: Timestamp) -> Plan {
         }
         Some(Err(why)) => plan.act(Verb::Patch {
             target,
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::unchanged(csr.metadata.resource_version.as_deref().unwrap_or_default()),
             change: Change::Conditions(vec![json!({
                 "type": FAILED, "status": "True", "reason": "SignerValidationFailure", "message": why,

@@ -64,9 +64,10 @@ fn check(csr: Object, others: &[Object], approved: bool) {
     let plan = reconcile_approval(&seen(objects), &key(), at(100));
     assert_eq!(!plan.is_empty(), approved, "{plan:?}");
     if let Some(action) = plan.actions.first() {
-        let Verb::Patch { part: Part::Approval, change: Change::Conditions(list), .. } = &action.verb else {
+        let Verb::Patch { part, change: Change::Conditions(list), .. } = &action.verb else {
             panic!("{action:?}")
         };
+        assert_eq!(*part, Part::APPROVAL);
         assert_eq!((&list[0]["type"], &list[0]["status"]), (&json!("Approved"), &json!("True")));
     }
 }
@@ -200,10 +201,10 @@ fn only_what_is_approved_is_signed() {
     assert_eq!((usages.as_slice(), *not_after), (&["client auth".to_owned()][..], at(1000 + 365 * 86400)));
 
     let plan = signing(csr(API_CLIENT, &text, &["server auth"], by, approved(json!({}))));
-    let Verb::Patch { part: Part::Status, change: Change::Conditions(list), .. } = &plan.actions[0].verb
-    else {
+    let Verb::Patch { part, change: Change::Conditions(list), .. } = &plan.actions[0].verb else {
         panic!("{plan:?}")
     };
+    assert_eq!(*part, Part::STATUS);
     assert_eq!(list[0]["message"], "usages did not match [client auth]");
 }
 

@@ -231,7 +231,7 @@ fn update_status(set: &DaemonSet, view: &View<'_>, plan: &mut Plan) {
 fn patch_status(set: &DaemonSet, status: serde_json::Value, plan: &mut Plan) {
     plan.act(Verb::Patch {
         target: Reference::to(set),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::NONE,
         change: Change::Merge(json!({ "status": status })),
     });

@@ -195,7 +195,7 @@ fn create_new(
         // Another template has this hash, or somebody else this name: count on, hash anew.
         plan.act(Verb::Patch {
             target: Reference::to(deployment),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": { "collisionCount": collisions + 1 } })),
         });

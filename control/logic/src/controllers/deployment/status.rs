@@ -101,7 +101,7 @@ pub(super) fn update(
     if deployment.status.as_ref() != Some(&status) {
         plan.act_then(Verb::Patch {
             target: Reference::to(deployment),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": replace(&status) })),
         });

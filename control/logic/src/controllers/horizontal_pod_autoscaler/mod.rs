@@ -185,7 +185,7 @@ impl Turn<'_> {
         }
         plan.act_then(Verb::Patch {
             target: self.about.clone(),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({ "status": status })),
         });

@@ -38,7 +38,7 @@ pub(super) fn update(
     let version = view.job.metadata.resource_version.as_deref().unwrap_or_default();
     let verb = Verb::Patch {
         target: Reference::to(view.job),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::unchanged(version),
         change: Change::Merge(json!({ "status": change })),
     };

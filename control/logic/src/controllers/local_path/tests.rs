@@ -1,5 +1,6 @@
 //! Tables: what is ordered of a node, and what becomes of claims and volumes by its words.
 
+use proa_kinds::Write;
 use serde_json::{Value, json};
 
 use crate::controllers::reconcile;
@@ -149,7 +150,7 @@ fn the_volume_is_what_the_claim_asked_for() {
     assert_eq!(body["spec"]["persistentVolumeReclaimPolicy"], "Delete");
     let table = proa_kinds::built_in::table();
     let kind = table.by_kind("v1", "PersistentVolume").unwrap();
-    (kind.hooks.create)(body.clone()).unwrap_or_else(|refusal| panic!("{refusal}"));
+    kind.apply_rules(Write::Create, body.clone()).unwrap_or_else(|refusal| panic!("{refusal}"));
 }
 
 #[test]

@@ -57,7 +57,7 @@ where
 {
     Verb::Patch {
         target: Reference::to(object),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::NONE,
         change: Change::Merge(serde_json::json!({ "status": status })),
     }

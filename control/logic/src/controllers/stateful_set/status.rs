@@ -53,7 +53,7 @@ pub(super) fn update(view: &View<'_>, plan: &mut Plan) {
 pub(super) fn patch(set: &StatefulSet, change: Value) -> Verb {
     Verb::Patch {
         target: Reference::to(set),
-        part: Part::Status,
+        part: Part::STATUS,
         guard: Guard::NONE,
         change: Change::Merge(json!({ "status": change })),
     }

@@ -218,7 +218,7 @@ pub fn pre_bind(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> PreBind {
     if cycle.wishes.nominated.as_deref() != Some(node.name()) {
         plan.act_then(Verb::Patch {
             target: cycle.pod.meta.reference(),
-            part: Part::Status,
+            part: Part::STATUS,
             guard: Guard::NONE,
             change: Change::Merge(json!({"status": {"nominatedNodeName": &**node.name()}})),
         });

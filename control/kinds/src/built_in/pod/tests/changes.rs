@@ -55,7 +55,7 @@ fn a_status_changes_nothing_else() {
     updated(
         BASE,
         "{apiVersion: v1, kind: Pod, metadata: {labels: {a: b}}, spec: {nodeName: n}, status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}}",
-        Part::Status,
+        Part::STATUS,
         expect![[r#"
             apiVersion: v1
             kind: Pod
@@ -98,7 +98,7 @@ fn a_status_changes_nothing_else() {
     updated(
         BASE,
         "{apiVersion: v1, kind: Pod, status: {qosClass: Guaranteed, podIPs: [{ip: x}], hostIP: 1.1.1.1, hostIPs: [{ip: 2.2.2.2}]}}",
-        Part::Status,
+        Part::STATUS,
         expect![[r#"
             422 Pod "x" is invalid: [status.qosClass: Invalid value: "Guaranteed": field is immutable, status.podIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), status.hostIPs[0].ip: Invalid value: "2.2.2.2": must be equal to `hostIP`]
         "#]],
