@@ -22,3 +22,9 @@ where
         block_owner_deletion: Some(true),
     }
 }
+
+/// True if a reference is to an object of this type, in whichever version.
+pub fn refers_to<K: k8s_openapi::Resource>(owner: &OwnerReference) -> bool {
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    owner.kind == K::KIND && group == K::GROUP
+}

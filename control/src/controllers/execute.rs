@@ -278,9 +278,9 @@ impl Executor {
             return Ok(None);
         }
         let one = ListOptions { limit: 1, ..ListOptions::default() };
-        for other in
-            self.registry.kinds().iter().filter(|k| k.namespaced && k.view.is_none() && k.kind != "Event")
-        {
+        // What expires by itself holds nothing up.
+        let kinds = self.registry.kinds();
+        for other in kinds.stored().filter(|other| other.namespaced && other.time_to_live.is_none()) {
             if !self.registry.list(other, Some(&namespace.name), &one)?.items.is_empty() {
                 return Err(Refusal::stale(kind.resource(), &namespace.name));
             }
@@ -306,7 +306,7 @@ impl Executor {
     fn exists(&self, reference: &Reference) -> bool {
         let table = self.registry.kinds();
         let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-        let Some(kind) = table.iter().find(|k| k.group == group && k.kind == *reference.kind) else {
+        let Some(kind) = table.stored_of(group, &reference.kind) else {
             return true;
         };
         let found = self.registry.get(kind, &reference.namespace, &reference.name);

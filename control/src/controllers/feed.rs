@@ -1,15 +1,17 @@
 //! Feeds: one watch per kind, as one stream of what has happened.
 //!
 //! Reads the registry's watches and decodes each object once, for the kinds that a controller
-//! has a use for. A watch that ends is started anew, with the whole state.
+//! has a use for. A watch that ends is started anew, with the whole state. Kinds come and go with
+//! the rows of the registry's table.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
-use proa_kinds::{Kind, Table};
+use proa_kinds::{Kind, ScalePaths, Table};
 use proa_logic::world::{KindName, Object};
+use tokio::sync::watch;
 
 use crate::registry::{Registry, WatchOptions};
 use crate::store::{EventKind, Object as Stored, Revision};
@@ -29,12 +31,16 @@ pub enum News {
     Reset(usize, Vec<Object>, Revision),
     /// Nothing has happened up to this revision.
     Passed(usize, Revision),
+    /// The kind is served no longer.
+    Gone(usize),
 }
 
-/// A kind that is watched.
+/// A kind that is watched, or was: it has its place for as long as the feeds run.
 pub struct WatchedKind {
-    /// Its row.
+    /// Its row, when its watch began.
     pub kind: Arc<Kind>,
+    /// True while it is watched.
+    pub live: bool,
     /// Its name as the controllers know it.
     pub name: KindName,
 }
@@ -43,45 +49,80 @@ pub struct WatchedKind {
 pub struct Feeds {
     /// What is watched.
     pub kinds: Vec<WatchedKind>,
+    registry: Registry,
+    table: watch::Receiver<Arc<Table>>,
     streams: SelectAll<BoxStream<'static, News>>,
 }
 
 impl Feeds {
-    /// Starts a watch of every kind but Events, which own nothing, belong to nobody and expire
-    /// in the store, and views, which are the same objects once more.
+    /// Starts a watch of every kind but those that expire in the store, which are Events: they own
+    /// nothing and belong to nobody; and but views, which are the same objects once more.
     pub fn start(registry: &Registry) -> Self {
-        let table: Arc<Table> = registry.kinds();
-        let watched = table.iter().filter(|k| k.kind != "Event" && k.view.is_none());
-        let kinds: Vec<WatchedKind> = watched
-            .map(|kind| WatchedKind {
-                kind: kind.clone(),
-                name: KindName::new(&kind.api_version(), &kind.kind),
-            })
-            .collect();
-        let streams = kinds
-            .iter()
-            .enumerate()
-            .map(|(index, k)| feed(registry.clone(), index, k.kind.clone(), k.name.clone()).boxed());
-        let streams = futures::stream::select_all(streams);
-        Feeds { kinds, streams }
+        let (registry, table) = (registry.clone(), registry.follow_kinds());
+        let mut feeds = Feeds { kinds: Vec::new(), registry, table, streams: SelectAll::new() };
+        feeds.follow();
+        feeds
     }
 
     /// The next news; `None` never comes while the server runs.
     pub async fn next(&mut self) -> Option<News> {
-        self.streams.next().await
+        loop {
+            let news = tokio::select! {
+                changed = self.table.changed() => {
+                    changed.ok()?;
+                    self.follow();
+                    continue;
+                }
+                news = self.streams.next() => news?,
+            };
+            if let News::Gone(index) = news {
+                self.kinds[index].live = false;
+                // It may have come back meanwhile.
+                self.follow();
+            }
+            return Some(news);
+        }
+    }
+
+    /// The kinds that there are.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.borrow().clone()
     }
 
     /// News that is there already.
     pub fn try_next(&mut self) -> Option<News> {
-        self.streams.next().now_or_never().flatten()
+        self.next().now_or_never().flatten()
+    }
+
+    /// Starts the watches that are missing. Those of kinds that are gone end by themselves.
+    fn follow(&mut self) {
+        let table = self.table.borrow_and_update().clone();
+        for kind in table.stored().filter(|kind| kind.time_to_live.is_none()) {
+            let name = KindName::new(&kind.api_version(), &kind.kind);
+            let index = self.kinds.iter().position(|known| known.name == name);
+            if index.is_some_and(|index| self.kinds[index].live) {
+                continue;
+            }
+            let watched = WatchedKind { kind: kind.clone(), live: true, name: name.clone() };
+            let index = index.unwrap_or(self.kinds.len());
+            match self.kinds.get_mut(index) {
+                Some(place) => *place = watched,
+                None => self.kinds.push(watched),
+            }
+            self.streams.push(feed(self.registry.clone(), index, kind.clone(), name).boxed());
+        }
     }
 }
 
 /// The news of one kind, over all watches that it takes.
 fn feed(registry: Registry, index: usize, kind: Arc<Kind>, name: KindName) -> impl Stream<Item = News> {
+    let fold = Fold { index, name, scale: kind.scale().cloned(), initial: Some(Vec::new()) };
     let watches = futures::stream::unfold((registry, kind, true), |(registry, kind, first)| async move {
         if !first {
             tokio::time::sleep(RETRY).await;
+        }
+        if !registry.kinds().has(&kind) {
+            return None;
         }
         let options = WatchOptions { bookmarks: true, send_initial_events: true, ..WatchOptions::default() };
         let watch = registry.watch(&kind, None, options);
@@ -96,23 +137,22 @@ fn feed(registry: Registry, index: usize, kind: Arc<Kind>, name: KindName) -> im
     });
     items
         .flatten()
-        .scan(Fold::new(index, name), |fold, item| futures::future::ready(Some(fold.news(item))))
+        .scan(fold, |fold, item| futures::future::ready(Some(fold.news(item))))
         .filter_map(|news| async move { news })
+        .chain(futures::stream::once(async move { News::Gone(index) }))
 }
 
 /// Gathers the initial state of a watch.
 struct Fold {
     index: usize,
     name: KindName,
+    /// Where the size of its objects is.
+    scale: Option<ScalePaths>,
     /// The state so far; none once it is complete.
     initial: Option<Vec<Object>>,
 }
 
 impl Fold {
-    fn new(index: usize, name: KindName) -> Self {
-        Fold { index, name, initial: Some(Vec::new()) }
-    }
-
     fn news(&mut self, item: Option<WatchItem>) -> Option<News> {
         match item {
             None => {
@@ -147,7 +187,12 @@ impl Fold {
     }
 
     fn decode(&self, stored: &Stored) -> Option<Object> {
-        match Object::decode(&self.name, &stored.bytes) {
+        let decoded = Object::decode(&self.name, &stored.bytes);
+        let sized = match &self.scale {
+            Some(paths) => decoded.and_then(|object| object.sized(paths, &stored.bytes)),
+            None => decoded,
+        };
+        match sized {
             Ok(object) => Some(object),
             Err(error) => {
                 tracing::error!(key = %stored.key, %error, "a stored object is not of its kind");

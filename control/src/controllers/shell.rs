@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::config::{COMPONENT, ControllersConfig};
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
-use super::feed::{Feeds, News};
+use super::feed::{Feeds, News, WatchedKind};
 use super::queue::{Namespaced, Queue};
 use super::record::{Recorder, Writer};
 use super::sampler::Sampler;
@@ -161,7 +161,8 @@ impl Shell {
 
     /// True once every kind has been listed: before that, what is not seen may still be there.
     fn is_complete(&self) -> bool {
-        self.progress.iter().all(Option::is_some)
+        let mut kinds = self.feeds.kinds.iter().enumerate().filter(|(_, kind)| kind.live);
+        kinds.all(|(index, _)| self.progress.get(index).is_some_and(Option::is_some))
     }
 
     /// Folds this news and what else is there already.
@@ -198,6 +199,7 @@ impl Shell {
     }
 
     fn fold(&mut self, news: News, now: Timestamp, wakes: &mut Wakes) {
+        self.progress.resize(self.feeds.kinds.len(), None);
         let (kind, revision) = match news {
             News::Applied(kind, object, revision) => {
                 let change = self.seen.apply(object, now);
@@ -214,7 +216,18 @@ impl Shell {
                 for change in self.seen.reset(&name, objects, now) {
                     self.note(&change, now, wakes);
                 }
+                wakes.complete(&self.seen, &name);
                 (kind, revision)
+            }
+            News::Gone(kind) => {
+                let name = self.feeds.kinds[kind].name.clone();
+                for change in self.seen.forget(&name, now) {
+                    self.note(&change, now, wakes);
+                }
+                self.progress[kind] = None;
+                // Nothing of it comes that somebody could wait for.
+                self.queue.passed(kind, Revision::MAX);
+                return;
             }
             News::Passed(kind, revision) => {
                 if self.progress[kind].is_none() {
@@ -237,6 +250,7 @@ impl Shell {
         if !self.is_complete() {
             return;
         }
+        self.seen.kinds = self.feeds.table();
         let now = Timestamp::now();
         self.queue.wake_due(now);
         self.scheduler_rests.take_if(|until| *until <= now);
@@ -354,7 +368,8 @@ impl Shell {
 
     fn finish_key(&mut self, id: (Controller, Key), outcome: &Outcome, now: Timestamp) {
         let index = |kind: &proa_kinds::Kind| {
-            self.feeds.kinds.iter().position(|k| k.kind.group == kind.group && k.kind.plural == kind.plural)
+            let same = |k: &WatchedKind| k.kind.group == kind.group && k.kind.plural == kind.plural;
+            self.feeds.kinds.iter().position(|k| k.live && same(k))
         };
         let writes: Vec<(usize, Revision)> =
             outcome.writes.iter().filter_map(|(kind, revision)| Some((index(kind)?, *revision))).collect();

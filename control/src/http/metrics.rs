@@ -20,7 +20,8 @@ use super::unstored::Unstored;
 use crate::metrics::{self, Snapshot, Usage};
 use crate::registry::ListOptions;
 
-const GROUP: &str = "metrics.k8s.io";
+/// The group of what is measured.
+pub const GROUP: &str = "metrics.k8s.io";
 const API_VERSION: &str = "metrics.k8s.io/v1beta1";
 
 /// Answers a call on the metrics of nodes or pods.

@@ -193,7 +193,7 @@ async fn resource(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
         .find(|r| r.group == path.group && r.version == path.version && r.plural == path.plural)
         .filter(|r| path.subresource.is_empty() && (r.namespaced || path.namespace.is_none()));
     match unstored {
-        Some(unstored) if unstored.kind.ends_with("Metrics") => metrics::serve(api, unstored, call).await,
+        Some(unstored) if unstored.group == metrics::GROUP => metrics::serve(api, unstored, call).await,
         Some(unstored) => reviews::serve(api, unstored, call).await,
         None => no_definitions(api, call),
     }

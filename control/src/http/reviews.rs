@@ -24,7 +24,7 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
     if call.verb != Verb::Create || call.path.name.is_some() {
         return Err(Refusal::method_not_allowed());
     }
-    if resource.kind == "Binding" {
+    if (resource.group, resource.kind) == ("", "Binding") {
         return binding::create(api, call).await;
     }
     let encoding = negotiate::unshaped(accept(&call.headers))?;

@@ -165,8 +165,8 @@ impl Registry {
         if let Some(viewed) = self.viewed(kind) {
             return Ok(viewed.stored);
         }
-        let row = self.0.table.by_plural(&kind.group, &kind.version, &kind.plural);
-        row.cloned().ok_or_else(Refusal::no_such_path)
+        let row = self.kinds().by_plural(&kind.group, &kind.version, &kind.plural).cloned();
+        row.ok_or_else(Refusal::no_such_path)
     }
 }
 

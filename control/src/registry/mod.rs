@@ -24,6 +24,7 @@ use proa_api::Refusal;
 use proa_kinds::{Durability, Kind, Table};
 use proa_logic::controllers::election;
 use serde_json::Value;
+use tokio::sync::watch;
 
 pub use crate::write::request::{Caller, DeleteOptions, Warnings, WriteOptions};
 pub use options::{List, ListOptions, WatchOptions};
@@ -36,9 +37,6 @@ use crate::write::Pipeline;
 use crate::write::ambient::Machine;
 use crate::write::stage::Stage;
 use crate::write::stages::{self, StagesConfig};
-
-/// As long as the stock server keeps events after their last change.
-const EVENT_TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 /// What the registry is set up with.
 #[derive(Clone, Debug, Default)]
@@ -55,17 +53,20 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    table: Arc<Table>,
+    table: Kinds,
     pipeline: Pipeline,
 }
 
+/// The table of the kinds that are served now.
+type Kinds = Arc<watch::Sender<Arc<Table>>>;
+
 /// What the store must know of kinds.
-struct TableCatalog(Arc<Table>);
+struct TableCatalog(Kinds);
 
 impl TableCatalog {
-    fn find(&self, resource: &str) -> Option<&Arc<Kind>> {
+    fn find(&self, resource: &str) -> Option<Arc<Kind>> {
         let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
-        self.0.iter().find(|kind| kind.plural == plural && kind.group == group)
+        self.0.borrow().stored().find(|kind| kind.plural == plural && kind.group == group).cloned()
     }
 }
 
@@ -80,7 +81,7 @@ impl Catalog for TableCatalog {
     }
 
     fn time_to_live(&self, resource: &str) -> Option<Duration> {
-        (resource == "events").then_some(EVENT_TIME_TO_LIVE)
+        self.find(resource)?.time_to_live
     }
 
     fn fields(&self, resource: &str, object: &Value) -> Fields {
@@ -91,7 +92,7 @@ impl Catalog for TableCatalog {
 impl Registry {
     /// Opens the store in this file, or makes it, and serves these kinds from it.
     pub fn open(path: &Path, table: Table, config: RegistryConfig) -> Result<Registry, StoreError> {
-        let table = Arc::new(table);
+        let table = Arc::new(watch::Sender::new(Arc::new(table)));
         let store = Store::open(path, Arc::new(TableCatalog(table.clone())), config.limits)?;
         let pipeline = Pipeline::new(store.clone(), stages::all(&config.stages), Arc::new(Machine));
         Ok(Registry(Arc::new(Inner { store, table, pipeline })))
@@ -107,9 +108,26 @@ impl Registry {
         &self.0.store
     }
 
-    /// The kinds that are served.
+    /// The kinds that are served now.
     pub fn kinds(&self) -> Arc<Table> {
-        self.0.table.clone()
+        self.0.table.borrow().clone()
+    }
+
+    /// The kinds that are served, for those who follow their changes.
+    pub fn follow_kinds(&self) -> watch::Receiver<Arc<Table>> {
+        self.0.table.subscribe()
+    }
+
+    /// Serves one more kind, or serves it in another way: under the same group, version and plural.
+    /// Watches of the row that was there end. What the store holds of it already keeps the selectable
+    /// fields that it had when it was written, or read at the start, until it is written again.
+    pub fn insert(&self, kind: Kind) {
+        self.0.table.send_modify(|table| *table = Arc::new(table.with(kind)));
+    }
+
+    /// Serves a kind no longer. Its watches end; its objects stay in the store, where nobody sees them.
+    pub fn remove(&self, group: &str, version: &str, plural: &str) {
+        self.0.table.send_modify(|table| *table = Arc::new(table.without(group, version, plural)));
     }
 
     fn now(&self) -> Timestamp {

@@ -45,6 +45,7 @@ impl Registry {
         options: WatchOptions,
     ) -> Result<WatchStream, Refusal> {
         check_fields(kind, &options.fields)?;
+        let ends = self.end_of(kind)?;
         let viewed = self.viewed(kind);
         let source: &Kind = viewed.as_ref().map_or(kind, |viewed| &viewed.stored);
         let fields = match &viewed {
@@ -63,13 +64,25 @@ impl Registry {
             timeout: options.timeout,
             bookmark_interval: BOOKMARK_INTERVAL,
         };
-        let stream = watch::watch(&self.0.store, &resource_name(source), selection, start, manner)?;
+        let stream =
+            watch::watch(&self.0.store, &resource_name(source), selection, start, manner)?.until(ends);
         Ok(match kind.view.clone() {
             Some(view) => {
                 let api_version = kind.api_version();
                 stream.mapped(move |item| views::shown_item(&view, &api_version, item))
             }
             None => stream,
+        })
+    }
+
+    /// When the row of a kind is served no longer, or another one is served in its place.
+    fn end_of(&self, kind: &Kind) -> Result<impl Future<Output = ()> + Send + 'static, Refusal> {
+        let row = self.kinds().by_plural(&kind.group, &kind.version, &kind.plural).cloned();
+        let row = row.ok_or_else(Refusal::no_such_path)?;
+        let mut kinds = self.follow_kinds();
+        Ok(async move {
+            // An error says that the registry is gone, and the row with it.
+            let _ = kinds.wait_for(|table| !table.has(&row)).await;
         })
     }
 

@@ -26,7 +26,7 @@ impl Registry {
     /// What is stored for a kind that is a view of it.
     pub(super) fn viewed(&self, kind: &Kind) -> Option<Viewed> {
         let view = kind.view.clone()?;
-        let stored = self.0.table.by_plural(&view.of.0, &view.of.1, &kind.plural)?.clone();
+        let stored = self.kinds().by_plural(&view.of.0, &view.of.1, &kind.plural)?.clone();
         Some(Viewed { stored, view, api_version: kind.api_version() })
     }
 }

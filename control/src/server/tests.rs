@@ -3,6 +3,7 @@
 mod bodies;
 mod compat;
 mod connections;
+mod kinds;
 mod nodes;
 mod pod_security;
 mod proxy;

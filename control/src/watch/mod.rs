@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use proa_api::Refusal;
 use proa_api::selector::{FieldSelector, Selector};
 use serde_json::{Value, json};
@@ -138,7 +138,12 @@ pub struct WatchStream(BoxStream<'static, WatchItem>);
 impl WatchStream {
     /// The same watch with each item seen through `map`.
     pub fn mapped(self, map: impl Fn(WatchItem) -> WatchItem + Send + 'static) -> WatchStream {
-        WatchStream(Box::pin(futures::StreamExt::map(self.0, map)))
+        WatchStream(Box::pin(self.0.map(map)))
+    }
+
+    /// The same watch, at its end once `ends` is.
+    pub fn until(self, ends: impl Future<Output = ()> + Send + 'static) -> WatchStream {
+        WatchStream(Box::pin(self.0.take_until(ends)))
     }
 }
 

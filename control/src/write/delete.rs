@@ -7,7 +7,7 @@ use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use super::request::DeleteOptions;
-use super::stage::{Operation, is};
+use super::stage::Operation;
 use super::{Intent, Outcome, Pipeline, Unwritten, metadata, told};
 use crate::store::Object;
 
@@ -68,10 +68,10 @@ fn step(kind: &Kind, object: Value, options: &DeleteOptions, now: Timestamp) -> 
     let finalizers = finalizers_after(&object, policy);
     let finalizers_change = finalizers != metadata::finalizers(&object);
     let finalizers: Vec<String> = finalizers.into_iter().map(str::to_owned).collect();
-    if is(kind, "", "Namespace") {
+    if kind.is("", "Namespace") {
         return namespace_step(object, &finalizers, deleting, now);
     }
-    let grace = if is(kind, "", "Pod") { pod_grace(&object, options) } else { Grace::Seconds(0) };
+    let grace = if kind.is("", "Pod") { pod_grace(&object, options) } else { Grace::Seconds(0) };
     let (seconds, until) = match grace {
         Grace::AsBefore if finalizers_change => {
             let mut marked = object;

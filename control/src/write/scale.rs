@@ -1,9 +1,7 @@
 //! The scale subresource: `autoscaling/v1 Scale` as a view of an object.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
-use proa_api::selector::{Labels, Selector};
 use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
@@ -17,7 +15,7 @@ use crate::store::Object;
 pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
     let paths = kind.scale().ok_or_else(Refusal::no_such_path)?;
     let value = object.value();
-    let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64);
+    let size = paths.read(&value);
     let mut shown = Map::new();
     for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(text) = value["metadata"].get(member) {
@@ -25,32 +23,17 @@ pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
         }
     }
     let mut spec = Map::new();
-    if let Some(replicas) = number(&paths.spec_replicas).filter(|replicas| *replicas != 0) {
-        spec.insert("replicas".to_owned(), replicas.into());
+    if size.wanted != 0 {
+        spec.insert("replicas".to_owned(), size.wanted.into());
     }
-    let mut status = json!({"replicas": number(&paths.status_replicas).unwrap_or(0)});
-    if let Some(selector) = value.pointer(&paths.selector).map(selector_text).filter(|text| !text.is_empty())
-    {
-        status["selector"] = selector.into();
+    let mut status = json!({ "replicas": size.there });
+    if !size.selector.is_empty() {
+        status["selector"] = size.selector.into();
     }
     Ok(json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": shown, "spec": spec, "status": status,
     }))
-}
-
-fn selector_text(selector: &Value) -> String {
-    if let Some(text) = selector.as_str() {
-        return text.to_owned();
-    }
-    let plain: Result<Labels, _> = serde_json::from_value(selector.clone());
-    match plain {
-        Ok(map) => Selector::from_map(&map).to_string(),
-        Err(_) => match serde_json::from_value::<LabelSelector>(selector.clone()) {
-            Ok(selector) => Selector::from_object(Some(&selector)).to_string(),
-            Err(_) => String::new(),
-        },
-    }
 }
 
 /// The object with the replicas that a Scale asks for, and with the Scale's resourceVersion.

@@ -119,8 +119,3 @@ pub trait Stage: Send + Sync {
 
 /// Whether a caller may do something, for stages that ask.
 pub type Allows = Arc<dyn Fn(&Caller, &Attributes<'_>) -> bool + Send + Sync>;
-
-/// True for this kind.
-pub(super) fn is(kind: &Kind, group: &str, name: &str) -> bool {
-    kind.group == group && kind.kind == name
-}

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{self as core, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::{Metadata, Resource};
 use proa_api::owner::controller_reference;
@@ -202,7 +202,7 @@ fn delete(pod: &Pod, resource_version: Option<String>) -> Verb {
 pub(super) fn owned<'a>(seen: &'a Observed, uid: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
     seen.graph
         .dependents(uid)
-        .filter(move |m| &*m.kind.kind == "Pod" && m.controller().is_some_and(|c| c.uid == uid))
+        .filter(move |m| m.kind.is::<core::Pod>() && m.controller().is_some_and(|c| c.uid == uid))
         .filter_map(|m| seen.pods.get(&m.key))
 }
 

@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proa_api::owner::controller_of;
+use proa_api::owner::{controller_of, refers_to};
 use proa_api::selector::Selector;
 use serde_json::json;
 
 use super::namespace::now_json;
 use super::templates::resolve;
-use crate::world::facts::{Key, Pod};
+use crate::world::facts::{Key, KindName, Pod};
 use crate::world::observed::Observed;
 use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb, difference};
 use proa_kinds::Part;
@@ -129,13 +130,16 @@ fn scale_of(seen: &Observed, pod: &Pod, owner: &OwnerReference) -> Result<(Arc<s
     let scale = match (owner.api_version.as_str(), owner.kind.as_str()) {
         ("apps/v1", "ReplicaSet") => {
             let set = seen.replica_sets.get(&key).filter(|set| is(&set.metadata.uid));
-            set.and_then(|set| match controller_of(&set.metadata).filter(|o| o.kind == "Deployment") {
-                Some(above) => {
-                    let deployment = seen.deployments.get(&Key::new(&key.namespace, &above.name));
-                    let deployment = deployment.filter(|d| d.metadata.uid.as_ref() == Some(&above.uid))?;
-                    found(&above.uid, deployment.spec.as_ref()?.replicas)
+            set.and_then(|set| {
+                match controller_of(&set.metadata).filter(|owner| refers_to::<Deployment>(owner)) {
+                    Some(above) => {
+                        let deployment = seen.deployments.get(&Key::new(&key.namespace, &above.name));
+                        let deployment =
+                            deployment.filter(|d| d.metadata.uid.as_ref() == Some(&above.uid))?;
+                        found(&above.uid, deployment.spec.as_ref()?.replicas)
+                    }
+                    None => found(&owner.uid, set.spec.as_ref()?.replicas),
                 }
-                None => found(&owner.uid, set.spec.as_ref()?.replicas),
             })
         }
         ("apps/v1", "StatefulSet") => {
@@ -146,15 +150,19 @@ fn scale_of(seen: &Observed, pod: &Pod, owner: &OwnerReference) -> Result<(Arc<s
             let controller = seen.replication_controllers.get(&key).filter(|c| is(&c.metadata.uid));
             controller.and_then(|c| found(&owner.uid, c.spec.as_ref()?.replicas))
         }
-        ("apps/v1", "DaemonSet") => return Err(no_scale("daemonsets.apps")),
-        ("batch/v1", "Job") => return Err(no_scale("jobs.batch")),
-        _ => None,
+        (api_version, kind) => match seen.kinds.by_kind(api_version, kind) {
+            Some(row) if row.scale().is_none() => {
+                return Err(format!("{} does not implement the scale subresource", row.resource()));
+            }
+            Some(row) => {
+                let size = seen.sizes.get(&(KindName::new(&row.api_version(), kind), key));
+                let size = size.filter(|(meta, _)| *meta.uid == *owner.uid);
+                size.and_then(|(_, size)| found(&owner.uid, i32::try_from(size.wanted).ok()))
+            }
+            None => None,
+        },
     };
     scale.ok_or_else(|| format!("found no controllers for pod {:?}", pod.meta.key.name))
-}
-
-fn no_scale(resource: &str) -> String {
-    format!("{resource} does not implement the scale subresource")
 }
 
 fn compute(

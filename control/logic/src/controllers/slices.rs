@@ -40,8 +40,7 @@ pub(super) struct Keeper<'a> {
 
 /// The slices that `manager` keeps for the object with this uid, by name.
 pub(super) fn kept(seen: &Observed, uid: &str, manager: &str) -> Vec<Arc<EndpointSlice>> {
-    let slices =
-        seen.graph.dependents(uid).filter(|m| &*m.kind.kind == "EndpointSlice" && m.deleted.is_none());
+    let slices = seen.graph.dependents(uid).filter(|m| m.kind.is::<EndpointSlice>() && m.deleted.is_none());
     let mut slices: Vec<Arc<EndpointSlice>> = slices
         .filter_map(|m| seen.endpoint_slices.get(&m.key))
         .filter(|s| {

@@ -36,7 +36,12 @@ pub(super) fn object(api_version: &str, kind: &str, name: &str, mut rest: Value)
 }
 
 pub(super) fn owner(kind: &str, uid: &str, controller: bool, blocks: bool) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": kind, "name": uid, "uid": uid, "controller": controller, "blockOwnerDeletion": blocks})
+    let api_version = match kind {
+        "Job" => "batch/v1",
+        "Pod" => "v1",
+        _ => "apps/v1",
+    };
+    json!({"apiVersion": api_version, "kind": kind, "name": uid, "uid": uid, "controller": controller, "blockOwnerDeletion": blocks})
 }
 
 fn pod(name: &str, set: Option<&str>, ready: bool, mut rest: Value) -> Object {
@@ -64,7 +69,8 @@ fn set(name: &str, replicas: i32) -> Object {
 }
 
 pub(super) fn seen(objects: Vec<Object>) -> Observed {
-    let mut seen = Observed::new("PEM");
+    let mut seen =
+        Observed { kinds: std::sync::Arc::new(proa_kinds::built_in::table()), ..Observed::new("PEM") };
     let mut kinds: BTreeMap<KindName, Vec<Object>> = BTreeMap::new();
     for kind in ["v1 Pod", "apps/v1 ReplicaSet", "apps/v1 Deployment", "v1 Node", "v1 ConfigMap"] {
         let (api_version, kind) = kind.split_once(' ').unwrap();

@@ -171,7 +171,7 @@ pub enum Event<'a> {
         /// What it is.
         new: &'a Pod,
     },
-    /// An object of another kind has come, changed or gone.
+    /// An object of another kind that the scheduler looks at has come, changed or gone.
     Other {
         /// `PersistentVolumeClaim`.
         kind: &'a str,

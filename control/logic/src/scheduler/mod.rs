@@ -56,13 +56,13 @@ pub const COMPONENT: &str = "default-scheduler";
 const PRE_BIND: SignedDuration = SignedDuration::from_mins(10);
 
 /// Other kinds that plugins look at.
-const OTHER_KINDS: [&str; 6] = [
-    "CSINode",
-    "CSIStorageCapacity",
-    "Namespace",
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "StorageClass",
+const OTHER_KINDS: [(&str, &str); 6] = [
+    ("storage.k8s.io/v1", "CSINode"),
+    ("storage.k8s.io/v1", "CSIStorageCapacity"),
+    ("v1", "Namespace"),
+    ("v1", "PersistentVolume"),
+    ("v1", "PersistentVolumeClaim"),
+    ("storage.k8s.io/v1", "StorageClass"),
 ];
 
 /// The pods that wait for a node, those on their way to one, and the nodes.
@@ -267,7 +267,7 @@ impl Scheduler {
 
     fn note_other(&mut self, object: Option<&Object>, now: Timestamp) {
         let Some(meta) = object.map(|o| &o.meta) else { return };
-        if OTHER_KINDS.contains(&&*meta.kind.kind) {
+        if OTHER_KINDS.contains(&(&*meta.kind.api_version, &*meta.kind.kind)) {
             self.queue.wake(&Event::Other { kind: &meta.kind.kind, key: &meta.key }, now);
             self.advancing.extend(self.pending.iter().cloned());
         }

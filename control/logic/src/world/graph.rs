@@ -69,17 +69,23 @@ impl Graph {
                 OwnerState::Solid
             };
         }
-        let group = |api_version: &str| api_version.rsplit_once('/').map(|(g, _)| g.to_owned());
-        let known = self
-            .complete
-            .iter()
-            .any(|k| *k.kind == *owner.kind && group(&k.api_version) == group(&owner.api_version));
+        let known = self.complete.iter().any(|kind| kind.is_of(owner));
         if known { OwnerState::Absent } else { OwnerState::Unknown }
+    }
+
+    /// What names an object of this kind among its owners.
+    pub fn owned_by_kind<'a>(&'a self, kind: &'a KindName) -> impl Iterator<Item = &'a Arc<Meta>> {
+        self.objects.values().filter(|object| object.owners.iter().any(|owner| kind.is_of(owner)))
     }
 
     /// Says that every object of this kind has been put in.
     pub fn complete(&mut self, kind: &KindName) {
         self.complete.insert(kind.clone());
+    }
+
+    /// Says that objects of this kind are there, or not, without anybody knowing.
+    pub fn incomplete(&mut self, kind: &KindName) {
+        self.complete.remove(kind);
     }
 
     /// Puts an object in and gives what was in its place.

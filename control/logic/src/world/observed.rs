@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use proa_api::names;
+use proa_kinds::{Size, Table};
 
 use super::autoscaling::Autoscaling;
 use super::controller::Controller;
@@ -44,6 +45,10 @@ macro_rules! observed {
             pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
             /// When the bootstrap tokens that end do so, by their Secrets.
             pub bootstrap_tokens: BTreeMap<Key, (Timestamp, Arc<Meta>)>,
+            /// The kinds that there are.
+            pub kinds: Arc<Table>,
+            /// The sizes of objects of which nothing else is known.
+            pub sizes: BTreeMap<(KindName, Key), (Arc<Meta>, Arc<Size>)>,
             /// What is measured for autoscalers, and what they have decided before.
             pub autoscaling: Autoscaling,
             /// What the API server last refused to each key of a controller.
@@ -138,6 +143,13 @@ impl Observed {
         changes
     }
 
+    /// Folds in that a kind is served no longer: nobody can tell of its objects.
+    pub fn forget(&mut self, kind: &KindName, now: Timestamp) -> Vec<Change> {
+        let changes = self.reset(kind, Vec::new(), now);
+        self.graph.incomplete(kind);
+        changes
+    }
+
     fn put(&mut self, object: &Object, now: Timestamp) -> Option<Fact> {
         let key = object.meta.key.clone();
         let name = key.name.clone();
@@ -165,9 +177,16 @@ impl Observed {
                 let old = self.bootstrap_tokens.insert(key, (*ends, object.meta.clone()));
                 old.map(|(ends, _)| Fact::BootstrapToken(ends))
             }
+            Fact::Size(size) => {
+                let entry = (object.meta.clone(), size.clone());
+                let old = self.sizes.insert((object.meta.kind.clone(), key), entry);
+                old.map(|(_, size)| Fact::Size(size))
+            }
             Fact::Other => {
-                // Its end may have been taken away.
-                self.bootstrap_tokens.remove(&key);
+                if object.meta.kind.is::<Secret>() {
+                    // Its end may have been taken away.
+                    self.bootstrap_tokens.remove(&key);
+                }
                 if is_default_account(&object.meta) {
                     self.default_accounts.insert(key.namespace);
                 }
@@ -206,7 +225,8 @@ impl Observed {
                 if is_default_account(meta) {
                     self.default_accounts.remove(&key.namespace);
                 }
-                self.take_whole(&meta.kind, key)
+                let size = self.sizes.remove(&(meta.kind.clone(), key.clone()));
+                size.map(|(_, size)| Fact::Size(size)).or_else(|| self.take_whole(&meta.kind, key))
             }
         };
         fact.unwrap_or(Fact::Other)
@@ -215,5 +235,5 @@ impl Observed {
 
 /// True for the ServiceAccount that pods without one use.
 pub(super) fn is_default_account(meta: &Meta) -> bool {
-    &*meta.kind.kind == "ServiceAccount" && &*meta.key.name == "default"
+    meta.kind.is::<ServiceAccount>() && &*meta.key.name == "default"
 }

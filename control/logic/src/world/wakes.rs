@@ -7,16 +7,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::{self as core, PersistentVolumeClaim, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::names;
-use proa_api::owner::controller_of;
+use proa_api::owner::{controller_of, refers_to};
 use proa_api::selector::Selector;
 
 use super::controller::Controller;
-use super::facts::{Fact, Key, Meta, Node, Object, Pod};
+use super::facts::{Fact, Key, KindName, Meta, Node, Object, Pod};
 use super::observed::{Change, Observed, is_default_account};
 use super::volumes;
 use super::workloads::{may_own, recreates};
@@ -124,7 +125,8 @@ impl Wakes {
                 if seen.graph.get(uid).is_none() {
                     self.orphans(seen, uid);
                 }
-                if let Some(owner) = controller_of(&job.metadata).filter(|o| o.kind == "CronJob") {
+                if let Some(owner) = controller_of(&job.metadata).filter(|owner| refers_to::<CronJob>(owner))
+                {
                     self.key(Controller::CronJob, &Key::new(&key.namespace, &owner.name));
                 }
             }
@@ -181,7 +183,7 @@ impl Wakes {
                 self.key(Controller::StatefulSet, set);
             }
         }
-        if let Some(owner) = controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod") {
+        if let Some(owner) = controller_of(&claim.metadata).filter(|owner| refers_to::<core::Pod>(owner)) {
             self.key(Controller::EphemeralVolume, &Key::new(&key.namespace, &owner.name));
         }
     }
@@ -205,7 +207,7 @@ impl Wakes {
 
     fn owner_of_replica_set(&mut self, seen: &Observed, key: &Key, set: &ReplicaSet) {
         match controller_of(&set.metadata) {
-            Some(owner) if owner.kind == "Deployment" => {
+            Some(owner) if refers_to::<Deployment>(owner) => {
                 self.key(Controller::Deployment, &Key::new(&key.namespace, &owner.name));
             }
             Some(_) => {}
@@ -269,6 +271,13 @@ impl Wakes {
             if seen.graph.get(&owner.uid).is_some_and(|m| m.deleted.is_some()) {
                 self.name(Controller::GarbageCollector, &owner.uid.as_str().into());
             }
+        }
+    }
+
+    /// Every object of this kind is known: now it can be told which owners of it are not there.
+    pub fn complete(&mut self, seen: &Observed, kind: &KindName) {
+        for object in seen.graph.owned_by_kind(kind) {
+            self.name(Controller::GarbageCollector, &object.uid);
         }
     }
 
@@ -346,7 +355,7 @@ impl Wakes {
         }
         let Some(owner) = old.and_then(|p| p.meta.controller()) else { return };
         let Some(set) = seen.graph.get(&owner.uid) else { return };
-        let Some(owner) = set.controller().filter(|o| o.kind == "Deployment") else { return };
+        let Some(owner) = set.controller().filter(|owner| refers_to::<Deployment>(owner)) else { return };
         let key = Key::new(&set.key.namespace, &owner.name);
         if seen.deployments.get(&key).is_some_and(|d| recreates(d)) {
             self.key(Controller::Deployment, &key);

@@ -49,7 +49,7 @@ pub struct Control {
 impl Control {
     /// A fresh start: the whole state is listed.
     pub fn start(api: &Api, now: Timestamp) -> Self {
-        let mut seen = Observed::new("PEM");
+        let mut seen = Observed { kinds: Arc::new(built_in::table()), ..Observed::new("PEM") };
         seen.settings.cluster_cidr = "10.42.0.0/16".into();
         let mut control = Control {
             seen,

@@ -11,10 +11,10 @@ use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 
 use crate::write::metadata;
-use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Allows, Attempt, Operation, Stage, Verdict};
 
 fn is_request(kind: &Kind) -> bool {
-    is(kind, "certificates.k8s.io", "CertificateSigningRequest")
+    kind.is("certificates.k8s.io", "CertificateSigningRequest")
 }
 
 /// Writes in who asks, and when conditions were set.

@@ -8,7 +8,7 @@ use proa_api::Refusal;
 use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// The stock server's words.
 const WHY: &str = "Use of external IPs is denied by admission control.";
@@ -22,7 +22,7 @@ impl Stage for DenyServiceExternalIPs {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Service")
+        kind.is("", "Service")
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {

@@ -5,7 +5,7 @@ use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use crate::store::Store;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// The annotation that named the class before the field did.
 const ANNOTATION_CLASS: &str = "kubernetes.io/ingress.class";
@@ -19,7 +19,7 @@ impl Stage for DefaultIngressClass {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "networking.k8s.io", "Ingress")
+        kind.is("networking.k8s.io", "Ingress")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

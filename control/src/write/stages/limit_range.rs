@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::store::Store;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// Keeps pods and claims within the LimitRanges of their namespace.
 pub struct LimitRanger;
@@ -19,7 +19,7 @@ impl Stage for LimitRanger {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Pod") || is(kind, "", "PersistentVolumeClaim")
+        kind.is("", "Pod") || kind.is("", "PersistentVolumeClaim")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

@@ -8,7 +8,7 @@ use proa_kinds::Kind;
 use serde_json::Value;
 
 use crate::store::{Key, Object, Settle};
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 const NAMESPACES: Resource<'static> = Resource { group: "", plural: "namespaces" };
 
@@ -22,7 +22,7 @@ impl Stage for NamespaceLifecycle {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        kind.namespaced || is(kind, "", "Namespace")
+        kind.namespaced || kind.is("", "Namespace")
     }
 
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'_>, _new: &'a mut Value) -> Verdict<'a> {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::node_addresses::{self, Ranges};
 use crate::write::request::Caller;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// Labels with Kubernetes' own prefixes that a node may set on itself.
 const OWN_LABELS: [&str; 12] = [
@@ -44,7 +44,7 @@ impl Stage for NodeRestriction {
     fn concerns(&self, kind: &Kind) -> bool {
         let kinds =
             [("", "Node"), ("", "Pod"), ("coordination.k8s.io", "Lease"), ("storage.k8s.io", "CSINode")];
-        kinds.iter().any(|(group, name)| is(kind, group, name))
+        kinds.iter().any(|(group, name)| kind.is(group, name))
     }
 
     fn validate<'a>(&'a self, attempt: &'a Attempt<'_>, new: &'a Value) -> Verdict<'a> {

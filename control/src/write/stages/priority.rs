@@ -8,7 +8,7 @@ use proa_kinds::{Kind, Part};
 use serde_json::Value;
 
 use crate::store::{Object, Store};
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 const RESOURCE: &str = "priorityclasses.scheduling.k8s.io";
 const PREEMPTS: &str = "PreemptLowerPriority";
@@ -22,7 +22,7 @@ impl Stage for Priority {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Pod") || is(kind, "scheduling.k8s.io", "PriorityClass")
+        kind.is("", "Pod") || kind.is("scheduling.k8s.io", "PriorityClass")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

@@ -12,7 +12,7 @@ use proa_kinds::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::store::Store;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// Merges the class that a new pod names into it.
 pub struct RuntimeClass;
@@ -23,7 +23,7 @@ impl Stage for RuntimeClass {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Pod")
+        kind.is("", "Pod")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::store::{Live, Settle};
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 /// The API server's own address: only `default/kubernetes` gets it.
 const OFFSET_API_SERVER: u32 = 1;
@@ -133,7 +133,7 @@ impl Stage for ServiceAddresses {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Service")
+        kind.is("", "Service")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

@@ -10,7 +10,7 @@ use proa_kinds::Kind;
 use serde_json::{Value, json};
 
 use crate::write::metadata;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 const DEFAULT: &str = "default";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -29,7 +29,7 @@ impl Stage for ServiceAccount {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "Pod")
+        kind.is("", "Pod")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

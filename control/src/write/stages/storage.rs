@@ -11,7 +11,7 @@ use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
 
 use crate::store::Store;
-use crate::write::stage::{Attempt, Operation, Stage, Verdict, is};
+use crate::write::stage::{Attempt, Operation, Stage, Verdict};
 
 const CLASSES: &str = "storageclasses.storage.k8s.io";
 
@@ -25,7 +25,7 @@ impl Stage for Storage {
     }
 
     fn concerns(&self, kind: &Kind) -> bool {
-        is(kind, "", "PersistentVolumeClaim") || is(kind, "", "PersistentVolume")
+        kind.is("", "PersistentVolumeClaim") || kind.is("", "PersistentVolume")
     }
 
     fn mutates(&self, _kind: &Kind) -> bool {

@@ -4,10 +4,9 @@ use k8s_openapi::api::autoscaling::v2::CrossVersionObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::selector::Selector;
 
-use crate::world::facts::Key;
+use crate::world::facts::{Key, KindName};
 use crate::world::observed::Observed;
 use crate::world::plan::Reference;
-use proa_kinds::built_in;
 
 /// The scale of a workload.
 pub(super) struct Scale {
@@ -39,7 +38,9 @@ pub(super) fn scale(
         Some(selector) => Selector::from_object(Some(selector)),
         None => Selector::everything(),
     };
-    match (group, target.kind.as_str()) {
+    let row = seen.kinds.stored_of(group, &target.kind);
+    let row = row.ok_or_else(|| format!("no matches for kind {:?} in group {group:?}", target.kind))?;
+    match (row.group.as_str(), row.kind.as_str()) {
         ("apps", "Deployment") => {
             let found = seen.deployments.get(&key).ok_or_else(|| missing("deployments", "apps"))?;
             let (spec, status) = (found.spec.as_ref(), found.status.as_ref());
@@ -81,9 +82,21 @@ pub(super) fn scale(
                 selector: Selector::from_map(spec.and_then(|s| s.selector.as_ref()).into_iter().flatten()),
             })
         }
-        (group, kind) if built_in::table().iter().any(|k| k.group == group && k.kind == kind) => {
-            Err("the server could not find the requested resource".to_owned())
+        _ if row.scale().is_none() => Err("the server could not find the requested resource".to_owned()),
+        _ => {
+            let kind = KindName::new(&row.api_version(), &row.kind);
+            let found = seen.sizes.get(&(kind, key)).ok_or_else(|| missing(&row.plural, &row.group))?;
+            let (meta, size) = found;
+            let text = &size.selector;
+            let selector =
+                Selector::parse(text).map_err(|e| format!("the selector {text:?} is none: {e}"))?;
+            let count = |replicas: i64| i32::try_from(replicas).unwrap_or(i32::MAX);
+            Ok(Scale {
+                reference: meta.reference(),
+                spec_replicas: count(size.wanted),
+                status_replicas: count(size.there),
+                selector,
+            })
         }
-        (group, kind) => Err(format!("no matches for kind {kind:?} in group {group:?}")),
     }
 }

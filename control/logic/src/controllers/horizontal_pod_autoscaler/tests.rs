@@ -5,6 +5,8 @@ mod properties;
 use jiff::SignedDuration;
 use std::sync::Arc;
 
+use proa_kinds::rules::Unruled;
+use proa_kinds::{Kind, ScalePaths, Subresource};
 use serde_json::{Value, json};
 
 use super::*;
@@ -563,4 +565,32 @@ fn a_sample_is_decided_upon_once() {
     assert_eq!(world.seen.autoscaling.memory.len(), 1);
     world.seen.autoscaling.remember(&id.1, reconcile(&world.seen, &id.1, at(0)).memory.unwrap());
     assert!(world.seen.autoscaling.memory.is_empty(), "forgotten with its autoscaler");
+}
+
+/// Of a kind that has come while the cluster runs, its row says where the size is.
+#[test]
+fn a_kind_that_came_is_scaled_where_its_row_says() {
+    let target = json!({"apiVersion": "tests.example.com/v1", "kind": "Widget", "name": "web"});
+    let mut world = World::new(1, json!({ "scaleTargetRef": target }));
+    let paths = ScalePaths {
+        spec_replicas: "/spec/size".into(),
+        status_replicas: "/status/size".into(),
+        selector: "/status/selector".into(),
+    };
+    let (group, names) = (("tests.example.com", "v1"), ("Widget", "widgets"));
+    let row = Kind::new(group, names, Arc::new(|_| true.into()), Arc::new(Unruled));
+    world.seen.kinds = Arc::new(world.seen.kinds.with(row.with([Subresource::scale(paths.clone())])));
+    let metadata = json!({"namespace": "d", "name": "web", "uid": "w"});
+    let status = json!({"size": 2, "selector": "app=a"});
+    let widget = json!({"metadata": metadata, "spec": {"size": 2}, "status": status}).to_string();
+    let kind = crate::world::KindName::new("tests.example.com/v1", "Widget");
+    let decoded = Object::decode(&kind, widget.as_bytes()).unwrap();
+    world.seen.apply(decoded.sized(&paths, widget.as_bytes()).unwrap(), at(0));
+    world.measure(15, &["cpu=100", "cpu=100"]);
+    let plan = reconcile(&world.seen, &Key::new(KEY.0, KEY.1), at(world.now));
+    let scaled = plan.actions.iter().find_map(|action| match &action.verb {
+        Verb::Scale { target, from, to } => Some((&*target.kind, &*target.uid, *from, *to)),
+        _ => None,
+    });
+    assert_eq!(scaled, Some(("Widget", "w", 2, 4)));
 }

@@ -22,6 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use proa_api::condition;
 use proa_api::names::FINALIZER_JOB_TRACKING;
+use proa_api::owner::refers_to;
 
 use self::view::View;
 use super::claims::{Owner, remove_finalizer};
@@ -132,7 +133,7 @@ pub fn reconcile_orphan(seen: &Observed, key: &Key) -> Plan {
     let mut plan = Plan::default();
     let Some(pod) = seen.pods.get(key) else { return plan };
     let held = pod.meta.has_finalizer(FINALIZER_JOB_TRACKING);
-    let job = pod.meta.controller().filter(|c| c.kind == "Job");
+    let job = pod.meta.controller().filter(|owner| refers_to::<Job>(owner));
     if held && job.is_none_or(|job| seen.graph.get(&job.uid).is_none()) {
         plan.act(remove_finalizer(pod, FINALIZER_JOB_TRACKING));
     }

@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{self as core, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use proa_api::owner::{controller_of, controller_reference};
+use proa_api::owner::{controller_of, controller_reference, refers_to};
 use serde_json::{Value, json};
 
 use super::view::View;
@@ -77,7 +77,7 @@ pub(super) fn ensure(view: &View<'_>, owner: &Owner, ordinal: i32, plan: &mut Pl
         }
         // It goes with a pod of this name that was too many once.
         let owners = claim.metadata.owner_references.iter().flatten();
-        if owners.into_iter().any(|o| o.kind == "Pod" && o.name == pod) {
+        if owners.into_iter().any(|o| refers_to::<core::Pod>(o) && o.name == pod) {
             return false;
         }
     }

@@ -49,6 +49,12 @@ impl KindName {
     pub fn is<K: k8s_openapi::Resource>(&self) -> bool {
         &*self.kind == K::KIND && &*self.api_version == K::API_VERSION
     }
+
+    /// True if an owner is named to be of this kind, in whichever version.
+    pub fn is_of(&self, owner: &OwnerReference) -> bool {
+        let group = |api_version: &str| api_version.split_once('/').map(|(group, _)| group.to_owned());
+        *self.kind == *owner.kind && group(&self.api_version) == group(&owner.api_version)
+    }
 }
 
 /// The metadata of any object, as far as ownership and deletion are concerned.

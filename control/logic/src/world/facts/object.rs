@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::names;
+use proa_kinds::{ScalePaths, Size};
 use serde::Deserialize;
 
 use super::meta::{KindName, Meta, kind_of};
@@ -73,6 +74,8 @@ macro_rules! facts {
             /// The Secret of a bootstrap token that ends: when.
             BootstrapToken(Timestamp),
             $(#[doc = concat!("A whole ", stringify!($variant), ".")] $variant(Arc<$type>),)*
+            /// The size of an object that is known for nothing else.
+            Size(Arc<Size>),
             /// Anything else.
             Other,
         }
@@ -114,6 +117,17 @@ impl Object {
                 Some(object) => object?,
                 None => bare(kind, json)?,
             },
+        })
+    }
+
+    /// The same with its size, of which these paths say where it is, if nothing else is kept of it.
+    pub fn sized(self, paths: &ScalePaths, json: &[u8]) -> Result<Self, serde_json::Error> {
+        Ok(match self.fact {
+            Fact::Other => {
+                let fact = Fact::Size(Arc::new(paths.read(&serde_json::from_slice(json)?)));
+                Object { fact, ..self }
+            }
+            _ => self,
         })
     }
 }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1 as core;
 use proa_api::condition;
 use proa_api::names;
+use proa_api::owner::refers_to;
 use proa_api::resources::{HostPort, Resources, Weighed, host_ports, is_sidecar, requests, weighed};
 use proa_api::selector::Labels;
 
@@ -184,7 +186,7 @@ impl Pod {
         let end = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
             .then(|| Box::new(End::of(&meta, &status)));
         let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
-        let of_job = meta.controller().is_some_and(|c| c.kind == "Job");
+        let of_job = meta.controller().is_some_and(refers_to::<Job>);
         let notes = of_job.then(|| Box::new(JobNotes::of(&annotations, &status)));
         let ready = condition::find(status.conditions.as_ref(), "Ready").filter(|c| c.status == "True");
         let scheduled = condition::find(status.conditions.as_ref(), "PodScheduled")
