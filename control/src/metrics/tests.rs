@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::routing::get;
-use proa_kinds::built_in;
+use proa_kinds::{Part, built_in};
 use serde_json::json;
 
 use super::*;
 use crate::pki::Pki;
-use crate::registry::{Caller, RegistryConfig, Target, WriteOptions};
+use crate::registry::{Caller, RegistryConfig, WriteOptions};
 
 async fn add_node(registry: &Registry, name: &str, port: u16) {
     let table = registry.kinds();
@@ -22,7 +22,7 @@ async fn add_node(registry: &Registry, name: &str, port: u16) {
         "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
     });
-    registry.update(&caller, kind, "", name, Target::Status, node, &options).await.unwrap();
+    registry.update(&caller, kind, "", name, Part::STATUS, node, &options).await.unwrap();
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ pub struct Allowed {
     pub streams: usize,
     /// Logs that are read. Two each where one is rotated.
     pub logs: usize,
+    /// Requests that are carried to pods, a quarter of them one pod's. Two each, with that to the pod.
+    pub proxied: usize,
     /// Connections to the DNS server. One each.
     pub dns: usize,
 }
@@ -79,6 +81,7 @@ impl Allowed {
             forwarded: one_in(16, 4000),
             streams: one_in(32, 1000),
             logs: one_in(32, 2000),
+            proxied: one_in(64, 1000),
             dns: one_in(32, 1024),
         }
     }
@@ -104,8 +107,9 @@ mod tests {
     #[test]
     fn clients_leave_descriptors_for_the_rest() {
         for limit in [1024, 4096, 20_000, 1 << 20] {
-            let Allowed { api, ingress, waiting, forwarded, streams, logs, dns } = Allowed::of(limit);
-            let taken = api + 2 * ingress + waiting + forwarded + 4 * streams + 2 * logs + dns;
+            let Allowed { api, ingress, waiting, forwarded, streams, logs, proxied, dns } =
+                Allowed::of(limit);
+            let taken = api + 2 * ingress + waiting + forwarded + 4 * streams + 2 * (logs + proxied) + dns;
             assert!(taken <= limit / 8 * 7, "{taken} of {limit}");
         }
         assert_eq!(Allowed::of(64).api, 16, "some in any case");

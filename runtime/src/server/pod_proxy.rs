@@ -19,13 +19,13 @@ use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proa_api::names::{PROXY_HOST_HEADER, PROXY_REFUSED_HEADER};
-use proa_api::shares::{Share, Shares, part_of_descriptors};
+use proa_api::shares::{Share, Shares};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::node::descriptors;
+use crate::node::descriptors::{self, Allowed};
 use crate::node::shown_pods::{Shown, ShownPods};
 use crate::pod::probe::tls;
 
@@ -35,9 +35,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of a request that wait to be taken by a pod.
 const BUFFER: usize = 64 << 10;
-/// Requests that are carried at a time, where there are descriptors enough for them. A quarter may be one
-/// pod's.
-const AT_ONCE: usize = 1000;
 /// Parts of the path before the pod's own.
 const PREFIX_PARTS: usize = 6;
 
@@ -59,7 +56,7 @@ pub fn router(pods: ShownPods) -> Router {
     Router::new()
         .route(&format!("{pod}/"), any(serve))
         .route(&format!("{pod}/{{*path}}"), any(serve))
-        .with_state(Server { pods, open: shares(part_of_descriptors(descriptors::limit() / 4, AT_ONCE)) })
+        .with_state(Server { pods, open: shares(Allowed::of(descriptors::limit()).proxied) })
 }
 
 fn shares(all: usize) -> Arc<Shares<String>> {
