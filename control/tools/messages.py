@@ -16,9 +16,9 @@ Format of the table, one item per line:
     @io.k8s.api.core.v1.Container            a message, by its OpenAPI definition name
     6 ports []io.k8s...ContainerPort p=merge k=containerPort l=map:containerPort,protocol
 
-A field is: number, JSON name, type, then marks. Types: s string, b bool, i integer, f float, y bytes,
-otherwise a message; `[]` before it is a list, `{}` a map with string keys. Marks: `v` the Go type has
-no pointer, so that the zero value is the same as none; `?` it leaves that out of JSON besides; `o`
+A field is: number, JSON name, type, then marks. The number is 0 where protobuf does not have the field:
+what the envelope says. Types: s string, b bool, i int32, l int64, f float, y bytes, otherwise a message;
+`[]` before it is a list, `{}` a map with string keys. Marks: `v` the Go type has no pointer, so that the zero value is the same as none; `?` it leaves that out of JSON besides; `o`
 optional; `~` an embedded struct, whose fields stand in the JSON of the message around it; `p=` patch
 strategy, `k=` patch merge key, `l=` list type with its keys.
 """
@@ -64,6 +64,9 @@ minProperties x-kubernetes-preserve-unknown-fields x-kubernetes-list-type x-kube
 port optionalOldSelf
 """.split()
 )
+
+# Objects of their own whose JSON names the version of k8s-openapi does not give.
+STANDING_ALONE = {f"io.k8s.{name}" for name in ("apimachinery.pkg.apis.meta.v1.DeleteOptions",)}
 
 
 def package_of(definition):
@@ -147,7 +150,7 @@ def resolve(module, rust):
     return ".".join(base + parts[:-1]), parts[-1]
 
 
-SCALARS = {"string": "s", "bool": "b", "int32": "i", "int64": "i", "double": "f", "bytes": "y"}
+SCALARS = {"string": "s", "bool": "b", "int32": "i", "int64": "l", "double": "f", "bytes": "y"}
 
 
 def markers(comments):
@@ -248,6 +251,9 @@ def main():
             if names and bare(field.name) not in json_names and not inline:
                 print(f"not in OpenAPI: {own}.{field.name} as {json}", file=sys.stderr)
             lines.append(" ".join([number, json, prefix + kind] + marks))
+        said = {line.split(" ")[1] for line in lines}
+        if "apiVersion" in names and "apiVersion" not in said or not names and own in STANDING_ALONE:
+            lines = [f"0 {json} s ? o" for json in ("apiVersion", "kind")] + lines
         done[key] = (own, lines)
     for own, lines in sorted(done.values()):
         print("@" + own)

@@ -1,4 +1,4 @@
-//! The canonical form of an object, from the table of messages: what a Go client would write.
+//! The canonical form of an object, from its schema: what a Go client would write.
 //!
 //! Go leaves out the zero value of a field marked `omitempty`, and cannot tell it from an absent
 //! one unless the field is a pointer. So `tty: false`, `nodePort: 0` and `nodeName: ""` are the same
@@ -9,7 +9,7 @@
 use proa_api::quantity::{ParseError, canonical};
 use serde_json::{Map, Value};
 
-use crate::schema::{Field, MessageId, Nature, Shape, Type, messages};
+use crate::schema::{DefinitionId, Field, Nature, Schema, Type, Types};
 
 /// Which form an object is brought to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,97 +22,100 @@ enum Form {
 
 /// Removes from a client's object what is the same as absent, and makes quantities canonical. An
 /// error is a quantity that is none.
-pub fn said(message: MessageId, object: &mut Map<String, Value>) -> Result<(), ParseError> {
-    members(message, object, Form::Said)
+pub fn said(schema: &Schema, object: &mut Map<String, Value>) -> Result<(), ParseError> {
+    members(schema.types(), schema.root(), object, Form::Said)
 }
 
 /// Removes what Go leaves out from an object that is to be stored, and adds what it always writes.
-pub fn stored(message: MessageId, object: &mut Map<String, Value>) {
+pub fn stored(schema: &Schema, object: &mut Map<String, Value>) {
     // Only quantities can be wrong, and those are left alone here.
-    let _ = members(message, object, Form::Stored);
+    let _ = members(schema.types(), schema.root(), object, Form::Stored);
 }
 
-fn members(message: MessageId, object: &mut Map<String, Value>, form: Form) -> Result<(), ParseError> {
+fn members(
+    types: &Types,
+    id: DefinitionId,
+    object: &mut Map<String, Value>,
+    form: Form,
+) -> Result<(), ParseError> {
     let mut wrong = None;
     object.retain(|name, value| {
-        let Some(field) = messages().field(message, name) else { return !value.is_null() };
-        if let Err(error) = member(field, value, form) {
+        let Some(field) = types.field(id, name) else { return !value.is_null() };
+        if let Err(error) = member(types, field.slot.type_, value, form) {
             wrong.get_or_insert(error);
         }
-        !is_nothing(field, value, form)
+        !is_nothing(types, field, value, form)
     });
     if form == Form::Stored {
-        fill(message, object);
+        fill(types, id, object);
     }
     wrong.map_or(Ok(()), Err)
 }
 
 /// Writes the zeroes that Go writes: who sets one, and who leaves it out, make the same object.
-fn fill(message: MessageId, object: &mut Map<String, Value>) {
-    let written = messages().get(message).fields.iter().filter(|field| field.by_value && !field.drop_zero);
-    for field in written.filter(|field| field.shape == Shape::One) {
-        let zero: Value = match field.type_ {
+fn fill(types: &Types, id: DefinitionId, object: &mut Map<String, Value>) {
+    for field in types.get(id).fields.iter().filter(|field| field.by_value && !field.drop_zero) {
+        let zero: Value = match field.slot.type_ {
             Type::Text => "".into(),
             Type::Bool => false.into(),
-            Type::Integer => 0.into(),
-            Type::Float | Type::Bytes | Type::Message(_) => continue,
+            Type::Int32 | Type::Int64 => 0.into(),
+            Type::Float | Type::Bytes | Type::Defined(_) | Type::List(_) | Type::Map(_) => continue,
         };
-        object.entry(field.name).or_insert(zero);
+        object.entry(&*field.name).or_insert(zero);
     }
 }
 
-fn member(field: &Field, value: &mut Value, form: Form) -> Result<(), ParseError> {
-    match (field.shape, value) {
-        (Shape::One, value) => one(field.type_, value, form),
-        (Shape::List, Value::Array(items)) => {
-            items.iter_mut().try_for_each(|item| one(field.type_, item, form))
+fn member(types: &Types, type_: Type, value: &mut Value, form: Form) -> Result<(), ParseError> {
+    match (type_, value) {
+        (Type::List(inner), Value::Array(items)) => {
+            let inner = types.inner(inner).type_;
+            items.iter_mut().try_for_each(|item| member(types, inner, item, form))
         }
-        (Shape::Map, Value::Object(entries)) => entries.values_mut().try_for_each(|value| {
-            if value.is_null() {
-                *value = zero_entry(field.type_);
-            }
-            one(field.type_, value, form)
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn one(type_: Type, value: &mut Value, form: Form) -> Result<(), ParseError> {
-    let Type::Message(message) = type_ else { return Ok(()) };
-    match (messages().get(message).nature, value) {
-        (Nature::Object, Value::Object(object)) => members(message, object, form),
-        (Nature::Quantity, value) if form == Form::Said => quantity(value),
+        (Type::Map(inner), Value::Object(entries)) => {
+            let inner = types.inner(inner).type_;
+            entries.values_mut().try_for_each(|value| {
+                if value.is_null() {
+                    *value = zero_entry(types, inner);
+                }
+                member(types, inner, value, form)
+            })
+        }
+        (Type::Defined(id), value) => match (types.get(id).nature, value) {
+            (Nature::Object, Value::Object(object)) => members(types, id, object, form),
+            (Nature::Quantity, value) if form == Form::Said => quantity(value),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
 
 /// What Go reads from `null` in a map, whose keys stay.
-fn zero_entry(type_: Type) -> Value {
+fn zero_entry(types: &Types, type_: Type) -> Value {
     match type_ {
         Type::Text | Type::Bytes => "".into(),
-        Type::Message(id) if messages().get(id).nature == Nature::Quantity => "0".into(),
+        _ if types.nature(type_) == Some(Nature::Quantity) => "0".into(),
         _ => Value::Null,
     }
 }
 
-fn is_nothing(field: &Field, value: &Value, form: Form) -> bool {
+fn is_nothing(types: &Types, field: &Field, value: &Value, form: Form) -> bool {
     let goes = match form {
         Form::Said => field.by_value,
         Form::Stored => field.drop_zero,
     };
-    value.is_null() || goes && is_zero(field, value)
+    value.is_null() || goes && is_zero(types, field.slot.type_, value)
 }
 
 /// A value of another type is nobody's zero, but an error to be told.
-fn is_zero(field: &Field, value: &Value) -> bool {
-    match (field.shape, field.type_, value) {
-        (Shape::List, _, Value::Array(items)) => items.is_empty(),
-        (Shape::Map, _, Value::Object(entries)) => entries.is_empty(),
-        (Shape::One, Type::Text | Type::Bytes, Value::String(text)) => text.is_empty(),
-        (Shape::One, Type::Bool, Value::Bool(value)) => !value,
-        (Shape::One, Type::Integer | Type::Float, Value::Number(number)) => number.as_f64() == Some(0.0),
-        (Shape::One, Type::Message(id), Value::Object(object)) => {
-            object.is_empty() && messages().get(id).nature == Nature::Object
+fn is_zero(types: &Types, type_: Type, value: &Value) -> bool {
+    match (type_, value) {
+        (Type::List(_), Value::Array(items)) => items.is_empty(),
+        (Type::Map(_), Value::Object(entries)) => entries.is_empty(),
+        (Type::Text | Type::Bytes, Value::String(text)) => text.is_empty(),
+        (Type::Bool, Value::Bool(value)) => !value,
+        (Type::Int32 | Type::Int64 | Type::Float, Value::Number(number)) => number.as_f64() == Some(0.0),
+        (Type::Defined(_), Value::Object(object)) => {
+            object.is_empty() && types.nature(type_) == Some(Nature::Object)
         }
         _ => false,
     }
@@ -134,19 +137,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::built_in;
-    use crate::schema::message_of;
 
     /// Brings a spec of a kind to both forms.
     #[track_caller]
     fn check(api_version: &str, kind: &str, spec: Value, expected_said: Value, expected_stored: Value) {
-        let message = message_of(api_version, kind).unwrap();
+        let schema = Schema::built_in(api_version, kind).unwrap();
         let mut value = json!({ "spec": spec });
         let mut object = value.as_object_mut().unwrap().clone();
-        said(message, &mut object).unwrap();
+        said(&schema, &mut object).unwrap();
         assert_eq!(object.get("spec").unwrap_or(&Value::Null), &expected_said, "said");
         let object = value.as_object_mut().unwrap();
-        stored(message, object);
+        stored(&schema, object);
         assert_eq!(object.get("spec").unwrap_or(&Value::Null), &expected_stored, "stored");
     }
 
@@ -215,9 +216,9 @@ mod tests {
     /// A controller that sets a zero must find it again, or it sets it for ever.
     #[test]
     fn what_go_always_writes_is_there() {
-        let message = message_of("apps/v1", "StatefulSet").unwrap();
+        let schema = Schema::built_in("apps/v1", "StatefulSet").unwrap();
         let mut value = json!({"spec": {}, "status": {"readyReplicas": 0}});
-        stored(message, value.as_object_mut().unwrap());
+        stored(&schema, value.as_object_mut().unwrap());
         let expected =
             json!({"spec": {"serviceName": ""}, "status": {"replicas": 0, "availableReplicas": 0}});
         assert_eq!(value, expected);
@@ -225,12 +226,12 @@ mod tests {
 
     #[test]
     fn members_of_maps_are_the_users_own() {
-        let message = message_of("v1", "ConfigMap").unwrap();
+        let schema = Schema::built_in("v1", "ConfigMap").unwrap();
         let mut value = json!({
             "immutable": false, "binaryData": {}, "data": {"a": "", "b": null},
             "metadata": {"labels": {"a": ""}, "annotations": {}, "creationTimestamp": null},
         });
-        said(message, value.as_object_mut().unwrap()).unwrap();
+        said(&schema, value.as_object_mut().unwrap()).unwrap();
         let expected =
             json!({"immutable": false, "data": {"a": "", "b": ""}, "metadata": {"labels": {"a": ""}}});
         assert_eq!(value, expected);
@@ -238,18 +239,29 @@ mod tests {
 
     #[test]
     fn quantities_are_canonical_wherever_they_stand() {
-        let message = message_of("node.k8s.io/v1", "RuntimeClass").unwrap();
+        let schema = Schema::built_in("node.k8s.io/v1", "RuntimeClass").unwrap();
         let mut value = json!({"overhead": {"podFixed": {"cpu": 0.5, "memory": "1024Mi"}}});
-        said(message, value.as_object_mut().unwrap()).unwrap();
+        said(&schema, value.as_object_mut().unwrap()).unwrap();
         assert_eq!(value, json!({"overhead": {"podFixed": {"cpu": "500m", "memory": "1Gi"}}}));
         let mut value = json!({"overhead": {"podFixed": {"cpu": "much"}}});
-        assert!(said(message, value.as_object_mut().unwrap()).is_err());
+        assert!(said(&schema, value.as_object_mut().unwrap()).is_err());
     }
 
+    /// What a schema describes is no part of what it is.
     #[test]
-    fn every_built_in_kind_has_its_messages() {
-        for kind in built_in::table().iter() {
-            assert!(message_of(&kind.api_version(), &kind.kind).is_some(), "{}", kind.kind);
-        }
+    fn schemas_in_definitions_stay_as_they_are() {
+        let schema = Schema::built_in("apiextensions.k8s.io/v1", "CustomResourceDefinition").unwrap();
+        let properties = json!({
+            "max": {"type": "integer", "default": 0}, "limits": {"type": "string", "default": ""},
+            "cpu": {"type": "boolean", "default": false, "enum": ["", 0, false, "1000m"]},
+            "status": {"type": "object", "default": {}, "example": {"cpu": "1000m"}},
+        });
+        let open = json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}});
+        let mut value = json!({"spec": {"versions": [open]}});
+        let expected = value.clone();
+        said(&schema, value.as_object_mut().unwrap()).unwrap();
+        assert_eq!(value, expected);
+        stored(&schema, value.as_object_mut().unwrap());
+        assert_eq!(value["spec"]["versions"][0]["schema"], expected["spec"]["versions"][0]["schema"]);
     }
 }

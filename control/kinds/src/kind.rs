@@ -12,6 +12,7 @@ use proa_api::status::Resource;
 use serde_json::Value;
 
 use crate::part::{self, Facet, Part, ScalePaths, Subresource, Text};
+use crate::schema::Schema;
 
 /// All that the API server knows of one kind.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ pub struct Kind {
     /// Fields that are kept beside an object for decisions about others; no client can name them.
     pub indexed_fields: Vec<SelectableField>,
     /// What its objects look like.
-    pub schema: SchemaOf,
+    pub schema: Schema,
     /// Decoding, defaulting and validation.
     pub rules: Arc<dyn Rules>,
     /// What is stored, if this kind is another form of it.
@@ -57,10 +58,6 @@ pub struct Kind {
     /// What whoever uses this version is warned of.
     pub deprecation: Option<String>,
 }
-
-/// Gives the JSON schema of a kind, with field docs, or a reference to the definition that the generator
-/// then holds under the name of the kind's type (`io.k8s.api.core.v1.Pod`).
-pub type SchemaOf = Arc<dyn Fn(&mut schemars::SchemaGenerator) -> schemars::Schema + Send + Sync>;
 
 /// Makes one form of an object of another.
 pub type Convert = Arc<dyn Fn(Value) -> Value + Send + Sync>;
@@ -170,9 +167,6 @@ pub trait Rules: Send + Sync {
 
     /// Reads a whole object that is to be written.
     fn decode(&self, write: Write<'_>, object: Value) -> Result<Box<dyn Proposal>, Refusal>;
-
-    /// Why an object cannot be read as one of this kind, if it cannot: a field has the wrong type.
-    fn misfit(&self, object: &Value) -> Option<String>;
 }
 
 /// An object that is to be written, decoded, on its way through its kind's rules.
@@ -199,7 +193,7 @@ impl Kind {
     pub fn new(
         (group, version): (&str, &str),
         (kind, plural): (&str, &str),
-        schema: SchemaOf,
+        schema: Schema,
         rules: Arc<dyn Rules>,
     ) -> Kind {
         Kind {

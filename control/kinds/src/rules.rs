@@ -10,14 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use proa_api::Refusal;
 use proa_api::field::FieldErrors;
-use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::meta::{self, NameFormat};
 use super::{Kind, Part, Proposal, Rules, Subresource, Write, canonical, decode};
-use crate::schema::{self, MessageId};
+use crate::schema::Schema;
 
 const STATUS: &str = "status";
 
@@ -26,7 +25,7 @@ const STATUS: &str = "status";
 /// Every method has a default that asks nothing, so a kind states only what is special to it.
 pub trait TypedRules: Send + Sync + 'static {
     /// The kind's Rust type.
-    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + JsonSchema + Send;
+    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Send;
 
     /// What names of this kind look like.
     const NAME: NameFormat = NameFormat::Subdomain;
@@ -80,25 +79,30 @@ pub fn row<R: TypedRules>() -> Kind {
         (true, false) => Some(Subresource::status()),
         (true, true) => Some(Subresource::status().and_at_create()),
     };
+    let schema = Schema::built_in(R::Object::API_VERSION, R::Object::KIND);
+    let schema = schema.expect("the table holds every built-in kind");
     Kind {
         namespaced: R::NAMESPACED,
         subresources: status.into_iter().collect(),
         ..Kind::new(
             (R::Object::GROUP, R::Object::VERSION),
             (R::Object::KIND, R::Object::URL_PATH_SEGMENT),
-            Arc::new(|generator| generator.subschema_for::<R::Object>()),
-            Arc::new(Typed::<R>(PhantomData)),
+            schema.clone(),
+            Arc::new(Typed::<R> { schema, rules: PhantomData }),
         )
     }
 }
 
 /// The rules of `R` with its type erased.
-struct Typed<R>(PhantomData<R>);
+struct Typed<R> {
+    schema: Schema,
+    rules: PhantomData<R>,
+}
 
 impl<R: TypedRules> Rules for Typed<R> {
     fn tidy(&self, object: Value) -> Result<Value, Refusal> {
         let mut object = body::<R>(object)?;
-        canonical::said(message::<R>(), &mut object)
+        canonical::said(&self.schema, &mut object)
             .map_err(|error| decode::refusal::<R::Object>(&error.to_string()))?;
         Ok(Value::Object(object))
     }
@@ -110,11 +114,8 @@ impl<R: TypedRules> Rules for Typed<R> {
             Write::Update(old, Part::Sub(name)) => What::Part(name.to_string(), stored::<R>(old)?),
             Write::Connect(old) => What::Connect(stored::<R>(old)?),
         };
-        Ok(Box::new(TypedProposal::<R> { what, new: decode::decode::<R::Object>(object)? }))
-    }
-
-    fn misfit(&self, object: &Value) -> Option<String> {
-        decode::misfit::<R::Object>(object)
+        let new = decode::decode::<R::Object>(object)?;
+        Ok(Box::new(TypedProposal::<R> { schema: self.schema.clone(), what, new }))
     }
 }
 
@@ -128,6 +129,7 @@ enum What<T> {
 
 /// A decoded object.
 struct TypedProposal<R: TypedRules> {
+    schema: Schema,
     what: What<R::Object>,
     new: R::Object,
 }
@@ -195,7 +197,7 @@ impl<R: TypedRules> Proposal for TypedProposal<R> {
     fn stored(&self) -> Result<Value, Refusal> {
         let mut value = self.value()?;
         if let Some(object) = value.as_object_mut() {
-            canonical::stored(message::<R>(), object);
+            canonical::stored(&self.schema, object);
         }
         Ok(value)
     }
@@ -234,10 +236,6 @@ fn version_of(api_version: &str) -> &str {
     api_version.rsplit_once('/').map_or(api_version, |(_, version)| version)
 }
 
-fn message<R: TypedRules>() -> MessageId {
-    schema::message_of(R::Object::API_VERSION, R::Object::KIND).expect("the table holds every built-in kind")
-}
-
 /// Decodes what the store holds, which went through these rules when it was written.
 fn stored<R: TypedRules>(object: &Value) -> Result<R::Object, Refusal> {
     R::Object::deserialize(object)
@@ -254,10 +252,6 @@ impl Rules for Unruled {
 
     fn decode(&self, _write: Write<'_>, object: Value) -> Result<Box<dyn Proposal>, Refusal> {
         Ok(Box::new(AsItIs(object)))
-    }
-
-    fn misfit(&self, _object: &Value) -> Option<String> {
-        None
     }
 }
 

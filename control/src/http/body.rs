@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::api::Call;
 use super::query::{FieldValidation, check_dry_run};
 use crate::registry::DeleteOptions;
-use proa_kinds::{schema, wire};
+use proa_kinds::schema::Schema;
+use proa_kinds::wire;
 
 /// An object that a client sent.
 pub struct Sent {
@@ -60,12 +61,12 @@ fn expect_types(kind: &str, value: &Value) -> Result<(), Refusal> {
     let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     // Older versions of what is not stored have the shape of today's.
     let group = version.rsplit_once('/').map(|(group, _)| format!("{group}/v1"));
-    let known = schema::message_of(version, kind);
-    let Some(id) = known.or_else(|| schema::message_of(&group.unwrap_or_else(|| "v1".to_owned()), kind))
-    else {
+    let known = Schema::built_in(version, kind)
+        .or_else(|| Schema::built_in(&group.unwrap_or_else(|| "v1".to_owned()), kind));
+    let Some(schema) = known else {
         return Err(Refusal::internal(format!("there is no schema of {kind}")));
     };
-    match schema::misfit(id, value) {
+    match schema.misfit(value) {
         None => Ok(()),
         Some(why) => Err(Refusal::bad_request(format!(
             "{kind} in version {:?} cannot be handled as a {kind}: {why}",

@@ -149,7 +149,7 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Respon
     let (namespace, name) = (call.namespace(), call.name());
     let patched = api.registry.patch(&call.caller, kind, namespace, name, part, change, &options).await;
     let (warnings, changed) = std::mem::take(&mut *last.lock().unwrap_or_else(PoisonError::into_inner));
-    let object = patched.map_err(|refusal| match kind.rules.misfit(&changed) {
+    let object = patched.map_err(|refusal| match kind.schema.misfit(&changed) {
         Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
         _ => refusal,
     })?;

@@ -1,21 +1,12 @@
 //! The schemas of the kinds and of all types they reach, under the names and with the extensions
 //! that Kubernetes clients look for.
-//!
-//! Types and field docs come from the Rust types; what merges how comes from the table of
-//! [`crate::schema`].
 
-use crate::Kind;
-use schemars::SchemaGenerator;
-use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::dialect::Dialect;
-use crate::schema::{Field, MessageId, Nature, Shape, Type, definition_name, messages};
-
-/// The definition name of a kind's own type.
-pub(super) fn name_of(kind: &Kind) -> String {
-    definition_name(&kind.api_version(), &kind.kind)
-}
+use super::docs::Docs;
+use crate::Kind;
+use crate::schema::{DefinitionId, Merge, Nature, Slot, Type, Types};
 
 /// `{"group": "apps", "version": "v1", "kind": "Deployment"}`.
 pub(super) fn group_version_kind(kind: &Kind) -> Value {
@@ -32,174 +23,154 @@ pub(super) fn reference(name: &str, dialect: Dialect) -> Value {
 
 /// All definitions that the kinds need, in alphabetical order.
 pub(super) fn definitions(kinds: &[&Kind], dialect: Dialect) -> Map<String, Value> {
-    let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
-    let mut own = Map::new();
-    let mut from_table: Vec<MessageId> = Vec::new();
-    for kind in kinds {
-        let schema = (kind.schema)(&mut generator).to_value();
-        if schema.get("$ref").is_none() {
-            own.insert(name_of(kind), schema);
-        }
-    }
-    let mut raw = generator.take_definitions(false);
-    raw.append(&mut own);
-    // Old versions have no Rust type.
-    from_table.extend(kinds.iter().filter_map(|kind| messages().find(&name_of(kind))));
-    while let Some(id) = from_table.pop() {
-        let name = messages().get(id).name;
-        if !raw.contains_key(name) {
-            raw.insert(name.to_owned(), tabled(id, &mut from_table));
-        }
-    }
-    raw.sort_keys();
-
+    let docs = Docs::built_in();
     let mut definitions = Map::new();
-    for (name, schema) in raw {
-        let schema = definition(&name, schema, dialect);
-        definitions.insert(name, schema);
-    }
     for kind in kinds {
-        if let Some(Value::Object(schema)) = definitions.get_mut(&name_of(kind)) {
-            // Versions of the same shape share a definition.
-            let all = schema.entry("x-kubernetes-group-version-kind").or_insert_with(|| json!([]));
-            all.as_array_mut().expect("it was made as a list").push(group_version_kind(kind));
+        Writer { types: kind.schema.types(), docs: &docs, dialect, definitions: &mut definitions }
+            .define(kind.schema.root());
+        // Versions of the same shape share a definition.
+        let all = &mut definitions[kind.schema.name()]["x-kubernetes-group-version-kind"];
+        match all {
+            Value::Array(all) => all.push(group_version_kind(kind)),
+            none => *none = json!([group_version_kind(kind)]),
         }
     }
+    definitions.sort_keys();
     definitions
 }
 
-/// The JSON Schema of a message of the table; `reached` gets the messages that it refers to.
-fn tabled(id: MessageId, reached: &mut Vec<MessageId>) -> Value {
-    let message = messages().get(id);
-    match message.nature {
-        Nature::Time | Nature::MicroTime => return json!({"type": "string", "format": "date-time"}),
-        Nature::Object => {}
-        _ => return json!({}),
+/// Writes the definitions of these types.
+struct Writer<'a> {
+    types: &'a Types,
+    docs: &'a Docs,
+    dialect: Dialect,
+    definitions: &'a mut Map<String, Value>,
+}
+
+impl Writer<'_> {
+    /// Writes a named type and all that it refers to.
+    fn define(&mut self, id: DefinitionId) {
+        let name = &self.types.get(id).name;
+        if !self.definitions.contains_key(&**name) {
+            // It may refer to itself.
+            self.definitions.insert(name.to_string(), Value::Null);
+            let definition = self.definition(id);
+            self.definitions.insert(name.to_string(), definition);
+        }
     }
-    let mut properties =
-        Map::from_iter(["apiVersion", "kind"].map(|name| (name.to_owned(), json!({"type": "string"}))));
-    if messages().field(id, "metadata").is_none() {
-        properties.clear();
+
+    fn definition(&mut self, id: DefinitionId) -> Value {
+        let definition = self.types.get(id);
+        let is_named = !definition.name.is_empty();
+        let mut schema = match (definition.nature, self.dialect) {
+            (Nature::Object, _) => self.object(id),
+            (Nature::Time | Nature::MicroTime, _) => json!({"type": "string", "format": "date-time"}),
+            (Nature::Quantity, Dialect::V2) => json!({"type": "string"}),
+            (Nature::Quantity, Dialect::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            (Nature::IntOrString, Dialect::V2) if is_named => {
+                json!({"type": "string", "format": "int-or-string"})
+            }
+            (Nature::IntOrString, Dialect::V3) if is_named => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            (Nature::Items, _) => json!({"type": "array", "items": {"type": "string"}}),
+            // The JSON in the definition of a custom kind may be anything.
+            (Nature::RawJson, _) if is_named && !definition.name.ends_with(".JSON") => {
+                json!({"type": "object"})
+            }
+            // A custom kind says in its own words what these are.
+            (Nature::IntOrString | Nature::RawJson, _) => json!({}),
+            (Nature::SchemaOrBool | Nature::SchemaOrList, _) => json!({}),
+        };
+        if let Some(docs) = self.docs.of(&definition.name) {
+            schema["description"] = docs.into();
+        }
+        self.add_rest(definition.rest.as_deref(), &mut schema);
+        schema
     }
-    let mut required = Vec::new();
-    for field in messages().json_fields(id) {
-        let one = match field.type_ {
+
+    fn object(&mut self, id: DefinitionId) -> Value {
+        let types = self.types;
+        let mut fields = types.json_fields(id);
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut schema = json!({"type": "object"});
+        for field in &fields {
+            let docs = self.docs.of_field(&types.get(id).name, &field.name);
+            schema["properties"][&*field.name] = self.slot(&field.slot, docs);
+        }
+        let required: Vec<&str> = fields.iter().filter(|f| !f.optional).map(|f| &*f.name).collect();
+        if !required.is_empty() {
+            schema["required"] = required.into();
+        }
+        schema
+    }
+
+    fn slot(&mut self, slot: &Slot, docs: Option<String>) -> Value {
+        let mut schema = self.type_(slot.type_);
+        let is_bare = docs.is_none() && slot.merge.is_none();
+        // In 3.0 nothing may stand beside a reference, so it is wrapped.
+        if self.dialect == Dialect::V3 && !is_bare && schema.get("$ref").is_some() {
+            schema = json!({ "allOf": [schema] });
+        }
+        if let Some(docs) = docs {
+            schema["description"] = docs.into();
+        }
+        if slot.nullable && self.dialect == Dialect::V3 {
+            schema["nullable"] = true.into();
+        }
+        if let Some(merge) = &slot.merge {
+            add_merge(merge, &mut schema);
+        }
+        self.add_rest(slot.rest.as_deref(), &mut schema);
+        schema
+    }
+
+    fn type_(&mut self, type_: Type) -> Value {
+        let types = self.types;
+        match type_ {
             Type::Text => json!({"type": "string"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
             Type::Bool => json!({"type": "boolean"}),
-            Type::Integer => json!({"type": "integer", "format": "int32"}),
+            Type::Int32 => json!({"type": "integer", "format": "int32"}),
+            Type::Int64 => json!({"type": "integer", "format": "int64"}),
             Type::Float => json!({"type": "number", "format": "double"}),
-            Type::Message(inner) => {
-                reached.push(inner);
-                json!({"$ref": format!("#/$defs/{}", messages().get(inner).name)})
+            Type::List(inner) => json!({"type": "array", "items": self.slot(types.inner(inner), None)}),
+            Type::Map(inner) => {
+                json!({"type": "object", "additionalProperties": self.slot(types.inner(inner), None)})
             }
-        };
-        let schema = match field.shape {
-            Shape::One => one,
-            Shape::List => json!({"type": "array", "items": one}),
-            Shape::Map => json!({"type": "object", "additionalProperties": one}),
-        };
-        properties.insert(field.name.to_owned(), schema);
-        if !field.optional {
-            required.push(field.name);
+            Type::Defined(id) => match (&*types.get(id).name, types.get(id).nature) {
+                ("", _) | (_, Nature::Items) => self.definition(id),
+                (name, _) => {
+                    self.define(id);
+                    json!({"$ref": reference(name, self.dialect)})
+                }
+            },
         }
     }
-    json!({"type": "object", "properties": properties, "required": required})
-}
 
-/// One definition: those types whose JSON is not what their Go type looks like are written out, the
-/// others take their extensions from the table.
-fn definition(name: &str, schema: Value, dialect: Dialect) -> Value {
-    let description = schema.get("description").cloned().unwrap_or_else(|| "".into());
-    let short = name.rsplit('.').next().unwrap_or(name);
-    match (short, dialect) {
-        ("Quantity", Dialect::V2) => return json!({"description": description, "type": "string"}),
-        ("Quantity", Dialect::V3) => {
-            return json!({"description": description, "oneOf": [{"type": "string"}, {"type": "number"}]});
-        }
-        ("IntOrString", Dialect::V2) => {
-            return json!({"description": description, "type": "string", "format": "int-or-string"});
-        }
-        ("IntOrString", Dialect::V3) => {
-            return json!({"description": description, "format": "int-or-string",
-                "oneOf": [{"type": "integer"}, {"type": "string"}]});
-        }
-        ("JSON" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray", _) => {
-            return json!({ "description": description });
-        }
-        _ => {}
-    }
-    let mut schema = converted(schema, dialect);
-    if let (Value::Object(schema), Some(id)) = (&mut schema, messages().find(name)) {
-        extend(schema, id);
-    }
-    schema
-}
-
-/// Adds how the fields of a message merge, and lets optional fields be left out.
-fn extend(schema: &mut Map<String, Value>, id: MessageId) {
-    if let Some(Value::Array(required)) = schema.get_mut("required") {
-        let optional = |name: &Value| {
-            name.as_str().and_then(|name| messages().field(id, name)).is_some_and(|field| field.optional)
-        };
-        required.retain(|name| !optional(name));
-        if required.is_empty() {
-            schema.shift_remove("required");
-        }
-    }
-    let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
-    for (name, property) in properties {
-        if let (Some(field), Value::Object(property)) = (messages().field(id, name), property) {
-            extend_property(property, field);
+    /// Adds what a custom kind says in its own words, where the dialect has them.
+    fn add_rest(&self, rest: Option<&Map<String, Value>>, schema: &mut Value) {
+        const NOT_IN_V2: [&str; 4] = ["allOf", "anyOf", "oneOf", "not"];
+        for (name, value) in rest.into_iter().flatten() {
+            if self.dialect == Dialect::V3 || !NOT_IN_V2.contains(&name.as_str()) {
+                schema[name.as_str()] = value.clone();
+            }
         }
     }
 }
 
-fn extend_property(property: &mut Map<String, Value>, field: &Field) {
-    let mut set = |name: &str, value: Value| property.insert(format!("x-kubernetes-{name}"), value);
-    if !field.patch_strategy.is_empty() {
-        set("patch-strategy", field.patch_strategy.into());
-    }
-    if !field.merge_key.is_empty() {
-        set("patch-merge-key", field.merge_key.into());
-    }
-    if !field.list_type.is_empty() {
-        set("list-type", field.list_type.into());
-    }
-    if !field.list_map_keys.is_empty() {
-        set("list-map-keys", field.list_map_keys.split(',').collect::<Vec<_>>().into());
-    }
-}
-
-/// A JSON Schema in the dialect's words.
-fn converted(schema: Value, dialect: Dialect) -> Value {
-    let Value::Object(mut schema) = schema else {
-        // `true` is any value.
-        return Value::Object(Map::new());
-    };
-    if let Some(target) = schema.shift_remove("$ref") {
-        let target = target.as_str().unwrap_or_default();
-        let target = reference(target.rsplit('/').next().unwrap_or(target), dialect);
-        // In 3.0 nothing may stand beside a reference, so it is wrapped.
-        if dialect == Dialect::V3 && !schema.is_empty() {
-            schema.insert("allOf".to_owned(), json!([{ "$ref": target }]));
-        } else {
-            schema.insert("$ref".to_owned(), target);
-        }
-        return Value::Object(schema);
-    }
-    for key in ["$schema", "title"] {
-        schema.shift_remove(key);
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(inner) = schema.get_mut(key).filter(|inner| inner.is_object()) {
-            *inner = converted(inner.take(), dialect);
+fn add_merge(merge: &Merge, schema: &mut Value) {
+    for (name, value) in [
+        ("patch-strategy", &merge.patch_strategy),
+        ("patch-merge-key", &merge.patch_key),
+        ("list-type", &merge.list_type),
+        ("map-type", &merge.map_type),
+    ] {
+        if !value.is_empty() {
+            schema[format!("x-kubernetes-{name}")] = (**value).into();
         }
     }
-    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        for property in properties.values_mut() {
-            *property = converted(property.take(), dialect);
-        }
+    if !merge.list_keys.is_empty() {
+        schema["x-kubernetes-list-map-keys"] = json!(merge.list_keys);
     }
-    Value::Object(schema)
 }

@@ -1,12 +1,13 @@
 //! OpenAPI v2 and v3 documents, which clients read to explain fields, to validate, and to learn how
 //! lists merge.
 //!
-//! Fed by the table of kinds and the schemas of their types; read by the HTTP layer, which keeps what
+//! Fed by the table of kinds with their schemas; read by the HTTP layer, which keeps what
 //! was asked for. Each call makes its document anew and gives bytes, never an expanded value: that
 //! takes some milliseconds, and most clusters serve a client that asks once and caches.
 
 mod definitions;
 mod dialect;
+mod docs;
 mod gnostic;
 mod paths;
 

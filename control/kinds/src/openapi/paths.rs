@@ -7,7 +7,7 @@
 use crate::{Kind, Subresource};
 use serde_json::{Map, Value, json};
 
-use super::definitions::{group_version_kind, name_of, reference};
+use super::definitions::{group_version_kind, reference};
 use super::dialect::Dialect;
 use crate::{patch, wire};
 
@@ -110,7 +110,7 @@ const STATUS: [Verb; 3] = [
 ];
 
 fn operation(kind: &Kind, verb: &Verb, dialect: Dialect) -> Value {
-    let schema = json!({ "$ref": reference(&name_of(kind), dialect) });
+    let schema = json!({ "$ref": reference(kind.schema.name(), dialect) });
     let group: String =
         kind.group.split('.').next().map(capitalised).filter(|g| !g.is_empty()).unwrap_or("Core".into());
     let version = capitalised(&kind.version);

@@ -11,8 +11,9 @@ use crate::Kind;
 use proa_api::Refusal;
 use serde_json::Value;
 
-use crate::schema;
+use crate::schema::Schema;
 use crate::wire;
+use strategic::{Fault, Object};
 
 /// Operations in one JSON patch, as the stock server limits them.
 const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
@@ -73,15 +74,13 @@ pub fn apply(kind: &Kind, type_: Type, current: &Value, body: &[u8]) -> Result<V
             patched
         }
         Type::Strategic => {
-            let message = schema::message_of(&api_version, &kind_name)
+            let schema = Schema::built_in(&api_version, &kind_name)
                 .ok_or_else(|| Refusal::unsupported_media_type(&MEDIA_TYPES[..2]))?;
             let Value::Object(patch) = patch.value else {
                 return Err(Refusal::bad_request("a strategic merge patch must be an object"));
             };
             let original = current.as_object().cloned().unwrap_or_default();
-            Value::Object(
-                strategic::merge_map(original, patch, Some(message)).map_err(strategic::Fault::refusal)?,
-            )
+            Value::Object(strategic::merge_map(original, patch, Object::of(&schema)).map_err(Fault::refusal)?)
         }
     };
     if wire::deeper_than(&patched, wire::MAX_DEPTH) {

@@ -2,14 +2,14 @@
 //! (`$patch`, `$retainKeys`, `$deleteFromPrimitiveList/…`, `$setElementOrder/…`) say what plain JSON
 //! cannot.
 //!
-//! The rules are those of the public description of the format; how a list merges comes from the
-//! table of [`crate::schema`].
+//! The rules are those of the public description of the format; how a list merges comes from
+//! the kind's schema.
 
 use proa_api::Refusal;
 use serde_json::{Map, Value};
 
 use super::list::{self, Order};
-use crate::schema::{Field, MessageId, Shape, Type, messages};
+use crate::schema::{DefinitionId, Schema, Type, Types};
 
 /// A patch that needs more would hold up others.
 const MOST_COMPARISONS: usize = 4_000_000;
@@ -36,39 +36,57 @@ impl Fault {
     }
 }
 
-/// How a field merges. Fields outside the table merge as maps and replace as lists.
-#[derive(Clone, Copy, Default)]
-struct Rule {
+/// How a field merges. Fields that the schema does not have merge as maps and replace as lists.
+#[derive(Clone, Copy)]
+struct Rule<'a> {
     merge: bool,
     replace: bool,
-    merge_key: &'static str,
-    inner: Option<MessageId>,
+    merge_key: &'a str,
+    inner: Object<'a>,
 }
 
-impl Rule {
-    fn of(message: Option<MessageId>, name: &str) -> Rule {
-        message.and_then(|id| messages().field(id, name)).map_or_else(Rule::default, Rule::from_field)
+/// What is known of an object: its type, if the schema has it.
+#[derive(Clone, Copy)]
+pub(super) struct Object<'a> {
+    types: &'a Types,
+    type_: Option<DefinitionId>,
+}
+
+impl<'a> Object<'a> {
+    /// An object of this kind.
+    pub(super) fn of(schema: &'a Schema) -> Self {
+        Object { types: schema.types(), type_: Some(schema.root()) }
     }
 
-    fn from_field(field: &'static Field) -> Rule {
-        let strategies = || field.patch_strategy.split(',');
+    fn rule(self, name: &str) -> Rule<'a> {
+        let types = self.types;
+        let slot = self.type_.and_then(|id| types.field(id, name)).map(|field| &field.slot);
+        let merge = slot.and_then(|slot| slot.merge.as_deref());
+        let has = |strategy: &str| {
+            merge.is_some_and(|merge| merge.patch_strategy.split(',').any(|said| said == strategy))
+        };
+        let one = slot.map(|slot| match slot.type_ {
+            Type::List(inner) => types.inner(inner).type_,
+            type_ => type_,
+        });
+        let type_ = match one {
+            Some(Type::Defined(id)) => Some(id),
+            _ => None,
+        };
         Rule {
-            merge: strategies().any(|s| s == "merge"),
-            replace: strategies().any(|s| s == "replace"),
-            merge_key: field.merge_key,
-            inner: match (field.type_, field.shape) {
-                (Type::Message(id), Shape::One | Shape::List) => Some(id),
-                _ => None,
-            },
+            merge: has("merge"),
+            replace: has("replace"),
+            merge_key: merge.map_or("", |merge| &*merge.patch_key),
+            inner: Object { types, type_ },
         }
     }
 }
 
-/// Merges `patch` into `original`, an object of type `message`.
+/// Merges `patch` into `original`, an object of this type.
 pub(super) fn merge_map(
     mut original: Map<String, Value>,
     mut patch: Map<String, Value>,
-    message: Option<MessageId>,
+    object: Object<'_>,
 ) -> Result<Map<String, Value>, Fault> {
     match directive(&mut patch)? {
         Some(Directive::Replace) => return Ok(patch),
@@ -76,7 +94,7 @@ pub(super) fn merge_map(
         Some(Directive::Merge) | None => {}
     }
     retain_keys(&mut original, &mut patch)?;
-    set_element_orders(&mut original, &mut patch, message)?;
+    set_element_orders(&mut original, &mut patch, object)?;
     for (name, value) in patch {
         if let Some(name) = name.strip_prefix(DELETE_FROM) {
             if let Some(Value::Array(items)) = original.get_mut(name) {
@@ -91,7 +109,7 @@ pub(super) fn merge_map(
                 continue;
             }
             (Some(Value::Object(old)), Value::Object(new)) => {
-                let rule = Rule::of(message, &name);
+                let rule = object.rule(&name);
                 if rule.replace {
                     Value::Object(cleaned(new, rule.inner)?)
                 } else {
@@ -99,11 +117,11 @@ pub(super) fn merge_map(
                 }
             }
             (Some(Value::Array(old)), Value::Array(new)) => {
-                let rule = Rule::of(message, &name);
+                let rule = object.rule(&name);
                 if rule.merge { Value::Array(merge_list(old, new, rule, None)?) } else { Value::Array(new) }
             }
-            (_, Value::Object(new)) => Value::Object(cleaned(new, Rule::of(message, &name).inner)?),
-            (_, Value::Array(new)) => Value::Array(merge_list_onto_nothing(new, Rule::of(message, &name))?),
+            (_, Value::Object(new)) => Value::Object(cleaned(new, object.rule(&name).inner)?),
+            (_, Value::Array(new)) => Value::Array(merge_list_onto_nothing(new, object.rule(&name))?),
             (_, scalar) => scalar,
         };
         original.insert(name, merged);
@@ -151,13 +169,13 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
 fn set_element_orders(
     original: &mut Map<String, Value>,
     patch: &mut Map<String, Value>,
-    message: Option<MessageId>,
+    object: Object<'_>,
 ) -> Result<(), Fault> {
     let names: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
     for directive in names {
         let order = as_list(patch.shift_remove(&directive).unwrap_or_default(), ELEMENT_ORDER)?;
         let name = &directive[ELEMENT_ORDER.len()..];
-        let rule = Rule::of(message, name);
+        let rule = object.rule(name);
         let gone = match patch.shift_remove(&format!("{DELETE_FROM}{name}")) {
             Some(gone) => as_list(gone, DELETE_FROM)?,
             None => Vec::new(),
@@ -221,7 +239,7 @@ fn check_work(old: usize, new: usize) -> Result<(), Fault> {
 fn merge_list(
     old: Vec<Value>,
     new: Vec<Value>,
-    rule: Rule,
+    rule: Rule<'_>,
     order: Option<Vec<Value>>,
 ) -> Result<Vec<Value>, Fault> {
     check_work(old.len(), new.len())?;
@@ -254,7 +272,7 @@ fn merge_list(
 fn element_directives(
     mut old: Vec<Value>,
     new: Vec<Value>,
-    rule: Rule,
+    rule: Rule<'_>,
 ) -> Result<(Vec<Value>, Vec<Value>, bool), Fault> {
     let mut plain = Vec::with_capacity(new.len());
     let mut replaced = false;
@@ -283,7 +301,7 @@ fn element_directives(
     Ok((old, plain, replaced))
 }
 
-fn merge_elements(mut merged: Vec<Value>, new: &[Value], rule: Rule) -> Result<Vec<Value>, Fault> {
+fn merge_elements(mut merged: Vec<Value>, new: &[Value], rule: Rule<'_>) -> Result<Vec<Value>, Fault> {
     for item in new {
         let key = key_of(item, rule.merge_key)?;
         let Value::Object(patch) = item.clone() else { continue };
@@ -305,7 +323,7 @@ fn key_of<'a>(item: &'a Value, key: &str) -> Result<&'a Value, Fault> {
 }
 
 /// A list that the object does not have yet: deletions have nothing to delete.
-fn merge_list_onto_nothing(new: Vec<Value>, rule: Rule) -> Result<Vec<Value>, Fault> {
+fn merge_list_onto_nothing(new: Vec<Value>, rule: Rule<'_>) -> Result<Vec<Value>, Fault> {
     let mut kept = Vec::with_capacity(new.len());
     for item in new {
         match item {
@@ -324,8 +342,8 @@ fn merge_list_onto_nothing(new: Vec<Value>, rule: Rule) -> Result<Vec<Value>, Fa
 
 /// A map that the object does not have yet: merged onto nothing, so that no directive and no null
 /// stays behind.
-fn cleaned(patch: Map<String, Value>, message: Option<MessageId>) -> Result<Map<String, Value>, Fault> {
-    merge_map(Map::new(), patch, message).map(without_nulls)
+fn cleaned(patch: Map<String, Value>, object: Object<'_>) -> Result<Map<String, Value>, Fault> {
+    merge_map(Map::new(), patch, object).map(without_nulls)
 }
 
 fn as_list(value: Value, directive: &str) -> Result<Vec<Value>, Fault> {

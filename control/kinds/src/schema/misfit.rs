@@ -1,92 +1,135 @@
 //! Values of another type than their field: what no rule may take for an absent one.
 //!
-//! Asked about bodies that are not stored, and so are never decoded into their kind's Rust type:
-//! reviews, options, bindings.
+//! Walked where an object could not be decoded, to find the field and the type that it should have had,
+//! and for bodies that are never decoded into their kind's Rust type: reviews, options, bindings.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::decode::said;
+use super::types::{DefinitionId, Nature, Type, Types};
 
-use super::{Field, MessageId, Nature, Shape, Type, messages};
-
-/// Why a value cannot be read as this message, in the words of the stock server; none if it can.
-/// Fields that the message does not have are not looked at.
-pub fn misfit(id: MessageId, value: &Value) -> Option<String> {
-    in_message(id, value, &mut String::new())
+/// See [`super::Schema::misfit`].
+pub(super) fn misfit(types: &Types, id: DefinitionId, value: &Value) -> Option<String> {
+    Walk { types }.value(Type::Defined(id), value, &mut Place { holder: "", path: String::new() })
 }
 
-fn in_message(id: MessageId, value: &Value, path: &mut String) -> Option<String> {
-    let table = messages();
-    let message = table.get(id);
-    let short = message.name.rsplit('.').next().unwrap_or(message.name);
-    match (message.nature, value) {
-        (_, Value::Null) | (Nature::RawJson | Nature::SchemaOrBool | Nature::SchemaOrList, _) => None,
-        (Nature::Time | Nature::MicroTime, Value::String(text)) => {
-            let is_time = text.parse::<jiff::Timestamp>().is_ok();
-            (!is_time).then(|| format!("parsing time {text:?}: it is no RFC 3339 time"))
+struct Walk<'a> {
+    types: &'a Types,
+}
+
+/// Where a value stands: the struct that holds the field, and the field's path without indices.
+struct Place<'a> {
+    holder: &'a str,
+    path: String,
+}
+
+impl<'a> Walk<'a> {
+    fn value(&self, type_: Type, value: &Value, place: &mut Place<'a>) -> Option<String> {
+        let fits = match (type_, value) {
+            (_, Value::Null) => true,
+            (Type::Defined(id), _) => return self.defined(id, value, place),
+            (Type::List(inner), Value::Array(items)) => {
+                let inner = self.types.inner(inner).type_;
+                return items.iter().find_map(|item| self.value(inner, item, place));
+            }
+            (Type::Map(inner), Value::Object(members)) => {
+                let inner = self.types.inner(inner).type_;
+                return members.values().find_map(|member| self.value(inner, member, place));
+            }
+            (Type::Bytes, Value::String(text)) => return illegal_base64(text),
+            (Type::Int32, Value::Number(number)) if number.is_i64() => return beyond_int32(number, place),
+            (Type::Int64, Value::Number(number)) => number.is_i64(),
+            (Type::Text, Value::String(_)) | (Type::Bool, Value::Bool(_)) => true,
+            (Type::Float, Value::Number(_)) => true,
+            _ => false,
+        };
+        (!fits).then(|| cannot(&said(value), place, &self.go_name(type_)))
+    }
+
+    fn defined(&self, id: DefinitionId, value: &Value, place: &mut Place<'a>) -> Option<String> {
+        let definition = self.types.get(id);
+        match (definition.nature, value) {
+            (Nature::RawJson | Nature::SchemaOrBool | Nature::SchemaOrList, _) => None,
+            (Nature::Time | Nature::MicroTime, Value::String(text)) => no_time(text),
+            (Nature::Quantity, Value::String(_) | Value::Number(_)) => None,
+            (Nature::IntOrString, Value::String(_)) => None,
+            (Nature::IntOrString, Value::Number(number)) if number.is_i64() => beyond_int32(number, place),
+            (Nature::Items, _) => {
+                definition.fields.first().and_then(|field| self.value(field.slot.type_, value, place))
+            }
+            (Nature::Object, Value::Object(members)) => members.iter().find_map(|(name, member)| {
+                let field = self.types.field(id, name)?;
+                let (holder, length) = (place.holder, place.path.len());
+                place.holder = last(&definition.name);
+                let dot = if length == 0 { "" } else { "." };
+                write!(place.path, "{dot}{name}").ok()?;
+                let found = self.value(field.slot.type_, member, place);
+                place.path.truncate(length);
+                place.holder = holder;
+                found
+            }),
+            _ => Some(cannot(&said(value), place, &self.go_name(Type::Defined(id)))),
         }
-        (Nature::Quantity, Value::String(_) | Value::Number(_)) => None,
-        (Nature::IntOrString, Value::String(_)) => None,
-        (Nature::IntOrString, Value::Number(number)) if number.is_i64() => None,
-        (Nature::Items, Value::Array(_)) => {
-            message.fields.first().and_then(|field| in_field(field, short, value, path))
+    }
+
+    /// The name users know from the stock server, which names its own types.
+    fn go_name(&self, type_: Type) -> String {
+        match type_ {
+            Type::Text => "string".to_owned(),
+            Type::Bool => "bool".to_owned(),
+            Type::Int32 => "int32".to_owned(),
+            Type::Int64 => "int64".to_owned(),
+            Type::Float => "float64".to_owned(),
+            Type::Bytes => "[]uint8".to_owned(),
+            Type::List(inner) => format!("[]{}", self.go_name(self.types.inner(inner).type_)),
+            Type::Map(inner) => format!("map[string]{}", self.go_name(self.types.inner(inner).type_)),
+            Type::Defined(id) => match self.types.get(id).nature {
+                Nature::Time | Nature::MicroTime => "string".to_owned(),
+                Nature::IntOrString => "int32".to_owned(),
+                _ if self.types.get(id).name.is_empty() => "map[string]interface {}".to_owned(),
+                _ => format!("v1.{}", last(&self.types.get(id).name)),
+            },
         }
-        (Nature::Object, Value::Object(members)) => members.iter().find_map(|(name, member)| {
-            let field = table.field(id, name)?;
-            let before = path.len();
-            write!(path, "{}{name}", if before == 0 { "" } else { "." }).ok()?;
-            let found = in_field(field, short, member, path);
-            path.truncate(before);
-            found
-        }),
-        _ => Some(cannot(value, short, path, short)),
     }
 }
 
-fn in_field(field: &Field, holder: &str, value: &Value, path: &mut String) -> Option<String> {
-    match (field.shape, value) {
-        (_, Value::Null) => None,
-        (Shape::One, _) => in_type(field.type_, holder, value, path),
-        (Shape::List, Value::Array(items)) => {
-            items.iter().find_map(|item| in_type(field.type_, holder, item, path))
-        }
-        (Shape::Map, Value::Object(members)) => {
-            members.values().find_map(|member| in_type(field.type_, holder, member, path))
-        }
-        (Shape::List, _) => Some(cannot(value, holder, path, &format!("[]{}", go_name(field.type_)))),
-        (Shape::Map, _) => Some(cannot(value, holder, path, &format!("map[string]{}", go_name(field.type_)))),
-    }
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }
 
-fn in_type(type_: Type, holder: &str, value: &Value, path: &mut String) -> Option<String> {
-    let fits = match (type_, value) {
-        (Type::Message(inner), _) => return in_message(inner, value, path),
-        (Type::Text | Type::Bytes, Value::String(_)) | (Type::Bool, Value::Bool(_)) => true,
-        (Type::Integer, Value::Number(number)) => number.is_i64(),
-        (Type::Float, Value::Number(_)) => true,
-        _ => false,
-    };
-    (!fits).then(|| cannot(value, holder, path, &go_name(type_)))
+fn no_time(text: &str) -> Option<String> {
+    text.parse::<jiff::Timestamp>().err().map(|_| {
+        format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\"")
+    })
 }
 
-fn cannot(value: &Value, holder: &str, path: &str, wanted: &str) -> String {
-    let said = said(value);
-    format!("json: cannot unmarshal {said} into Go struct field {holder}.{path} of type {wanted}")
+fn illegal_base64(text: &str) -> Option<String> {
+    let illegal = text.bytes().position(|b| !(b.is_ascii_alphanumeric() || b"+/=".contains(&b)));
+    let at = illegal.or_else(|| (!text.len().is_multiple_of(4)).then_some(text.len()))?;
+    Some(format!("illegal base64 data at input byte {at}"))
 }
 
-fn go_name(type_: Type) -> String {
-    match type_ {
-        Type::Text => "string".to_owned(),
-        Type::Bool => "bool".to_owned(),
-        Type::Integer => "int64".to_owned(),
-        Type::Float => "float64".to_owned(),
-        Type::Bytes => "[]uint8".to_owned(),
-        Type::Message(id) => {
-            let name = messages().get(id).name;
-            format!("v1.{}", name.rsplit('.').next().unwrap_or(name))
-        }
+fn beyond_int32(number: &serde_json::Number, place: &Place<'_>) -> Option<String> {
+    let is_beyond = number.as_i64().is_some_and(|number| i32::try_from(number).is_err());
+    is_beyond.then(|| cannot(&format!("number {number}"), place, "int32"))
+}
+
+fn cannot(what: &str, place: &Place<'_>, wanted: &str) -> String {
+    let Place { holder, path } = place;
+    format!("json: cannot unmarshal {what} into Go struct field {holder}.{path} of type {wanted}")
+}
+
+/// What Go calls the type of a JSON value.
+fn said(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(number) if number.is_i64() => "number".to_owned(),
+        Value::Number(number) => format!("number {number}"),
+        Value::String(_) => "string".to_owned(),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
     }
 }
 
@@ -95,10 +138,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::schema::message_of;
+    use crate::schema::Schema;
 
     fn check(kind: (&str, &str), value: Value) -> String {
-        misfit(message_of(kind.0, kind.1).unwrap(), &value).unwrap_or_default()
+        Schema::built_in(kind.0, kind.1).unwrap().misfit(&value).unwrap_or_default()
     }
 
     #[test]
@@ -108,7 +151,7 @@ mod tests {
             (json!({"dryRun": "All"}), "DeleteOptions.dryRun of type []string"),
             (json!({"dryRun": [1]}), "DeleteOptions.dryRun of type string"),
             (json!({"preconditions": {"uid": 5}}), "Preconditions.preconditions.uid of type string"),
-            (json!({"preconditions": "x"}), "Preconditions.preconditions of type Preconditions"),
+            (json!({"preconditions": "x"}), "DeleteOptions.preconditions of type v1.Preconditions"),
             (json!({"propagationPolicy": 5}), "DeleteOptions.propagationPolicy of type string"),
             (json!({"gracePeriodSeconds": 1.5}), "DeleteOptions.gracePeriodSeconds of type int64"),
         ] {

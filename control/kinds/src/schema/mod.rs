@@ -1,32 +1,77 @@
-//! What the built-in Kubernetes types look like, beyond their Rust types: field numbers of the
-//! protobuf encoding, JSON names, how lists merge.
+//! What kinds look like: their fields with types, numbers in the protobuf encoding and names in JSON,
+//! how lists merge, what is a quantity or a time.
 //!
-//! Fed by `old_messages.tbl`, which holds old versions, and by `messages.tbl`, which `control/tools/messages.py` derives from public definitions. Read
-//! by [`crate::rules`] (the canonical form), and by the API server: protobuf, unknown fields, merge
-//! keys, OpenAPI's extensions. It never sees an object.
+//! One [`Schema`] for all who walk over objects: the canonical form, decoding, unknown fields, protobuf,
+//! words of YAML, patches, OpenAPI. That of a built-in kind comes from `messages.tbl`, which
+//! `control/tools/messages.py` derives from public definitions, or from `old_messages.tbl`, which holds
+//! old versions.
 
-mod messages;
+mod built_in;
 mod misfit;
+mod types;
 
-pub use messages::{Field, Message, MessageId, Messages, Nature, Shape, Type, messages};
-pub use misfit::misfit;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub use types::{Definition, DefinitionId, Field, Merge, Nature, Slot, SlotId, Text, Type, Types};
+
+/// What one kind looks like.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    types: Arc<Types>,
+    root: DefinitionId,
+}
+
+impl Schema {
+    /// That of a kind of the built-in groups, if it is one.
+    pub fn built_in(api_version: &str, kind: &str) -> Option<Schema> {
+        let built_in = built_in::built_in();
+        let root = built_in.find(&definition_name(api_version, kind)?)?;
+        Some(Schema { types: built_in.types.clone(), root })
+    }
+
+    /// Its OpenAPI definition name: `io.k8s.api.core.v1.Pod`.
+    pub fn name(&self) -> &str {
+        &self.types.get(self.root).name
+    }
+
+    /// All types that the kind's own refers to.
+    pub fn types(&self) -> &Types {
+        &self.types
+    }
+
+    /// The kind's own type.
+    pub fn root(&self) -> DefinitionId {
+        self.root
+    }
+
+    /// Why a value cannot be read as an object of this kind, in the words of the stock server; none if
+    /// it can. Fields that the kind does not have are not looked at.
+    pub fn misfit(&self, value: &Value) -> Option<String> {
+        misfit::misfit(&self.types, self.root, value)
+    }
+}
 
 /// The OpenAPI definition name of a kind of the built-in groups:
 /// `apps/v1`, `Deployment` → `io.k8s.api.apps.v1.Deployment`.
 ///
 /// `DeleteOptions` belongs to every group version.
-pub fn definition_name(api_version: &str, kind: &str) -> String {
+fn definition_name(api_version: &str, kind: &str) -> Option<String> {
     if kind == "DeleteOptions" {
-        return "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".to_owned();
+        return Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".to_owned());
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let (group, version) = same_shape(group, version, kind).unwrap_or((group, version));
-    let package = match group {
+    let package = match group.strip_suffix(".k8s.io").unwrap_or(group) {
         "" => "api.core",
-        "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
-        _ => return format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group)),
+        "apiextensions" => "apiextensions-apiserver.pkg.apis.apiextensions",
+        "rbac.authorization" => "api.rbac",
+        // `apps.example.com` is somebody else's.
+        domain if domain.contains('.') => return None,
+        short => return Some(format!("io.k8s.api.{short}.{version}.{kind}")),
     };
-    format!("io.k8s.{package}.{version}.{kind}")
+    Some(format!("io.k8s.{package}.{version}.{kind}"))
 }
 
 /// The group and version of a kind that has the same shape as this old version of it.
@@ -49,11 +94,6 @@ fn same_shape(group: &str, version: &str, kind: &str) -> Option<(&'static str, &
     })
 }
 
-/// The message of a built-in kind, if it is one.
-pub fn message_of(api_version: &str, kind: &str) -> Option<MessageId> {
-    messages().find(&definition_name(api_version, kind))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,8 +109,15 @@ mod tests {
             ("autoscaling/v1", "Scale"),
             ("policy/v1", "DeleteOptions"),
         ] {
-            assert!(message_of(api_version, kind).is_some(), "{api_version} {kind}");
+            assert!(Schema::built_in(api_version, kind).is_some(), "{api_version} {kind}");
         }
-        assert!(message_of("v2", "Pod").is_none());
+        for (api_version, kind) in [
+            ("v2", "Pod"),
+            ("apps.example.com/v1", "Deployment"),
+            ("batch.volcano.sh/v1", "Job"),
+            ("node.example.k8s.io/v1", "RuntimeClass"),
+        ] {
+            assert!(Schema::built_in(api_version, kind).is_none(), "{api_version} {kind}");
+        }
     }
 }

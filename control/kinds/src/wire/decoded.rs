@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::build::{Budget, Builder};
 use super::fields::unknown_fields;
 use super::words;
-use crate::{Kind, schema};
+use crate::Kind;
 
 /// A body as a JSON value.
 #[derive(Debug)]
@@ -24,9 +24,8 @@ impl Decoded {
     /// Reads what a YAML body says in words that mean something else than text to Kubernetes, where
     /// the kind has something else than text.
     pub fn fit_to(&mut self, kind: &Kind) {
-        let message = schema::message_of(&kind.api_version(), &kind.kind);
-        if let (true, Some(id)) = (self.yaml, message) {
-            words::replace(id, &mut self.value);
+        if self.yaml {
+            words::replace(&kind.schema, &mut self.value);
         }
     }
 

@@ -1,19 +1,13 @@
 //! Fields that a kind does not have, and what the writer may have meant.
-//!
-//! Walks a value beside the table of [`crate::schema`]. A kind that the table does not hold is
-//! walked beside its JSON schema instead.
 
 use std::fmt;
 
-use crate::Kind;
-use schemars::SchemaGenerator;
-use schemars::generate::SchemaSettings;
+use proa_api::field::Path;
 use serde_json::{Map, Value};
 
-use proa_api::field::Path;
-
 use super::build::{MAX_COMPLAINTS, shortened};
-use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
+use crate::Kind;
+use crate::schema::{DefinitionId, Nature, Schema, Type, Types};
 
 /// A field that the kind does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,111 +32,65 @@ impl fmt::Display for UnknownField {
 /// first (a Scale sent to a Deployment is a Scale), then `kind`.
 pub fn unknown_fields(kind: &Kind, value: &Value) -> Vec<UnknownField> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-    let message = schema::message_of(text("apiVersion"), text("kind"))
-        .or_else(|| schema::message_of(&kind.api_version(), &kind.kind));
-    let mut found = Found(Vec::new());
-    match message {
-        Some(id) => found.in_message(id, value, None),
-        None => {
-            let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
-            let root = (kind.schema)(&mut generator);
-            found.in_schema(generator.definitions(), root.as_value(), value, None);
-        }
-    }
-    found.0
+    let is_own = text("kind") == kind.kind && text("apiVersion") == kind.api_version();
+    let others = if is_own { None } else { Schema::built_in(text("apiVersion"), text("kind")) };
+    unknown(others.as_ref().unwrap_or(&kind.schema), value)
 }
 
-struct Found(Vec<UnknownField>);
+fn unknown(schema: &Schema, value: &Value) -> Vec<UnknownField> {
+    let mut walk = Walk { types: schema.types(), found: Vec::new() };
+    if let Value::Object(object) = value {
+        walk.object(schema.root(), object, None);
+    }
+    walk.found
+}
 
-impl Found {
-    fn in_message(&mut self, id: MessageId, value: &Value, path: Option<&Path<'_>>) {
-        let Value::Object(object) = value else { return };
-        if messages().get(id).nature != Nature::Object {
+struct Walk<'a> {
+    types: &'a Types,
+    found: Vec<UnknownField>,
+}
+
+impl Walk<'_> {
+    fn value(&mut self, type_: Type, value: &Value, path: &Path<'_>) {
+        match (type_, value) {
+            (Type::Defined(id), Value::Object(object)) => self.object(id, object, Some(path)),
+            (Type::List(inner), Value::Array(items)) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.value(self.types.inner(inner).type_, item, &path.index(index));
+                }
+            }
+            (Type::Map(inner), Value::Object(map)) => {
+                for (key, value) in map {
+                    self.value(self.types.inner(inner).type_, value, &path.field(key));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, id: DefinitionId, object: &Map<String, Value>, path: Option<&Path<'_>>) {
+        let definition = self.types.get(id);
+        if definition.nature != Nature::Object {
             return;
         }
-        let whole = path.is_none() || messages().field(id, "metadata").is_some();
         for (name, value) in object {
-            let here = step(path, name);
-            match messages().field(id, name) {
-                Some(field) => self.in_field(field, value, &here),
-                None if whole && matches!(name.as_str(), "apiVersion" | "kind") => {}
+            let here = path.map_or_else(|| Path::root(name), |path| path.field(name));
+            match self.types.field(id, name) {
+                Some(field) => self.value(field.slot.type_, value, &here),
+                None if definition.open => {}
                 None => {
-                    let fields = messages().json_fields(id);
-                    self.push(&here, name, fields.iter().map(|f| f.name));
+                    let fields = self.types.json_fields(id);
+                    self.push(&here, name, fields.iter().map(|f| &*f.name));
                 }
             }
-        }
-    }
-
-    fn in_field(&mut self, field: &Field, value: &Value, path: &Path<'_>) {
-        let Type::Message(id) = field.type_ else { return };
-        match (field.shape, value) {
-            (Shape::One, value) => self.in_message(id, value, Some(path)),
-            (Shape::List, Value::Array(items)) => {
-                for (index, item) in items.iter().enumerate() {
-                    self.in_message(id, item, Some(&path.index(index)));
-                }
-            }
-            (Shape::Map, Value::Object(map)) => {
-                for (key, value) in map {
-                    self.in_message(id, value, Some(&path.field(key)));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn in_schema(
-        &mut self,
-        definitions: &Map<String, Value>,
-        schema: &Value,
-        value: &Value,
-        path: Option<&Path<'_>>,
-    ) {
-        let schema = schema.get("$ref").and_then(Value::as_str).map_or(Some(schema), |reference| {
-            definitions.get(reference.rsplit('/').next().unwrap_or(reference))
-        });
-        let Some(schema) = schema else { return };
-        match value {
-            Value::Object(object) => {
-                let properties = schema.get("properties").and_then(Value::as_object);
-                let others = schema.get("additionalProperties").filter(|s| s.is_object());
-                for (name, value) in object {
-                    let here = step(path, name);
-                    match (properties.and_then(|p| p.get(name)), others, properties) {
-                        (Some(schema), _, _) | (None, Some(schema), _) => {
-                            self.in_schema(definitions, schema, value, Some(&here));
-                        }
-                        (None, None, Some(properties)) => {
-                            self.push(&here, name, properties.keys().map(String::as_str));
-                        }
-                        (None, None, None) => {}
-                    }
-                }
-            }
-            Value::Array(items) => {
-                let Some(schema) = schema.get("items") else { return };
-                let root = Path::root("");
-                let path = path.unwrap_or(&root);
-                for (index, item) in items.iter().enumerate() {
-                    self.in_schema(definitions, schema, item, Some(&path.index(index)));
-                }
-            }
-            _ => {}
         }
     }
 
     fn push<'a>(&mut self, path: &Path<'_>, name: &str, known: impl Iterator<Item = &'a str>) {
-        if self.0.len() < MAX_COMPLAINTS {
-            self.0.push(UnknownField { path: shortened(path.to_string()), suggestion: nearest(name, known) });
+        if self.found.len() < MAX_COMPLAINTS {
+            self.found
+                .push(UnknownField { path: shortened(path.to_string()), suggestion: nearest(name, known) });
         }
-    }
-}
-
-fn step<'a>(path: Option<&'a Path<'a>>, name: &'a str) -> Path<'a> {
-    match path {
-        Some(path) => path.field(name),
-        None => Path::root(name),
     }
 }
 
@@ -178,25 +126,14 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::definition_name;
     use serde_json::json;
 
     #[track_caller]
     fn check(value: Value, expected: &[&str]) {
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let id = schema::message_of(&text("apiVersion"), &text("kind")).expect("a built-in kind");
-        let mut by_table = Found(Vec::new());
-        by_table.in_message(id, &value, None);
-        let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
-        let root = match text("kind").as_str() {
-            "Deployment" => generator.subschema_for::<k8s_openapi::api::apps::v1::Deployment>(),
-            _ => generator.subschema_for::<k8s_openapi::api::core::v1::Pod>(),
-        };
-        assert!(generator.definitions().contains_key(&definition_name(&text("apiVersion"), &text("kind"))));
-        let mut by_schema = Found(Vec::new());
-        by_schema.in_schema(generator.definitions(), root.as_value(), &value, None);
-        assert_eq!(by_table.0, by_schema.0, "the table and the JSON schema agree");
-        let texts: Vec<String> = by_table.0.iter().map(ToString::to_string).collect();
+        let text = |key: &str| value[key].as_str().unwrap_or_default();
+        let schema = Schema::built_in(text("apiVersion"), text("kind")).expect("a built-in kind");
+        let found = unknown(&schema, &value);
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(texts, expected);
     }
 

@@ -17,7 +17,7 @@ use proa_api::Refusal;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use crate::schema;
+use crate::schema::Schema;
 
 use build::{Budget, Builder};
 pub use decoded::Decoded;
@@ -87,7 +87,7 @@ pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<(
 fn another_kind(expected: (&str, &str), said: (&str, &str)) -> Refusal {
     let ((api_version, kind), (said_version, said_kind)) = (expected, said);
     let version = said_version.rsplit('/').next().unwrap_or(said_version);
-    let is_known = schema::message_of(said_version, said_kind).is_some();
+    let is_known = Schema::built_in(said_version, said_kind).is_some();
     let why = if !is_known {
         format!(
             "no kind \"{said_kind}\" is registered for version \"{said_version}\" in scheme \

@@ -1,8 +1,8 @@
 //! The Kubernetes protobuf encoding to JSON.
 //!
 //! A body is the magic `k8s\0`, then a `runtime.Unknown` message: apiVersion and kind, and the
-//! object's own message as bytes. The decoder is driven by the table of [`crate::schema`]. Fields
-//! that the table does not know are skipped, as protobuf asks.
+//! object's own message as bytes. The decoder is driven by the kind's schema. Fields that it
+//! does not know are skipped, as protobuf asks.
 //!
 //! Go clients always write fields whose Go type is no pointer, zero or not; the table says which of
 //! them JSON leaves out.
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::decoded::{Decoded, json_value};
 use super::depth::{MAX_DEPTH, deeper_than};
-use crate::schema::{self, Field, MessageId, Nature, Shape, Type, messages};
+use crate::schema::{DefinitionId, Field, Nature, Schema, Type, Types};
 
 const MAGIC: &[u8] = b"k8s\0";
 
@@ -55,12 +55,12 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
     if kind.is_empty() {
         return Err("Object 'Kind' is missing in the protobuf envelope".to_owned());
     }
-    let id = schema::message_of(api_version, kind)
+    let schema = Schema::built_in(api_version, kind)
         .ok_or_else(|| format!("no kind \"{kind}\" is registered for version \"{api_version}\""))?;
     let mut object = Map::new();
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
-    object_into(&mut object, id, raw, depth)?;
+    Decoder { types: schema.types() }.object_into(&mut object, schema.root(), raw, depth)?;
     // Go writes the status of a new object field by field, all zero, and without the times that its
     // type requires: that is no status.
     if object.get("status").is_some_and(is_blank) {
@@ -69,24 +69,142 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
     Ok(Value::Object(object))
 }
 
-/// Decodes a message's fields into a JSON object. A field that comes again is merged (messages),
-/// appended (lists) or replaced, as protobuf has it.
-fn object_into(
-    object: &mut Map<String, Value>,
-    id: MessageId,
-    bytes: &[u8],
-    depth: usize,
-) -> Result<(), String> {
-    if depth >= MAX_DEPTH {
-        return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
+/// Decodes messages of these types.
+struct Decoder<'a> {
+    types: &'a Types,
+}
+
+impl Decoder<'_> {
+    /// Decodes a message's fields into a JSON object. A field that comes again is merged (messages),
+    /// appended (lists) or replaced, as protobuf has it.
+    fn object_into(
+        &self,
+        object: &mut Map<String, Value>,
+        id: DefinitionId,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Result<(), String> {
+        if depth >= MAX_DEPTH {
+            return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
+        }
+        let definition = self.types.get(id);
+        let mut reader = Reader(bytes);
+        while let Some((number, wire)) = reader.next()? {
+            let Some(field) = definition.fields.iter().find(|f| f.number == number) else { continue };
+            self.field_into(object, field, wire, depth)
+                .map_err(|e| within(&definition.name, &field.name, e))?;
+        }
+        Ok(())
     }
-    let message = messages().get(id);
-    let mut reader = Reader(bytes);
-    while let Some((number, wire)) = reader.next()? {
-        let Some(field) = message.fields.iter().find(|f| f.number == number) else { continue };
-        field_into(object, field, wire, depth).map_err(|e| within(message.name, field.name, e))?;
+
+    fn field_into(
+        &self,
+        object: &mut Map<String, Value>,
+        field: &Field,
+        wire: Wire<'_>,
+        depth: usize,
+    ) -> Result<(), String> {
+        match (field.slot.type_, wire) {
+            (Type::List(inner), wire) => {
+                let slot = object.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let Value::Array(items) = slot else { return Err("two types in one field".to_owned()) };
+                match (self.types.inner(inner).type_, wire) {
+                    (type_ @ (Type::Int32 | Type::Int64 | Type::Bool), Wire::Bytes(packed)) => {
+                        let mut reader = Reader(packed);
+                        while !reader.0.is_empty() {
+                            items.push(self.single(type_, Wire::Varint(reader.varint()?), depth)?);
+                        }
+                    }
+                    (type_, wire) => items.push(self.single(type_, wire, depth + 1)?),
+                }
+            }
+            (Type::Map(inner), wire) => {
+                let slot = object.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
+                let Value::Object(map) = slot else { return Err("two types in one field".to_owned()) };
+                let (key, value) = self.map_entry(self.types.inner(inner).type_, wire, depth)?;
+                map.insert(key, value);
+            }
+            (Type::Defined(id), Wire::Bytes(bytes)) if field.embedded => {
+                self.object_into(object, id, bytes, depth)?;
+            }
+            (Type::Defined(id), Wire::Bytes(bytes)) if self.types.get(id).nature == Nature::Object => {
+                let slot = object.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
+                let Value::Object(inner) = slot else { return Err("two types in one field".to_owned()) };
+                self.object_into(inner, id, bytes, depth + 1)?;
+            }
+            (type_, wire) => {
+                let value = self.single(type_, wire, depth)?;
+                let left_out = value.is_null() || field.drop_zero && is_zero(&value);
+                if !left_out {
+                    object.insert(field.name.to_string(), value);
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn map_entry(&self, type_: Type, wire: Wire<'_>, depth: usize) -> Result<(String, Value), String> {
+        let Wire::Bytes(entry) = wire else { return Err("wrong wireType".to_owned()) };
+        let (mut key, mut value) = ("", None);
+        let mut reader = Reader(entry);
+        while let Some((number, wire)) = reader.next()? {
+            match (number, wire) {
+                (1, Wire::Bytes(bytes)) => key = text(bytes)?,
+                (2, wire) => value = Some(self.single(type_, wire, depth + 1)?),
+                _ => {}
+            }
+        }
+        let empty = match type_ {
+            Type::Int32 | Type::Int64 | Type::Bool => Wire::Varint(0),
+            Type::Float => Wire::Fixed64(0),
+            Type::Text | Type::Bytes | Type::Defined(_) | Type::List(_) | Type::Map(_) => Wire::Bytes(&[]),
+        };
+        let value = match value {
+            Some(value) => value,
+            None => self.single(type_, empty, depth + 1)?,
+        };
+        Ok((key.to_owned(), value))
+    }
+
+    fn single(&self, type_: Type, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
+        match (type_, wire) {
+            (Type::Text, Wire::Bytes(bytes)) => Ok(text(bytes)?.into()),
+            (Type::Bytes, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
+            (Type::Bool, Wire::Varint(bits)) => Ok((bits != 0).into()),
+            // A negative int32 is sign-extended to 64 bits on the wire, so both widths read alike.
+            (Type::Int32 | Type::Int64, Wire::Varint(bits)) => Ok(bits.cast_signed().into()),
+            (Type::Float, Wire::Fixed64(bits)) => {
+                Ok(serde_json::Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
+            }
+            (Type::Defined(id), Wire::Bytes(bytes)) => self.defined(id, bytes, depth),
+            _ => Err("wrong wireType".to_owned()),
+        }
+    }
+
+    fn defined(&self, id: DefinitionId, bytes: &[u8], depth: usize) -> Result<Value, String> {
+        let nature = self.types.get(id).nature;
+        match nature {
+            Nature::Time | Nature::MicroTime => return time(bytes, nature),
+            Nature::RawJson => return raw_json(bytes, depth),
+            _ => {}
+        }
+        let mut object = Map::new();
+        self.object_into(&mut object, id, bytes, depth)?;
+        let mut take = |name: &str| object.remove(name);
+        Ok(match nature {
+            Nature::Quantity => take("string").unwrap_or_else(|| "0".into()),
+            Nature::IntOrString if take("type") == Some(1.into()) => {
+                take("strVal").unwrap_or_else(|| "".into())
+            }
+            Nature::IntOrString => take("intVal").unwrap_or_else(|| 0.into()),
+            Nature::Items => take("items").unwrap_or_else(|| Value::Array(Vec::new())),
+            Nature::SchemaOrBool => take("schema").or_else(|| take("allows")).unwrap_or(false.into()),
+            Nature::SchemaOrList => take("schema")
+                .or_else(|| object.into_values().next())
+                .unwrap_or_else(|| Value::Array(Vec::new())),
+            Nature::Object | Nature::Time | Nature::MicroTime | Nature::RawJson => Value::Object(object),
+        })
+    }
 }
 
 /// Names the innermost field that is wrong; the way there would only repeat it.
@@ -95,124 +213,6 @@ fn within(message: &str, field: &str, error: String) -> String {
         return error;
     }
     format!("proto: {}.{field}: {error}", message.rsplit('.').next().unwrap_or(message))
-}
-
-fn field_into(
-    object: &mut Map<String, Value>,
-    field: &Field,
-    wire: Wire<'_>,
-    depth: usize,
-) -> Result<(), String> {
-    match field.shape {
-        Shape::One => match (field.type_, wire) {
-            (Type::Message(id), Wire::Bytes(bytes)) if field.embedded => {
-                object_into(object, id, bytes, depth)
-            }
-            (Type::Message(id), Wire::Bytes(bytes)) if messages().get(id).nature == Nature::Object => {
-                let slot = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
-                match slot {
-                    Value::Object(inner) => object_into(inner, id, bytes, depth + 1),
-                    _ => Err("two types in one field".to_owned()),
-                }
-            }
-            (type_, wire) => {
-                let value = single(type_, wire, depth)?;
-                let left_out = value.is_null() || field.drop_zero && is_zero(&value);
-                if !left_out {
-                    object.insert(field.name.to_owned(), value);
-                }
-                Ok(())
-            }
-        },
-        Shape::List => {
-            let slot = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
-            let Value::Array(items) = slot else { return Err("two types in one field".to_owned()) };
-            match (field.type_, wire) {
-                (Type::Integer | Type::Bool, Wire::Bytes(packed)) => {
-                    let mut reader = Reader(packed);
-                    while !reader.0.is_empty() {
-                        items.push(single(field.type_, Wire::Varint(reader.varint()?), depth)?);
-                    }
-                }
-                (type_, wire) => items.push(single(type_, wire, depth + 1)?),
-            }
-            Ok(())
-        }
-        Shape::Map => {
-            let slot = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
-            let Value::Object(map) = slot else { return Err("two types in one field".to_owned()) };
-            let (key, value) = map_entry(field.type_, wire, depth)?;
-            map.insert(key, value);
-            Ok(())
-        }
-    }
-}
-
-fn map_entry(type_: Type, wire: Wire<'_>, depth: usize) -> Result<(String, Value), String> {
-    let Wire::Bytes(entry) = wire else { return Err("wrong wireType".to_owned()) };
-    let (mut key, mut value) = ("", None);
-    let mut reader = Reader(entry);
-    while let Some((number, wire)) = reader.next()? {
-        match (number, wire) {
-            (1, Wire::Bytes(bytes)) => key = text(bytes)?,
-            (2, wire) => value = Some(single(type_, wire, depth + 1)?),
-            _ => {}
-        }
-    }
-    let empty = match type_ {
-        Type::Integer => Wire::Varint(0),
-        Type::Bool => Wire::Varint(0),
-        Type::Float => Wire::Fixed64(0),
-        Type::Text | Type::Bytes | Type::Message(_) => Wire::Bytes(&[]),
-    };
-    let value = match value {
-        Some(value) => value,
-        None => single(type_, empty, depth + 1)?,
-    };
-    Ok((key.to_owned(), value))
-}
-
-fn single(type_: Type, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
-    match (type_, wire) {
-        (Type::Text, Wire::Bytes(bytes)) => Ok(text(bytes)?.into()),
-        (Type::Bytes, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
-        (Type::Bool, Wire::Varint(bits)) => Ok((bits != 0).into()),
-        // A negative int32 is sign-extended to 64 bits on the wire, so both widths read alike.
-        (Type::Integer, Wire::Varint(bits)) => Ok(bits.cast_signed().into()),
-        (Type::Float, Wire::Fixed64(bits)) => {
-            Ok(serde_json::Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
-        }
-        (Type::Message(id), Wire::Bytes(bytes)) => message(id, bytes, depth),
-        _ => Err("wrong wireType".to_owned()),
-    }
-}
-
-fn message(id: MessageId, bytes: &[u8], depth: usize) -> Result<Value, String> {
-    let nature = messages().get(id).nature;
-    if nature == Nature::Object {
-        let mut object = Map::new();
-        object_into(&mut object, id, bytes, depth)?;
-        return Ok(Value::Object(object));
-    }
-    match nature {
-        Nature::Time | Nature::MicroTime => return time(bytes, nature),
-        Nature::RawJson => return raw_json(bytes, depth),
-        _ => {}
-    }
-    let mut plain = Map::new();
-    object_into(&mut plain, id, bytes, depth)?;
-    let mut take = |name: &str| plain.remove(name);
-    Ok(match nature {
-        Nature::Quantity => take("string").unwrap_or_else(|| "0".into()),
-        Nature::IntOrString if take("type") == Some(1.into()) => take("strVal").unwrap_or_else(|| "".into()),
-        Nature::IntOrString => take("intVal").unwrap_or_else(|| 0.into()),
-        Nature::Items => take("items").unwrap_or_else(|| Value::Array(Vec::new())),
-        Nature::SchemaOrBool => take("schema").or_else(|| take("allows")).unwrap_or(false.into()),
-        Nature::SchemaOrList => {
-            take("schema").or_else(|| plain.into_values().next()).unwrap_or_else(|| Value::Array(Vec::new()))
-        }
-        Nature::Object | Nature::Time | Nature::MicroTime | Nature::RawJson => Value::Null,
-    })
 }
 
 /// The zero time is an empty message, which is no time at all.

@@ -7,33 +7,36 @@
 
 use serde_json::Value;
 
-use crate::schema::{Field, MessageId, Nature, Shape, Type, messages};
+use crate::schema::{Nature, Schema, Type, Types};
 
 const TRUE: [&str; 8] = ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON"];
 const FALSE: [&str; 8] = ["n", "N", "no", "No", "NO", "off", "Off", "OFF"];
 
-/// Replaces the words in an object of this message.
-pub(super) fn replace(id: MessageId, value: &mut Value) {
-    let Value::Object(object) = value else { return };
-    if messages().get(id).nature != Nature::Object {
-        return;
-    }
-    for (name, value) in object.iter_mut() {
-        let Some(field) = messages().field(id, name) else { continue };
-        match (field.shape, value) {
-            (Shape::One, value) => in_one(field, value),
-            (Shape::List, Value::Array(items)) => items.iter_mut().for_each(|item| in_one(field, item)),
-            (Shape::Map, Value::Object(map)) => map.values_mut().for_each(|item| in_one(field, item)),
-            _ => {}
-        }
-    }
+/// Replaces the words in an object of this kind.
+pub(super) fn replace(schema: &Schema, value: &mut Value) {
+    walk(schema.types(), Type::Defined(schema.root()), value);
 }
 
-fn in_one(field: &Field, value: &mut Value) {
-    let read = match (field.type_, &*value) {
-        (Type::Message(id), _) => return replace(id, value),
+fn walk(types: &Types, type_: Type, value: &mut Value) {
+    let read = match (type_, &mut *value) {
+        (Type::Defined(id), Value::Object(object)) if types.get(id).nature == Nature::Object => {
+            for (name, value) in object.iter_mut() {
+                if let Some(field) = types.field(id, name) {
+                    walk(types, field.slot.type_, value);
+                }
+            }
+            None
+        }
+        (Type::List(inner), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| walk(types, types.inner(inner).type_, item));
+            None
+        }
+        (Type::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| walk(types, types.inner(inner).type_, item));
+            None
+        }
         (Type::Bool, Value::String(word)) => boolean(word).map(Value::Bool),
-        (Type::Integer, Value::String(word)) => octal(word).map(Value::from),
+        (Type::Int32 | Type::Int64, Value::String(word)) => octal(word).map(Value::from),
         _ => None,
     };
     if let Some(read) = read {
@@ -59,11 +62,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::schema;
 
     #[track_caller]
     fn check(kind: &str, mut value: Value, expected: Value) {
-        replace(schema::message_of("v1", kind).unwrap(), &mut value);
+        replace(&Schema::built_in("v1", kind).unwrap(), &mut value);
         assert_eq!(value, expected);
     }
 

@@ -19,6 +19,7 @@ use form::{Form, SAME};
 
 use super::event_v1;
 use crate::rules::Unruled;
+use crate::schema::Schema;
 use crate::{Kind, Table, View};
 
 /// One old version of some kinds.
@@ -122,7 +123,9 @@ fn row(table: &Table, old: &Old) -> Option<Kind> {
     if let Some(of_shown) = &shown.view {
         view.stored_field = of_shown.stored_field.clone();
     }
+    let api_version = format!("{}/{}", old.api.0, old.api.1);
     let mut kind = Kind {
+        schema: Schema::built_in(&api_version, &shown.kind).expect("the table holds the old versions"),
         group: old.api.0.to_owned(),
         version: old.api.1.to_owned(),
         view: Some(view),

@@ -22,8 +22,6 @@ fn every_old_version_is_a_view_of_what_is_served() {
         let row = table.by_plural(old.api.0, old.api.1, old.plural).unwrap();
         assert!(table.by_plural(old.of.0, old.of.1, old.plural).unwrap().view.is_none());
         assert!(row.deprecation.is_some() && row.view.is_some());
-        let message = crate::schema::message_of(&row.api_version(), &row.kind);
-        assert!(message.is_some(), "{} {} has a schema", row.api_version(), row.kind);
     }
     assert_eq!(
         table.by_kind("extensions/v1beta1", "Ingress").unwrap().deprecation.as_deref(),
