@@ -1,6 +1,7 @@
 //! The documents, read the way kubectl reads them.
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::*;
@@ -160,4 +161,101 @@ fn the_protobuf_form_says_the_same() {
     let patch = field(item, 8);
     let parameters: Vec<&[u8]> = fields(patch).into_iter().filter(|(n, _)| *n == 8).map(|(_, v)| v).collect();
     assert!(parameters.iter().any(|p| field(field(field(field(p, 1), 2), 3), 4) == b"dryRun"));
+}
+
+/// What a kind's definition says and what is published of it are the same, and the samples that come
+/// with it are objects of it. The definitions are other projects' and not part of this one.
+#[test]
+fn published_definitions_are_read_whole() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/crds");
+    let Ok(projects) = std::fs::read_dir(dir) else {
+        return eprintln!("SKIPPED: there are no published definitions in {dir}");
+    };
+    let files = projects.filter_map(|project| std::fs::read_dir(project.ok()?.path()).ok()).flatten();
+    let texts = files.map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a text"));
+    let documents: Vec<Value> = texts
+        .flat_map(|text| {
+            let documents = serde_yaml::Deserializer::from_str(&text);
+            documents.map(|one| Value::deserialize(one).expect("YAML")).collect::<Vec<_>>()
+        })
+        .collect();
+    let mut kinds = Vec::new();
+    for definition in documents.iter().filter(|document| document["kind"] == "CustomResourceDefinition") {
+        let spec = &definition["spec"];
+        for version in spec["versions"].as_array().expect("versions") {
+            let kind = custom(spec, version);
+            check_published(&kind, &version["schema"]["openAPIV3Schema"]);
+            kinds.push(kind);
+        }
+    }
+    let mut samples = 0;
+    for kind in &kinds {
+        let own = |object: &&Value| object["apiVersion"] == kind.api_version() && object["kind"] == kind.kind;
+        for object in documents.iter().filter(own) {
+            assert_eq!(crate::wire::unknown_fields(kind, object), [], "{object}");
+            assert_eq!(kind.schema.misfit(object), None, "{object}");
+            samples += 1;
+        }
+    }
+    assert!(kinds.len() > 50 && samples > 10, "{} kinds, {samples} samples", kinds.len());
+}
+
+fn custom(spec: &Value, version: &Value) -> Kind {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut kind = testing::pods();
+    (kind.group, kind.version, kind.kind) =
+        (text(&spec["group"]), text(&version["name"]), text(&spec["names"]["kind"]));
+    kind.schema =
+        crate::schema::Schema::custom(&kind.api_version(), &kind.kind, &version["schema"]["openAPIV3Schema"]);
+    kind
+}
+
+fn check_published(kind: &Kind, source: &Value) {
+    /// What a type without a format is.
+    fn add_formats(schema: &mut Value) {
+        let format = match schema["type"].as_str() {
+            Some("integer") => "int64",
+            Some("number") => "double",
+            _ => "",
+        };
+        if !format.is_empty() && schema.get("format").is_none() {
+            schema["format"] = format.into();
+        }
+        for inner in ["items", "additionalProperties"] {
+            schema.get_mut(inner).filter(|inner| inner.is_object()).map(add_formats);
+        }
+        schema
+            .get_mut("properties")
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flatten()
+            .for_each(|(_, property)| add_formats(property));
+    }
+    let mut expected = source.clone();
+    add_formats(&mut expected);
+    let definitions = definitions::definitions(&[kind], Dialect::V3);
+    let mut published = definitions[kind.schema.name()].clone();
+    for whole in [&mut published, &mut expected] {
+        whole.as_object_mut().expect("a schema").shift_remove("x-kubernetes-group-version-kind");
+        // These are the same for all kinds.
+        for name in ["apiVersion", "kind", "metadata"] {
+            whole["properties"].as_object_mut().expect("properties").shift_remove(name);
+        }
+    }
+    if let Some(place) = difference(&published, &expected) {
+        panic!("{} is published with another {place}", kind.schema.name());
+    }
+}
+
+/// Where two values first differ.
+fn difference(one: &Value, other: &Value) -> Option<String> {
+    let (Value::Object(one), Value::Object(other)) = (one, other) else {
+        return (one != other).then(|| format!(": {one} {other}"));
+    };
+    let mut names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
+    names.find_map(|name| {
+        let none = &Value::Null;
+        let (one, other) = (one.get(name).unwrap_or(none), other.get(name).unwrap_or(none));
+        difference(one, other).map(|rest| format!("/{name}{rest}"))
+    })
 }

@@ -4,9 +4,10 @@
 //! One [`Schema`] for all who walk over objects: the canonical form, decoding, unknown fields, protobuf,
 //! words of YAML, patches, OpenAPI. That of a built-in kind comes from `messages.tbl`, which
 //! `control/tools/messages.py` derives from public definitions, or from `old_messages.tbl`, which holds
-//! old versions.
+//! old versions; that of a custom kind from the OpenAPI schema in its definition.
 
 mod built_in;
+mod custom;
 mod misfit;
 mod types;
 
@@ -31,7 +32,15 @@ impl Schema {
         Some(Schema { types: built_in.types.clone(), root })
     }
 
-    /// Its OpenAPI definition name: `io.k8s.api.core.v1.Pod`.
+    /// That of a custom kind, from the `openAPIV3Schema` of its definition.
+    pub fn custom(api_version: &str, kind: &str, schema: &Value) -> Schema {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let domain: Vec<&str> = group.rsplit('.').collect();
+        let (types, root) = custom::read(format!("{}.{version}.{kind}", domain.join(".")), schema);
+        Schema { types: Arc::new(types), root }
+    }
+
+    /// Its OpenAPI definition name: `io.k8s.api.core.v1.Pod`, `com.example.v1.CronTab`.
     pub fn name(&self) -> &str {
         &self.types.get(self.root).name
     }
