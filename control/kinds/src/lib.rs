@@ -33,6 +33,6 @@ mod testing;
 pub use proa_api::syntax;
 
 pub use kind::{
-    Cell, Column, Convert, Durability, Kind, Proposal, Rules, SchemaOf, SelectableField, Table, View, Write,
+    Cell, Column, Convert, Durability, Kind, Proposal, Rules, SelectableField, Table, View, Write,
 };
 pub use part::{Facet, PROXY_VERBS, Part, ScalePaths, Size, Subresource, Text};

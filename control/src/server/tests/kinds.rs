@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proa_api::field::{FieldErrors, Path};
 use proa_kinds::meta::{self, NameFormat};
+use proa_kinds::schema::Schema;
 use proa_kinds::{Kind, Proposal, Rules, ScalePaths, SelectableField, Subresource, Text, Write, columns};
 use serde::Deserialize;
 
@@ -14,7 +15,9 @@ const WIDGETS: &str = "/apis/tests.example.com/v1/namespaces/default/widgets";
 
 /// A row that is made of nothing that the program knows.
 fn row(kind: &str, plural: &str) -> Kind {
-    let rules = SizeRules { api_version: format!("{GROUP}/v1"), kind: kind.to_owned() };
+    let api_version = format!("{GROUP}/v1");
+    let schema = Schema::custom(&api_version, kind, &schema());
+    let rules = SizeRules { api_version, kind: kind.to_owned(), schema: schema.clone() };
     let text = |text: &str| Text::from(text.to_owned());
     let size = "/spec/size".to_owned();
     let paths = ScalePaths {
@@ -33,12 +36,7 @@ fn row(kind: &str, plural: &str) -> Kind {
             columns::age(),
         ],
         selectable_fields: vec![SelectableField::at("spec.color", text("/spec/color"))],
-        ..Kind::new(
-            (GROUP, "v1"),
-            (kind, plural),
-            Arc::new(|_| schema().try_into().unwrap()),
-            Arc::new(rules),
-        )
+        ..Kind::new((GROUP, "v1"), (kind, plural), schema, Arc::new(rules))
     }
     .with([Subresource::status(), Subresource::scale(paths)])
 }
@@ -61,6 +59,7 @@ fn schema() -> Value {
 struct SizeRules {
     api_version: String,
     kind: String,
+    schema: Schema,
 }
 
 struct Sized {
@@ -78,7 +77,7 @@ impl Rules for SizeRules {
     }
 
     fn decode(&self, write: Write<'_>, object: Value) -> Result<Box<dyn Proposal>, Refusal> {
-        if let Some(why) = self.misfit(&object) {
+        if let Some(why) = self.schema.misfit(&object) {
             return Err(Refusal::bad_request(why));
         }
         let meta = |object: &Value| {
@@ -90,11 +89,6 @@ impl Rules for SizeRules {
             Write::Update(old, _) | Write::Connect(old) => Some(meta(old)?),
         };
         Ok(Box::new(Sized { kind: self.kind.clone(), old, meta: meta(&object)?, object }))
-    }
-
-    fn misfit(&self, object: &Value) -> Option<String> {
-        let size = &object["spec"]["size"];
-        (!size.is_null() && !size.is_i64()).then(|| format!("spec.size is no integer: {size}"))
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use std::sync::Arc;
 
 use proa_kinds::rules::Unruled;
+use proa_kinds::schema::Schema;
 use proa_kinds::{Kind, ScalePaths, Subresource};
 use serde_json::{Value, json};
 
@@ -578,7 +579,8 @@ fn a_kind_that_came_is_scaled_where_its_row_says() {
         selector: "/status/selector".into(),
     };
     let (group, names) = (("tests.example.com", "v1"), ("Widget", "widgets"));
-    let row = Kind::new(group, names, Arc::new(|_| true.into()), Arc::new(Unruled));
+    let schema = Schema::custom("tests.example.com/v1", "Widget", &json!({"type": "object"}));
+    let row = Kind::new(group, names, schema, Arc::new(Unruled));
     world.seen.kinds = Arc::new(world.seen.kinds.with(row.with([Subresource::scale(paths.clone())])));
     let metadata = json!({"namespace": "d", "name": "web", "uid": "w"});
     let status = json!({"size": 2, "selector": "app=a"});
