@@ -103,7 +103,7 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
     pack(&cluster);
     // An image in which another name leads to /proc.
     let root = cluster.scratch().join("box");
-    symlink("/proc/sys", root.join("elsewhere")).expect("a link");
+    symlink("/proc", root.join("elsewhere")).expect("a link");
     cluster.proa(&["image", "pack", path(&root), "-t", "linked:1", "--cmd", "sh"]);
     let mount = |at: &str| json!({"volumeMounts": [{"name": "empty", "mountPath": at}]});
     let linked = with(mount("/elsewhere"), json!({"image": "linked:1"}));
@@ -120,7 +120,7 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
     let inner = json!({"volumeMounts": [{"name": "empty", "mountPath": "/v"},
         {"name": "memory", "mountPath": "/v/link"}]});
     let makes_link = json!({"initContainers": [
-        with(shell("ln -s /proc/self /empty/link", json!({})), json!({"name": "attack"}))]});
+        with(shell("ln -s /proc /empty/link", json!({})), json!({"name": "attack"}))]});
     let device = "grep ' / / ' /proc/self/mountinfo; mknod /n c 1 3; cat /n || echo closed
         # Nothing but the filter is in the way here.
         mknod /dev/ours c 1 3 && cat /dev/ours && echo null; mknod /dev/disk b 8 0 || echo no disk";
@@ -152,7 +152,7 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
             ),
         ],
     );
-    for name in ["plain", "dots"] {
+    for name in ["plain", "dots", "linked", "volume"] {
         let message = refused(&cluster, name);
         assert!(message.contains("cannot be mounted because it is inside /proc"), "{name}: {message}");
     }
@@ -160,14 +160,6 @@ fn nothing_is_mounted_over_proc_and_no_device_opens() {
     assert!(message.contains("/dev of the image is not a directory"), "{message}");
     assert_eq!(fs::read_to_string(escape.join("ptmx")).expect("the node's file"), "the node's");
     assert_eq!(fs::read_dir(&escape).expect("a directory").count(), 1);
-    for name in ["linked", "volume"] {
-        cluster.wait(&format!("{name} to be refused"), || {
-            let state = status(&cluster, name)["state"].clone();
-            state.to_string().contains("inside /proc")
-        });
-        let state = status(&cluster, name)["state"].clone();
-        assert_ne!(state["terminated"]["exitCode"], 0, "{name}: {state}");
-    }
     let said = ended(&cluster, "device");
     for text in ["nodev", "closed", "null", "no disk"] {
         assert!(said.contains(text), "{text} in {said}");

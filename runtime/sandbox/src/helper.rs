@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::descriptors;
 
+/// Where a process says how soon it is to go when memory ends.
+pub const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
 /// What a helper has to say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Outcome {

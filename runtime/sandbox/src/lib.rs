@@ -68,9 +68,6 @@ pub const SOCKET_FILE: &str = "sandbox.sock";
 /// What a sandbox prints when it can be talked to.
 pub const READY: &str = "ready";
 
-/// Where a process says how soon it is to go when memory ends.
-pub(crate) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
-
 /// Runs the sandbox whose directory is `dir` until it is told to stop. Prints [`READY`] and a
 /// newline on standard output when it listens, or a sentence on why it does not.
 pub fn main(dir: &Path) -> ExitCode {
@@ -92,7 +89,7 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     close_inherited()?;
     // Should the pod's memory end, its programs go before their parent, as with the kubelet's pause
     // containers. The right to say so may be missing.
-    let _ = fs::write(OOM_SCORE, "-998");
+    let _ = fs::write(helper::OOM_SCORE, "-998");
     let dir = fs::canonicalize(dir)?;
     let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join(CONFIG_FILE))?)?;
     descriptors::remember(config.descriptors);

@@ -6,6 +6,7 @@
 //! descriptor. Nothing comes to lie over the root itself or over `/dev`, where libcontainer, still outside
 //! of the root, makes devices and links by their names.
 
+use std::error::Error;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,8 @@ pub fn mount_all(
 ) -> Result<Vec<PathBuf>, String> {
     let opened = Root::open(root).map_err(|error| format!("open the root file system: {error}"))?;
     let failed = |target: &str, error: io::Error| format!("mount {target}: {error}");
+    // There already, so that a link to it is seen to lead there.
+    make_directory(&opened, targets::PROC).map_err(|error| failed(targets::PROC, error))?;
     let defaults = defaults(wanted, security, cgroup);
     for planned in defaults.map_err(|error| format!("make the container's cgroup: {error}"))? {
         let mounted = planned.tree().and_then(|tree| attach(&tree, &planned.point(&opened, &tree)?));
@@ -186,16 +189,27 @@ impl Planned {
 }
 
 fn make_directory(root: &Root, path: &str) -> io::Result<Handle> {
-    root.mkdir_all(path, &Permissions::from_mode(0o755)).map_err(io::Error::other)
+    root.mkdir_all(path, &Permissions::from_mode(0o755)).map_err(told)
 }
 
 fn make_file(root: &Root, path: &str) -> io::Result<Handle> {
     let parent = Path::new(path).parent().ok_or(io::ErrorKind::IsADirectory)?;
-    root.mkdir_all(parent, &Permissions::from_mode(0o755)).map_err(io::Error::other)?;
+    root.mkdir_all(parent, &Permissions::from_mode(0o755)).map_err(told)?;
     let flags = OpenFlags::O_CREAT | OpenFlags::O_EXCL | OpenFlags::O_NOFOLLOW | OpenFlags::O_CLOEXEC;
     let made = root.create_file(path, flags, &Permissions::from_mode(0o644));
     // What is there already is covered.
-    root.resolve(path).map_err(|error| io::Error::other(made.err().unwrap_or(error)))
+    root.resolve(path).map_err(|error| told(made.err().unwrap_or(error)))
+}
+
+/// With its causes, which say what was in the way.
+fn told(error: pathrs::error::Error) -> io::Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    io::Error::other(text)
 }
 
 /// The path of what is open in a container's root, as the container has it. The kernel knows where a

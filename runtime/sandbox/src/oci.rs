@@ -16,13 +16,12 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use libcontainer::syscall::syscall::SyscallType;
 
-use crate::OOM_SCORE;
 use crate::capabilities;
 use crate::cgroup::Cgroup;
 use crate::devices;
 use crate::diagnostics;
 use crate::executor::{Confinement, Start};
-use crate::helper::Failure;
+use crate::helper::{Failure, OOM_SCORE};
 use crate::mounts;
 use crate::place::Place;
 use crate::protocol::{Container, Payload};

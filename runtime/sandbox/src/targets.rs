@@ -12,7 +12,8 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 
 use crate::protocol::Mount;
 
-const PROC: &str = "/proc";
+/// Where libcontainer mounts the list of processes.
+pub const PROC: &str = "/proc";
 
 /// Refuses mounts whose names lead to one of these places.
 pub fn check_names(mounts: &[Mount]) -> Result<(), String> {

@@ -16,13 +16,12 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe2;
 
-use crate::OOM_SCORE;
 use crate::capabilities::canonical;
 use crate::cgroup::Cgroup;
 use crate::descriptors;
 use crate::devices;
 use crate::executor::reset_signals;
-use crate::helper::{Failure, die_with_parent};
+use crate::helper::{Failure, OOM_SCORE, die_with_parent};
 use crate::protocol::{Container, RequestLimits, User, WasmShape};
 use crate::wasm_config::RunConfig;
 use crate::wasm_view::view;

@@ -84,7 +84,7 @@ async fn nothing_lies_over_the_root_or_dev(world: Arc<World>) {
     fs::write(outside.join("ptmx"), "the node's").expect("a file");
     let layer = world.path("layers/links");
     fs::create_dir_all(&layer).expect("a layer");
-    for (link, to) in [("root", "/"), ("devices", "dev")] {
+    for (link, to) in [("root", "/"), ("devices", "dev"), ("processes", "/proc")] {
         symlink(to, layer.join(link)).expect("a link");
     }
     let root = "mounting into / is prohibited";
@@ -100,6 +100,7 @@ async fn nothing_lies_over_the_root_or_dev(world: Arc<World>) {
         (&["/devices"], dev),
         (&["/data", "/data/devices"], dev),
         (&["/dev/in", "/dev/in/up"], root),
+        (&["/processes"], "inside /proc"),
     ]
     .into_iter()
     .enumerate()
