@@ -23,7 +23,8 @@ const MOST_SECONDS: i64 = 1 << 32;
 /// Answers a TokenRequest.
 pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
     let encoding = negotiate::unshaped(accept(&call.headers))?;
-    let mut request = body::unstored("authentication.k8s.io/v1", "TokenRequest", call)?;
+    let sent = body::unstored("authentication.k8s.io/v1", "TokenRequest", call, "CreateOptions")?;
+    let mut request = sent.value;
     call.query.dry_run("CreateOptions")?;
     let account = api.registry.get(kind, call.namespace(), call.name())?;
 
@@ -71,7 +72,9 @@ pub fn create_token(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = seconds.into();
     request["status"] = json!({ "token": token, "expirationTimestamp": second_text(expires) });
-    Ok(respond::encoded(StatusCode::CREATED, encoding, request.to_string()))
+    let mut response = respond::encoded(StatusCode::CREATED, encoding, request.to_string());
+    respond::warn(&mut response, &sent.warnings);
+    Ok(response)
 }
 
 fn pod_of(api: &Api, namespace: &str, name: &str) -> Option<Value> {

@@ -26,38 +26,51 @@ pub fn object(kind: &Kind, call: &Call, options: &str) -> Result<Sent, Refusal> 
     let mut decoded = wire::decode(&call.media_type(), &call.body)?;
     wire::expect_kind(&kind.api_version(), &kind.kind, &mut decoded.value)?;
     decoded.fit_to(kind);
-    let warnings = match validation {
-        FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn | FieldValidation::Strict => decoded.complaints(kind),
-    };
-    if validation == FieldValidation::Strict && !warnings.is_empty() {
-        return Err(wire::strict_refusal(kind, &warnings));
-    }
+    let warnings = checked(validation, (&kind.version, &kind.kind), || decoded.complaints(kind))?;
     let mut value = decoded.value;
     expect_place(kind, &mut value, call)?;
     Ok(Sent { value, warnings })
 }
 
+/// What the client is to be warned of, if that refuses nothing.
+fn checked(
+    validation: FieldValidation,
+    (version, kind): (&str, &str),
+    complaints: impl FnOnce() -> Vec<String>,
+) -> Result<Vec<String>, Refusal> {
+    if validation == FieldValidation::Ignore {
+        return Ok(Vec::new());
+    }
+    let complaints = complaints();
+    if validation == FieldValidation::Strict && !complaints.is_empty() {
+        return Err(wire::strict_refusal(version, kind, &complaints));
+    }
+    Ok(complaints)
+}
+
 /// The body as an object that is not in the table, such as a review or a Scale.
-pub fn unstored(api_version: &str, kind: &str, call: &Call) -> Result<Value, Refusal> {
-    unstored_of(&[api_version], kind, call)
+pub fn unstored(api_version: &str, kind: &str, call: &Call, options: &str) -> Result<Sent, Refusal> {
+    unstored_of(&[api_version], kind, call, options)
 }
 
 /// [`unstored`] for a kind whose older versions have the same shape; the first version is the one
 /// that a body without any is taken for.
-pub fn unstored_of(api_versions: &[&str], kind: &str, call: &Call) -> Result<Value, Refusal> {
-    let mut value = wire::decode(&call.media_type(), &call.body)?.value;
-    let said = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+pub fn unstored_of(api_versions: &[&str], kind: &str, call: &Call, options: &str) -> Result<Sent, Refusal> {
+    let validation = call.query.field_validation(options)?;
+    let mut decoded = wire::decode(&call.media_type(), &call.body)?;
+    let said = decoded.value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let known = api_versions.iter().find(|version| **version == said);
     let expected = known.or(api_versions.first()).copied().unwrap_or_default();
-    wire::expect_kind(expected, kind, &mut value)?;
-    expect_types(kind, &value)?;
-    Ok(value)
+    wire::expect_kind(expected, kind, &mut decoded.value)?;
+    let schema = expect_types(kind, &decoded.value)?;
+    let version = expected.rsplit('/').next().unwrap_or_default();
+    let warnings = checked(validation, (version, kind), || decoded.complaints_by(&schema))?;
+    Ok(Sent { value: decoded.value, warnings })
 }
 
 /// Refuses a body with a value of another type than its field: what cannot be read never counts as
-/// absent.
-fn expect_types(kind: &str, value: &Value) -> Result<(), Refusal> {
+/// absent. Gives the schema of the kind.
+fn expect_types(kind: &str, value: &Value) -> Result<Schema, Refusal> {
     let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     // Older versions of what is not stored have the shape of today's.
     let group = version.rsplit_once('/').map(|(group, _)| format!("{group}/v1"));
@@ -67,7 +80,7 @@ fn expect_types(kind: &str, value: &Value) -> Result<(), Refusal> {
         return Err(Refusal::internal(format!("there is no schema of {kind}")));
     };
     match schema.misfit(value) {
-        None => Ok(()),
+        None => Ok(schema),
         Some(why) => Err(Refusal::bad_request(format!(
             "{kind} in version {:?} cannot be handled as a {kind}: {why}",
             version.rsplit('/').next().unwrap_or_default(),

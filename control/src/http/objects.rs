@@ -64,21 +64,28 @@ pub async fn part(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Res
 /// `autoscaling/v1 Scale`.
 pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
     let (encoding, form) = call.form()?;
+    let mut warnings = Vec::new();
     let object = match call.verb {
         Verb::Get => api.registry.get(kind, call.namespace(), call.name())?,
         Verb::Update => {
             let options = call.write_options("UpdateOptions")?;
-            let value = body::unstored("autoscaling/v1", "Scale", call)?;
+            let sent = body::unstored("autoscaling/v1", "Scale", call, "UpdateOptions")?;
+            warnings = sent.warnings;
             let (namespace, name) = (call.namespace(), call.name());
-            api.registry.update(&call.caller, kind, namespace, name, Part::SCALE, value, &options).await?
+            api.registry
+                .update(&call.caller, kind, namespace, name, Part::SCALE, sent.value, &options)
+                .await?
         }
         Verb::Patch => {
-            let type_ = patch::Type::from_content_type(&call.media_type())?;
+            let (change, last) = patching(api, kind, call)?;
             let options = call.write_options("PatchOptions")?;
-            let (row, body) = (row(api, kind)?, call.body.clone());
-            let change = move |current: &Value| patch::apply(&row, type_, current, &body);
             let (namespace, name) = (call.namespace(), call.name());
-            api.registry.patch(&call.caller, kind, namespace, name, Part::SCALE, change, &options).await?
+            let patched = api
+                .registry
+                .patch(&call.caller, kind, namespace, name, Part::SCALE, change, &options)
+                .await?;
+            warnings = last.take().0;
+            patched
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
@@ -86,7 +93,9 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
     if let Form::Table(version) = form {
         scale = table::of_scale(&scale, version, Timestamp::now());
     }
-    Ok(respond::encoded(StatusCode::OK, encoding, scale.to_string()))
+    let mut response = respond::encoded(StatusCode::OK, encoding, scale.to_string());
+    respond::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 fn get(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>, Refusal> {
@@ -124,31 +133,11 @@ async fn update(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Respo
 
 async fn patch(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Response<Body>, Refusal> {
     let form = Presentation::of(call)?;
-    // Clients learn from this one that nothing can be applied here.
-    let type_ = patch::Type::from_content_type(&call.media_type())?;
+    let (change, last) = patching(api, kind, call)?;
     let options = call.write_options("PatchOptions")?;
-    let validation = call.query.field_validation("PatchOptions")?;
-    // The change may run more than once; the last run counts.
-    let last = Arc::new(Mutex::new((Vec::new(), Value::Null)));
-    let change = {
-        let (last, body, name) = (last.clone(), call.body.clone(), call.name().to_owned());
-        let row = row(api, kind)?;
-        move |current: &Value| {
-            let changed = patch::apply(&row, type_, current, &body)?;
-            let mut found = Vec::new();
-            if validation != FieldValidation::Ignore {
-                found = wire::unknown_fields(&row, &changed).iter().map(ToString::to_string).collect();
-                if validation == FieldValidation::Strict && !found.is_empty() {
-                    return Err(strict_patch_refusal(&row, &name, &body, &found));
-                }
-            }
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = (found, changed.clone());
-            Ok(changed)
-        }
-    };
     let (namespace, name) = (call.namespace(), call.name());
     let patched = api.registry.patch(&call.caller, kind, namespace, name, part, change, &options).await;
-    let (warnings, changed) = std::mem::take(&mut *last.lock().unwrap_or_else(PoisonError::into_inner));
+    let (warnings, changed) = last.take();
     let object = patched.map_err(|refusal| match kind.schema.misfit(&changed) {
         Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
         _ => refusal,
@@ -156,6 +145,43 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Respon
     let mut response = form.one(StatusCode::OK, kind, &object);
     respond::warn(&mut response, &[warnings, options.warnings.take()].concat());
     Ok(response)
+}
+
+/// What a patch has made when it last ran, as it may run more than once, and what is to be said of it.
+#[derive(Clone, Default)]
+struct Patched(Arc<Mutex<(Vec<String>, Value)>>);
+
+impl Patched {
+    fn take(&self) -> (Vec<String>, Value) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A patch as a change of what is there.
+fn patching(
+    api: &Api,
+    kind: &Kind,
+    call: &Call,
+) -> Result<(impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync + use<>, Patched), Refusal> {
+    // Clients learn from this one that nothing can be applied here.
+    let type_ = patch::Type::from_content_type(&call.media_type())?;
+    let validation = call.query.field_validation("PatchOptions")?;
+    let last = Patched::default();
+    let (run, body, name) = (last.clone(), call.body.clone(), call.name().to_owned());
+    let row = row(api, kind)?;
+    let change = move |current: &Value| {
+        let changed = patch::apply(&row, type_, current, &body)?;
+        let mut found = Vec::new();
+        if validation != FieldValidation::Ignore {
+            found = wire::unknown_fields(&row, &changed).iter().map(ToString::to_string).collect();
+            if validation == FieldValidation::Strict && !found.is_empty() {
+                return Err(strict_patch_refusal(&row, &name, &body, &found));
+            }
+        }
+        *run.0.lock().unwrap_or_else(PoisonError::into_inner) = (found, changed.clone());
+        Ok(changed)
+    };
+    Ok((change, last))
 }
 
 /// 422 for a patch whose result has a field of the wrong type: the patch itself is well-formed.

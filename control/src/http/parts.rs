@@ -61,8 +61,11 @@ fn no_ephemeral_containers() -> Refusal {
 }
 
 async fn evict(api: &Api, call: &Call) -> Result<Response<Body>, Refusal> {
-    let eviction = body::unstored_of(&["policy/v1", "policy/v1beta1"], "Eviction", call)?;
+    let versions = ["policy/v1", "policy/v1beta1"];
+    let sent = body::unstored_of(&versions, "Eviction", call, "CreateOptions")?;
     let options = call.write_options("CreateOptions")?;
-    api.registry.evict(&call.caller, call.namespace(), call.name(), &eviction, &options).await?;
-    Ok(respond::success(StatusCode::CREATED))
+    api.registry.evict(&call.caller, call.namespace(), call.name(), &sent.value, &options).await?;
+    let mut response = respond::success(StatusCode::CREATED);
+    respond::warn(&mut response, &sent.warnings);
+    Ok(response)
 }

@@ -29,7 +29,8 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
     }
     let encoding = negotiate::unshaped(accept(&call.headers))?;
     let api_version = format!("{}/{}", resource.group, resource.version);
-    let mut review = body::unstored(&api_version, resource.kind, call)?;
+    let sent = body::unstored(&api_version, resource.kind, call, "CreateOptions")?;
+    let mut review = sent.value;
     let status = match resource.kind {
         "SelfSubjectReview" => json!({ "userInfo": user_info(&call.caller) }),
         "TokenReview" => review_token(api, &review),
@@ -51,7 +52,9 @@ pub async fn serve(api: &Api, resource: &Unstored, call: &Call) -> Result<Respon
         review["metadata"] = json!({ "creationTimestamp": null });
     }
     review["status"] = status;
-    Ok(respond::encoded(StatusCode::CREATED, encoding, review.to_string()))
+    let mut response = respond::encoded(StatusCode::CREATED, encoding, review.to_string());
+    respond::warn(&mut response, &sent.warnings);
+    Ok(response)
 }
 
 fn user_info(caller: &Caller) -> Value {

@@ -4,9 +4,10 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use super::build::{Budget, Builder};
-use super::fields::unknown_fields;
+use super::fields::{UnknownField, unknown, unknown_fields};
 use super::words;
 use crate::Kind;
+use crate::schema::Schema;
 
 /// A body as a JSON value.
 #[derive(Debug)]
@@ -32,7 +33,15 @@ impl Decoded {
     /// What `fieldValidation=Strict` refuses and `fieldValidation=Warn` warns of:
     /// `unknown field "spec.replica"`, `duplicate field "spec.replicas"`.
     pub fn complaints(&self, kind: &Kind) -> Vec<String> {
-        let unknown = unknown_fields(kind, &self.value);
+        self.with_duplicates(unknown_fields(kind, &self.value))
+    }
+
+    /// The same of an object that is of no kind in the table.
+    pub fn complaints_by(&self, schema: &Schema) -> Vec<String> {
+        self.with_duplicates(unknown(schema, &self.value))
+    }
+
+    fn with_duplicates(&self, unknown: Vec<UnknownField>) -> Vec<String> {
         let duplicate = self.duplicate_fields.iter().map(|path| format!("duplicate field \"{path}\""));
         unknown.iter().map(ToString::to_string).chain(duplicate).collect()
     }

@@ -37,7 +37,8 @@ pub fn unknown_fields(kind: &Kind, value: &Value) -> Vec<UnknownField> {
     unknown(others.as_ref().unwrap_or(&kind.schema), value)
 }
 
-fn unknown(schema: &Schema, value: &Value) -> Vec<UnknownField> {
+/// The fields of `value` that this schema does not have.
+pub(super) fn unknown(schema: &Schema, value: &Value) -> Vec<UnknownField> {
     let mut walk = Walk { types: schema.types(), found: Vec::new() };
     if let Value::Object(object) = value {
         walk.object(schema.root(), object, None);

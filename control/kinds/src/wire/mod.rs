@@ -31,12 +31,10 @@ pub const MEDIA_TYPES: [&str; 3] =
     ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// 400 with what [`Decoded::complaints`] gave, for `fieldValidation=Strict`.
-pub fn strict_refusal(kind: &Kind, complaints: &[String]) -> Refusal {
+pub fn strict_refusal(version: &str, kind: &str, complaints: &[String]) -> Refusal {
     Refusal::bad_request(format!(
         "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
         complaints.join(", "),
-        kind = kind.kind,
-        version = kind.version,
     ))
 }
 

@@ -159,3 +159,40 @@ async fn keys_that_are_there_twice_cost_little() {
     assert!(strict.text.len() < 100_000, "{} bytes are told", strict.text.len());
     f.server.shutdown().await;
 }
+
+/// Misspelt fields of what is not stored would be absent ones: a token for anybody, a scale of none.
+#[tokio::test]
+async fn what_is_not_stored_is_validated_too() {
+    let f = Fixture::start().await;
+    let template = json!({
+        "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] },
+    });
+    let spec = json!({ "replicas": 2, "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    assert_eq!(f.post(deployments, json!({ "metadata": { "name": "d" }, "spec": spec })).await.code, 201);
+    let scale = format!("{deployments}/d/scale");
+    let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let misspelt = json!({ "metadata": { "name": "d" }, "spec": { "replica": 5 } });
+    let asked =
+        json!({ "spec": { "resourceAttributes": { "verb": "get", "resource": "pods", "namespaces": "x" } } });
+    let cases = [
+        ("POST", token, "application/json", json!({ "spec": { "audience": ["vault"] } }), "spec.audience"),
+        ("POST", review, "application/json", asked, "spec.resourceAttributes.namespaces"),
+        ("PUT", &scale, "application/json", misspelt.clone(), "spec.replica"),
+        ("PATCH", &scale, "application/merge-patch+json", misspelt, "spec.replica"),
+    ];
+    for (method, path, media_type, body, field) in cases {
+        let headers = [("content-type", media_type)];
+        let strict =
+            f.ask(method, &format!("{path}?fieldValidation=Strict"), &headers, body.to_string()).await;
+        assert!(matches!(strict.code, 400 | 422), "{method} {path}: {} {}", strict.code, strict.text);
+        assert!(strict.text.contains("unknown field") && strict.text.contains(field), "{}", strict.text);
+        let bogus = f.ask(method, &format!("{path}?fieldValidation=Bogus"), &headers, body.to_string()).await;
+        assert_eq!(bogus.code, 422, "{method} {path}");
+        let warned = f.ask(method, &format!("{path}?dryRun=All"), &headers, body.to_string()).await;
+        let warning = warned.headers.get("warning").map(|text| text.to_str().unwrap()).unwrap_or_default();
+        assert!(warning.contains(field), "{method} {path}: {warning:?} {}", warned.text);
+    }
+    f.server.shutdown().await;
+}
