@@ -30,11 +30,12 @@ pub use crate::write::request::{Caller, DeleteOptions, Warnings, WriteOptions};
 pub use options::{List, ListOptions, WatchOptions};
 
 use crate::store::{
-    Catalog, Collection, Fields, Key, Limits, Object, Revision, Store, StoreError, WriteError,
+    Backend, Catalog, Collection, Driver, Fields, Key, Limits, Object, Revision, Store, StoreError,
+    WriteError,
 };
 pub use crate::write::Outcome;
 use crate::write::Pipeline;
-use crate::write::ambient::Machine;
+use crate::write::ambient::{Ambient, Machine};
 use crate::write::stage::Stage;
 use crate::write::stages::{self, StagesConfig};
 
@@ -94,8 +95,25 @@ impl Registry {
     pub fn open(path: &Path, table: Table, config: RegistryConfig) -> Result<Registry, StoreError> {
         let table = Arc::new(watch::Sender::new(Arc::new(table)));
         let store = Store::open(path, Arc::new(TableCatalog(table.clone())), config.limits)?;
-        let pipeline = Pipeline::new(store.clone(), stages::all(&config.stages), Arc::new(Machine));
-        Ok(Registry(Arc::new(Inner { store, table, pipeline })))
+        Ok(Registry::on(store, table, &config.stages, Arc::new(Machine)))
+    }
+
+    /// Serves these kinds from what this backend keeps. It writes when the driver is told to, and takes
+    /// the time and chance from outside: for tests that can be repeated.
+    pub fn driven(
+        backend: Box<dyn Backend>,
+        table: Table,
+        config: RegistryConfig,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<(Registry, Driver), StoreError> {
+        let table = Arc::new(watch::Sender::new(Arc::new(table)));
+        let (store, driver) = Store::driven(backend, Arc::new(TableCatalog(table.clone())), config.limits)?;
+        Ok((Registry::on(store, table, &config.stages, ambient), driver))
+    }
+
+    fn on(store: Store, table: Kinds, config: &StagesConfig, ambient: Arc<dyn Ambient>) -> Registry {
+        let pipeline = Pipeline::new(store.clone(), stages::all(config), ambient);
+        Registry(Arc::new(Inner { store, table, pipeline }))
     }
 
     /// One more stage that writes pass, after the others.
@@ -130,7 +148,8 @@ impl Registry {
         self.0.table.send_modify(|table| *table = Arc::new(table.without(group, version, plural)));
     }
 
-    fn now(&self) -> Timestamp {
+    /// The time that writes take.
+    pub fn now(&self) -> Timestamp {
         self.0.pipeline.ambient().now()
     }
 

@@ -26,12 +26,7 @@ impl Default for Limits {
         let age = Duration::from_secs(300);
         Limits {
             window: WindowLimits { age, events: 50_000, bytes: 16 << 20 },
-            disk: DiskLimits {
-                age,
-                changes: 50_000,
-                change_bytes_min: 2 << 20,
-                compact_interval: Duration::from_secs(600),
-            },
+            disk: DiskLimits { age, changes: 50_000, change_bytes_min: 2 << 20 },
             lazy_age: Duration::from_secs(300),
             queue: QueueLimits::default(),
             maintenance_interval: Duration::from_secs(30),

@@ -5,42 +5,49 @@
 //!
 //! - [`object`]: what is stored, and the events that changes become
 //! - [`collection`]: the live objects and recent events of one resource
-//! - [`disk`]: the redb file
-//! - `queue`: how many writes may wait
+//! - [`backend`]: what keeps them: [`disk`], a redb file, or [`memory`], for tests
 //! - `ballast`: room on the disk that is kept for it
-//! - [`writer`]: the one thread that changes both
+//! - `queue`: how many writes may wait
+//! - [`live`]: what is there when a write is decided
+//! - [`writer`]: what decides writes, has them committed and shows them
 
+pub mod backend;
 mod ballast;
 mod catalog;
 pub mod collection;
 pub mod disk;
+pub mod error;
 mod limits;
+pub mod live;
+pub mod memory;
 pub mod object;
 mod queue;
 mod shared;
 pub mod writer;
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, RwLock, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use proa_api::Refusal;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+pub use backend::{Backend, Change};
 pub use catalog::Catalog;
 pub use collection::{After, Collection, TooOld, WindowLimits};
-pub use disk::{DiskLimits, StoreError};
+pub use disk::DiskLimits;
+pub use error::StoreError;
 pub use limits::Limits;
+pub use live::{Live, Settle};
 pub use object::{Draft, Event, EventKind, Fields, Key, Object, Revision, watch_line};
 pub use queue::QueueLimits;
-pub use writer::{Change, Expect, Live, Settle, Write, WriteError};
+pub use writer::{Expect, Write, WriteError};
 
 use disk::Disk;
+use live::Decided;
 use queue::Queue;
 use shared::Shared;
-use writer::{Request, Waiting, Writer};
+use writer::{Request, Requests, Waiting, Writer};
 
 /// An open store. Clones share it; the last one that is dropped closes it.
 #[derive(Clone)]
@@ -52,46 +59,59 @@ pub struct Store {
 }
 
 struct Handle {
-    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    requests: mpsc::Sender<Request>,
     /// For writes that go before those among the requests.
     ahead: mpsc::Sender<Waiting>,
+    /// Where the writer has no thread of its own: that it has been asked for something.
+    asked: Arc<Notify>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The writer of a store that works only when it is told to, for tests in which nothing happens by
+/// itself.
+pub struct Driver {
+    writer: Writer,
+    requests: Requests,
+    asked: Arc<Notify>,
 }
 
 impl Store {
     /// Opens the store in this file, or makes it.
     pub fn open(path: &Path, catalog: Arc<dyn Catalog>, limits: Limits) -> Result<Store, StoreError> {
-        let (disk, loaded) = Disk::open(path, &*catalog, limits.disk)?;
-        let shared = Arc::new(Shared {
-            catalog,
-            collections: RwLock::default(),
-            published: AtomicU64::new(loaded.ceiling),
-            compacted: loaded.compacted,
-            started_at: loaded.ceiling,
-        });
-        let mut events = loaded.events;
-        let mut objects = loaded.objects;
-        let mut resources: Vec<Arc<str>> = objects.keys().chain(events.keys()).cloned().collect();
-        resources.dedup();
-        for resource in resources {
-            let (objects, events) = (objects.remove(&resource), events.remove(&resource));
-            if objects.is_none() && events.is_none() {
-                continue;
-            }
-            let floor = shared.floor(&resource);
-            let collection = Collection::new(floor, objects.unwrap_or_default(), events.unwrap_or_default());
-            shared.collections.write().expect("just made").insert(resource, Arc::new(collection));
-        }
-        let mut writer = Writer::new(shared.clone(), disk, limits, loaded.ceiling);
-        writer.start()?;
-        let (requests, waiting) = mpsc::channel();
-        let (ahead, waiting_ahead) = mpsc::channel();
+        let disk = Disk::at(path, limits.disk, limits.lazy_age);
+        let (store, driver) = Store::driven(Box::new(disk), catalog, limits)?;
+        let Driver { writer, requests, .. } = driver;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run(&waiting, &waiting_ahead))
+            .spawn(move || writer.run(&requests))
             .map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        let handle = Handle { requests: Mutex::new(Some(requests)), ahead, writer: Mutex::new(Some(thread)) };
-        Ok(Store { handle: Arc::new(handle), shared, queue: Queue::default(), limits: limits.queue })
+        *store.handle.writer.lock().expect("nothing panics under this lock") = Some(thread);
+        Ok(store)
+    }
+
+    /// Opens the store that this backend keeps. Nothing is written but by the driver.
+    pub fn driven(
+        mut backend: Box<dyn Backend>,
+        catalog: Arc<dyn Catalog>,
+        limits: Limits,
+    ) -> Result<(Store, Driver), StoreError> {
+        let loaded = backend.load(&*catalog)?;
+        let shared = Arc::new(Shared::new(catalog, loaded));
+        let (requests, waiting) = mpsc::channel();
+        let (ahead, waiting_ahead) = mpsc::channel();
+        let asked = Arc::new(Notify::new());
+        let (others, told) = (requests.clone(), asked.clone());
+        backend.watch(Box::new(move || {
+            // A store that is closed has no use for it.
+            if others.send(Request::Others).is_ok() {
+                told.notify_one();
+            }
+        }));
+        let handle = Handle { requests, ahead, asked: asked.clone(), writer: Mutex::new(None) };
+        let writer = Writer::new(shared.clone(), backend, limits);
+        let store = Store { handle: Arc::new(handle), shared, queue: Queue::default(), limits: limits.queue };
+        let requests = Requests { waiting, ahead: waiting_ahead };
+        Ok((store, Driver { writer, requests, asked }))
     }
 
     /// Makes one change. Returns once it is visible to all readers and, unless its resource is
@@ -130,8 +150,8 @@ impl Store {
 
     /// What [`Store::write_and_settle`] would write now, without doing it.
     pub fn settle_dry(&self, mut draft: Draft, settle: &[Settle]) -> Result<Draft, Refusal> {
-        let overlay = BTreeMap::new();
-        let live = Live::new(&self.shared, &overlay);
+        let decided = Decided::default();
+        let live = Live::new(&self.shared, &decided);
         for settle in settle {
             settle(&live, Some(&mut draft))?;
         }
@@ -170,10 +190,32 @@ impl Store {
     }
 }
 
+impl Driver {
+    /// Waits until the writer has been asked for something.
+    pub async fn asked(&mut self) {
+        self.asked.notified().await;
+    }
+
+    /// Lets the writer work whenever it is asked for something, until the store is closed.
+    pub async fn run(mut self) {
+        while self.turn() {
+            self.asked().await;
+        }
+    }
+
+    /// Lets the writer do all that it has been asked for. False once the store is closed.
+    pub fn turn(&mut self) -> bool {
+        self.writer.serve(None, &self.requests).is_continue()
+    }
+}
+
 impl Handle {
     fn send(&self, request: Request) -> bool {
-        let requests = self.requests.lock().expect("nothing panics under this lock");
-        requests.as_ref().is_some_and(|requests| requests.send(request).is_ok())
+        let sent = self.requests.send(request).is_ok();
+        if sent {
+            self.asked.notify_one();
+        }
+        sent
     }
 
     fn send_ahead(&self, waiting: Waiting) -> bool {
@@ -184,9 +226,7 @@ impl Handle {
 impl Drop for Handle {
     /// Waits for the last commit, so that a store can be opened again at once.
     fn drop(&mut self) {
-        if let Ok(requests) = self.requests.get_mut() {
-            *requests = None;
-        }
+        self.send(Request::Close(oneshot::channel().0));
         let thread = self.writer.get_mut().ok().and_then(Option::take);
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the store's writer panicked");

@@ -131,6 +131,7 @@ impl fmt::Debug for Object {
 
 /// An object that is encoded but has no revision yet. The writer splices that in, so that an
 /// object is encoded once and outside the writer.
+#[derive(Clone)]
 pub struct Draft {
     pub(super) key: Key,
     /// The JSON without `metadata.resourceVersion`.

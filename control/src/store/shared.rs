@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::backend::Loaded;
 use super::catalog::Catalog;
 use super::collection::Collection;
 use super::object::Revision;
@@ -20,6 +21,23 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(catalog: Arc<dyn Catalog>, loaded: Loaded) -> Shared {
+        let Loaded { mut objects, mut events, compacted, revision } = loaded;
+        let published = AtomicU64::new(revision);
+        let shared =
+            Shared { catalog, collections: RwLock::default(), published, compacted, started_at: revision };
+        let mut resources: Vec<Arc<str>> = objects.keys().chain(events.keys()).cloned().collect();
+        resources.sort_unstable();
+        resources.dedup();
+        for resource in resources {
+            let objects = objects.remove(&resource).unwrap_or_default();
+            let events = events.remove(&resource).unwrap_or_default();
+            let collection = Collection::new(shared.floor(&resource), objects, events);
+            shared.collections.write().expect("just made").insert(resource, Arc::new(collection));
+        }
+        shared
+    }
+
     pub(super) fn published(&self) -> Revision {
         self.published.load(Ordering::Acquire)
     }

@@ -1,33 +1,32 @@
-//! The writer thread: takes all writes that wait, decides them against what is live, makes one
-//! durable commit of them, publishes it and answers.
+//! The writer: takes all writes that wait, decides them against what is live, has them committed
+//! together, publishes them and answers.
 //!
-//! It alone owns the disk and changes the collections, so a decision is never outdated. Writes of
-//! lazy resources are published without a commit and ride on the next one.
+//! It alone owns the backend and changes the collections. Where others write to the same store, what
+//! they have changed is published before anything is decided; what they change after that, the
+//! backend tells when it commits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proa_api::Refusal;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::backend::{Backend, Change, Failed, Planned, Previous, Told};
 use super::collection::Collection;
-use super::disk::{Commit, Disk, StoreError};
+use super::error::StoreError;
 use super::limits::Limits;
-use super::object::{Draft, Event, EventKind, Key, Object, Revision};
+use super::live::{Decided, Live, Settle};
+use super::object::{Event, EventKind, Object, Revision};
 use super::queue::Place;
 use super::shared::Shared;
 
 /// The most writes in one commit; the rest waits for the next.
 const BATCH_LIMIT: usize = 1024;
-/// Revisions are reserved on disk in blocks of this many.
-const REVISION_BLOCK: Revision = 10_000;
-/// Waiting lazy writes above this many bytes are committed.
-const LAZY_LIMIT_BYTES: usize = 4 << 20;
 
 /// What must be so for a write to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +37,6 @@ pub enum Expect {
     Revision(Revision),
 }
 
-/// What a write does.
-pub enum Change {
-    /// Makes or replaces an object.
-    Put(Draft),
-    /// Removes one.
-    Delete(Key),
-}
-
 /// One write.
 pub struct Write {
     /// What it does.
@@ -54,74 +45,15 @@ pub struct Write {
     pub expect: Expect,
 }
 
-/// Decides, at the moment of a write, on what is there then: whether it may be, what it writes (no
-/// draft is given where an object is removed), and what else changes with it, which are new versions
-/// of objects that are there. Runs on the writer's thread, so it is quick. Can be asked again.
-pub type Settle = Box<dyn Fn(&Live<'_>, Option<&mut Draft>) -> Result<Vec<Draft>, Refusal> + Send + Sync>;
-
-/// What is there when a write is decided.
-pub struct Live<'w> {
-    shared: &'w Shared,
-    /// What the writes before it in the same commit make of it.
-    overlay: &'w Overlay,
-}
-
-/// Objects by key; none for one that is removed.
-type Overlay = BTreeMap<Key, Option<Arc<Object>>>;
-
-impl<'w> Live<'w> {
-    pub(super) fn new(shared: &'w Shared, overlay: &'w Overlay) -> Self {
-        Live { shared, overlay }
-    }
-
-    /// One object.
-    pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
-        match self.overlay.get(key) {
-            Some(current) => current.clone(),
-            None => self.shared.collection(&key.resource).get(&key.namespace, &key.name),
-        }
-    }
-
-    /// The objects of a resource in a namespace, by name.
-    pub fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let mut found: BTreeMap<Arc<str>, Arc<Object>> = BTreeMap::new();
-        self.visit(resource, Some(namespace), &mut |object| {
-            found.insert(object.key.name.clone(), object.clone());
-        });
-        found.into_values().collect()
-    }
-
-    /// Visits the objects of a resource in one namespace, or in all, in no order.
-    pub fn visit(&self, resource: &str, namespace: Option<&str>, visit: &mut dyn FnMut(&Arc<Object>)) {
-        let is_wanted = |key: &Key| {
-            *key.resource == *resource && namespace.is_none_or(|namespace| *key.namespace == *namespace)
-        };
-        let first = Key::new(resource, namespace.unwrap_or_default(), "");
-        let newer = self.overlay.range(first..).take_while(|(key, _)| is_wanted(key));
-        newer.filter_map(|(_, object)| object.as_ref()).for_each(&mut *visit);
-        let collection = self.shared.collection(resource);
-        let stored = |object: &Arc<Object>| {
-            if !self.overlay.contains_key(&object.key) {
-                visit(object);
-            }
-            true
-        };
-        collection.visit(namespace, None, || 0, stored);
-    }
-
-    /// An object as it is stored.
-    pub fn encode(&self, key: Key, value: &Value) -> Draft {
-        let fields = self.shared.catalog.fields(&key.resource, value);
-        Draft::encode(key, value, fields)
-    }
-}
-
 /// Why a write did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
     /// What was expected is not so. Holds the object that is there instead, if one is.
     #[error("the object is not what the write expected")]
     Conflict(Option<Arc<Object>>),
+    /// Another writer of the store has changed what it was decided on.
+    #[error("what the write was decided on has changed")]
+    Outdated,
     /// What it has to settle with does not allow it.
     #[error("{0}")]
     Refused(Refusal),
@@ -131,7 +63,7 @@ pub enum WriteError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
-    /// The disk failed. Nothing was changed.
+    /// The backend failed. Nothing was changed, as far as anybody knows.
     #[error("{0}")]
     Fault(Arc<StoreError>),
 }
@@ -145,9 +77,18 @@ pub(super) enum Request {
     Write(Waiting),
     /// There is a write that goes before the others.
     Ahead,
-    /// Trim, flush and compact now as if the time for it had come.
+    /// Others have changed something.
+    Others,
+    /// Trim, flush and expire now as if the time for it had come.
     Maintain(oneshot::Sender<Result<(), Arc<StoreError>>>),
     Close(oneshot::Sender<Result<(), Arc<StoreError>>>),
+}
+
+/// All that the writer is asked.
+pub(super) struct Requests {
+    pub(super) waiting: Receiver<Request>,
+    /// The writes that go before those among the others. Each is followed by a request that says so.
+    pub(super) ahead: Receiver<Waiting>,
 }
 
 /// A write that waits to be decided.
@@ -161,93 +102,75 @@ pub(super) struct Waiting {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    disk: Disk,
+    backend: Box<dyn Backend>,
     limits: Limits,
-    /// The last revision that was handed out.
-    revision: Revision,
-    /// The last that is reserved on disk.
-    ceiling: Revision,
-    /// Lazy writes that are not on disk, the newest of each object.
-    lazy: HashMap<Key, Option<Arc<Object>>>,
-    lazy_bytes: usize,
-    lazy_since: Option<Instant>,
-    /// Objects and changes of a commit that failed: it may be on disk all the same, so the next
-    /// commit puts right what they are.
-    unsure: BTreeMap<Key, Vec<Revision>>,
     maintained_at: Instant,
 }
 
-/// A write that is decided and waits for its commit.
-struct Accepted {
-    event: Arc<Event>,
-    lazy: bool,
-}
-
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, disk: Disk, limits: Limits, ceiling: Revision) -> Writer {
-        Writer {
-            shared,
-            disk,
-            limits,
-            revision: ceiling,
-            ceiling,
-            lazy: HashMap::new(),
-            lazy_bytes: 0,
-            lazy_since: None,
-            unsure: BTreeMap::new(),
-            maintained_at: Instant::now(),
-        }
+    pub(super) fn new(shared: Arc<Shared>, backend: Box<dyn Backend>, limits: Limits) -> Writer {
+        Writer { shared, backend, limits, maintained_at: Instant::now() }
     }
 
-    /// Reserves the first revisions and marks a new file with its format.
-    pub(super) fn start(&mut self) -> Result<(), StoreError> {
-        self.commit(&[], REVISION_BLOCK)
-    }
-
-    /// Runs until the store is closed or dropped.
-    pub(super) fn run(mut self, requests: &Receiver<Request>, ahead: &Receiver<Waiting>) {
+    /// Runs until the store is closed.
+    pub(super) fn run(mut self, requests: &Requests) {
         loop {
-            let wait = self.limits.maintenance_interval.saturating_sub(self.maintained_at.elapsed());
-            let first = match requests.recv_timeout(wait) {
+            let first = match requests.waiting.recv_timeout(self.until_maintenance()) {
                 Ok(request) => Some(request),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    if let Err(error) = self.finish() {
-                        tracing::error!(%error, "the last writes of liveness objects were not saved");
-                    }
-                    return;
-                }
+                Err(RecvTimeoutError::Disconnected) => return,
             };
-            let mut writes: Vec<Waiting> = ahead.try_iter().collect();
-            let mut others = Vec::new();
-            for request in first.into_iter().chain(requests.try_iter().take(BATCH_LIMIT)) {
-                match request {
-                    Request::Write(waiting) => writes.push(waiting),
-                    // It is among the writes by now.
-                    Request::Ahead => {}
-                    other => others.push(other),
-                }
-            }
-            self.write(writes);
-            if self.maintained_at.elapsed() >= self.limits.maintenance_interval
-                && let Err(error) = self.maintain(false)
-            {
-                tracing::error!(%error, "the store's upkeep failed");
-            }
-            for other in others {
-                match other {
-                    Request::Maintain(answer) => {
-                        // The asker may have gone away; the upkeep is done all the same.
-                        let _ = answer.send(self.maintain(true).map_err(Arc::new));
-                    }
-                    Request::Close(answer) => {
-                        let _ = answer.send(self.finish().map_err(Arc::new));
-                        return;
-                    }
-                    Request::Write(_) | Request::Ahead => unreachable!("writes were sorted out above"),
-                }
+            if self.serve(first, requests).is_break() {
+                return;
             }
         }
+    }
+
+    fn until_maintenance(&self) -> Duration {
+        self.limits.maintenance_interval.saturating_sub(self.maintained_at.elapsed())
+    }
+
+    /// Does what it is asked for by now. It ends when the store is closed.
+    pub(super) fn serve(&mut self, first: Option<Request>, requests: &Requests) -> ControlFlow<()> {
+        let mut waiting = Vec::new();
+        let mut others = Vec::new();
+        for request in first.into_iter().chain(requests.waiting.try_iter().take(BATCH_LIMIT)) {
+            match request {
+                Request::Write(write) => waiting.push(write),
+                other => others.push(other),
+            }
+        }
+        // Taken after the requests, or one could be left behind whose request is already gone.
+        let mut writes: Vec<Waiting> = requests.ahead.try_iter().collect();
+        writes.append(&mut waiting);
+        self.publish_others(Revision::MAX);
+        self.write(writes);
+        if self.until_maintenance().is_zero()
+            && let Err(error) = self.maintain(false)
+        {
+            tracing::error!(%error, "the store's upkeep failed");
+        }
+        for other in others {
+            match other {
+                Request::Maintain(answer) => {
+                    // The asker may have gone away; the upkeep is done all the same.
+                    let _ = answer.send(self.maintain(true).map_err(Arc::new));
+                }
+                Request::Close(answer) => {
+                    let outcome = self.finish();
+                    if let Err(error) = &outcome {
+                        tracing::error!(%error, "the last writes of liveness objects were not saved");
+                    }
+                    // Nobody waits where the store was dropped.
+                    let _ = answer.send(outcome.map_err(Arc::new));
+                    return ControlFlow::Break(());
+                }
+                // They have been published above, or are among the writes.
+                Request::Others | Request::Ahead => {}
+                Request::Write(_) => unreachable!("writes were sorted out above"),
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Decides, commits, publishes and answers.
@@ -255,77 +178,44 @@ impl Writer {
         if writes.is_empty() {
             return;
         }
-        let mut overlay = Overlay::new();
-        let mut accepted: Vec<Accepted> = Vec::new();
+        let mut decided = Decided::default();
         let mut answers = Vec::with_capacity(writes.len());
         for Waiting { write, settle, answer, _place } in writes {
-            let decided = self.decide(write, &settle, &overlay);
-            let decided = decided.map(|all| {
-                let object = all[0].event.object.clone();
-                for one in all {
-                    let object = &one.event.object;
-                    let live = (one.event.kind != EventKind::Deleted).then(|| object.clone());
-                    overlay.insert(object.key.clone(), live);
-                    accepted.push(one);
-                }
-                object
+            answers.push((answer, self.decide(write, &settle, &mut decided)));
+        }
+        let (outcome, touched) = self.commit(decided);
+        for (answer, place) in answers {
+            let answered = place.and_then(|place| match &outcome {
+                Ok(events) => Ok(events[place].object.clone()),
+                Err(error) => Err(error.clone()),
             });
-            answers.push((answer, decided));
-        }
-        let mut outcome = Ok(());
-        if accepted.iter().any(|one| !one.lazy) || self.revision > self.ceiling {
-            outcome = self.commit(&accepted, REVISION_BLOCK).map_err(Arc::new);
-        } else {
-            self.keep_for_later(&accepted);
-        }
-        let mut touched = Vec::new();
-        match &outcome {
-            Ok(()) => touched = self.publish(&accepted),
-            Err(error) => {
-                tracing::error!(%error, writes = accepted.len(), "a commit failed");
-                self.mark_unsure(&accepted);
-            }
-        }
-        for (answer, decided) in answers {
-            let decided = match (&outcome, decided) {
-                (Err(error), Ok(_)) => Err(WriteError::Fault(error.clone())),
-                (_, decided) => decided,
-            };
             // A client that went away has still written.
-            let _ = answer.send(decided);
+            let _ = answer.send(answered);
         }
-        for collection in touched {
-            collection.wake();
-        }
+        wake(&touched);
     }
 
-    /// The write itself comes first, then what changes with it.
+    /// Decides one write and gives its place. The write itself comes first, then what changes with it.
     fn decide(
-        &mut self,
+        &self,
         mut write: Write,
         settle: &[Settle],
-        overlay: &Overlay,
-    ) -> Result<Vec<Accepted>, WriteError> {
-        let shared = self.shared.clone();
-        let live = Live::new(&shared, overlay);
-        if write.expect == Expect::Absent && self.disk.is_full() {
+        decided: &mut Decided,
+    ) -> Result<usize, WriteError> {
+        let live = Live::new(&self.shared, decided);
+        if write.expect == Expect::Absent && self.backend.is_full() {
             let why = "the disk of the store is full: nothing can be made before there is room again";
             return Err(WriteError::Refused(Refusal::new(507, "InsufficientStorage", why)));
         }
-        let key = match &write.change {
-            Change::Put(draft) => &draft.key,
-            Change::Delete(key) => key,
-        };
-        let previous = live.get(key);
+        let previous = live.previous(write.change.key());
         let as_expected = match (write.expect, &previous) {
             (Expect::Absent, None) => true,
-            (Expect::Revision(revision), Some(previous)) => previous.revision == revision,
+            (Expect::Revision(revision), Some(Previous::Stored(object))) => object.revision == revision,
             _ => false,
         };
         if !as_expected {
-            return Err(WriteError::Conflict(previous));
+            return Err(WriteError::Conflict(previous.map(|previous| live.object(&previous))));
         }
-        let lazy = self.shared.catalog.is_lazy(&key.resource);
         let mut settled = Vec::new();
         for settle in settle {
             let draft = match &mut write.change {
@@ -333,79 +223,87 @@ impl Writer {
                 Change::Delete(_) => None,
             };
             // A rule that panics must not take the store with it.
-            let decided = catch_unwind(AssertUnwindSafe(|| settle(&live, draft)));
-            let decided =
-                decided.map_err(|_| WriteError::Refused(Refusal::internal("settling a write panicked")))?;
-            settled.extend(decided.map_err(WriteError::Refused)?);
+            let said = catch_unwind(AssertUnwindSafe(|| settle(&live, draft)));
+            let said =
+                said.map_err(|_| WriteError::Refused(Refusal::internal("settling a write panicked")))?;
+            settled.extend(said.map_err(WriteError::Refused)?);
         }
-        self.revision += 1;
-        let revision = self.revision;
-        let event = match (write.change, previous) {
-            (Change::Put(draft), None) => {
-                Event::new(EventKind::Added, Arc::new(draft.at_revision(revision)), None)
+        let settled: Vec<_> =
+            settled.into_iter().filter_map(|draft| Some((live.previous(draft.key())?, draft))).collect();
+        let reads = live.into_reads();
+        decided.note(reads);
+        let is_lazy = |change: &Change| self.shared.catalog.is_lazy(&change.key().resource);
+        let lazy = is_lazy(&write.change);
+        let place = decided.push(Planned { change: write.change, previous, lazy });
+        for (previous, draft) in settled {
+            let change = Change::Put(draft);
+            let lazy = is_lazy(&change);
+            decided.push(Planned { change, previous: Some(previous), lazy });
+        }
+        Ok(place)
+    }
+
+    /// Commits what is decided, and publishes what has become of it. Gives the collections whose
+    /// watchers are to be woken.
+    fn commit(&mut self, decided: Decided) -> (Result<Vec<Arc<Event>>, WriteError>, Vec<Arc<Collection>>) {
+        if decided.is_empty() {
+            return (Ok(Vec::new()), Vec::new());
+        }
+        let mut batch = decided.into_batch();
+        batch.reads.seen = self.shared.published();
+        let changes = batch.changes.len();
+        let error = match self.backend.commit(batch) {
+            Ok(events) => {
+                self.publish_others(events.first().map_or(Revision::MAX, |event| event.revision));
+                let touched = self.publish(&events);
+                return (Ok(events), touched);
             }
-            (Change::Put(draft), previous) => {
-                Event::new(EventKind::Modified, Arc::new(draft.at_revision(revision)), previous)
+            Err(Failed::Outdated) => {
+                self.publish_others(Revision::MAX);
+                return (Err(WriteError::Outdated), Vec::new());
             }
-            (Change::Delete(_), Some(previous)) => {
-                let last = Arc::new(previous.at_revision(revision));
-                Event::new(EventKind::Deleted, last, Some(previous))
-            }
-            // A delete expects a revision, so there is something to delete.
-            (Change::Delete(_), None) => return Err(WriteError::Conflict(None)),
+            Err(Failed::Fault(error)) => error,
         };
-        let mut all = vec![Accepted { event: Arc::new(event), lazy }];
-        for draft in settled {
-            let Some(previous) = live.get(&draft.key) else { continue };
-            self.revision += 1;
-            let lazy = self.shared.catalog.is_lazy(&draft.key.resource);
-            let object = Arc::new(draft.at_revision(self.revision));
-            let event = Event::new(EventKind::Modified, object, Some(previous));
-            all.push(Accepted { event: Arc::new(event), lazy });
+        // The answer may be all that was lost.
+        let made = self.publish_others(Revision::MAX);
+        if made.len() == changes {
+            tracing::warn!(%error, changes, "a commit was made, though it was said to have failed");
+            return (Ok(made), Vec::new());
         }
-        Ok(all)
+        tracing::error!(%error, changes, "a commit failed");
+        (Err(WriteError::Fault(Arc::new(error))), Vec::new())
     }
 
-    /// Writes what is accepted and all lazy writes that wait. `reserve` is how many revisions
-    /// beyond the last one are kept reserved.
-    fn commit(&mut self, accepted: &[Accepted], reserve: Revision) -> Result<(), StoreError> {
-        let mut commit = Commit::default();
-        // The newest version of an object that is written twice in one batch comes last and wins.
-        let mut latest: HashMap<&Key, Option<&Object>> = HashMap::new();
-        let unsure: Vec<_> = self
-            .unsure
-            .keys()
-            .map(|key| (key, self.shared.collection(&key.resource).get(&key.namespace, &key.name)))
-            .collect();
-        latest.extend(unsure.iter().map(|(key, object)| (*key, object.as_deref())));
-        latest.extend(self.lazy.iter().map(|(key, object)| (key, object.as_deref())));
-        for one in accepted {
-            let object = &one.event.object;
-            latest.insert(&object.key, (one.event.kind != EventKind::Deleted).then_some(&**object));
-            if !one.lazy {
-                commit.changes.push(&one.event);
-            }
+    /// Shows what others have changed, and gives what turns out to be this writer's own.
+    fn publish_others(&mut self, below: Revision) -> Vec<Arc<Event>> {
+        let told = self.backend.others(below).unwrap_or_else(|error| {
+            tracing::error!(%error, "what others have changed is not known");
+            Vec::new()
+        });
+        let mut made = Vec::new();
+        for Told { key, revision, object, own } in told {
+            let previous = self.shared.collection(&key.resource).get(&key.namespace, &key.name);
+            let (kind, object) = match (object, &previous) {
+                (Some(object), None) => (EventKind::Added, object),
+                (Some(object), Some(_)) => (EventKind::Modified, object),
+                (None, Some(previous)) => (EventKind::Deleted, Arc::new(previous.at_revision(revision))),
+                // It came and went unseen.
+                (None, None) => continue,
+            };
+            let event = Arc::new(Event::new(kind, object, previous));
+            wake(&self.publish(std::slice::from_ref(&event)));
+            made.extend(own.then_some(event));
         }
-        commit.objects.extend(latest);
-        commit.forget.extend(self.unsure.values().flatten().copied());
-        let low = self.revision + reserve / 4 >= self.ceiling;
-        let ceiling = self.revision + reserve;
-        if low || reserve == 0 {
-            commit.ceiling = Some(ceiling);
-        }
-        self.disk.commit(&commit)?;
-        self.ceiling = commit.ceiling.unwrap_or(self.ceiling);
-        self.unsure.clear();
-        self.lazy.clear();
-        self.lazy_bytes = 0;
-        self.lazy_since = None;
-        Ok(())
+        made
     }
 
-    fn publish(&self, accepted: &[Accepted]) -> Vec<Arc<Collection>> {
+    /// Shows changes, in the order of their revisions. Gives the collections whose watchers are to be
+    /// woken.
+    fn publish(&self, events: &[Arc<Event>]) -> Vec<Arc<Collection>> {
+        let Some(last) = events.last() else { return Vec::new() };
         let mut by_resource: BTreeMap<&Arc<str>, Vec<Arc<Event>>> = BTreeMap::new();
-        for one in accepted {
-            by_resource.entry(&one.event.object.key.resource).or_default().push(one.event.clone());
+        for event in events {
+            by_resource.entry(&event.object.key.resource).or_default().push(event.clone());
         }
         let mut touched = Vec::with_capacity(by_resource.len());
         for (resource, events) in by_resource {
@@ -413,44 +311,18 @@ impl Writer {
             collection.publish(&events, &self.limits.window);
             touched.push(collection);
         }
-        self.shared.published.store(self.revision, Ordering::Release);
+        self.shared.published.store(last.revision, Ordering::Release);
         touched
     }
 
-    fn keep_for_later(&mut self, accepted: &[Accepted]) {
-        for one in accepted {
-            let object = &one.event.object;
-            let live = (one.event.kind != EventKind::Deleted).then(|| object.clone());
-            self.lazy_bytes += object.bytes.len();
-            self.lazy.insert(object.key.clone(), live);
-        }
-        if !accepted.is_empty() {
-            self.lazy_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn mark_unsure(&mut self, accepted: &[Accepted]) {
-        for one in accepted {
-            self.unsure.entry(one.event.object.key.clone()).or_default().push(one.event.revision);
-        }
-    }
-
-    /// Trims the windows, saves lazy writes that have waited long, and compacts the file.
-    fn maintain(&mut self, now: bool) -> Result<(), StoreError> {
+    /// Trims the windows, deletes what has lived for its time, and does the backend's upkeep.
+    fn maintain(&mut self, all: bool) -> Result<(), StoreError> {
         self.maintained_at = Instant::now();
-        self.disk.keep_room();
         for collection in self.shared.all() {
             collection.trim(&self.limits.window);
         }
         self.expire();
-        let waited = self.lazy_since.is_some_and(|since| since.elapsed() >= self.limits.lazy_age);
-        if waited || self.lazy_bytes > LAZY_LIMIT_BYTES || self.disk.trim_is_due() || now {
-            self.commit(&[], REVISION_BLOCK)?;
-        }
-        if self.disk.compact_if_worthwhile()? {
-            tracing::debug!(live_bytes = self.disk.live_bytes(), "compacted the store");
-        }
-        Ok(())
+        self.backend.maintain(all)
     }
 
     /// Deletes the objects whose time to live is over.
@@ -479,12 +351,16 @@ impl Writer {
         self.write(expired);
     }
 
-    /// Saves all, and gives back the revisions that were reserved and not used.
+    /// Saves all, and ends the watches.
     fn finish(&mut self) -> Result<(), StoreError> {
-        let outcome = self.commit(&[], 0);
+        let outcome = self.backend.close();
         for collection in self.shared.all() {
             collection.close();
         }
         outcome
     }
+}
+
+fn wake(collections: &[Arc<Collection>]) {
+    collections.iter().for_each(|collection| collection.wake());
 }

@@ -96,7 +96,7 @@ impl From<Refusal> for Unwritten {
 impl From<WriteError> for Unwritten {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Conflict(_) => Unwritten::Raced,
+            WriteError::Conflict(_) | WriteError::Outdated => Unwritten::Raced,
             WriteError::Refused(refusal) => Unwritten::Refused(refusal),
             WriteError::Busy => Unwritten::Refused(Refusal::too_many_requests(
                 "too many writes wait to be stored, please try again later",

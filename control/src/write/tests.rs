@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use proa_api::Refusal;
 use proa_kinds::{Kind, Part, built_in};
 use serde_json::{Value, json};
 
+use super::ambient::Machine;
 use super::request::{Caller, DeleteOptions, WriteOptions};
 use super::stage::{Attempt, Stage, Verdict};
 use crate::registry::{Registry, RegistryConfig};
-use crate::store::{Limits, QueueLimits};
+use crate::store::backend::{Batch, Planned};
+use crate::store::memory::Memory;
+use crate::store::{Change, Key, Limits, QueueLimits, Settle};
 
 struct World {
     registry: Registry,
@@ -140,6 +144,66 @@ async fn addresses_of_many_at_once_differ() {
         made.iter().map(|s| s.pointer(pointer).unwrap().to_string()).collect::<BTreeSet<_>>().len()
     };
     assert_eq!((distinct("/spec/clusterIP"), distinct("/spec/ports/0/nodePort")), (40, 40));
+}
+
+/// Another control plane on the same store, which makes a Service between the decision of one of this
+/// one's writes and its commit.
+struct Elsewhere {
+    memory: Memory,
+    service: Value,
+    done: AtomicBool,
+}
+
+impl Stage for Elsewhere {
+    fn name(&self) -> &'static str {
+        "Elsewhere"
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        kind.kind == "Service"
+    }
+
+    fn settle(&self, _attempt: &Attempt<'_>, _new: Option<&Value>) -> Option<Settle> {
+        if self.done.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let (memory, service) = (self.memory.clone(), self.service.clone());
+        Some(Box::new(move |live, _| {
+            let draft = live.encode(Key::new("services", "default", "theirs"), &service);
+            let planned = Planned { change: Change::Put(draft), previous: None, lazy: false };
+            memory.backend().commit(Batch { changes: vec![planned], ..Batch::default() }).unwrap();
+            Ok(Vec::new())
+        }))
+    }
+}
+
+#[tokio::test]
+async fn what_another_control_plane_takes_meanwhile_is_given_to_nobody_else() {
+    let spec = json!({"clusterIP": "10.43.7.7", "ports": [{"port": 80}]});
+    for wanted in ["10.43.7.7", "10.43.7.8"] {
+        let memory = Memory::default();
+        let (config, machine) = (RegistryConfig::default(), Arc::new(Machine));
+        let (registry, driver) =
+            Registry::driven(memory.backend(), built_in::table(), config, machine).unwrap();
+        tokio::spawn(driver.run());
+        let world = World { registry, caller: Caller::system("test"), _dir: tempfile::tempdir().unwrap() };
+        world.create("Namespace", json!({"metadata": {"name": "default"}})).await.unwrap();
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "theirs", "namespace": "default", "uid": "theirs"}, "spec": &spec,
+        });
+        let elsewhere = Arc::new(Elsewhere { memory, service, done: AtomicBool::new(false) });
+        world.registry.add_stage(elsewhere.clone());
+        let mut own = spec.clone();
+        own["clusterIP"] = wanted.into();
+        let made = world.service("ours", own).await;
+        assert!(elsewhere.done.load(Ordering::Relaxed));
+        assert_eq!(world.services().len(), 1 + usize::from(made.is_ok()));
+        match made {
+            Ok(made) => assert_eq!(made["spec"]["clusterIP"], "10.43.7.8", "it was decided again"),
+            Err(refusal) => assert_eq!((wanted, refusal.code()), ("10.43.7.7", 422), "{refusal}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,15 +1,6 @@
-//! The redb file: what is in it, how it is read at start and how a commit is written.
+//! The redb file: how it is opened, read at start and written to.
 //!
-//! Fed by the writer thread, which owns it. Live objects are read from here only at start.
-//!
-//! | table | key | value |
-//! |---|---|---|
-//! | `objects` | `resource NUL namespace NUL name` | header, JSON |
-//! | `changes` | revision | kind, key, the version before (header, JSON) |
-//! | `meta` | name | number |
-//!
-//! A change holds only the version that it replaced: the one that it made is the one that the
-//! next change of the object replaced, or the live one. So a create is written once.
+//! Owned by the [`Disk`](super::Disk).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,92 +9,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use super::ballast::Ballast;
-use super::catalog::Catalog;
-use super::object::{Event, EventKind, Key, Object, Revision, indexed};
+use super::entry::{Reader, entry_bytes, key_text, write_change, write_object};
+use crate::store::backend::Loaded;
+use crate::store::ballast::Ballast;
+use crate::store::catalog::Catalog;
+use crate::store::error::{FORMAT, StoreError};
+use crate::store::object::{Event, Key, Object, Revision};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 const CHANGES: TableDefinition<u64, &[u8]> = TableDefinition::new("changes");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The layout described above. Another one needs another number.
-const FORMAT: u64 = 1;
 const META_FORMAT: &str = "format";
 /// No revision up to this one is handed out again after a restart.
 const META_CEILING: &str = "revision-ceiling";
 /// Changes up to this revision are no longer kept.
 const META_COMPACTED: &str = "compacted";
 
-/// Revision (8 bytes) and where it stands in the JSON (4 bytes).
-const HEADER_BYTES: usize = 12;
 /// A list of an empty store has this one: 0 means something else to clients.
 const FIRST_REVISION: Revision = 1;
 const CACHE_BYTES: usize = 8 << 20;
-/// The file is compacted when it is larger than this many times what is in it …
+/// At start the file is compacted when it is larger than this many times what is in it …
 const WORTHWHILE_FACTOR: u64 = 2;
 /// … and this much more, because small files are not worth it.
 const WORTHWHILE_SLACK_BYTES: u64 = 2 << 20;
-
-/// Why the store cannot be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process has it open.
-    #[error("{} is in use by another process: is proa already running on this data directory?", .0.display())]
-    InUse(PathBuf),
-    /// It was written by another version of Proa.
-    #[error("{} has format {found}, but this version of proa reads format {FORMAT}", .path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What it says it is.
-        found: u64,
-    },
-    /// What it holds is not what was written.
-    #[error("{} is damaged: {what}; put a copy from before in its place", .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where and how.
-        what: String,
-    },
-    /// It is not there, though it was once.
-    #[error(
-        "{} is missing, and {} tells that there was a cluster here: put a copy in its place, \
-         or remove that directory too to begin a new cluster", .path.display(), .sign.display()
-    )]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// What tells that it was there.
-        sign: PathBuf,
-    },
-    /// The file cannot be read or written.
-    #[error("cannot use {}: {source}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Any other fault of the database.
-    #[error("{}: {source}", .path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// What redb says.
-        source: redb::Error,
-    },
-}
-
-impl StoreError {
-    fn is_no_space(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, StoreError::Io { source, .. } if matches!(source.kind(), QuotaExceeded | StorageFull))
-    }
-}
 
 /// How much of the past the file keeps.
 #[derive(Clone, Copy, Debug)]
@@ -114,25 +45,11 @@ pub struct DiskLimits {
     pub changes: usize,
     /// The most bytes of changes, whatever the size of the live data.
     pub change_bytes_min: u64,
-    /// The least time between two compactions of the file.
-    pub compact_interval: Duration,
-}
-
-/// What the file held at start.
-pub struct Loaded {
-    /// Live objects per resource.
-    pub objects: HashMap<Arc<str>, Vec<Arc<Object>>>,
-    /// Recent changes per resource, oldest first.
-    pub events: HashMap<Arc<str>, Vec<Arc<Event>>>,
-    /// Changes up to this one are gone.
-    pub compacted: Revision,
-    /// No revision up to this one may be handed out.
-    pub ceiling: Revision,
 }
 
 /// What one commit changes.
 #[derive(Default)]
-pub struct Commit<'a> {
+pub(super) struct Commit<'a> {
     /// The new version of each object, or that it is gone.
     pub objects: Vec<(&'a Key, Option<&'a Object>)>,
     /// The changes to keep for watches.
@@ -144,7 +61,7 @@ pub struct Commit<'a> {
 }
 
 /// The open file.
-pub struct Disk {
+pub(super) struct File {
     path: PathBuf,
     /// `None` after a fault, until it is opened again: redb refuses all work after one.
     database: Option<Database>,
@@ -153,7 +70,6 @@ pub struct Disk {
     live_bytes: u64,
     changes: VecDeque<Change>,
     change_bytes: u64,
-    compacted_at: Instant,
     ballast: Ballast,
 }
 
@@ -163,13 +79,13 @@ struct Change {
     since: Instant,
 }
 
-impl Disk {
+impl File {
     /// Opens or makes the file and reads all that is in it.
     pub fn open(
         path: &Path,
         catalog: &dyn Catalog,
         limits: DiskLimits,
-    ) -> Result<(Disk, Loaded), StoreError> {
+    ) -> Result<(File, Loaded), StoreError> {
         let opened = without_panic(|| Self::open_and_load(path, catalog, limits));
         opened.unwrap_or_else(|what| Err(StoreError::Damaged { path: path.to_owned(), what }))
     }
@@ -178,27 +94,30 @@ impl Disk {
         path: &Path,
         catalog: &dyn Catalog,
         limits: DiskLimits,
-    ) -> Result<(Disk, Loaded), StoreError> {
-        let database = if path.exists() { open(path)? } else { make(path)? };
-        let now = Instant::now();
-        let mut disk = Disk {
+    ) -> Result<(File, Loaded), StoreError> {
+        let mut database = if path.exists() { open(path)? } else { make(path)? };
+        let mut file = File {
             path: path.to_owned(),
             database: None,
             limits,
             live_bytes: 0,
             changes: VecDeque::new(),
             change_bytes: 0,
-            compacted_at: now,
             ballast: Ballast::of(path),
         };
-        let loaded = disk.load(&database, catalog)?;
-        disk.database = Some(database);
-        Ok((disk, loaded))
+        let loaded = file.load(&database, catalog)?;
+        file.compact_if_worthwhile(&mut database)?;
+        file.database = Some(database);
+        Ok((file, loaded))
     }
 
     fn load(&mut self, database: &Database, catalog: &dyn Catalog) -> Result<Loaded, StoreError> {
-        let mut loaded =
-            Loaded { objects: HashMap::new(), events: HashMap::new(), compacted: 0, ceiling: FIRST_REVISION };
+        let mut loaded = Loaded {
+            objects: HashMap::new(),
+            events: HashMap::new(),
+            compacted: 0,
+            revision: FIRST_REVISION,
+        };
         let read = database.begin_read().map_err(|e| self.fault(e))?;
         match read.open_table(META) {
             Err(TableError::TableDoesNotExist(_)) => {
@@ -214,15 +133,16 @@ impl Disk {
                     return Err(StoreError::Format { path: self.path.clone(), found });
                 }
                 loaded.compacted = number(META_COMPACTED)?;
-                loaded.ceiling = number(META_CEILING)?;
+                loaded.revision = number(META_CEILING)?;
             }
         }
+        let reader = Reader { path: &self.path, catalog, since: Instant::now() };
         let mut newest: HashMap<Key, Arc<Object>> = HashMap::new();
         let objects = read.open_table(OBJECTS).map_err(|e| self.fault(e))?;
         for entry in objects.iter().map_err(|e| self.fault(e))? {
             let (key, value) = entry.map_err(|e| self.fault(e))?;
             self.live_bytes += entry_bytes(key.value(), value.value());
-            let object = Arc::new(self.read_object(key.value(), value.value(), catalog)?);
+            let object = Arc::new(reader.read_object(key.value(), value.value())?);
             loaded.objects.entry(object.key.resource.clone()).or_default().push(object.clone());
             newest.insert(object.key.clone(), object);
         }
@@ -232,9 +152,9 @@ impl Disk {
             let (revision, value) = entry.map_err(|e| self.fault(e))?;
             let (revision, value) = (revision.value(), value.value());
             let bytes = value.len() as u64;
-            self.changes.push_front(Change { revision, bytes, since: self.compacted_at });
+            self.changes.push_front(Change { revision, bytes, since: reader.since });
             self.change_bytes += bytes;
-            match self.read_change(revision, value, &mut newest, catalog) {
+            match reader.read_change(revision, value, &mut newest) {
                 Ok(event) => events.push(event),
                 // Only watches from before the restart need it: they begin anew.
                 Err(error) => {
@@ -244,86 +164,11 @@ impl Disk {
                 }
             }
         }
-        loaded.ceiling = loaded.ceiling.max(FIRST_REVISION);
+        loaded.revision = loaded.revision.max(FIRST_REVISION);
         for event in events.into_iter().rev() {
             loaded.events.entry(event.object.key.resource.clone()).or_default().push(Arc::new(event));
         }
         Ok(loaded)
-    }
-
-    fn read_object(&self, key: &str, value: &[u8], catalog: &dyn Catalog) -> Result<Object, StoreError> {
-        let damaged = |what: &str| self.damaged(format!("{}: {what}", key.replace('\0', "/")));
-        let mut parts = key.split('\0');
-        let (Some(resource), Some(namespace), Some(name), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(damaged("the key has not three parts"));
-        };
-        let Some((header, json)) = value.split_at_checked(HEADER_BYTES) else {
-            return Err(damaged("the entry is too short"));
-        };
-        let revision = u64::from_le_bytes(header[..8].try_into().expect("eight bytes"));
-        let revision_at = u32::from_le_bytes(header[8..].try_into().expect("four bytes")) as usize;
-        let parsed: serde_json::Value =
-            serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
-        let digits = revision.to_string();
-        if json.get(revision_at..revision_at + digits.len()) != Some(digits.as_bytes()) {
-            return Err(damaged("its revision is not where the header says"));
-        }
-        let (labels, uid, deleting) = indexed(&parsed);
-        Ok(Object {
-            key: Key::new(resource, namespace, name),
-            revision,
-            bytes: Bytes::copy_from_slice(json),
-            labels,
-            fields: catalog.fields(resource, &parsed),
-            uid,
-            deleting,
-            revision_at,
-            since: self.compacted_at,
-        })
-    }
-
-    /// Reads a change; `newest` holds each object as it was after it, and then before it.
-    fn read_change(
-        &self,
-        revision: Revision,
-        value: &[u8],
-        newest: &mut HashMap<Key, Arc<Object>>,
-        catalog: &dyn Catalog,
-    ) -> Result<Event, StoreError> {
-        let damaged = || self.damaged(format!("change {revision} cannot be read"));
-        let (&[kind, low, high], rest) = value.split_first_chunk::<3>().ok_or_else(damaged)?;
-        let length = usize::from(u16::from_le_bytes([low, high]));
-        let (key, previous) = rest.split_at_checked(length).ok_or_else(damaged)?;
-        let key = std::str::from_utf8(key).map_err(|_| damaged())?;
-        let previous = match previous {
-            [] => None,
-            bytes => Some(Arc::new(self.read_object(key, bytes, catalog)?)),
-        };
-        let object_key = match &previous {
-            Some(previous) => previous.key.clone(),
-            None => {
-                let mut parts = key.splitn(3, '\0').map(str::to_owned);
-                let mut part = || parts.next().unwrap_or_default();
-                Key::new(part(), &part(), &part())
-            }
-        };
-        let kind = match kind {
-            0 => EventKind::Added,
-            1 => EventKind::Modified,
-            2 => EventKind::Deleted,
-            _ => return Err(damaged()),
-        };
-        let object = match (kind, &previous) {
-            (EventKind::Deleted, Some(previous)) => Arc::new(previous.at_revision(revision)),
-            _ => newest.get(&object_key).filter(|o| o.revision == revision).cloned().ok_or_else(damaged)?,
-        };
-        match &previous {
-            Some(previous) => newest.insert(object_key, previous.clone()),
-            None => newest.remove(&object_key),
-        };
-        Ok(Event::new(kind, object, previous))
     }
 
     /// Writes one commit durably, and forgets changes that are over the limits with it. Where there
@@ -437,28 +282,18 @@ impl Disk {
     }
 
     /// Makes the file smaller if it is much larger than what is in it. Takes about as long as
-    /// writing all that is in it, so it is done rarely.
-    pub fn compact_if_worthwhile(&mut self) -> Result<bool, StoreError> {
-        if self.compacted_at.elapsed() < self.limits.compact_interval {
-            return Ok(false);
-        }
+    /// writing all that is in it, so it is done where no write waits. Room that is free in a file
+    /// that is open is used again.
+    fn compact_if_worthwhile(&self, database: &mut Database) -> Result<(), StoreError> {
         let size = std::fs::metadata(&self.path)
             .map_err(|source| StoreError::Io { path: self.path.clone(), source })?
             .len();
         let content = self.live_bytes + self.change_bytes;
-        if size <= content * WORTHWHILE_FACTOR + WORTHWHILE_SLACK_BYTES {
-            return Ok(false);
+        if size > content * WORTHWHILE_FACTOR + WORTHWHILE_SLACK_BYTES {
+            database.compact().map_err(|e| self.fault(e))?;
+            tracing::debug!(before_bytes = size, content_bytes = content, "compacted the store");
         }
-        self.compacted_at = Instant::now();
-        let Some(mut database) = self.database.take() else { return Ok(false) };
-        let compacted = database.compact().map_err(|e| self.fault(e))?;
-        self.database = Some(database);
-        Ok(compacted)
-    }
-
-    /// Bytes of the live entries, keys and headers included.
-    pub fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        Ok(())
     }
 
     fn damaged(&self, what: String) -> StoreError {
@@ -565,36 +400,4 @@ fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
         said.lines().next().unwrap_or_default().to_owned()
     })
-}
-
-fn key_text(key: &Key) -> String {
-    [&*key.resource, "\0", &*key.namespace, "\0", &*key.name].concat()
-}
-
-fn entry_bytes(key: &str, value: &[u8]) -> u64 {
-    (key.len() + value.len()) as u64
-}
-
-fn write_object(buffer: &mut Vec<u8>, object: &Object) {
-    buffer.clear();
-    append_object(buffer, object);
-}
-
-fn append_object(buffer: &mut Vec<u8>, object: &Object) {
-    let revision_at = u32::try_from(object.revision_at).expect("a request body is far below 4 GiB");
-    buffer.extend_from_slice(&object.revision.to_le_bytes());
-    buffer.extend_from_slice(&revision_at.to_le_bytes());
-    buffer.extend_from_slice(&object.bytes);
-}
-
-fn write_change(buffer: &mut Vec<u8>, event: &Event) {
-    let key = key_text(&event.object.key);
-    let length = u16::try_from(key.len()).expect("names are at most a few hundred bytes");
-    buffer.clear();
-    buffer.push(event.kind as u8);
-    buffer.extend_from_slice(&length.to_le_bytes());
-    buffer.extend_from_slice(key.as_bytes());
-    if let Some(previous) = &event.previous {
-        append_object(buffer, previous);
-    }
 }
