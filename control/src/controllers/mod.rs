@@ -8,7 +8,8 @@
 //! - [`elect`]: whether this control plane decides at all
 //! - [`feed`]: what happens, from the watches
 //! - [`queue`]: which keys have to be looked at, and when they may be
-//! - [`execute`]: performs plans
+//! - [`execute`]: has plans performed
+//! - [`perform`]: performs the verbs of plans
 //! - [`record`]: writes Events
 //! - [`sampler`]: what is measured of pods, for the autoscalers
 
@@ -16,6 +17,7 @@ mod config;
 pub mod elect;
 pub mod execute;
 pub mod feed;
+pub mod perform;
 pub mod queue;
 pub mod record;
 pub mod sampler;

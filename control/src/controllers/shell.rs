@@ -20,6 +20,7 @@ use super::config::{COMPONENT, ControllersConfig};
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News, WatchedKind};
+use super::perform::Performer;
 use super::queue::{Namespaced, Queue};
 use super::record::{Recorder, Writer};
 use super::sampler::Sampler;
@@ -92,11 +93,13 @@ pub(super) async fn run(
         keep(task, &CancellationToken::new(), || async { writer.lock().await.run().await }).await;
     }));
     let executor = |user: &str| Executor {
-        registry: registry.clone(),
-        caller: Arc::new(Caller::system(user)),
+        performer: Performer {
+            registry: registry.clone(),
+            caller: Arc::new(Caller::system(user)),
+            pki: config.pki.clone(),
+        },
         recorder: recorder.clone(),
         term: term.clone(),
-        pki: config.pki.clone(),
     };
     let mut leadership = leadership.clone();
     let sync_period = Duration::try_from(config.settings.autoscaler.sync_period).unwrap_or_default();
