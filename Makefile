@@ -65,4 +65,4 @@ bench: release examples
 
 # Runs many seeds of the simulation (RUNS), or one that has failed again (SEED).
 sim:
-	PROA_SIM_SEED=$(SEED) PROA_SIM_RUNS=$(or $(RUNS),1000) PROA_SIM_STEPS=$(STEPS) cargo test --locked -p proa-logic --test simulation -- --nocapture
+	PROA_SIM_SEED=$(SEED) PROA_SIM_RUNS=$(or $(RUNS),1000) PROA_SIM_STEPS=$(STEPS) cargo test --locked -p proa-control --test simulation -- --nocapture

@@ -74,8 +74,7 @@ impl World {
     pub fn change_service(&mut self, app: &str) {
         match self.api.get("v1 Service", "default", app).cloned() {
             None => {
-                let spec =
-                    json!({"selector": {"app": app}, "ports": [{"port": 80}], "clusterIP": "10.43.0.9"});
+                let spec = json!({"selector": {"app": app}, "ports": [{"port": 80}]});
                 self.api
                     .create("v1", "Service", "default", json!({"metadata": {"name": app}, "spec": spec}))
                     .unwrap();

@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use proa_kinds::Part;
 use proa_logic::controllers::election::{Election, NAME, NAMESPACE};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::api::{Api, reference, text};
+use super::api::Api;
 use super::control::Control;
 use super::random::Random;
 
-const LEASE: &str = "coordination.k8s.io/v1 Lease";
-
 pub struct Plane {
+    /// The one that it works with, and no other does.
+    pub server: usize,
     identity: &'static str,
     election: Election,
     /// A Lease that is about to be written, and the clock when it was decided upon.
@@ -35,8 +34,9 @@ pub struct Plane {
 }
 
 impl Plane {
-    pub fn new(identity: &'static str, rate: u64) -> Self {
+    pub fn new(server: usize, identity: &'static str, rate: u64) -> Self {
         Plane {
+            server,
             identity,
             election: Election::new(identity),
             standing: None,
@@ -50,8 +50,11 @@ impl Plane {
 
     /// It dies and comes back, and knows nothing any more.
     pub fn restart(&mut self) {
-        *self =
-            Plane { stands_at: self.stands_at, ahead: self.ahead, ..Plane::new(self.identity, self.rate) };
+        *self = Plane {
+            stands_at: self.stands_at,
+            ahead: self.ahead,
+            ..Plane::new(self.server, self.identity, self.rate)
+        };
     }
 
     /// The time of day as it knows it.
@@ -78,7 +81,7 @@ impl Plane {
         }
         let term = self.election.term();
         if self.control.as_ref().is_none_or(|(of, _)| *of != term) {
-            self.control = Some((term, Control::start(api, self.now(api))));
+            self.control = Some((term, Control::start(api, self.server, self.now(api))));
         }
         self.control.as_mut().map(|(_, control)| control)
     }
@@ -90,12 +93,11 @@ impl Plane {
             let is_refused = faults && random.one_in(10);
             // It may be written without its writer being told.
             let is_told = !faults || !random.one_in(20);
-            if !is_refused && write(api, &lease) && is_told {
+            if !is_refused && self.write(api, &lease) && is_told {
                 self.election.written(clock);
             }
         } else if self.standing.is_none() && clock >= self.stands_at {
-            let current = api.get(LEASE, NAMESPACE, NAME).cloned();
-            let current = current.map(|lease| serde_json::from_value::<Lease>(lease).unwrap());
+            let current = self.lease(api);
             let holder = current.as_ref().and_then(|l| l.spec.as_ref()?.holder_identity.clone());
             if let Some(lease) = self.election.stand(current.as_ref(), clock, self.now(api)) {
                 if holder.is_some_and(|holder| holder != self.identity) {
@@ -109,28 +111,24 @@ impl Plane {
 
     /// It ends in an orderly way.
     pub fn resign(&mut self, api: &mut Api) {
-        let current = api.get(LEASE, NAMESPACE, NAME).cloned();
-        let Some(current) = current.map(|lease| serde_json::from_value::<Lease>(lease).unwrap()) else {
-            return;
-        };
+        // What it has begun comes before.
+        api.flush();
+        let Some(current) = self.lease(api) else { return };
         if let Some(lease) = self.election.resign(&current) {
-            write(api, &lease);
+            self.write(api, &lease);
             api.meet("a Lease is given back");
         }
         self.restart();
     }
-}
 
-/// Writes a Lease unless it has changed; true if it is written.
-fn write(api: &mut Api, lease: &Lease) -> bool {
-    let body = json!(lease);
-    let Some(current) = api.get(LEASE, NAMESPACE, NAME).cloned() else {
-        return api.create("coordination.k8s.io/v1", "Lease", NAMESPACE, body).is_ok();
-    };
-    if text(&current, "/metadata/resourceVersion") != text(&body, "/metadata/resourceVersion") {
-        api.meet("a Lease is lost to another");
-        return false;
+    /// The Lease as its server knows it.
+    fn lease(&self, api: &Api) -> Option<Lease> {
+        let leases = api.registry(self.server).collection("leases.coordination.k8s.io");
+        leases.get(NAMESPACE, NAME).map(|lease| lease.decode().unwrap())
     }
-    let new: Value = json!({"apiVersion": current["apiVersion"], "kind": current["kind"], "metadata": body["metadata"], "spec": body["spec"]});
-    api.update(&reference(&current), Part::Main, new).is_ok()
+
+    /// Writes a Lease unless it has changed; true if it is written.
+    fn write(&self, api: &mut Api, lease: &Lease) -> bool {
+        api.write_lease(self.server, NAMESPACE, NAME, json!(lease))
+    }
 }

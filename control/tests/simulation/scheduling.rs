@@ -23,6 +23,14 @@ const SORTS: [Sort; 6] = [
 const LAST: [usize; 6] = [2, 1, 1, 1, 3, 4];
 
 impl World {
+    pub fn start_scheduling(&mut self) {
+        for (name, value, ..) in SORTS {
+            let policy = if name == "shy" { "Never" } else { "PreemptLowerPriority" };
+            let class = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": policy});
+            self.api.create("scheduling.k8s.io/v1", "PriorityClass", "", class).unwrap();
+        }
+    }
+
     pub fn disturb_scheduling(&mut self) {
         match self.random.below(12) {
             0..8 => {
@@ -168,15 +176,14 @@ impl World {
 }
 
 fn pod_spec(name: &str) -> Value {
-    let (_, priority, cpu, _) = SORTS.into_iter().find(|(sort, ..)| *sort == name).expect("a sort");
+    let (_, _, cpu, _) = SORTS.into_iter().find(|(sort, ..)| *sort == name).expect("a sort");
     let requests = json!({"requests": {"cpu": cpu}});
     let own = json!({"matchLabels": {"app": name}});
     let mut spec = json!({
-        "priority": priority,
+        "priorityClassName": name,
         "containers": [{"name": "c", "image": "v0", "resources": requests}],
     });
     match name {
-        "shy" => spec["preemptionPolicy"] = "Never".into(),
         "apart" => {
             spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
                 {"topologyKey": "kubernetes.io/hostname", "labelSelector": own}]}});

@@ -1,19 +1,27 @@
 //! The control plane as the shell runs it, in steps that chance can order: each kind's watch may
-//! lag, plans are executed action by action, and a restart forgets everything but the API.
+//! lag, plans are executed action by action, which may wait for their commit, and a restart forgets
+//! everything but the API.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use proa_api::Refusal;
-use proa_kinds::built_in;
+use proa_control::controllers::perform::Done;
+use proa_control::registry::WatchOptions;
+use proa_control::store::memory::Fault;
+use proa_control::store::{EventKind, Revision};
+use proa_control::watch::{WatchItem, WatchStream};
+use proa_kinds::Kind;
 use proa_logic::controllers::reconcile;
 use proa_logic::scheduler::Scheduler;
 use proa_logic::world::autoscaling::sample::Sample;
+use proa_logic::world::observed::Change;
 use proa_logic::world::plan::{Action, Plan, Reference, Verb};
 use proa_logic::world::{Controller, Key, KindName, Object, Observed, Wakes};
+use tokio::task::JoinHandle;
 
-use super::api::{Api, kind_name};
+use super::api::{Api, Written, kind_name};
 use super::random::Random;
 use super::{keys, oracle, scaling};
 
@@ -27,6 +35,8 @@ enum Work {
 #[derive(Default)]
 struct Running {
     actions: VecDeque<Action>,
+    /// What has been started and waits for its commit.
+    waiting: Option<(Action, JoinHandle<Done>)>,
     failed: bool,
     /// What was refused of a create or a change of size.
     refused: Option<String>,
@@ -34,11 +44,28 @@ struct Running {
     done: bool,
 }
 
+/// The watch of one kind.
+struct Feed {
+    kind: Arc<Kind>,
+    name: KindName,
+    stream: WatchStream,
+    /// How far it has come.
+    seen: Revision,
+}
+
+/// What a watch shows.
+enum News {
+    Changed(Change),
+    /// It has to begin anew.
+    Ended,
+}
+
 pub struct Control {
+    /// Which server it works with.
+    server: usize,
     pub seen: Observed,
     scheduler: Scheduler,
-    /// How far each kind's watch has come in the log.
-    cursors: BTreeMap<String, (KindName, usize)>,
+    feeds: BTreeMap<String, Feed>,
     dirty: BTreeSet<(Controller, Key)>,
     timers: BTreeMap<(Controller, Key), Timestamp>,
     running: BTreeMap<Work, Running>,
@@ -46,72 +73,108 @@ pub struct Control {
     decided: oracle::Decided,
 }
 
+impl Feed {
+    /// A watch from now on, with all that is there.
+    fn start(api: &Api, server: usize, kind: &Arc<Kind>) -> (Feed, Vec<Object>) {
+        let options = WatchOptions { send_initial_events: true, ..WatchOptions::default() };
+        let mut stream = api.registry(server).watch(kind, None, options).expect("a watch of everything");
+        let name = KindName::new(&kind.api_version(), &kind.kind);
+        let mut objects = Vec::new();
+        loop {
+            match api.runtime().block_on(stream.next()) {
+                Some(WatchItem::Event(_, object, _)) => objects.push(decode(kind, &name, &object.bytes)),
+                Some(WatchItem::Bookmark(seen, true)) => {
+                    return (Feed { kind: kind.clone(), name, stream, seen }, objects);
+                }
+                other => panic!("{other:?} in the initial state"),
+            }
+        }
+    }
+
+    /// The next that is there already.
+    fn next(&mut self, seen: &mut Observed, now: Timestamp) -> Option<News> {
+        match self.stream.next().now_or_never()? {
+            Some(WatchItem::Event(kind, object, _)) => {
+                self.seen = object.revision;
+                let object = decode(&self.kind, &self.name, &object.bytes);
+                Some(News::Changed(match kind {
+                    EventKind::Deleted => seen.delete(&object.meta, now),
+                    EventKind::Added | EventKind::Modified => seen.apply(object, now),
+                }))
+            }
+            Some(WatchItem::Bookmark(..)) => None,
+            Some(WatchItem::Error(_)) | None => Some(News::Ended),
+        }
+    }
+}
+
 impl Control {
     /// A fresh start: the whole state is listed.
-    pub fn start(api: &Api, now: Timestamp) -> Self {
-        let mut seen = Observed { kinds: Arc::new(built_in::table()), ..Observed::new("PEM") };
+    pub fn start(api: &Api, server: usize, now: Timestamp) -> Self {
+        let mut seen = Observed { kinds: api.registry(server).kinds(), ..Observed::new("PEM") };
         seen.settings.cluster_cidr = "10.42.0.0/16".into();
         let mut control = Control {
+            server,
             seen,
             scheduler: Scheduler::default(),
-            cursors: BTreeMap::new(),
+            feeds: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
             running: BTreeMap::new(),
             decided: oracle::Decided::default(),
         };
+        let kinds: Vec<Arc<Kind>> = api.kinds().filter(|k| k.kind != "Event").cloned().collect();
         let mut wakes = Wakes::default();
-        for kind in built_in::table().iter().filter(|k| k.kind != "Event" && k.view.is_none()) {
-            let name = KindName::new(&kind.api_version(), &kind.kind);
-            let text = kind_name(&name.api_version, &name.kind);
-            let objects = api.list(&text).map(|o| decode(&name, o)).collect();
-            for change in control.seen.reset(&name, objects, now) {
-                control.scheduler.apply(&control.seen, &change, now);
-                wakes.add(&control.seen, &change);
-            }
-            control.cursors.insert(text, (name, api.log.len()));
-        }
+        kinds.iter().for_each(|kind| control.list(api, kind, now, &mut wakes));
         control.dirty.extend(wakes.keys);
         control
     }
 
-    /// Shows up to `count` entries of the log to one kind's watch, or to all.
-    pub fn watch(&mut self, api: &Api, now: Timestamp, kind: Option<usize>, count: usize) {
+    fn list(&mut self, api: &Api, kind: &Arc<Kind>, now: Timestamp, wakes: &mut Wakes) {
+        let (feed, objects) = Feed::start(api, self.server, kind);
+        for change in self.seen.reset(&feed.name, objects, now) {
+            self.scheduler.apply(&self.seen, &change, now);
+            wakes.add(&self.seen, &change);
+        }
+        wakes.complete(&self.seen, &feed.name);
+        self.feeds.insert(kind_name(&feed.name.api_version, &feed.name.kind), feed);
+    }
+
+    /// Shows up to `count` changes to one kind's watch, or to all.
+    pub fn watch(&mut self, api: &mut Api, now: Timestamp, kind: Option<usize>, count: usize) {
         let mut wakes = Wakes::default();
-        let kinds: Vec<String> = self.cursors.keys().cloned().collect();
-        let chosen: Vec<&String> = match kind {
-            Some(index) => vec![&kinds[index % kinds.len()]],
-            None => kinds.iter().collect(),
-        };
-        for kind in chosen {
-            let (name, cursor) = self.cursors[kind].clone();
-            let end = api.log.len().min(cursor + count);
-            for entry in api.log[cursor..end].iter().filter(|e| e.kind == *kind) {
-                let object = decode(&name, &entry.object);
-                let change = if entry.deleted {
-                    self.seen.delete(&object.meta, now)
-                } else {
-                    self.seen.apply(object, now)
-                };
-                self.scheduler.apply(&self.seen, &change, now);
-                wakes.add(&self.seen, &change);
+        let kinds = self.feeds.len();
+        let chosen = self.feeds.values_mut().enumerate();
+        let chosen = chosen.filter(|(index, _)| kind.is_none_or(|kind| kind % kinds == *index));
+        let mut ended = Vec::new();
+        for (_, feed) in chosen {
+            for _ in 0..count {
+                match feed.next(&mut self.seen, now) {
+                    Some(News::Changed(change)) => {
+                        self.scheduler.apply(&self.seen, &change, now);
+                        wakes.add(&self.seen, &change);
+                    }
+                    Some(News::Ended) => {
+                        ended.push(feed.kind.clone());
+                        break;
+                    }
+                    None => break,
+                }
             }
-            self.cursors.insert(kind.clone(), (name, end));
+        }
+        for kind in ended {
+            api.meet("a watch begins anew");
+            self.list(api, &kind, now, &mut wakes);
         }
         self.dirty.extend(wakes.keys);
         self.decided.forget(&self.seen);
-        self.settle(api);
+        self.settle();
     }
 
     /// Lets go of the keys whose writes the index has seen.
-    fn settle(&mut self, api: &Api) {
-        let cursors = &self.cursors;
-        let passed = |kind: &str, revision: u64| {
-            let cursor = cursors[kind].1;
-            api.log[..cursor].last().is_some_and(|e| e.revision >= revision)
-        };
-        self.running
-            .retain(|_, r| !(r.done && r.writes.iter().all(|(kind, revision)| passed(kind, *revision))));
+    fn settle(&mut self) {
+        let passed = |(kind, revision): &(String, u64)| self.feeds[kind].seen >= *revision;
+        self.running.retain(|_, r| !(r.done && r.writes.iter().all(passed)));
     }
 
     /// Decides about one key, or lets the scheduler decide.
@@ -155,26 +218,47 @@ impl Control {
         self.running.insert(work, Running { actions: plan.actions.into(), ..Running::default() });
     }
 
-    /// Executes one action of one plan. `fault` refuses it as a busy server would.
-    pub fn execute(&mut self, api: &mut Api, now: Timestamp, random: &mut Random, fault: bool) -> bool {
+    /// Executes one action of one plan, or looks at what has become of it. With `faults` it may fail,
+    /// or wait for its commit while others go on.
+    pub fn execute(&mut self, api: &mut Api, now: Timestamp, random: &mut Random, faults: bool) -> bool {
         let works: Vec<Work> = self.running.iter().filter(|(_, r)| !r.done).map(|(w, _)| w.clone()).collect();
         if works.is_empty() {
             return false;
         }
         let work = works[random.below(works.len())].clone();
+        let user = match &work {
+            Work::Controller(..) => "system:kube-controller-manager",
+            Work::Scheduler(_) => "system:kube-scheduler",
+        };
         let running = self.running.get_mut(&work).unwrap();
-        if let Some(action) = running.actions.pop_front() {
+        if let Some((action, request)) = running.waiting.take() {
+            match api.answer(request) {
+                Ok(done) => running.note(api, &action.verb, done),
+                Err(request) => running.waiting = Some((action, request)),
+            }
+        } else if let Some(action) = running.actions.pop_front() {
             if action.chained && running.failed {
                 running.actions.clear();
             } else {
                 check(api, &work, &action.verb);
-                let done = if fault { Err(Refusal::unavailable("busy")) } else { api.perform(&action.verb) };
-                running.note(api, &action.verb, done);
+                if faults && random.one_in(8) {
+                    api.fail(if random.one_in(2) { Fault::Refused } else { Fault::Unanswered });
+                }
+                if faults && random.one_in(2) {
+                    api.lag();
+                }
+                if faults && random.one_in(3) {
+                    let request = api.start(self.server, user, &action.verb);
+                    running.waiting = Some((action, request));
+                } else {
+                    let done = api.perform(self.server, user, &action.verb);
+                    running.note(api, &action.verb, done);
+                }
             }
         }
-        if running.actions.is_empty() {
+        if running.actions.is_empty() && running.waiting.is_none() {
             self.finish(&work, now);
-            self.settle(api);
+            self.settle();
         }
         true
     }
@@ -234,7 +318,7 @@ impl Control {
 }
 
 impl Running {
-    fn note(&mut self, api: &mut Api, verb: &Verb, done: Result<Option<(String, u64)>, Refusal>) {
+    fn note(&mut self, api: &mut Api, verb: &Verb, done: Written) {
         let refusal = match done {
             Ok(written) => return self.writes.extend(written),
             Err(refusal) => refusal,
@@ -282,6 +366,10 @@ fn check_collected(api: &Api, target: &Reference) {
     }
 }
 
-fn decode(name: &KindName, object: &serde_json::Value) -> Object {
-    Object::decode(name, &serde_json::to_vec(object).unwrap()).unwrap()
+fn decode(kind: &Kind, name: &KindName, bytes: &[u8]) -> Object {
+    let object = Object::decode(name, bytes).unwrap();
+    match kind.scale() {
+        Some(paths) => object.sized(paths, bytes).unwrap(),
+        None => object,
+    }
 }

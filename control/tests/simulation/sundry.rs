@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::SignedDuration;
+use proa_control::registry::Caller;
 use proa_kinds::Part;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::{Value, json};
@@ -108,7 +109,7 @@ impl World {
     /// Endpoints by hand, for a Service that has no selector, or gets one.
     fn change_endpoints(&mut self) {
         let Some(service) = self.api.get("v1 Service", "default", "hand").cloned() else {
-            let spec = json!({"ports": [{"port": 80}], "clusterIP": "10.43.0.8"});
+            let spec = json!({"ports": [{"port": 80}]});
             let body = json!({"metadata": {"name": "hand"}, "spec": spec});
             self.api.create("v1", "Service", "default", body).unwrap();
             return;
@@ -169,11 +170,13 @@ impl World {
             if is_bootstrap { ("system:bootstrap:abcdef", "system:bootstrappers") } else { ("jane", "devs") };
         let spec = json!({
             "request": BASE64.encode(pem), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-            "usages": ["digital signature", "client auth"], "username": user,
-            "groups": [group, "system:authenticated"],
+            "usages": ["digital signature", "client auth"],
         });
         let body = json!({"metadata": {"name": name}, "spec": spec});
-        self.api.create("certificates.k8s.io/v1", "CertificateSigningRequest", "", body).unwrap();
+        let groups = vec![group.to_owned(), "system:authenticated".to_owned()];
+        let caller = Caller { user: user.to_owned(), groups, ..Caller::default() };
+        let version = "certificates.k8s.io/v1";
+        self.api.create_as(caller, version, "CertificateSigningRequest", "", body).unwrap();
     }
 
     /// A pod that brings its claim along comes, or goes.
@@ -225,11 +228,7 @@ impl World {
                 json!({"replicas": 2, "serviceName": "x", "selector": selector, "template": template}),
             ),
             2 => ("batch/v1", "Job", json!({"completions": 2, "parallelism": 2, "template": task})),
-            3 => (
-                "v1",
-                "Service",
-                json!({"selector": {"app": "x"}, "ports": [{"port": 80}], "clusterIP": "10.43.0.7"}),
-            ),
+            3 => ("v1", "Service", json!({"selector": {"app": "x"}, "ports": [{"port": 80}]})),
             4 => ("policy/v1", "PodDisruptionBudget", json!({"minAvailable": 1, "selector": selector})),
             _ => ("v1", "ResourceQuota", json!({"hard": {"pods": "4"}})),
         };

@@ -23,7 +23,7 @@ impl World {
                     self.register(node);
                 }
             }
-            2 => self.api.now += SignedDuration::from_secs(45),
+            2 => self.pass(SignedDuration::from_secs(45)),
             _ => {
                 self.silent.insert(node);
             }

@@ -4,10 +4,10 @@
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use proa_kinds::Part;
-use proa_kinds::admission::eviction::{Verdict, decide};
+use proa_kinds::admission::quota::{Claim, Count};
 use serde_json::{Value, json};
 
-use super::api::{reference, text};
+use super::api::{Api, kind_name, reference, text};
 use super::{Users, World, is_ready};
 
 impl World {
@@ -88,7 +88,7 @@ impl World {
     pub fn check_quotas(&self) {
         for quota in self.api.list("v1 ResourceQuota") {
             let typed: ResourceQuota = serde_json::from_value(quota.clone()).unwrap();
-            let counted = self.api.counted(&typed);
+            let counted = counted(&self.api, &typed);
             for (resource, used) in quota["status"]["used"].as_object().into_iter().flatten() {
                 if let Some(counted) = counted["used"].get(resource) {
                     let late =
@@ -117,28 +117,21 @@ impl World {
             return;
         }
         let pod = pods[self.random.below(pods.len())].clone();
-        let budget = self.api.get("policy/v1 PodDisruptionBudget", "default", app).cloned().unwrap();
-        let typed = serde_json::from_value(budget.clone()).unwrap();
-        match decide(&serde_json::from_value(pod.clone()).unwrap(), vec![typed], self.api.now) {
-            Err(refusal) => {
-                assert_eq!(refusal.code(), 429, "{refusal}");
-                return self.api.meet("a budget refuses");
-            }
-            Ok(Verdict::Free) => {
-                let counts = is_ready(&pod) && pod["metadata"]["deletionTimestamp"].is_null();
-                assert!(!counts, "a healthy pod goes for free: {pod}");
-            }
-            Ok(Verdict::Paid(paid)) => {
-                let mut new = budget.clone();
-                new["status"] = json!(paid.status);
-                self.api.update(&reference(&budget), Part::STATUS, new).unwrap();
-                if self.users == Users::Policies {
-                    self.check_paid(app, &pod, &pods);
-                }
-            }
+        let counts = is_ready(&pod) && pod["metadata"]["deletionTimestamp"].is_null();
+        let before = self.api.log.len();
+        if self.random.one_in(8) {
+            self.api.fail_after(1);
         }
-        if !self.random.one_in(8) {
-            self.api.delete(&reference(&pod), None, None);
+        let evicted = self.api.evict(&reference(&pod));
+        let is_paid = self.api.log[before..].iter().any(|e| e.kind == "policy/v1 PodDisruptionBudget");
+        match evicted {
+            Err(refusal) if refusal.code() == 429 => return self.api.meet("a budget refuses"),
+            // It failed half way, or the pod has just gone.
+            Err(refusal) => assert!([404, 409, 500].contains(&refusal.code()), "{refusal}"),
+            Ok(()) => assert!(is_paid || !counts, "a healthy pod goes for free: {pod}"),
+        }
+        if is_paid && self.users == Users::Policies {
+            self.check_paid(app, &pod, &pods);
         }
     }
 
@@ -168,4 +161,18 @@ impl World {
             assert!(!fails(set), "it is refused nothing any more: {set:#}");
         }
     }
+}
+
+/// What a quota holds by all that is there.
+fn counted(api: &Api, quota: &ResourceQuota) -> Value {
+    let mut count = Count::new(quota);
+    for (plural, group) in count.kinds() {
+        let row = api.kinds().find(|row| row.plural == plural && row.group == group).expect("a kind");
+        let kind = kind_name(&row.api_version(), &row.kind);
+        let namespace = quota.metadata.namespace.as_deref().unwrap_or_default();
+        for object in api.list(&kind).filter(|o| text(o, "/metadata/namespace") == namespace) {
+            count.add(&Claim::of(&group, &plural, object, api.now));
+        }
+    }
+    json!(count.status())
 }
