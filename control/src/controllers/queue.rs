@@ -4,11 +4,11 @@
 //! before the index has seen what was written for it: a decision on an index older than its own
 //! last write would do the same again. Namespaces take turns: one with many keys keeps no other waiting.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use proa_api::turns::RoundRobin;
 
 use crate::store::Revision;
 
@@ -27,10 +27,8 @@ pub trait Namespaced {
 #[derive(Debug)]
 pub struct Queue<K> {
     ready: BTreeSet<K>,
-    /// The same in the order in which they were woken, by namespace. No queue is left empty.
-    turns: BTreeMap<Arc<str>, VecDeque<K>>,
-    /// The namespace that had the last turn.
-    last: Arc<str>,
+    /// The same in turns of their namespaces.
+    turns: RoundRobin<Arc<str>, K>,
     busy: BTreeMap<K, Busy>,
     /// Per kind, what the index has to come to and who waits for it.
     waits: BTreeMap<usize, BTreeSet<(Revision, K)>>,
@@ -51,8 +49,7 @@ impl<K> Default for Queue<K> {
     fn default() -> Self {
         Queue {
             ready: BTreeSet::new(),
-            turns: BTreeMap::new(),
-            last: "".into(),
+            turns: RoundRobin::new(),
             busy: BTreeMap::new(),
             waits: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -69,7 +66,7 @@ impl<K: Ord + Clone + Namespaced> Queue<K> {
             Some(busy) => busy.woken = true,
             None => {
                 if self.ready.insert(key.clone()) {
-                    self.turns.entry(Arc::clone(key.namespace())).or_default().push_back(key);
+                    self.turns.push(Arc::clone(key.namespace()), key);
                 }
             }
         }
@@ -77,14 +74,7 @@ impl<K: Ord + Clone + Namespaced> Queue<K> {
 
     /// The next key that can be looked at.
     pub fn take(&mut self) -> Option<K> {
-        let behind = (Bound::Excluded(Arc::clone(&self.last)), Bound::Unbounded);
-        let (namespace, _) = self.turns.range(behind).chain(&self.turns).next()?;
-        self.last = Arc::clone(namespace);
-        let keys = self.turns.get_mut(&self.last)?;
-        let key = keys.pop_front()?;
-        if keys.is_empty() {
-            self.turns.remove(&self.last);
-        }
+        let key = self.turns.next()?;
         self.ready.remove(&key);
         Some(key)
     }
