@@ -43,9 +43,6 @@ mod targets;
 mod task;
 mod terminal;
 mod wasm;
-// In the words of the program that reads it.
-#[path = "../../wasm/src/config.rs"]
-#[allow(dead_code)]
 mod wasm_config;
 mod wasm_view;
 
