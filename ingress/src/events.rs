@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use proa_api::names;
+use proa_api::namespaced_name::NamespacedName;
 use proa_api::telling::{Entry, Ledger, News};
 use tokio::sync::watch;
 
@@ -18,6 +19,9 @@ use crate::route::Problem;
 
 /// A write may take this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An Ingress by name and uid.
+type About = (NamespacedName, String);
 
 /// Writes what is new until its sender is gone.
 pub async fn run(client: Client, mut problems: watch::Receiver<BTreeSet<Problem>>) {
@@ -34,11 +38,11 @@ pub async fn run(client: Client, mut problems: watch::Receiver<BTreeSet<Problem>
     }
 }
 
-async fn write(client: &Client, ledger: &mut Ledger<String>, problem: &Problem) {
-    let Some(((namespace, name), uid)) = &problem.about else { return };
+async fn write(client: &Client, ledger: &mut Ledger<About>, problem: &Problem) {
+    let Some(about @ ((namespace, name), uid)) = &problem.about else { return };
     let news = News {
         component: names::INGRESS_CONTROLLER.into(),
-        about: uid.clone(),
+        about: about.clone(),
         warning: true,
         reason: problem.reason.into(),
         message: problem.message.clone(),
@@ -63,13 +67,14 @@ async fn write(client: &Client, ledger: &mut Ledger<String>, problem: &Problem) 
     }
 }
 
-async fn put(api: &Api<Event>, entry: &Entry<String>, about: ObjectReference) -> Result<(), kube::Error> {
+async fn put(api: &Api<Event>, entry: &Entry<About>, about: ObjectReference) -> Result<(), kube::Error> {
     let event = entry.event(about, "");
     if entry.count > 1 {
         let name = event.metadata.name.as_deref().unwrap_or_default();
-        // Without it, it has expired: it is written anew.
-        if api.patch(name, &PatchParams::default(), &Patch::Merge(entry.again())).await.is_ok() {
-            return Ok(());
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(entry.again())).await {
+            // It has expired: it is written anew.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            patched => return patched.map(drop),
         }
     }
     api.create(&PostParams::default(), &event).await.map(drop)

@@ -225,7 +225,7 @@ mod tests {
                 .map(|Named(of, name)| format!("{of}/{name}"))
                 .collect()
         };
-        assert_eq!(order(&mut queue), ["aaa/1", "bbb/1", "/1"]);
+        assert_eq!(order(&mut queue), ["/1", "aaa/1", "bbb/1"]);
         queue.wake(named("bbb", "2"));
         assert_eq!(order(&mut queue), ["aaa/2", "bbb/2", "aaa/3"]);
         assert!(!queue.is_ready());

@@ -12,7 +12,6 @@ mod fields;
 mod protobuf;
 mod words;
 
-use crate::Kind;
 use proa_api::Refusal;
 use serde::de::DeserializeSeed;
 use serde_json::Value;

@@ -170,6 +170,8 @@ async fn what_is_not_stored_is_validated_too() {
     let spec = json!({ "replicas": 2, "selector": { "matchLabels": { "a": "b" } }, "template": template });
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
     assert_eq!(f.post(deployments, json!({ "metadata": { "name": "d" }, "spec": spec })).await.code, 201);
+    let account = json!({ "metadata": { "name": "default" } });
+    assert_eq!(f.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
     let scale = format!("{deployments}/d/scale");
     let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
     let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
