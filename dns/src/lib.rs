@@ -23,6 +23,7 @@ pub async fn run(
     client: kube::Client,
     shutdown: CancellationToken,
 ) -> Result<(), DnsError> {
-    Server::bind(config).await?.run(client, shutdown).await;
+    let server = Server::bind(config).await?;
+    Box::pin(server.run(client, shutdown)).await;
     Ok(())
 }

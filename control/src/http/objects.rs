@@ -157,19 +157,18 @@ impl Patched {
     }
 }
 
+/// Makes of what is there what is to be there.
+type Change = Box<dyn Fn(&Value) -> Result<Value, Refusal> + Send + Sync>;
+
 /// A patch as a change of what is there.
-fn patching(
-    api: &Api,
-    kind: &Kind,
-    call: &Call,
-) -> Result<(impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync + use<>, Patched), Refusal> {
+fn patching(api: &Api, kind: &Kind, call: &Call) -> Result<(Change, Patched), Refusal> {
     // Clients learn from this one that nothing can be applied here.
     let type_ = patch::Type::from_content_type(&call.media_type())?;
     let validation = call.query.field_validation("PatchOptions")?;
     let last = Patched::default();
     let (run, body, name) = (last.clone(), call.body.clone(), call.name().to_owned());
     let row = row(api, kind)?;
-    let change = move |current: &Value| {
+    let change = Box::new(move |current: &Value| {
         let changed = patch::apply(&row, type_, current, &body)?;
         let mut found = Vec::new();
         if validation != FieldValidation::Ignore {
@@ -180,7 +179,7 @@ fn patching(
         }
         *run.0.lock().unwrap_or_else(PoisonError::into_inner) = (found, changed.clone());
         Ok(changed)
-    };
+    });
     Ok((change, last))
 }
 

@@ -162,8 +162,11 @@ impl Metrics {
     }
 }
 
+/// A node, and what it has answered.
+type Answered = Result<(String, Result<history::Reading, String>), JoinError>;
+
 impl State {
-    fn note(&mut self, answered: Option<Result<(String, Result<history::Reading, String>), JoinError>>) {
+    fn note(&mut self, answered: Option<Answered>) {
         // What panics is caught, and nobody ends them.
         let Some(Ok((name, answer))) = answered else { return };
         // It may be gone meanwhile.

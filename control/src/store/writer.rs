@@ -107,6 +107,9 @@ pub(super) struct Writer {
     maintained_at: Instant,
 }
 
+/// The events of a commit.
+type Committed = Result<Vec<Arc<Event>>, WriteError>;
+
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, backend: Box<dyn Backend>, limits: Limits) -> Writer {
         Writer { shared, backend, limits, maintained_at: Instant::now() }
@@ -245,7 +248,7 @@ impl Writer {
 
     /// Commits what is decided, and publishes what has become of it. Gives the collections whose
     /// watchers are to be woken.
-    fn commit(&mut self, decided: Decided) -> (Result<Vec<Arc<Event>>, WriteError>, Vec<Arc<Collection>>) {
+    fn commit(&mut self, decided: Decided) -> (Committed, Vec<Arc<Collection>>) {
         if decided.is_empty() {
             return (Ok(Vec::new()), Vec::new());
         }

@@ -30,8 +30,11 @@ pub(super) struct Layout {
     /// Where things are made before they get their names.
     temporary: PathBuf,
     /// What [`Layout::sizes`] has found, by the records' file names.
-    sizes: Arc<Mutex<HashMap<OsString, (Stamp, (String, u64))>>>,
+    sizes: Arc<Mutex<Sizes>>,
 }
+
+/// By the file name of a record: as which the record was read, and the name and size it tells.
+type Sizes = HashMap<OsString, (Stamp, (String, u64))>;
 
 /// What changes with a file: its inode, when it was written, and its size.
 #[derive(PartialEq)]

@@ -52,7 +52,8 @@ impl Volumes {
 
     async fn directories(&self) -> Result<(), String> {
         let wanted = self.away(|volumes| Ok(claim::wanted(&volumes.pod, &volumes.host.paths))).await?;
-        let claims = self.unless_cancelled(self.host.objects.fetch_claims(&self.pod, &wanted)).await?;
+        let claims =
+            self.unless_cancelled(Box::pin(self.host.objects.fetch_claims(&self.pod, &wanted))).await?;
         // Taken last: while a turn is held nothing is waited for but the disk.
         let turn = self.unless_cancelled(async { Ok(DIRECTORIES.acquire().await.ok()) }).await?;
         let found = self

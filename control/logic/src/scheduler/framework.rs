@@ -191,6 +191,13 @@ pub struct Rejected {
     pub misfit: Misfit,
 }
 
+/// Of [`Points::filter`].
+pub type Filter<K> = fn(&Cycle<'_>, &K, &NodeInfo) -> Result<(), Misfit>;
+/// Of [`Points::count_pod`].
+pub type CountPod<K> = fn(&Cycle<'_>, &mut K, &Pod, &NodeInfo, i64);
+/// Of [`Points::pre_score`].
+pub type PreScore<K> = fn(&Cycle<'_>, &mut K, &[&NodeInfo]) -> bool;
+
 /// What a plugin has to say, and at which points: a function for each. `K` is what the plugins of
 /// a registry keep of the pod that is being placed, each in a field of its own.
 pub struct Points<K> {
@@ -203,13 +210,13 @@ pub struct Points<K> {
     pub pre_filter: Option<fn(&Cycle<'_>, &mut K) -> PreFilter>,
     /// Once per node. Allocates nothing for a node that fits. The node may be another than the
     /// snapshot has at its place: preemption tries nodes without some of their pods.
-    pub filter: Option<fn(&Cycle<'_>, &K, &NodeInfo) -> Result<(), Misfit>>,
+    pub filter: Option<Filter<K>>,
     /// Counts another pod on the node in (1) or out (-1), to keep true what is kept while preemption
     /// tries what happens without that pod, or with a nominated one.
-    pub count_pod: Option<fn(&Cycle<'_>, &mut K, &Pod, &NodeInfo, i64)>,
+    pub count_pod: Option<CountPod<K>>,
     /// Once per pod, with the nodes that it fits on. False if all nodes are alike to the plugin: it
     /// is not asked for scores then.
-    pub pre_score: Option<fn(&Cycle<'_>, &mut K, &[&NodeInfo]) -> bool>,
+    pub pre_score: Option<PreScore<K>>,
     /// Once per such node: how good it is for the pod; to be normalized.
     pub score: Option<fn(&Cycle<'_>, &K, &NodeInfo) -> i64>,
     /// Brings the scores to 0..=[`MAX_SCORE`]; none where they are so already.
