@@ -104,6 +104,17 @@ fn adopted_after(signal: Signal, meanwhile: impl FnOnce(&mut Cluster)) -> Cluste
     cluster
 }
 
+/// Kills both containers in their sandbox, and waits until they run again.
+fn killed(cluster: &Cluster, holder: Pid) {
+    for (name, word) in [("wasm", "wasm"), ("container", "while true")] {
+        kill(child_of(holder, word), Signal::SIGKILL).expect("it runs");
+        cluster.wait(&format!("{name} to be restarted"), || {
+            let pod = cluster.get("pod", "both");
+            restarts(&pod, name) == 1 && container(&pod, name)["state"].get("running").is_some()
+        });
+    }
+}
+
 /// Deletes a pod that has been adopted, which takes its time only.
 fn deleted(cluster: &Cluster) {
     cluster.kubectl(&["delete", "pod", "both"]);
@@ -120,13 +131,7 @@ fn pods_are_adopted_by_another_proa() {
     let cluster = adopted_after(Signal::SIGTERM, Cluster::upgrade);
     // What it starts runs in the sandbox that the other one has started.
     let holder = sandbox(&cluster);
-    for (name, word) in [("wasm", "wasm"), ("container", "while true")] {
-        kill(child_of(holder, word), Signal::SIGKILL).expect("it runs");
-        cluster.wait(&format!("{name} to be restarted"), || {
-            let pod = cluster.get("pod", "both");
-            restarts(&pod, name) == 1 && container(&pod, name)["state"].get("running").is_some()
-        });
-    }
+    killed(&cluster, holder);
     assert_eq!(sandbox(&cluster), holder);
     deleted(&cluster);
 }
@@ -140,12 +145,8 @@ fn pods_are_adopted_after_sigkill() {
 fn a_killed_process_is_restarted_and_shown_as_kubernetes_shows_it() {
     let cluster = cluster_with_pod();
     let holder = sandbox(&cluster);
-    for (name, word) in [("wasm", "wasm"), ("container", "while true")] {
-        kill(child_of(holder, word), Signal::SIGKILL).expect("it runs");
-        cluster.wait(&format!("{name} to be restarted"), || {
-            let pod = cluster.get("pod", "both");
-            restarts(&pod, name) == 1 && container(&pod, name)["state"].get("running").is_some()
-        });
+    killed(&cluster, holder);
+    for name in ["wasm", "container"] {
         let pod = cluster.get("pod", "both");
         let ended = &container(&pod, name)["lastState"]["terminated"];
         assert_eq!((&ended["exitCode"], &ended["reason"]), (&137.into(), &"Error".into()), "{name}: {pod}");

@@ -11,8 +11,8 @@ use proa_api::Refusal;
 use proa_api::status::Resource;
 use serde_json::Value;
 
-use crate::part::{self, Facet, Part, ScalePaths, Subresource, Text};
-use crate::schema::Schema;
+use crate::part::{self, Facet, Part, ScalePaths, Subresource};
+use crate::schema::{Schema, Text};
 
 /// All that the API server knows of one kind.
 #[derive(Clone)]

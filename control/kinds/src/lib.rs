@@ -35,4 +35,5 @@ pub use proa_api::syntax;
 pub use kind::{
     Cell, Column, Convert, Durability, Kind, Proposal, Rules, SelectableField, Table, View, Write,
 };
-pub use part::{Facet, PROXY_VERBS, Part, ScalePaths, Size, Subresource, Text};
+pub use part::{Facet, PROXY_VERBS, Part, ScalePaths, Size, Subresource};
+pub use schema::Text;

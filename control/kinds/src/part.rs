@@ -9,8 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::selector::{Labels, Selector};
 use serde_json::{Map, Value};
 
-/// A text that a built-in kind has in the program and another one on the heap.
-pub type Text = Cow<'static, str>;
+use crate::schema::Text;
 
 /// Metadata that a writer of any part may change, as stock controllers do.
 const OPEN: [&str; 3] = ["labels", "annotations", "finalizers"];

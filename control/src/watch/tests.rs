@@ -7,27 +7,11 @@ use futures::StreamExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Catalog, Change, Draft, Expect, Fields, Key, Limits, WindowLimits, Write};
+use crate::store::{Catalog, Change, Draft, Expect, Key, Limits, WindowLimits, Write};
 
 struct Plain;
 
-impl Catalog for Plain {
-    fn is_lazy(&self, _resource: &str) -> bool {
-        false
-    }
-
-    fn goes_ahead(&self, _key: &Key) -> bool {
-        false
-    }
-
-    fn time_to_live(&self, _resource: &str) -> Option<Duration> {
-        None
-    }
-
-    fn fields(&self, _resource: &str, _object: &Value) -> Fields {
-        Vec::new()
-    }
-}
+impl Catalog for Plain {}
 
 fn open(dir: &Path, limits: Limits) -> Store {
     Store::open(&dir.join("store.redb"), Arc::new(Plain), limits).unwrap()

@@ -16,7 +16,7 @@ use proa_control::controllers::perform::{Done, Performer};
 use proa_control::pki::Pki;
 use proa_control::registry::{Caller, DeleteOptions, Registry, RegistryConfig, WriteOptions};
 use proa_control::store::memory::{Fault, Memory};
-use proa_control::store::{Backend, Catalog, Driver, Fields, Key, Limits, Object, Revision, WindowLimits};
+use proa_control::store::{Backend, Catalog, Driver, Limits, Object, Revision, WindowLimits};
 use proa_control::write::ambient::Ambient;
 use proa_control::write::stages::StagesConfig;
 use proa_kinds::{Durability, Kind, Part, built_in};
@@ -84,23 +84,7 @@ impl Ambient for Outside {
 /// The follower indexes nothing.
 struct NoFields;
 
-impl Catalog for NoFields {
-    fn is_lazy(&self, _resource: &str) -> bool {
-        false
-    }
-
-    fn goes_ahead(&self, _key: &Key) -> bool {
-        false
-    }
-
-    fn time_to_live(&self, _resource: &str) -> Option<Duration> {
-        None
-    }
-
-    fn fields(&self, _resource: &str, _object: &Value) -> Fields {
-        Fields::new()
-    }
-}
+impl Catalog for NoFields {}
 
 /// Signs certificates. What is in them decides nothing.
 static PKI: LazyLock<Arc<Pki>> = LazyLock::new(|| {

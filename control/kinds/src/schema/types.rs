@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-/// A text of the table that is part of the program, or one that came at run time.
+/// A text that a built-in kind has in the program and another one on the heap.
 pub type Text = Cow<'static, str>;
 
 /// Index of a definition.
