@@ -33,6 +33,16 @@ fn main() -> ExitCode {
         [proa_runtime::image::fetch::ROLE, workspace] => {
             proa_runtime::image::fetch::main(Path::new(workspace))
         }
-        _ => cli::run(cli::Cli::parse()),
+        _ => {
+            forgo_huge_pages();
+            cli::run(cli::Cli::parse())
+        }
     }
+}
+
+/// A heap of which little is in use is several times as large in memory where the kernel backs it with huge
+/// pages. The sandbox takes this back for the containers.
+fn forgo_huge_pages() {
+    // A kernel without them has nothing to forgo.
+    let _ = nix::sys::prctl::set_thp_disable(true);
 }

@@ -84,6 +84,8 @@ fn set_up(dir: &Path) -> io::Result<server::Server> {
     // The kernel knows it by the descriptor that it was started from.
     let _ = nix::sys::prctl::set_name(c"proa");
     close_inherited()?;
+    // What the agent forgoes is not for containers to forgo.
+    let _ = nix::sys::prctl::set_thp_disable(false);
     // Should the pod's memory end, its programs go before their parent, as with the kubelet's pause
     // containers. The right to say so may be missing.
     let _ = fs::write(helper::OOM_SCORE, "-998");
