@@ -11,6 +11,7 @@ pub mod namespaced_name;
 pub mod owner;
 pub mod placement;
 pub mod quantity;
+pub mod references;
 pub mod resources;
 pub mod seldom;
 pub mod selector;

@@ -151,6 +151,12 @@ pub const SYSTEM_PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 ];
+/// The type of Secrets that hold a token of a ServiceAccount.
+pub const SECRET_TYPE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
+/// Names the account whose token such a Secret holds.
+pub const ANNOTATION_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// The uid of that account.
+pub const ANNOTATION_ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// The type of Secrets that are bootstrap tokens.
 pub const SECRET_TYPE_BOOTSTRAP_TOKEN: &str = "bootstrap.kubernetes.io/token";
 /// What the names of their Secrets begin with; the rest is the token's id.

@@ -7,8 +7,10 @@
 //!
 //! <https://kubernetes.io/docs/reference/access-authn-authz/node/>.
 
+use k8s_openapi::api::core::v1::Pod;
 use proa_api::Refusal;
 use proa_api::names::{CONFIG_MAP_NODES, GROUP_BOOTSTRAPPERS, NAMESPACE_NODE_LEASE, NAMESPACE_SYSTEM};
+use proa_api::references::{self, References};
 use proa_api::selector::FieldSelector;
 use serde_json::{Value, json};
 
@@ -172,14 +174,15 @@ impl Nodes {
     }
 
     /// The pods of a namespace that are bound to a node.
-    fn pods(&self, node: &str, namespace: &str) -> Vec<Value> {
+    fn pods(&self, node: &str, namespace: &str) -> Vec<Pod> {
         let table = self.0.kinds();
         let fields = FieldSelector::parse(&format!("spec.nodeName={node}")).unwrap_or_default();
         let options = ListOptions { fields, ..ListOptions::default() };
         let found = table
             .by_plural("", "v1", "pods")
             .and_then(|kind| self.0.list(kind, Some(namespace), &options).ok());
-        found.map(|list| list.items.iter().map(|pod| pod.value()).collect()).unwrap_or_default()
+        let pods = found.iter().flat_map(|list| &list.items);
+        pods.filter_map(|pod| pod.decode().ok()).collect()
     }
 
     fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
@@ -198,46 +201,15 @@ fn own(is_own: bool, asked: &Asked<'_>, verbs: &[&str]) -> Result<bool, String> 
 }
 
 /// True if a pod names the object.
-fn refers(pod: &Value, plural: &str, name: &str) -> bool {
-    let spec = &pod["spec"];
+fn refers(pod: &Pod, plural: &str, name: &str) -> bool {
+    let Some(spec) = &pod.spec else { return false };
     match plural {
-        "serviceaccounts" => spec["serviceAccountName"].as_str().unwrap_or("default") == name,
-        "secrets" => names(
-            spec,
-            name,
-            &["secretName"],
-            &["secret", "imagePullSecrets"],
-            &["SecretRef", "secretKeyRef", "secretRef"],
-        ),
-        "configmaps" => names(spec, name, &[], &["configMap", "configMapRef", "configMapKeyRef"], &[]),
-        "persistentvolumeclaims" => {
-            let own = pod["metadata"]["name"].as_str().unwrap_or_default();
-            let volumes = spec["volumes"].as_array().into_iter().flatten();
-            volumes.into_iter().any(|volume| {
-                let made = format!("{own}-{}", volume["name"].as_str().unwrap_or_default());
-                volume["persistentVolumeClaim"]["claimName"] == name
-                    || (volume["ephemeral"].is_object() && made == name)
-            })
+        "serviceaccounts" => spec.service_account_name.as_deref().unwrap_or("default") == name,
+        "secrets" => {
+            References::of_pod(spec).secrets.contains(name) || references::pull_secrets(spec).contains(name)
         }
-        _ => false,
-    }
-}
-
-/// Looks for `name` in members called one of `texts`, and as the `name` in members that are called
-/// one of `holders` or end with one of `endings`.
-fn names(value: &Value, name: &str, texts: &[&str], holders: &[&str], endings: &[&str]) -> bool {
-    match value {
-        Value::Array(items) => items.iter().any(|item| names(item, name, texts, holders, endings)),
-        Value::Object(members) => members.iter().any(|(key, member)| {
-            let holds = holders.contains(&key.as_str()) || endings.iter().any(|end| key.ends_with(end));
-            let held = holds
-                && match member {
-                    Value::Array(items) => items.iter().any(|item| item["name"] == name),
-                    one => one["name"] == name,
-                };
-            held || (texts.contains(&key.as_str()) && member == name)
-                || names(member, name, texts, holders, endings)
-        }),
+        "configmaps" => References::of_pod(spec).config_maps.contains(name),
+        "persistentvolumeclaims" => references::claims(pod).any(|claim| claim == name),
         _ => false,
     }
 }

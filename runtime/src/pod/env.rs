@@ -5,7 +5,7 @@
 //! add, <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
@@ -36,29 +36,6 @@ pub struct Sources {
     pub config_maps: BTreeMap<String, ConfigMap>,
     /// Secrets.
     pub secrets: BTreeMap<String, Secret>,
-}
-
-/// Names of the objects that a container's environment refers to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct References {
-    /// ConfigMaps.
-    pub config_maps: BTreeSet<String>,
-    /// Secrets.
-    pub secrets: BTreeSet<String>,
-}
-
-/// What a container's environment refers to.
-pub fn references(container: &Container) -> References {
-    let mut found = References::default();
-    for from in container.env_from.iter().flatten() {
-        found.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
-        found.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
-    }
-    for source in container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()) {
-        found.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-        found.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
-    }
-    found
 }
 
 /// The variables that the pod sets for a container, without those of the image. An error is the

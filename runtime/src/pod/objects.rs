@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
+use proa_api::references::{References, pull_secrets};
 use proa_supervise::{Task, keep};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
@@ -26,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::event::COMPONENT;
 use crate::image::Credentials;
 use crate::pod::budget::{Budget, OBJECTS};
-use crate::pod::env::{References, Sources};
+use crate::pod::env::Sources;
 use crate::volume::claim::{self, Claims};
 use crate::volume::content::{self, Fetched, TokenWanted};
 
@@ -178,11 +179,10 @@ impl Objects {
     /// the kubelet does: the image may be public.
     pub async fn credentials(&self, pod: &Pod) -> Result<Vec<Credentials>, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
-        if secrets.is_empty() {
+        let names = pod.spec.as_ref().map(pull_secrets).unwrap_or_default();
+        if names.is_empty() {
             return Ok(Vec::new());
         }
-        let names = secrets.iter().map(|s| s.name.clone()).collect();
         let mut left = Budget::new(OBJECTS);
         let found = in_time(self.get_all::<Secret>(namespace, &names, &mut left)).await?;
         Ok(found.values().flat_map(credentials_of).collect())

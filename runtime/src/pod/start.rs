@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use proa_api::references::References;
 use proa_sandbox::protocol::{Reply, Request, SandboxConfig, VERSION};
 use proa_sandbox::sealed;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use crate::net::{HostPort, Protocol};
 use crate::node::descriptors;
 use crate::node::host::Host;
 use crate::pod::container::{Parts, Program, build};
-use crate::pod::env::{self, Sources};
+use crate::pod::env::Sources;
 use crate::pod::etc_files;
 use crate::pod::image_pull;
 use crate::pod::objects::Turn;
@@ -173,7 +174,7 @@ impl Start {
         tell(Outcome::Image(self.name.clone(), seen(container, &image)));
         let program = self.program(&image).await?;
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let wanted = env::references(container);
+        let wanted = References::of_environment(container);
         let services = host.objects.services(namespace).await;
         let turn = host.objects.turn().await;
         let sources = host.objects.fetch(namespace, &wanted).await;

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     HostPathVolumeSource, NodeSelector, NodeSelectorRequirement, PersistentVolume, PersistentVolumeClaim,
     Pod, Volume,
 };
+use proa_api::references;
 use proa_api::selector::{Operator, Requirement};
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +61,7 @@ pub enum Prepare {
 
 /// The name of the claim behind a volume, if there is one.
 pub fn name(pod: &Pod, volume: &Volume) -> Option<String> {
-    if let Some(source) = &volume.persistent_volume_claim {
-        return Some(source.claim_name.clone());
-    }
-    let pod = pod.metadata.name.as_deref().unwrap_or_default();
-    volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name))
+    references::claim(pod.metadata.name.as_deref().unwrap_or_default(), volume)
 }
 
 /// The claims that a pod mounts and that have not been found yet.

@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::{
     VolumeProjection,
 };
 
+use proa_api::references::References;
 use proa_sandbox::protocol::ID_MAX;
 
 use crate::pod::budget::Budget;
 use crate::pod::downward::{self, Facts};
-use crate::pod::env::{References, Sources};
+use crate::pod::env::Sources;
 
 /// What a volume is made of.
 pub enum Source<'a> {
@@ -105,16 +106,7 @@ pub fn source(volume: &Volume) -> Source<'_> {
 
 /// The ConfigMaps and Secrets that a pod's volumes refer to.
 pub fn references(pod: &Pod) -> References {
-    let mut found = References::default();
-    for volume in volumes(pod) {
-        found.config_maps.extend(volume.config_map.as_ref().map(|s| s.name.clone()));
-        found.secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));
-        for projection in projections(volume) {
-            found.config_maps.extend(projection.config_map.as_ref().map(|s| s.name.clone()));
-            found.secrets.extend(projection.secret.as_ref().map(|s| s.name.clone()));
-        }
-    }
-    found
+    pod.spec.as_ref().map(References::of_volumes).unwrap_or_default()
 }
 
 /// The tokens that a pod's volumes want.

@@ -4,9 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use proa_api::Refusal;
 use proa_api::names::CONFIG_MAP_ROOT_CA;
+use proa_api::references::{self, References};
 use proa_kinds::Kind;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::write::metadata;
@@ -71,7 +74,7 @@ impl ServiceAccount {
         spec["serviceAccountName"] = account_name.into();
         let account = account.map(|account| account.value()).unwrap_or_default();
         if account["metadata"]["annotations"][ENFORCE_MOUNTABLE_SECRETS] == "true"
-            && let Some(secret) = not_mountable(spec, &account)
+            && let Some(secret) = not_mountable(spec, &account)?
         {
             let why = format!(
                 "secret {secret:?} is not allowed because service account {} does not reference that secret",
@@ -95,26 +98,16 @@ impl ServiceAccount {
 /// A Secret that the pod uses and the account does not name, if there is one. Secrets for pulling images
 /// have a list of their own.
 /// <https://kubernetes.io/docs/concepts/security/service-accounts/#enforce-mountable-secrets>
-fn not_mountable<'a>(spec: &'a Value, account: &Value) -> Option<&'a str> {
+fn not_mountable(spec: &Value, account: &Value) -> Result<Option<String>, Refusal> {
+    let spec = PodSpec::deserialize(spec).map_err(Refusal::internal)?;
     let named = |list: &str| -> BTreeSet<&str> {
         let entries = account[list].as_array().into_iter().flatten();
         entries.filter_map(|entry| entry["name"].as_str()).collect()
     };
-    let items = |value: &'a Value| value.as_array().into_iter().flatten();
-    let volumes = items(&spec["volumes"]).flat_map(|volume| {
-        let projected = items(&volume["projected"]["sources"]).map(|source| &source["secret"]["name"]);
-        projected.chain([&volume["secret"]["secretName"]])
-    });
-    let containers = ["containers", "initContainers"].into_iter().flat_map(|list| items(&spec[list]));
-    let environment = containers.flat_map(|container| {
-        let keys = items(&container["env"]).map(|env| &env["valueFrom"]["secretKeyRef"]["name"]);
-        keys.chain(items(&container["envFrom"]).map(|from| &from["secretRef"]["name"]))
-    });
     let (mountable, pulls) = (named("secrets"), named("imagePullSecrets"));
-    let used = volumes.chain(environment).filter_map(Value::as_str).find(|name| !mountable.contains(name));
-    used.or_else(|| {
-        items(&spec["imagePullSecrets"]).filter_map(|p| p["name"].as_str()).find(|p| !pulls.contains(p))
-    })
+    let mut used = References::of_pod(&spec).secrets.into_iter();
+    let other = used.find(|name| !mountable.contains(&**name));
+    Ok(other.or_else(|| references::pull_secrets(&spec).into_iter().find(|name| !pulls.contains(&**name))))
 }
 
 const ENFORCE_MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
@@ -172,12 +165,9 @@ mod tests {
                 None,
             ),
             (json!({"volumes": [{"secret": {"secretName": "b"}}]}), Some("b")),
-            (json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "c"}}]}}]}), Some("c")),
-            (json!({"containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "d"}}}]}]}), Some("d")),
-            (json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "e"}}]}]}), Some("e")),
             (json!({"imagePullSecrets": [{"name": "a"}]}), Some("a")),
         ] {
-            assert_eq!(not_mountable(&spec, &account), other, "{spec}");
+            assert_eq!(not_mountable(&spec, &account).unwrap().as_deref(), other, "{spec}");
         }
     }
 

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1 as core;
 use proa_api::condition;
 use proa_api::names;
 use proa_api::owner::refers_to;
+use proa_api::references::claim;
 use proa_api::resources::{HostPort, Resources, Weighed, host_ports, is_sidecar, requests, weighed};
 use proa_api::selector::Labels;
 
@@ -212,7 +213,13 @@ impl Pod {
             ports: named_ports(&spec),
             host_ports: host_ports(&spec),
             terms: PodTerms::of(&spec, &meta.key.namespace).map(Arc::new),
-            claims: claims(&spec, &meta.key.name),
+            claims: spec
+                .volumes
+                .iter()
+                .flatten()
+                .filter_map(|v| claim(&meta.key.name, v))
+                .map(Arc::from)
+                .collect(),
             ephemeral: ephemeral(&spec),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec),
@@ -295,15 +302,6 @@ fn named_ports(spec: &core::PodSpec) -> Box<[NamedPort]> {
             })
         })
         .collect()
-}
-
-/// The names of the claims that a pod mounts, those of its generic ephemeral volumes included.
-fn claims(spec: &core::PodSpec, pod: &str) -> Box<[Arc<str>]> {
-    let name = |volume: &core::Volume| {
-        let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.as_str().into());
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name).into()))
-    };
-    spec.volumes.iter().flatten().filter_map(name).collect()
 }
 
 fn ephemeral(spec: &core::PodSpec) -> Option<Arc<BTreeMap<String, core::PersistentVolumeClaimTemplate>>> {
