@@ -128,7 +128,7 @@ fn every_task_comes_back_and_no_pod_is_disturbed() {
     for task in ["volume-objects", "local-paths", "disk-pressure", "restarts", "log-notices", "node"] {
         panic(&cluster, task);
     }
-    for task in ["api", "first-objects", "account-tokens", "controllers", "election", "sampler"] {
+    for task in ["api", "first-objects", "controllers", "election", "sampler"] {
         panic(&cluster, task);
     }
     panic(&cluster, "controllers-events");

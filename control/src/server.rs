@@ -3,10 +3,6 @@
 //! Started by the binary; everything else in the process talks to it through the clients it
 //! gives out, which are the same as any client's except that there is no socket between.
 
-mod account_tokens;
-mod bootstrap;
-mod default_policy;
-
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,13 +18,12 @@ use proa_kinds::built_in;
 use proa_logic::controllers::node_ipam::Range;
 use proa_logic::scheduler::settings::Settings;
 use proa_logic::world::settings::ClusterSettings;
-use proa_supervise::{Task, keep};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::{self, ControllersConfig};
+use crate::bootstrap::{objects, policy};
 use crate::http as api;
 use crate::http::api::Build;
 use crate::http::authenticate::Authenticator;
@@ -37,10 +32,11 @@ use crate::http::authorize_node::{Bootstrappers, Nodes};
 use crate::http::rbac::Rbac;
 use crate::http::{Api, Schemas};
 use crate::kubelet::Kubelets;
-use crate::metrics::Metrics;
+use crate::kubelet::metrics::Metrics;
 use crate::pki::{Pki, PkiError};
 use crate::policy::Policy;
 use crate::registry::{Caller, Registry, RegistryConfig};
+use crate::shell::{self, ShellConfig};
 use crate::store::StoreError;
 use crate::write::stage::Allows;
 use crate::write::stages::StagesConfig;
@@ -169,14 +165,14 @@ impl Server {
 
         let port = addresses.first().map_or(443, SocketAddr::port);
         let place =
-            bootstrap::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };
-        bootstrap::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
+            objects::Place { service_address, dns_address: config.service_cidr.dns(), port, advertise };
+        objects::ensure(&registry, place).await.map_err(StartError::Bootstrap)?;
         let service_cidr = config.service_cidr.to_string();
         let (cluster_cidr, domain) = (&config.settings.cluster_cidr, &config.cluster_domain);
-        bootstrap::ensure_node_settings(&registry, cluster_cidr, &service_cidr, domain)
+        objects::ensure_node_settings(&registry, cluster_cidr, &service_cidr, domain)
             .await
             .map_err(StartError::Bootstrap)?;
-        default_policy::ensure(&registry).await.map_err(StartError::Bootstrap)?;
+        policy::ensure(&registry).await.map_err(StartError::Bootstrap)?;
         let policy = Arc::new(Policy::new(registry.store()));
 
         let shutdown = CancellationToken::new();
@@ -218,14 +214,8 @@ impl Server {
             server.serve(listener);
         }
         let (registry, shutdown) = (server.registry(), &server.api.shutdown);
-        let (kept, keys) = (registry.clone(), pki.clone());
-        server.keep("first-objects", move |shutdown| bootstrap::keep(kept.clone(), place, shutdown));
-        let kept = registry.clone();
-        server.keep("account-tokens", move |shutdown| {
-            account_tokens::keep(kept.clone(), keys.clone(), shutdown)
-        });
         let identity = if config.node_name.is_empty() { "proa" } else { &config.node_name };
-        let controllers = ControllersConfig {
+        let config = ShellConfig {
             ca_pem: server.ca_pem().to_owned(),
             identity: identity.to_owned(),
             scheduler: config.scheduler.clone(),
@@ -237,8 +227,9 @@ impl Server {
             },
             metrics: Some(metrics),
             pki: Some(pki),
+            place: Some(place),
         };
-        server.spawn(controllers::run(registry.clone(), controllers, shutdown.clone()));
+        server.spawn(shell::run(registry.clone(), config, shutdown.clone()));
         Ok(server)
     }
 
@@ -307,14 +298,6 @@ impl Server {
 
     fn serve(&self, listener: TcpListener) {
         self.spawn(api::serve::listen(listener, self.tls.clone(), self.api.clone(), self.room.clone()));
-    }
-
-    fn keep<F>(&self, name: &'static str, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)
-    where
-        F: Future<Output = ()> + Send,
-    {
-        let (task, shutdown) = (Task { component: "kube-apiserver", name }, self.api.shutdown.clone());
-        self.spawn(async move { keep(task, &shutdown, || start(shutdown.clone())).await });
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -16,7 +16,7 @@ use super::path::{ResourcePath, Verb};
 use super::query::Query;
 use super::schemas::Schemas;
 use crate::kubelet::Kubelets;
-use crate::metrics::Metrics;
+use crate::kubelet::metrics::Metrics;
 use crate::pki::Pki;
 use crate::policy::Policy;
 use crate::registry::{Caller, Registry, Warnings, WriteOptions};

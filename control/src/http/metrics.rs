@@ -17,7 +17,7 @@ use super::path::Verb;
 use super::respond;
 use super::table::Include;
 use super::unstored::Unstored;
-use crate::metrics::{self, Snapshot, Usage};
+use crate::kubelet::metrics::{self, Snapshot, Usage};
 use crate::registry::ListOptions;
 
 /// The group of what is measured.
@@ -193,7 +193,7 @@ fn metadata_of(items: &[Value], version: &str, one: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{ContainerName, NodeUsage};
+    use crate::kubelet::metrics::{ContainerName, NodeUsage};
 
     fn usage(seconds: i64, cpu_nanos: u64) -> Usage {
         Usage {

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_control::controllers::perform::{Done, Performer};
 use proa_control::pki::Pki;
 use proa_control::registry::{Caller, DeleteOptions, Registry, RegistryConfig, WriteOptions};
+use proa_control::shell::perform::{Done, Performer};
 use proa_control::store::memory::{Fault, Memory};
 use proa_control::store::{Backend, Catalog, Driver, Limits, Object, Revision, WindowLimits};
 use proa_control::write::ambient::Ambient;

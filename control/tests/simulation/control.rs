@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use proa_control::controllers::perform::Done;
 use proa_control::registry::WatchOptions;
+use proa_control::shell::perform::Done;
 use proa_control::store::memory::Fault;
 use proa_control::store::{EventKind, Revision};
 use proa_control::watch::{WatchItem, WatchStream};

@@ -55,6 +55,7 @@ keys! { seen =>
     CertificateCleaner: of(&seen.certificate_signing_requests),
     LocalPath: named(seen.nodes.keys().chain(seen.heartbeats.keys())),
     TokenCleaner: seen.bootstrap_tokens.keys().cloned().collect(),
+    AccountToken: of(&seen.account_tokens),
 }
 
 /// All keys of all controllers.

@@ -3,6 +3,7 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use proa_api::field::{FieldErrors, Path};
+use proa_api::names;
 
 use super::config_map::IMMUTABLE_SET;
 use crate::columns::{age, column, count, name, text};
@@ -12,7 +13,6 @@ use crate::{Kind, SelectableField};
 
 /// Keys and values together.
 const MAX_BYTES: usize = 1024 * 1024;
-const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
 /// The rules of Secrets.
 pub struct Secrets;
@@ -78,11 +78,12 @@ fn validate_type(secret: &Secret, errors: &mut FieldErrors) {
     let data = Path::root("data");
     let value = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
     match secret.type_.as_deref().unwrap_or_default() {
-        "kubernetes.io/service-account-token" => {
-            let named = secret.metadata.annotations.as_ref().and_then(|a| a.get(SERVICE_ACCOUNT_NAME));
+        names::SECRET_TYPE_ACCOUNT_TOKEN => {
+            let named =
+                secret.metadata.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_ACCOUNT_NAME));
             if named.is_none_or(|name| name.is_empty()) {
                 let annotations = Path::root("metadata");
-                errors.required(&annotations.field("annotations").key(SERVICE_ACCOUNT_NAME), "");
+                errors.required(&annotations.field("annotations").key(names::ANNOTATION_ACCOUNT_NAME), "");
             }
         }
         "kubernetes.io/dockercfg" => json(".dockercfg", value(".dockercfg"), errors),

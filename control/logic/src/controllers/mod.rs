@@ -11,6 +11,7 @@ mod templates;
 
 pub mod election;
 
+mod account_token;
 pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
@@ -72,6 +73,7 @@ pub fn reconcile(controller: Controller, seen: &Observed, key: &Key, now: Timest
         Controller::CertificateSigning => certificates::reconcile_signing(seen, key, now),
         Controller::CertificateCleaner => certificates::reconcile_cleaning(seen, key, now),
         Controller::TokenCleaner => token_cleaner::reconcile(seen, key, now),
+        Controller::AccountToken => account_token::reconcile(seen, key),
         Controller::ClaimBinder => persistent_volume::reconcile_claim(seen, key, now),
         Controller::VolumeBinder => persistent_volume::reconcile_volume(seen, key, now),
         Controller::ClaimProtection => persistent_volume::reconcile_claim_protection(seen, key),

@@ -101,7 +101,8 @@ pub(super) fn now_json(now: Timestamp) -> serde_json::Value {
 /// Decides whether a namespace needs its default ServiceAccount.
 pub fn reconcile_service_account(seen: &Observed, key: &Key) -> Plan {
     let mut plan = Plan::default();
-    if is_active(seen, key) && !seen.default_accounts.contains(&key.name) {
+    let account = Key::new(&key.name, "default");
+    if is_active(seen, key) && !seen.service_accounts.contains_key(&account) {
         let namespace = key.name.to_string();
         let body = json!({
             "apiVersion": "v1", "kind": "ServiceAccount",

@@ -100,6 +100,7 @@ pub(super) fn show(plan: &Plan) -> Vec<String> {
         Verb::Recount { quota } => format!("recount {}", quota.name),
         Verb::Finalize { namespace } => format!("finalize {}", namespace.name),
         Verb::SignCertificate { request, .. } => format!("sign {}", request.name),
+        Verb::FillToken { secret, .. } => format!("fill {}", secret.name),
     };
     plan.actions.iter().map(|a| line(&a.verb)).collect()
 }

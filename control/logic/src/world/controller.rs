@@ -73,6 +73,8 @@ pub enum Controller {
     CertificateCleaner,
     /// By Secret of a bootstrap token.
     TokenCleaner,
+    /// By Secret of a ServiceAccount's token.
+    AccountToken,
 }
 
 impl Controller {
@@ -104,6 +106,7 @@ impl Controller {
             Controller::CertificateSigning => "certificatesigningrequest-signing-controller",
             Controller::CertificateCleaner => "certificatesigningrequest-cleaner-controller",
             Controller::TokenCleaner => "token-cleaner-controller",
+            Controller::AccountToken => "serviceaccount-token-controller",
             Controller::ClaimBinder | Controller::VolumeBinder => "persistentvolume-controller",
             Controller::ClaimProtection => "persistentvolumeclaim-protection-controller",
             Controller::VolumeProtection => "persistentvolume-protection-controller",

@@ -13,7 +13,7 @@ use proa_kinds::{Size, Table};
 
 use super::autoscaling::Autoscaling;
 use super::controller::Controller;
-use super::facts::{Fact, Key, KindName, Meta, Node, Object, whole_objects};
+use super::facts::{AccountToken, Fact, Key, KindName, Meta, Node, Object, whole_objects};
 use super::graph::Graph;
 use super::pods::Pods;
 use super::settings::ClusterSettings;
@@ -39,12 +39,14 @@ macro_rules! observed {
             pub heartbeats: BTreeMap<Arc<str>, Timestamp>,
             /// Nodes that pods are bound to and that do not exist, and since when.
             pub vanished: BTreeMap<Arc<str>, Timestamp>,
-            /// The namespaces that have their default ServiceAccount.
-            pub default_accounts: BTreeSet<Arc<str>>,
+            /// The uids of the ServiceAccounts.
+            pub service_accounts: BTreeMap<Key, Arc<str>>,
             /// The CA certificates that each namespace publishes, with the ConfigMap that does.
             pub root_cas: BTreeMap<Arc<str>, (Arc<str>, Arc<Meta>)>,
             /// When the bootstrap tokens that end do so, by their Secrets.
             pub bootstrap_tokens: BTreeMap<Key, (Timestamp, Arc<Meta>)>,
+            /// The Secrets that hold tokens of ServiceAccounts.
+            pub account_tokens: Shelf<AccountToken>,
             /// The kinds that there are.
             pub kinds: Arc<Table>,
             /// The sizes of objects of which nothing else is known.
@@ -177,6 +179,9 @@ impl Observed {
                 let old = self.bootstrap_tokens.insert(key, (*ends, object.meta.clone()));
                 old.map(|(ends, _)| Fact::BootstrapToken(ends))
             }
+            Fact::AccountToken(token) => {
+                self.account_tokens.0.insert(key, token.clone()).map(Fact::AccountToken)
+            }
             Fact::Size(size) => {
                 let entry = (object.meta.clone(), size.clone());
                 let old = self.sizes.insert((object.meta.kind.clone(), key), entry);
@@ -187,8 +192,8 @@ impl Observed {
                     // Its end may have been taken away.
                     self.bootstrap_tokens.remove(&key);
                 }
-                if is_default_account(&object.meta) {
-                    self.default_accounts.insert(key.namespace);
+                if object.meta.kind.is::<ServiceAccount>() {
+                    self.service_accounts.insert(key, object.meta.uid.clone());
                 }
                 None
             }
@@ -220,20 +225,19 @@ impl Observed {
             ("v1", "ConfigMap") if &*key.name == names::CONFIG_MAP_ROOT_CA => {
                 self.root_cas.remove(&key.namespace).map(|(ca, _)| Fact::RootCa(ca))
             }
-            ("v1", "Secret") => self.bootstrap_tokens.remove(key).map(|(ends, _)| Fact::BootstrapToken(ends)),
+            ("v1", "Secret") => {
+                let ends = self.bootstrap_tokens.remove(key).map(|(ends, _)| Fact::BootstrapToken(ends));
+                ends.or_else(|| self.account_tokens.0.remove(key).map(Fact::AccountToken))
+            }
+            ("v1", "ServiceAccount") => {
+                self.service_accounts.remove(key);
+                None
+            }
             _ => {
-                if is_default_account(meta) {
-                    self.default_accounts.remove(&key.namespace);
-                }
                 let size = self.sizes.remove(&(meta.kind.clone(), key.clone()));
                 size.map(|(_, size)| Fact::Size(size)).or_else(|| self.take_whole(&meta.kind, key))
             }
         };
         fact.unwrap_or(Fact::Other)
     }
-}
-
-/// True for the ServiceAccount that pods without one use.
-pub(super) fn is_default_account(meta: &Meta) -> bool {
-    meta.kind.is::<ServiceAccount>() && &*meta.key.name == "default"
 }

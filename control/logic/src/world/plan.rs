@@ -112,6 +112,13 @@ pub enum Verb {
         /// When it ends, unless the authority ends before.
         not_after: Timestamp,
     },
+    /// Writes a token of an account, and what goes with it, into the Secret for it.
+    FillToken {
+        /// The Secret.
+        secret: Reference,
+        /// The account.
+        account: Reference,
+    },
     /// Counts anew what a ResourceQuota holds.
     Recount {
         /// The quota.

@@ -18,7 +18,7 @@ use proa_api::selector::Selector;
 
 use super::controller::Controller;
 use super::facts::{Fact, Key, KindName, Meta, Node, Object, Pod};
-use super::observed::{Change, Observed, is_default_account};
+use super::observed::{Change, Observed};
 use super::volumes;
 use super::workloads::{may_own, recreates};
 
@@ -112,13 +112,12 @@ impl Wakes {
                 self.key(Controller::CertificateCleaner, key);
             }
             Fact::BootstrapToken(_) => self.key(Controller::TokenCleaner, key),
+            Fact::AccountToken(_) => self.key(Controller::AccountToken, key),
             Fact::Lease(_) if &*key.namespace == names::NAMESPACE_NODE_LEASE => {
                 self.name(Controller::Node, &key.name);
             }
             Fact::RootCa(_) => self.name(Controller::RootCa, &key.namespace),
-            Fact::Other if is_default_account(&object.meta) => {
-                self.name(Controller::ServiceAccount, &key.namespace);
-            }
+            Fact::Other if object.meta.kind.is::<core::ServiceAccount>() => self.account(seen, key),
             Fact::Job(job) => {
                 self.key(Controller::Job, key);
                 let uid = job.metadata.uid.as_deref().unwrap_or_default();
@@ -154,6 +153,17 @@ impl Wakes {
             }
             Fact::ClusterRole(_) => self.aggregating_roles(seen),
             _ => {}
+        }
+    }
+
+    fn account(&mut self, seen: &Observed, account: &Key) {
+        if &*account.name == "default" {
+            self.name(Controller::ServiceAccount, &account.namespace);
+        }
+        for (key, token) in seen.account_tokens.in_namespace(&account.namespace) {
+            if token.account == account.name {
+                self.key(Controller::AccountToken, key);
+            }
         }
     }
 

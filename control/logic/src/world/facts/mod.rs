@@ -15,7 +15,7 @@ pub(crate) use meta::time;
 pub use meta::{Key, KindName, Meta, kind_of};
 pub use node::{Node, image_name};
 pub(super) use object::whole_objects;
-pub use object::{Fact, Object};
+pub use object::{AccountToken, Fact, Object};
 pub(crate) use pod::phase;
 pub use pod::{End, JobNotes, NamedPort, Phase, Pod, Wishes};
 pub use terms::{PodTerms, Spread, Term};

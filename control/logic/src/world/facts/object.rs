@@ -25,6 +25,17 @@ pub struct Object {
     pub fact: Fact,
 }
 
+/// A Secret of type `kubernetes.io/service-account-token`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccountToken {
+    /// Which Secret.
+    pub meta: Arc<Meta>,
+    /// The account that it names.
+    pub account: Arc<str>,
+    /// The uid of that account; empty before the Secret was filled, if its maker does not insist.
+    pub account_uid: Arc<str>,
+}
+
 /// Hands the list of the kinds that are kept whole to another macro: the field of
 /// [`crate::world::Observed`], the variant of [`Fact`], and the type. A kind that a controller needs
 /// whole is one line here.
@@ -73,6 +84,8 @@ macro_rules! facts {
             RootCa(Arc<str>),
             /// The Secret of a bootstrap token that ends: when.
             BootstrapToken(Timestamp),
+            /// The Secret of an account's token: of which account.
+            AccountToken(Arc<AccountToken>),
             $(#[doc = concat!("A whole ", stringify!($variant), ".")] $variant(Arc<$type>),)*
             /// The size of an object that is known for nothing else.
             Size(Arc<Size>),
@@ -138,8 +151,8 @@ fn bare(kind: &KindName, json: &[u8]) -> Result<Object, serde_json::Error> {
     let is_root_ca = kind.is::<core::ConfigMap>() && &*meta.key.name == names::CONFIG_MAP_ROOT_CA;
     let fact = if is_root_ca {
         root_ca(json)?
-    } else if is_bootstrap_token(&meta) {
-        bootstrap_token(json)?
+    } else if meta.kind.is::<core::Secret>() {
+        return secret(meta, json);
     } else {
         Fact::Other
     };
@@ -152,17 +165,42 @@ fn root_ca(json: &[u8]) -> Result<Fact, serde_json::Error> {
     Ok(Fact::RootCa(data.get("ca.crt").map(String::as_str).unwrap_or_default().into()))
 }
 
-/// True for Secrets that may be bootstrap tokens. Nothing of other Secrets is looked at.
-fn is_bootstrap_token(meta: &Meta) -> bool {
-    meta.kind.is::<core::Secret>()
-        && &*meta.key.namespace == names::NAMESPACE_SYSTEM
+/// What a Secret is, without what is in it.
+#[derive(Deserialize)]
+struct SecretHead {
+    metadata: ObjectMeta,
+    #[serde(default, rename = "type")]
+    type_: String,
+}
+
+/// Of Secrets only tokens are known: those of accounts, and those by which nodes join.
+fn secret(meta: Meta, json: &[u8]) -> Result<Object, serde_json::Error> {
+    let SecretHead { metadata, type_ } = serde_json::from_slice(json)?;
+    let meta = Arc::new(meta);
+    let fact = match &*type_ {
+        names::SECRET_TYPE_ACCOUNT_TOKEN => {
+            let annotations = metadata.annotations.unwrap_or_default();
+            let text = |key: &str| Arc::from(annotations.get(key).map_or("", String::as_str));
+            Fact::AccountToken(Arc::new(AccountToken {
+                meta: meta.clone(),
+                account: text(names::ANNOTATION_ACCOUNT_NAME),
+                account_uid: text(names::ANNOTATION_ACCOUNT_UID),
+            }))
+        }
+        names::SECRET_TYPE_BOOTSTRAP_TOKEN if may_be_bootstrap_token(&meta) => bootstrap_token(json)?,
+        _ => Fact::Other,
+    };
+    Ok(Object { meta, fact })
+}
+
+fn may_be_bootstrap_token(meta: &Meta) -> bool {
+    &*meta.key.namespace == names::NAMESPACE_SYSTEM
         && meta.key.name.starts_with(names::BOOTSTRAP_TOKEN_PREFIX)
 }
 
 fn bootstrap_token(json: &[u8]) -> Result<Fact, serde_json::Error> {
     let secret: core::Secret = serde_json::from_slice(json)?;
-    let is_token = secret.type_.as_deref() == Some(names::SECRET_TYPE_BOOTSTRAP_TOKEN);
-    let data = secret.data.filter(|_| is_token).unwrap_or_default();
+    let data = secret.data.unwrap_or_default();
     let ends = data.get("expiration").and_then(|v| std::str::from_utf8(&v.0).ok()?.parse().ok());
     Ok(ends.map_or(Fact::Other, Fact::BootstrapToken))
 }

@@ -6,12 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use proa_api::Refusal;
-use proa_api::names::FINALIZER_KUBERNETES;
+use proa_api::names::{ANNOTATION_ACCOUNT_UID, FINALIZER_KUBERNETES};
 use proa_kinds::{Kind, Part};
 use proa_logic::world::plan::{Change, Guard, Reference, Verb};
 use serde_json::{Value, json};
 
 use crate::pki::Pki;
+use crate::pki::token::LegacyClaims;
 use crate::registry::{Caller, DeleteOptions, ListOptions, Registry, WriteOptions};
 use crate::store::Object;
 
@@ -22,7 +23,7 @@ pub struct Performer {
     pub registry: Registry,
     /// Who.
     pub caller: Arc<Caller>,
-    /// Signs certificates.
+    /// Signs certificates and tokens.
     pub pki: Option<Arc<Pki>>,
 }
 
@@ -119,6 +120,7 @@ impl Performer {
                 let done = self.sign(request, usages, *not_after).await;
                 gone_is_fine(done)
             }
+            Verb::FillToken { secret, account } => gone_is_fine(self.fill_token(secret, account).await),
             Verb::Recount { quota } => {
                 let kind = self.kind("v1", "ResourceQuota")?;
                 let counted = self.registry.recount(&self.caller, &quota.namespace, &quota.name).await;
@@ -159,6 +161,35 @@ impl Performer {
             .patch(&self.caller, &kind, "", &request.name, Part::STATUS, apply, &options)
             .await?;
         Ok(Some((kind, patched)))
+    }
+
+    /// Puts the token of an account, and what clients need beside it, into its Secret. A token that is
+    /// there stays.
+    async fn fill_token(&self, secret: &Reference, account: &Reference) -> Done {
+        let Some(pki) = self.pki.clone() else { return Ok(None) };
+        let kind = self.kind(&secret.api_version, &secret.kind)?;
+        let (row, about, account) = (kind.clone(), secret.clone(), account.clone());
+        let fill = move |current: &Value| {
+            Guard::NONE.check(&about.uid, row.resource(), current)?;
+            let mut filled = current.clone();
+            if !filled["data"].is_object() {
+                filled["data"] = json!({});
+            }
+            filled["data"]["ca.crt"] = BASE64.encode(pki.ca_pem()).into();
+            filled["data"]["namespace"] = BASE64.encode(&*about.namespace).into();
+            filled["metadata"]["annotations"][ANNOTATION_ACCOUNT_UID] = (*account.uid).into();
+            if filled["data"]["token"].as_str().unwrap_or_default().is_empty() {
+                let claims = LegacyClaims::new(&about.namespace, &about.name, &account.name, &account.uid);
+                let token = pki.signer().sign(&claims).map_err(Refusal::internal)?;
+                filled["data"]["token"] = BASE64.encode(token).into();
+            }
+            Ok(filled)
+        };
+        let options = WriteOptions::default();
+        let (namespace, name) = (&secret.namespace, &secret.name);
+        let written =
+            self.registry.patch(&self.caller, &kind, namespace, name, Part::Main, fill, &options).await?;
+        Ok(Some((kind, written)))
     }
 
     /// Lets a namespace go if nothing but Events is left in it, by the store's own word.

@@ -5,6 +5,7 @@
 //! and decides; plans are executed beside it. Nothing here waits for a while to see whether more
 //! comes: what has come is folded, then decided upon, and while that goes on more comes.
 //!
+//! - `cycle`: folds, decides, and has executed
 //! - [`elect`]: whether this control plane decides at all
 //! - [`feed`]: what happens, from the watches
 //! - [`queue`]: which keys have to be looked at, and when they may be
@@ -14,6 +15,7 @@
 //! - [`sampler`]: what is measured of pods, for the autoscalers
 
 mod config;
+mod cycle;
 pub mod elect;
 pub mod execute;
 pub mod feed;
@@ -21,7 +23,6 @@ pub mod perform;
 pub mod queue;
 pub mod record;
 pub mod sampler;
-mod shell;
 #[cfg(test)]
 mod tests;
 
@@ -32,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
 use config::COMPONENT;
-pub use config::ControllersConfig;
+pub use config::ShellConfig;
 use elect::{Candidate, Leadership};
 
 /// Runs the controllers and the scheduler until `shutdown`. A panic in the shell itself starts
 /// it anew, with nothing remembered; a panic in a decision is caught nearer by.
-pub async fn run(registry: Registry, config: ControllersConfig, shutdown: CancellationToken) {
+pub async fn run(registry: Registry, config: ShellConfig, shutdown: CancellationToken) {
     let Some((candidate, leadership)) = Candidate::new(&registry, &config.identity) else { return };
     let candidate = Mutex::new(candidate);
     let task = |name| Task { component: COMPONENT, name };
@@ -75,7 +76,7 @@ async fn on_its_thread(work: impl Future<Output = ()> + Send + 'static) -> Resul
 /// one wrote in the term before must have been seen before anything is decided.
 async fn serve(
     registry: Registry,
-    config: ControllersConfig,
+    config: ShellConfig,
     mut leadership: Leadership,
     shutdown: CancellationToken,
 ) {
@@ -85,6 +86,6 @@ async fn serve(
             () = shutdown.cancelled() => return,
             number = leadership.won() => number,
         };
-        shell::run(registry.clone(), &config, &leadership, number, &shutdown).await;
+        cycle::run(registry.clone(), &config, &leadership, number, &shutdown).await;
     }
 }

@@ -28,7 +28,7 @@ use tokio::task::{JoinError, JoinSet};
 
 pub use history::{ContainerName, NodeUsage, Usage};
 
-use crate::kubelet::Kubelets;
+use super::Kubelets;
 use crate::registry::{ListOptions, Registry};
 use history::History;
 

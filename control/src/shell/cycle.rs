@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::config::{COMPONENT, ControllersConfig};
+use super::config::{COMPONENT, ShellConfig};
 use super::elect::Leadership;
 use super::execute::{Executor, Outcome, Term};
 use super::feed::{Feeds, News, WatchedKind};
@@ -24,6 +24,7 @@ use super::perform::Performer;
 use super::queue::{Namespaced, Queue};
 use super::record::{Recorder, Writer};
 use super::sampler::Sampler;
+use crate::bootstrap::objects;
 use crate::registry::{Caller, Registry};
 use crate::store::Revision;
 
@@ -76,7 +77,7 @@ struct Shell {
 /// here or elsewhere, but what it lists now.
 pub(super) async fn run(
     registry: Registry,
-    config: &ControllersConfig,
+    config: &ShellConfig,
     leadership: &Leadership,
     number: u64,
     shutdown: &CancellationToken,
@@ -92,6 +93,13 @@ pub(super) async fn run(
         let task = Task { component: COMPONENT, name: "controllers-events" };
         keep(task, &CancellationToken::new(), || async { writer.lock().await.run().await }).await;
     }));
+    let _objects = config.place.map(|place| {
+        let (registry, shutdown) = (registry.clone(), shutdown.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let task = Task { component: COMPONENT, name: "first-objects" };
+            keep(task, &shutdown, || objects::keep(&registry, place)).await;
+        }))
+    });
     let executor = |user: &str| Executor {
         performer: Performer {
             registry: registry.clone(),

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::COMPONENT;
-use crate::metrics::{self, ContainerName, Metrics, Snapshot, Usage};
+use crate::kubelet::metrics::{self, ContainerName, Metrics, Snapshot, Usage};
 use crate::registry::{ListOptions, Registry};
 
 type Namespaces = BTreeSet<Arc<str>>;

@@ -4,6 +4,10 @@
 //! Asked by whatever of the API is answered by a node: logs, streams, figures. A remote node must
 //! show a certificate of the cluster's CA that is valid for the address and made out to the node
 //! itself, so that no node can answer for another. It does not know what the paths mean.
+//!
+//! - [`metrics`]: what pods and nodes use, by their nodes' word
+
+pub mod metrics;
 
 use std::collections::HashMap;
 use std::io;

@@ -8,7 +8,7 @@ use proa_kinds::{Kind, Part, built_in};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{ControllersConfig, run};
+use super::{ShellConfig, run};
 use crate::registry::{
     Caller, DeleteOptions, ListOptions, Registry, RegistryConfig, WatchOptions, WriteOptions,
 };
@@ -34,11 +34,7 @@ impl World {
             Registry::open(&dir.path().join("store.redb"), built_in::table(), RegistryConfig::default())
                 .unwrap();
         let shutdown = CancellationToken::new();
-        let config = ControllersConfig {
-            ca_pem: "PEM".into(),
-            identity: "test".into(),
-            ..ControllersConfig::default()
-        };
+        let config = ShellConfig { ca_pem: "PEM".into(), identity: "test".into(), ..ShellConfig::default() };
         let world = World { registry, shutdown, _dir: dir };
         for name in ["kube-system", "default", "kube-node-lease"] {
             world.create("v1", "Namespace", "", json!({"metadata": {"name": name}})).await;
@@ -382,8 +378,7 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     let world = World::start().await;
     world.add_node().await;
     let other = CancellationToken::new();
-    let config =
-        ControllersConfig { ca_pem: "PEM".into(), identity: "other".into(), ..ControllersConfig::default() };
+    let config = ShellConfig { ca_pem: "PEM".into(), identity: "other".into(), ..ShellConfig::default() };
     let both = tokio::spawn(run(world.registry.clone(), config, other.clone()));
     let holder = || {
         let lease = world.get("coordination.k8s.io/v1", "Lease", "kube-system", "kube-controller-manager");

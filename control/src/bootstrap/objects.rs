@@ -1,7 +1,4 @@
-//! The objects that every cluster has from its first start.
-//!
-//! Made through the registry like all others, and put right at each start, so that nothing here
-//! depends on whether it is the first.
+//! Namespaces, classes and the Services of API and DNS. The shell looks after them while it leads.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +11,6 @@ use proa_api::names::{
 };
 use proa_kinds::{Kind, Part};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Caller, DeleteOptions, Registry, WriteOptions};
 
@@ -62,14 +58,11 @@ pub struct Place {
     pub advertise: Option<SocketAddr>,
 }
 
-/// Looks after the objects until the server stops.
-pub async fn keep(registry: Registry, place: Place, shutdown: CancellationToken) {
+/// Looks after the objects for as long as it is let.
+pub async fn keep(registry: &Registry, place: Place) {
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = shutdown.cancelled() => return,
-        }
-        if let Err(refusal) = ensure(&registry, place).await {
+        tokio::time::sleep(INTERVAL).await;
+        if let Err(refusal) = ensure(registry, place).await {
             tracing::warn!(%refusal, "the cluster's first objects could not be put right");
         }
     }
