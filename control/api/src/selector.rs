@@ -255,21 +255,23 @@ pub struct FieldRequirement {
 }
 
 impl FieldSelector {
-    /// Parses the `fieldSelector` query parameter.
+    /// Parses the `fieldSelector` query parameter. In a value, `\\` stands before a comma, an equals sign or
+    /// another backslash that is part of it, as client libraries write it:
+    /// <https://pkg.go.dev/k8s.io/apimachinery/pkg/fields#EscapeValue>.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let mut requirements = Vec::new();
-        for part in text.split(',').filter(|p| !p.is_empty()) {
-            let (field, value, equal) = if let Some((f, v)) = part.split_once("!=") {
-                (f, v, false)
-            } else if let Some((f, v)) = part.split_once("==").or_else(|| part.split_once('=')) {
-                (f, v, true)
-            } else {
+        for part in terms(text).filter(|p| !p.is_empty()) {
+            let signed = part.char_indices().find_map(|(at, _)| {
+                let (field, rest) = part.split_at(at);
+                ["!=", "==", "="].into_iter().find_map(|sign| Some((field, sign, rest.strip_prefix(sign)?)))
+            });
+            let Some((field, sign, value)) = signed else {
                 return Err(ParseError(format!("invalid selector: '{text}'; can't understand '{part}'")));
             };
             requirements.push(FieldRequirement {
-                field: field.trim().to_owned(),
-                value: value.trim().to_owned(),
-                equal,
+                field: field.to_owned(),
+                value: unescaped(value)?,
+                equal: sign != "!=",
             });
         }
         Ok(FieldSelector(requirements))
@@ -285,6 +287,39 @@ impl FieldSelector {
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.0.iter().find(|r| r.equal && r.field == field).map(|r| r.value.as_str())
     }
+}
+
+/// The terms of a field selector: between commas that have no backslash before them.
+fn terms(text: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    text.split(move |c| {
+        let ends = c == ',' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    })
+}
+
+fn unescaped(text: &str) -> Result<String, ParseError> {
+    let invalid =
+        |escape: String| ParseError(format!("invalid field selector: invalid escape sequence: {escape}"));
+    let mut value = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => match rest.next() {
+                Some(c @ ('\\' | ',' | '=')) => value.push(c),
+                other => return Err(invalid(std::iter::once('\\').chain(other).collect())),
+            },
+            ',' | '=' => {
+                let code = u32::from(c);
+                return Err(ParseError(format!(
+                    "invalid field selector: unescaped character in value: {code}"
+                )));
+            }
+            c => value.push(c),
+        }
+    }
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -348,5 +383,25 @@ mod tests {
         assert!(selector.matches_with(get));
         assert_eq!(selector.exact("spec.nodeName"), Some("n1"));
         assert!(FieldSelector::parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn values_of_fields_are_escaped() {
+        for (text, expected) in [
+            (r"a=b\=c,d!=e\,f", Ok(vec![("a", "b=c", true), ("d", "e,f", false)])),
+            (r"a==b\\,c=", Ok(vec![("a", r"b\", true), ("c", "", true)])),
+            ("a=b=c", Err("invalid field selector: unescaped character in value: 61")),
+            (r"a=\b", Err(r"invalid field selector: invalid escape sequence: \b")),
+            (r"a=b\", Err(r"invalid field selector: invalid escape sequence: \")),
+            ("a=b,c", Err("invalid selector: 'a=b,c'; can't understand 'c'")),
+        ] {
+            let parsed = FieldSelector::parse(text);
+            let found = parsed.as_ref().map(|selector| {
+                let terms = selector.0.iter().map(|r| (r.field.as_str(), r.value.as_str(), r.equal));
+                terms.collect::<Vec<_>>()
+            });
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(found.map_err(ToString::to_string), expected, "{text}");
+        }
     }
 }
