@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::world::facts::{Key, Meta};
 use crate::world::graph::{OwnerState, waits_for_dependents};
 use crate::world::observed::Observed;
-use crate::world::plan::{Change, Guard, Plan, Reference, Verb};
+use crate::world::plan::{Change, Guard, Plan, Problem, Reference, Verb};
 use proa_kinds::Part;
 
 /// Decides about the object whose uid is the name of the key.
@@ -83,11 +83,43 @@ fn unblock(object: &Meta, plan: &mut Plan) {
     plan.act(patch_metadata(object, json!({ "ownerReferences": owners })));
 }
 
+/// True for an owner that is, or can only be, in a namespace which the object is not in.
+/// <https://kubernetes.io/docs/concepts/architecture/garbage-collection/#owners-dependents>
+fn is_elsewhere(seen: &Observed, object: &Meta, owner: &OwnerReference) -> bool {
+    let namespace = &object.key.namespace;
+    if let Some(found) = seen.graph.get(&owner.uid) {
+        return !found.key.namespace.is_empty() && found.key.namespace != *namespace;
+    }
+    let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    namespace.is_empty() && seen.kinds.stored_of(group, &owner.kind).is_some_and(|kind| kind.namespaced)
+}
+
 /// Deletes an object whose owners are all gone or going; lets go of those that are gone if
 /// another is still there.
 fn collect(seen: &Observed, object: &Meta, plan: &mut Plan) {
-    let state = |owner: &OwnerReference| seen.graph.owner_state(&object.key.namespace, owner);
+    let outside = object.key.namespace.is_empty();
+    let state = |owner: &OwnerReference| match outside && is_elsewhere(seen, object, owner) {
+        // Nobody finds it there, and so nobody misses it.
+        true => OwnerState::Unknown,
+        false => seen.graph.owner_state(&object.key.namespace, owner),
+    };
     let states: Vec<OwnerState> = object.owners.iter().map(state).collect();
+    for owner in object.owners.iter().filter(|owner| is_elsewhere(seen, object, owner)) {
+        plan.problems.push(Problem {
+            about: object.reference(),
+            warning: true,
+            reason: "OwnerRefInvalidNamespace",
+            message: format!(
+                "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+                owner.api_version,
+                owner.kind,
+                object.key.namespace,
+                owner.name,
+                owner.uid,
+                object.key.namespace,
+            ),
+        });
+    }
     if states.contains(&OwnerState::Unknown) {
         return;
     }

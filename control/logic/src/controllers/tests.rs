@@ -220,6 +220,33 @@ fn config(name: &str, meta: Value) -> Object {
 }
 
 #[test]
+fn owners_in_other_namespaces_are_told() {
+    let dependent = |namespace: &str| {
+        let owners = json!([owner("ReplicaSet", "s", false, true)]);
+        object(
+            "v1",
+            "ConfigMap",
+            "c",
+            json!({"metadata": {"namespace": namespace, "ownerReferences": owners}}),
+        )
+    };
+    for (namespace, is_there, expected) in [
+        ("d", true, &[][..]),
+        // Outside namespaces nobody finds the owner, whether it is there or not.
+        ("", true, &["OwnerRefInvalidNamespace"]),
+        ("", false, &["OwnerRefInvalidNamespace"]),
+        ("other", true, &["OwnerRefInvalidNamespace", "delete c Background"]),
+        ("other", false, &["delete c Background"]),
+    ] {
+        let mut objects = vec![dependent(namespace)];
+        objects.extend(is_there.then(|| set("s", 1)));
+        let plan = garbage_collector::reconcile(&seen(objects), &Key::new("", "c"));
+        let told = plan.problems.iter().map(|problem| problem.reason.to_owned());
+        assert_eq!(told.chain(show(&plan)).collect::<Vec<_>>(), expected, "{namespace:?} {is_there}");
+    }
+}
+
+#[test]
 fn the_garbage_collector_follows_owners() {
     let owned = |name: &str, owners: Value| config(name, json!({"ownerReferences": owners}));
     let set_owner = |uid: &str| owner("ReplicaSet", uid, false, true);
