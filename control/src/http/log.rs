@@ -76,6 +76,9 @@ fn check_options(query: &Query, pod_name: &str) -> Result<(), Refusal> {
             _ => {}
         }
     }
+    if let Some(stream) = query.get("stream").filter(|stream| *stream != "All") {
+        errors.not_supported(&Path::root("stream"), stream, &["All"]);
+    }
     if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
         errors.forbidden(&Path::root(""), "at most one of `sinceTime` or `sinceSeconds` may be specified");
     }
@@ -172,6 +175,18 @@ mod tests {
                 "a container name must be specified for pod p, choose one of: [a] or one of the init containers: [i]",
             ),
         );
+    }
+
+    #[test]
+    fn one_stream_alone_is_refused() {
+        let check = |text: &str| {
+            let query = Query::of(&format!("/x?{text}").parse().unwrap()).unwrap();
+            check_options(&query, "p").map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(check("stream=All"), Ok(()));
+        let why = "PodLogOptions \"p\" is invalid: stream: Unsupported value: \"Stderr\": \
+                   supported values: \"All\"";
+        assert_eq!(check("stream=Stderr"), Err(why.to_owned()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::registry::{ListOptions, WatchOptions};
 
 /// As in the stock server.
 const FIELD_MANAGER_MAX_BYTES: usize = 128;
+const INITIAL_EVENTS: &str = "sendInitialEvents";
 
 /// The parameters of a request, in order.
 #[derive(Debug, Default)]
@@ -80,6 +81,11 @@ impl Query {
     /// What a list is about.
     pub fn list_options(&self) -> Result<ListOptions, Refusal> {
         let (labels, fields) = self.selectors()?;
+        if self.has(INITIAL_EVENTS) {
+            let mut errors = FieldErrors::new();
+            errors.forbidden(&Path::root(INITIAL_EVENTS), "sendInitialEvents is forbidden for list");
+            return Err(Refusal::invalid("meta.k8s.io", "ListOptions", "", &errors));
+        }
         Ok(ListOptions {
             labels,
             fields,
@@ -93,15 +99,38 @@ impl Query {
     /// What a watch is about.
     pub fn watch_options(&self) -> Result<WatchOptions, Refusal> {
         let (labels, fields) = self.selectors()?;
+        let send_initial_events = self.has(INITIAL_EVENTS).then(|| self.flag(INITIAL_EVENTS));
+        self.check_match(send_initial_events.is_some())?;
         let timeout = self.number("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
         Ok(WatchOptions {
             labels,
             fields,
             resource_version: self.get("resourceVersion").map(str::to_owned),
             bookmarks: self.flag("allowWatchBookmarks"),
-            send_initial_events: self.flag("sendInitialEvents"),
+            send_initial_events,
             timeout: timeout.map(Duration::from_secs),
         })
+    }
+
+    /// Refuses what a watch cannot be asked to match, as the stock server does.
+    /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>
+    fn check_match(&self, initial_events: bool) -> Result<(), Refusal> {
+        let mut errors = FieldErrors::new();
+        let path = Path::root("resourceVersionMatch");
+        match (self.get("resourceVersionMatch"), initial_events) {
+            (None, false) | (Some("NotOlderThan"), true) => {}
+            (None, true) => errors
+                .forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+            (Some(_), false) => errors.forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ),
+            (Some(other), true) => errors.not_supported(&path, other, &["NotOlderThan"]),
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::invalid("meta.k8s.io", "ListOptions", "", &errors)),
+        }
     }
 
     /// True for a dry run. `options` is the kind of options named in the refusal of other values
@@ -214,6 +243,36 @@ mod tests {
             refusal.to_string(),
             "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
         );
+    }
+
+    #[test]
+    fn what_a_watch_or_list_cannot_start_with_is_refused() {
+        let says = |refused: Option<Refusal>| refused.map(|refusal| refusal.to_string());
+        for (text, refused) in [
+            ("", None),
+            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", None),
+            ("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", None),
+            (
+                "sendInitialEvents=true",
+                Some("Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+            ),
+            (
+                "resourceVersionMatch=Exact&resourceVersion=1",
+                Some(
+                    "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ),
+            ),
+            (
+                "sendInitialEvents=true&resourceVersionMatch=Exact",
+                Some("Unsupported value: \"Exact\": supported values: \"NotOlderThan\""),
+            ),
+        ] {
+            let prefix = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: ";
+            let expected = refused.map(|text| format!("{prefix}{text}"));
+            assert_eq!(says(query(text).watch_options().err()), expected, "{text}");
+        }
+        let refused = says(query("sendInitialEvents=false").list_options().err()).unwrap();
+        assert!(refused.ends_with("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"));
     }
 
     #[test]

@@ -35,8 +35,9 @@ pub struct WatchOptions {
     pub resource_version: Option<String>,
     /// True if the client understands bookmarks.
     pub bookmarks: bool,
-    /// Starts with the state and marks its end with a bookmark.
-    pub send_initial_events: bool,
+    /// Starts with the state and marks its end with a bookmark, or starts without it. If absent, that
+    /// depends on where to start.
+    pub send_initial_events: Option<bool>,
     /// Ends the watch after this time.
     pub timeout: Option<Duration>,
 }

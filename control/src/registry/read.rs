@@ -53,14 +53,17 @@ impl Registry {
             None => options.fields,
         };
         let start = match parse_revision(options.resource_version.as_deref())? {
+            _ if options.send_initial_events == Some(true) => Start::State,
+            None | Some(0) if options.send_initial_events == Some(false) => {
+                Start::After(self.0.store.revision())
+            }
             None | Some(0) => Start::State,
-            Some(_) if options.send_initial_events => Start::State,
             Some(revision) => Start::After(revision),
         };
         let selection = Selection { namespace: namespace.map(str::to_owned), labels: options.labels, fields };
         let manner = Manner {
             bookmarks: options.bookmarks,
-            initial_events_end: options.send_initial_events,
+            initial_events_end: options.send_initial_events == Some(true),
             timeout: options.timeout,
             bookmark_interval: BOOKMARK_INTERVAL,
         };

@@ -300,6 +300,12 @@ async fn watches_resume_and_end() {
     }
     assert_eq!(types, ["ADDED", "ADDED", "BOOKMARK"]);
 
+    let none = format!("{selected}&sendInitialEvents=false&resourceVersionMatch=NotOlderThan");
+    let mut from_now = watch(&f, &none, "").await;
+    f.config_map("d").await;
+    let event = from_now.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("d")));
+
     let mut short =
         watch(&f, &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dx"), "")
             .await;

@@ -124,7 +124,8 @@ fn feed(registry: Registry, index: usize, kind: Arc<Kind>, name: KindName) -> im
         if !registry.kinds().has(&kind) {
             return None;
         }
-        let options = WatchOptions { bookmarks: true, send_initial_events: true, ..WatchOptions::default() };
+        let options =
+            WatchOptions { bookmarks: true, send_initial_events: Some(true), ..WatchOptions::default() };
         let watch = registry.watch(&kind, None, options);
         if let Err(refusal) = &watch {
             tracing::warn!(kind = kind.kind, %refusal, "the watch was refused");

@@ -76,7 +76,7 @@ pub struct Control {
 impl Feed {
     /// A watch from now on, with all that is there.
     fn start(api: &Api, server: usize, kind: &Arc<Kind>) -> (Feed, Vec<Object>) {
-        let options = WatchOptions { send_initial_events: true, ..WatchOptions::default() };
+        let options = WatchOptions { send_initial_events: Some(true), ..WatchOptions::default() };
         let mut stream = api.registry(server).watch(kind, None, options).expect("a watch of everything");
         let name = KindName::new(&kind.api_version(), &kind.kind);
         let mut objects = Vec::new();
