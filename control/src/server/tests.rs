@@ -9,6 +9,7 @@ mod pod_security;
 mod proxy;
 mod rbac;
 
+use std::io::Read;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -386,6 +387,13 @@ async fn paths_and_methods() {
         assert_eq!(schema.code, 200, "{path}");
         let tag = schema.headers["etag"].to_str().unwrap();
         assert_eq!(f.ask("GET", path, &[("if-none-match", tag)], "").await.code, 304);
+        let request = Request::get(path).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+        let packed = f.send(Some(Caller::system("system:test")), request).await;
+        assert_eq!(packed.headers()["content-encoding"], "gzip", "{path}");
+        let packed = packed.into_body().collect().await.unwrap().to_bytes();
+        let mut unpacked = String::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).unwrap();
+        assert!(unpacked == schema.text, "{path}");
     }
     f.server.shutdown().await;
 }
