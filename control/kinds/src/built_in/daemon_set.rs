@@ -8,8 +8,7 @@ use proa_api::names;
 use super::template;
 use crate::Kind;
 use crate::columns::{age, column, managed_pods, name, number, pairs, template_containers, template_images};
-use crate::rules::{TypedRules, row};
-use crate::syntax::NOT_NEGATIVE;
+use crate::rules::TypedRules;
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -24,9 +23,6 @@ pub fn kind() -> Kind {
         };
     }
     Kind {
-        short_names: vec!["ds".into()],
-        categories: vec!["all".into()],
-        has_generation: true,
         columns: vec![
             name(),
             count!("Desired", "/status/desiredNumberScheduled", "Number of nodes that should run the pod."),
@@ -46,7 +42,7 @@ pub fn kind() -> Kind {
             template_images(),
             managed_pods(),
         ],
-        ..row::<DaemonSets>()
+        ..template::workload::<DaemonSets>("ds")
     }
 }
 
@@ -86,11 +82,8 @@ impl TypedRules for DaemonSets {
     }
 
     fn validate_update(old: &DaemonSet, new: &DaemonSet, errors: &mut FieldErrors) {
-        if let (Some(old), Some(new)) = (&old.spec, &new.spec)
-            && old.selector != new.selector
-        {
-            template::selector_changed(&new.selector, errors);
-        }
+        let selector = |of: &DaemonSet| of.spec.as_ref().map(|spec| spec.selector.clone());
+        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
     }
 
     fn validate_status_update(_old: &DaemonSet, new: &DaemonSet, errors: &mut FieldErrors) {
@@ -123,10 +116,7 @@ fn set_template_generation(set: &mut DaemonSet, generation: i64) {
 fn validate_spec(spec: &DaemonSetSpec, errors: &mut FieldErrors) {
     template::selector(&spec.selector, errors);
     template::validate(&spec.template, &spec.selector, "DaemonSet", errors);
-    let min_ready = spec.min_ready_seconds.unwrap_or_default();
-    if min_ready < 0 {
-        errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
-    }
+    template::not_negative(&[("minReadySeconds", spec.min_ready_seconds)], errors);
     if let Some(strategy) = &spec.update_strategy {
         let path = SPEC.field("updateStrategy");
         match strategy.type_.as_deref().unwrap_or_default() {
@@ -138,9 +128,7 @@ fn validate_spec(spec: &DaemonSetSpec, errors: &mut FieldErrors) {
             other => errors.not_supported(&path.field("type"), other, &["RollingUpdate", "OnDelete"]),
         }
     }
-    if let Some(limit) = spec.revision_history_limit.filter(|limit| *limit < 0) {
-        errors.invalid(&SPEC.field("revisionHistoryLimit"), limit, NOT_NEGATIVE);
-    }
+    template::not_negative(&[("revisionHistoryLimit", spec.revision_history_limit)], errors);
 }
 
 fn validate_rolling(rolling: &RollingUpdateDaemonSet, path: &Path<'_>, errors: &mut FieldErrors) {

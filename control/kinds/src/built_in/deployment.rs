@@ -6,8 +6,7 @@ use proa_api::field::{FieldErrors, Path};
 
 use super::template;
 use crate::columns::{age, column, managed_pods, name, number, template_containers, template_images};
-use crate::rules::{TypedRules, row};
-use crate::syntax::NOT_NEGATIVE;
+use crate::rules::TypedRules;
 use crate::{Kind, ScalePaths, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -18,9 +17,6 @@ pub struct Deployments;
 /// The row of Deployments.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["deploy".into()],
-        categories: vec!["all".into()],
-        has_generation: true,
         columns: vec![
             name(),
             column("Ready", "string", "Number of the pods that are ready, of those wanted", |o, _| {
@@ -37,7 +33,7 @@ pub fn kind() -> Kind {
             template_images(),
             managed_pods(),
         ],
-        ..row::<Deployments>()
+        ..template::workload::<Deployments>("deploy")
     }
     .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
@@ -73,11 +69,8 @@ impl TypedRules for Deployments {
     }
 
     fn validate_update(old: &Deployment, new: &Deployment, errors: &mut FieldErrors) {
-        if let (Some(old), Some(new)) = (&old.spec, &new.spec)
-            && old.selector != new.selector
-        {
-            template::selector_changed(&new.selector, errors);
-        }
+        let selector = |of: &Deployment| of.spec.as_ref().map(|spec| spec.selector.clone());
+        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
     }
 
     fn validate_status_update(_old: &Deployment, new: &Deployment, errors: &mut FieldErrors) {
@@ -97,28 +90,20 @@ impl TypedRules for Deployments {
 }
 
 fn validate_spec(spec: &DeploymentSpec, errors: &mut FieldErrors) {
-    let replicas = spec.replicas.unwrap_or_default();
-    if replicas < 0 {
-        errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
-    }
+    template::not_negative(&[("replicas", spec.replicas)], errors);
     template::selector(&spec.selector, errors);
     template::validate(&spec.template, &spec.selector, "ReplicaSet", errors);
     validate_strategy(spec, errors);
+    let counts = [
+        ("minReadySeconds", spec.min_ready_seconds),
+        ("revisionHistoryLimit", spec.revision_history_limit),
+        ("progressDeadlineSeconds", spec.progress_deadline_seconds),
+    ];
+    template::not_negative(&counts, errors);
     let min_ready = spec.min_ready_seconds.unwrap_or_default();
-    if min_ready < 0 {
-        errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
-    }
-    if let Some(limit) = spec.revision_history_limit.filter(|limit| *limit < 0) {
-        errors.invalid(&SPEC.field("revisionHistoryLimit"), limit, NOT_NEGATIVE);
-    }
-    if let Some(deadline) = spec.progress_deadline_seconds {
-        let path = SPEC.field("progressDeadlineSeconds");
-        if deadline < 0 {
-            errors.invalid(&path, deadline, NOT_NEGATIVE);
-        }
-        if deadline <= min_ready {
-            errors.invalid(&path, deadline, "must be greater than minReadySeconds");
-        }
+    if let Some(deadline) = spec.progress_deadline_seconds.filter(|deadline| *deadline <= min_ready) {
+        let why = "must be greater than minReadySeconds";
+        errors.invalid(&SPEC.field("progressDeadlineSeconds"), deadline, why);
     }
 }
 

@@ -4,10 +4,9 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use proa_api::field::{FieldErrors, Path};
 
 use super::template;
-use crate::columns::{age, column, managed_pods, name, number, template_containers, template_images};
-use crate::rules::{TypedRules, row};
-use crate::syntax::NOT_NEGATIVE;
-use crate::{Kind, ScalePaths, SelectableField, Subresource};
+use crate::columns::managed_pods;
+use crate::rules::TypedRules;
+use crate::{Kind, ScalePaths, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -17,27 +16,9 @@ pub struct ReplicaSets;
 /// The row of ReplicaSets.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["rs".into()],
-        categories: vec!["all".into()],
-        has_generation: true,
-        columns: vec![
-            name(),
-            column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
-            column("Current", "integer", "Number of pods there are.", |o, _| {
-                number(o, "/status/replicas").into()
-            }),
-            column("Ready", "integer", "Number of pods that are ready.", |o, _| {
-                number(o, "/status/readyReplicas").into()
-            }),
-            age(),
-            template_containers(),
-            template_images(),
-            managed_pods(),
-        ],
-        selectable_fields: vec![SelectableField::new("status.replicas", |o| {
-            number(o, "/status/replicas").to_string()
-        })],
-        ..row::<ReplicaSets>()
+        columns: template::replica_columns(managed_pods()),
+        selectable_fields: template::selectable_replicas(),
+        ..template::workload::<ReplicaSets>("rs")
     }
     .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
@@ -55,14 +36,8 @@ impl TypedRules for ReplicaSets {
 
     fn validate(set: &ReplicaSet, errors: &mut FieldErrors) {
         let Some(spec) = &set.spec else { return };
-        let replicas = spec.replicas.unwrap_or_default();
-        if replicas < 0 {
-            errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
-        }
-        let min_ready = spec.min_ready_seconds.unwrap_or_default();
-        if min_ready < 0 {
-            errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
-        }
+        let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
+        template::not_negative(&counts, errors);
         template::selector(&spec.selector, errors);
         match &spec.template {
             Some(template) => template::validate(template, &spec.selector, "ReplicaSet", errors),
@@ -71,11 +46,8 @@ impl TypedRules for ReplicaSets {
     }
 
     fn validate_update(old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
-        if let (Some(old), Some(new)) = (&old.spec, &new.spec)
-            && old.selector != new.selector
-        {
-            template::selector_changed(&new.selector, errors);
-        }
+        let selector = |of: &ReplicaSet| of.spec.as_ref().map(|spec| spec.selector.clone());
+        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
     }
 
     fn validate_status_update(_old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {

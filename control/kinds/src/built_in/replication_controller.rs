@@ -7,10 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proa_api::field::{FieldErrors, Path};
 
 use super::template;
-use crate::columns::{age, column, name, number, pairs, template_containers, template_images, wide};
-use crate::rules::{TypedRules, row};
-use crate::syntax::NOT_NEGATIVE;
-use crate::{Kind, ScalePaths, SelectableField, Subresource};
+use crate::columns::{pairs, wide};
+use crate::rules::TypedRules;
+use crate::{Kind, ScalePaths, Subresource};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -20,29 +19,13 @@ pub struct ReplicationControllers;
 /// The row of ReplicationControllers.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["rc".into()],
-        categories: vec!["all".into()],
-        has_generation: true,
-        columns: vec![
-            name(),
-            column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
-            column("Current", "integer", "Number of pods there are.", |o, _| {
-                number(o, "/status/replicas").into()
-            }),
-            column("Ready", "integer", "Number of pods that are ready.", |o, _| {
-                number(o, "/status/readyReplicas").into()
-            }),
-            age(),
-            template_containers(),
-            template_images(),
-            wide("Selector", "Labels of the pods that this manages.", |o, _| {
-                pairs(o.pointer("/spec/selector")).into()
-            }),
-        ],
-        selectable_fields: vec![SelectableField::new("status.replicas", |o| {
-            number(o, "/status/replicas").to_string()
-        })],
-        ..row::<ReplicationControllers>()
+        columns: template::replica_columns(wide(
+            "Selector",
+            "Labels of the pods that this manages.",
+            |o, _| pairs(o.pointer("/spec/selector")).into(),
+        )),
+        selectable_fields: template::selectable_replicas(),
+        ..template::workload::<ReplicationControllers>("rc")
     }
     .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
@@ -68,18 +51,12 @@ impl TypedRules for ReplicationControllers {
 
     fn validate(controller: &ReplicationController, errors: &mut FieldErrors) {
         let Some(spec) = &controller.spec else { return };
-        let min_ready = spec.min_ready_seconds.unwrap_or_default();
-        if min_ready < 0 {
-            errors.invalid(&SPEC.field("minReadySeconds"), min_ready, NOT_NEGATIVE);
-        }
+        template::not_negative(&[("minReadySeconds", spec.min_ready_seconds)], errors);
         let selector = spec.selector.clone().filter(|selector| !selector.is_empty());
         if selector.is_none() {
             errors.required(&SPEC.field("selector"), "");
         }
-        let replicas = spec.replicas.unwrap_or_default();
-        if replicas < 0 {
-            errors.invalid(&SPEC.field("replicas"), replicas, NOT_NEGATIVE);
-        }
+        template::not_negative(&[("replicas", spec.replicas)], errors);
         let Some(template) = &spec.template else {
             errors.required(&SPEC.field("template"), "");
             return;

@@ -11,7 +11,7 @@ use proa_api::field::{FieldErrors, Path};
 use super::persistent_volume_claim::PersistentVolumeClaims;
 use super::template;
 use crate::columns::{age, column, name, number, template_containers, template_images};
-use crate::rules::{TypedRules, row};
+use crate::rules::TypedRules;
 use crate::syntax::{self, NOT_NEGATIVE, one_of, report};
 use crate::{Kind, ScalePaths, Subresource};
 
@@ -26,9 +26,6 @@ pub struct StatefulSets;
 /// The row of StatefulSets.
 pub fn kind() -> Kind {
     Kind {
-        short_names: vec!["sts".into()],
-        categories: vec!["all".into()],
-        has_generation: true,
         columns: vec![
             name(),
             column("Ready", "string", "Number of the pods that are ready, of those wanted", |o, _| {
@@ -38,7 +35,7 @@ pub fn kind() -> Kind {
             template_containers(),
             template_images(),
         ],
-        ..row::<StatefulSets>()
+        ..template::workload::<StatefulSets>("sts")
     }
     .with([Subresource::scale(ScalePaths::OF_WORKLOADS)])
 }
@@ -115,11 +112,7 @@ fn validate_spec(spec: &StatefulSetSpec, errors: &mut FieldErrors) {
         ("minReadySeconds", spec.min_ready_seconds),
         ("revisionHistoryLimit", spec.revision_history_limit),
     ];
-    for (field, count) in counts {
-        if let Some(count) = count.filter(|count| *count < 0) {
-            errors.invalid(&SPEC.field(field), count, NOT_NEGATIVE);
-        }
-    }
+    template::not_negative(&counts, errors);
     if let Some(start) = spec.ordinals.as_ref().and_then(|o| o.start).filter(|start| *start < 0) {
         let path = SPEC.field("ordinals");
         errors.invalid(&path.field("start"), start, NOT_NEGATIVE);

@@ -9,8 +9,11 @@ use proa_api::field::{FieldErrors, Path};
 use proa_api::selector::Selector;
 
 use super::pod;
+use crate::columns::{age, column, name, number, template_containers, template_images};
 use crate::meta;
+use crate::rules::{TypedRules, row};
 use crate::syntax::{self, IMMUTABLE, NOT_NEGATIVE, report};
+use crate::{Column, Kind, SelectableField};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -35,10 +38,56 @@ fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(|expressions| expressions.is_empty())
 }
 
-/// `field is immutable` for a selector.
-pub fn selector_changed(new: &LabelSelector, errors: &mut FieldErrors) {
-    let value = serde_json::to_value(new).unwrap_or_default();
-    errors.invalid(&SPEC.field("selector"), value, IMMUTABLE);
+/// A selector stays as it is: `field is immutable`. Without a spec there is none.
+pub fn selector_stays(old: Option<&LabelSelector>, new: Option<&LabelSelector>, errors: &mut FieldErrors) {
+    if let (Some(old), Some(new)) = (old, new)
+        && old != new
+    {
+        let value = serde_json::to_value(new).unwrap_or_default();
+        errors.invalid(&SPEC.field("selector"), value, IMMUTABLE);
+    }
+}
+
+/// Fields of a workload's spec that count something.
+pub fn not_negative(counts: &[(&str, Option<i32>)], errors: &mut FieldErrors) {
+    for (field, count) in counts {
+        if let Some(count) = count.filter(|count| *count < 0) {
+            errors.invalid(&SPEC.field(field), count, NOT_NEGATIVE);
+        }
+    }
+}
+
+/// What the rows of all workloads have, beside what is their own.
+pub fn workload<R: TypedRules>(short_name: &'static str) -> Kind {
+    Kind {
+        short_names: vec![short_name.into()],
+        categories: vec!["all".into()],
+        has_generation: true,
+        ..row::<R>()
+    }
+}
+
+/// The columns of what keeps a number of pods.
+pub fn replica_columns(selector: Column) -> Vec<Column> {
+    vec![
+        name(),
+        column("Desired", "integer", "Number of pods wanted.", |o, _| number(o, "/spec/replicas").into()),
+        column("Current", "integer", "Number of pods there are.", |o, _| {
+            number(o, "/status/replicas").into()
+        }),
+        column("Ready", "integer", "Number of pods that are ready.", |o, _| {
+            number(o, "/status/readyReplicas").into()
+        }),
+        age(),
+        template_containers(),
+        template_images(),
+        selector,
+    ]
+}
+
+/// By how many pods there are, which old clients select.
+pub fn selectable_replicas() -> Vec<SelectableField> {
+    vec![SelectableField::new("status.replicas", |o| number(o, "/status/replicas").to_string())]
 }
 
 /// What is wrong with a template of a workload whose pods run for ever.
