@@ -297,6 +297,12 @@ fn memory_ends_for_pods_before_their_node() {
         cluster.kubectl(&["exec", "idle", "--", "cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"])
     };
     assert_eq!(own(), "1000\n1000\n");
+
+    // The agent forgoes huge pages, but not for its containers.
+    let agent = fs::read_to_string(format!("/proc/{}/status", cluster.pid())).expect("it runs");
+    let of_agent = agent.lines().find(|line| line.starts_with("THP_enabled"));
+    let of_pod = cluster.kubectl(&["exec", "idle", "--", "grep", "THP_enabled", "/proc/1/status"]);
+    assert_eq!((of_agent, &*of_pod), (Some("THP_enabled:\t0"), "THP_enabled:\t1\n"));
 }
 
 #[test]
