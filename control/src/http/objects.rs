@@ -22,6 +22,7 @@ use super::watch;
 use crate::registry::Outcome;
 use crate::write::scale;
 use proa_kinds::patch;
+use proa_kinds::schema::Schema;
 use proa_kinds::wire;
 
 /// Kinds whose removal is answered with the object itself, as `group/plural`.
@@ -80,12 +81,11 @@ pub async fn scale(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
             let (change, last) = patching(api, kind, call)?;
             let options = call.write_options("PatchOptions")?;
             let (namespace, name) = (call.namespace(), call.name());
-            let patched = api
-                .registry
-                .patch(&call.caller, kind, namespace, name, Part::SCALE, change, &options)
-                .await?;
-            warnings = last.take().0;
-            patched
+            let patched =
+                api.registry.patch(&call.caller, kind, namespace, name, Part::SCALE, change, &options).await;
+            let (said, changed) = last.take();
+            warnings = said;
+            patched.map_err(|refusal| about_patch(call, scale::schema().as_ref(), &changed, refusal))?
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
@@ -138,10 +138,7 @@ async fn patch(api: &Api, kind: &Kind, call: &Call, part: Part) -> Result<Respon
     let (namespace, name) = (call.namespace(), call.name());
     let patched = api.registry.patch(&call.caller, kind, namespace, name, part, change, &options).await;
     let (warnings, changed) = last.take();
-    let object = patched.map_err(|refusal| match kind.schema.misfit(&changed) {
-        Some(why) if refusal.code() == 400 => misfit_refusal(call, why),
-        _ => refusal,
-    })?;
+    let object = patched.map_err(|refusal| about_patch(call, Some(&kind.schema), &changed, refusal))?;
     let mut response = form.one(StatusCode::OK, kind, &object);
     respond::warn(&mut response, &[warnings, options.warnings.take()].concat());
     Ok(response)
@@ -184,7 +181,9 @@ fn patching(api: &Api, kind: &Kind, call: &Call) -> Result<(Change, Patched), Re
 }
 
 /// 422 for a patch whose result has a field of the wrong type: the patch itself is well-formed.
-fn misfit_refusal(call: &Call, why: String) -> Refusal {
+fn about_patch(call: &Call, schema: Option<&Schema>, changed: &Value, refusal: Refusal) -> Refusal {
+    let misfit = schema.filter(|_| refusal.code() == 400).and_then(|schema| schema.misfit(changed));
+    let Some(why) = misfit else { return refusal };
     let mut errors = FieldErrors::new();
     errors.invalid(&Path::root("patch"), String::from_utf8_lossy(&call.body).into_owned(), why);
     Refusal::invalid("", "", "", &errors)

@@ -3,10 +3,16 @@
 use proa_api::Refusal;
 use proa_api::field::{FieldErrors, Path};
 use proa_kinds::Kind;
+use proa_kinds::schema::Schema;
 use serde_json::{Map, Value, json};
 
 use super::metadata;
 use crate::store::Object;
+
+/// What a Scale is.
+pub fn schema() -> Option<Schema> {
+    Schema::built_in("autoscaling/v1", "Scale")
+}
 
 /// The `autoscaling/v1 Scale` of an object.
 ///
@@ -39,14 +45,13 @@ pub fn of(kind: &Kind, object: &Object) -> Result<Value, Refusal> {
 /// The object with the replicas that a Scale asks for, and with the Scale's resourceVersion.
 pub(super) fn apply(kind: &Kind, old: &Value, scale: &Value) -> Result<Value, Refusal> {
     let paths = kind.scale().ok_or_else(Refusal::no_such_path)?;
-    let replicas = match scale.pointer("/spec/replicas") {
-        None | Some(Value::Null) => 0,
-        Some(number) => number.as_i64().ok_or_else(|| {
-            Refusal::bad_request(
-                "Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not a number",
-            )
-        })?,
-    };
+    // A patch makes of a Scale whatever it says, which nothing has looked at.
+    if let Some(why) = schema().and_then(|schema| schema.misfit(scale)) {
+        return Err(Refusal::bad_request(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: {why}"
+        )));
+    }
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
     if !(0..=i64::from(i32::MAX)).contains(&replicas) {
         let mut errors = FieldErrors::new();
         let spec = Path::root("spec");

@@ -112,6 +112,42 @@ async fn bodies_of_the_wrong_kind_or_type() {
     assert_eq!(fixture.ask("PATCH", &format!("{CONFIG_MAPS}/m"), &[merge], other).await.code, 400);
 }
 
+/// What cannot be read in a patched Scale is neither no replicas nor any version.
+#[tokio::test]
+async fn scales_of_the_wrong_type() {
+    let fixture = Fixture::start().await;
+    let pod = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = json!({ "replicas": 3, "selector": { "matchLabels": { "a": "b" } }, "template": pod });
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let made =
+        fixture.ask("POST", path, &[JSON], json!({ "metadata": { "name": "d" }, "spec": spec }).to_string());
+    assert_eq!(made.await.code, 201);
+    let scale = format!("{path}/d/scale");
+    for (patch, field) in [
+        (r#"{"spec":5}"#, "number into Go struct field Scale.spec of type v1.ScaleSpec"),
+        (r#"{"spec":"x"}"#, "string into Go struct field Scale.spec of type v1.ScaleSpec"),
+        (r#"{"spec":[3]}"#, "array into Go struct field Scale.spec of type v1.ScaleSpec"),
+        (r#"{"spec":{"replicas":"3"}}"#, "string into Go struct field ScaleSpec.spec.replicas of type int32"),
+        (
+            r#"{"metadata":{"resourceVersion":5},"spec":{"replicas":2}}"#,
+            "number into Go struct field ObjectMeta.metadata.resourceVersion of type string",
+        ),
+        (
+            r#"{"metadata":{"uid":5},"spec":{"replicas":2}}"#,
+            "number into Go struct field ObjectMeta.metadata.uid of type types.UID",
+        ),
+    ] {
+        let merge = ("content-type", "application/merge-patch+json");
+        let answer = fixture.ask("PATCH", &scale, &[merge], patch).await;
+        answer.refused(
+            422,
+            &format!(" \"\" is invalid: patch: Invalid value: {patch:?}: json: cannot unmarshal {field}"),
+        );
+    }
+    assert_eq!(fixture.get(&scale).await.json()["spec"]["replicas"], 3);
+    fixture.server.shutdown().await;
+}
+
 /// Zero values that Go leaves out are the same as nothing, whoever writes them.
 #[tokio::test]
 async fn a_client_that_leaves_out_zeroes_changes_nothing() {
