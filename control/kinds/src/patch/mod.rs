@@ -8,6 +8,8 @@ mod list;
 mod strategic;
 
 use crate::Kind;
+use json_patch::PatchOperation;
+use json_patch::jsonptr::Pointer;
 use proa_api::Refusal;
 use serde_json::Value;
 
@@ -19,6 +21,9 @@ use strategic::{Fault, Object};
 const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
 /// Bytes that the `copy` operations of one JSON patch may add.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+/// How many elements the operations of one JSON patch may move to another place of their list: each
+/// `add` and `remove` moves all that stand behind it.
+const MAX_MOVED_ELEMENTS: usize = 10_000_000;
 
 /// The media types of patches, in the order error texts name them.
 pub const MEDIA_TYPES: [&str; 3] =
@@ -103,9 +108,9 @@ fn json(current: &Value, operations: Value) -> Result<Value, Refusal> {
     let patch: json_patch::Patch = serde_json::from_value(operations)
         .map_err(|e| Refusal::bad_request(format!("error decoding patch: {e}")))?;
     let mut patched = current.clone();
-    let mut copied = 0;
+    let (mut copied, mut moved) = (0, 0);
     for operation in patch.iter() {
-        if let json_patch::PatchOperation::Copy(copy) = operation
+        if let PatchOperation::Copy(copy) = operation
             && let Some(source) = patched.pointer(copy.from.as_str())
         {
             copied += size(source);
@@ -113,10 +118,44 @@ fn json(current: &Value, operations: Value) -> Result<Value, Refusal> {
                 return Err(unprocessable("the copy operations add more than 3 MiB"));
             }
         }
+        moved += taken_from(operation).map_or(0, |path| behind(&patched, path));
         // A failed operation leaves `patched` half done, which is why it is a copy.
         json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)).map_err(unprocessable)?;
+        moved += put_to(operation).map_or(0, |path| behind(&patched, path));
+        if moved > MAX_MOVED_ELEMENTS {
+            return Err(Refusal::entity_too_large(format_args!(
+                "The operations in a JSON patch may move {MAX_MOVED_ELEMENTS} elements of lists to other places"
+            )));
+        }
     }
     Ok(patched)
+}
+
+/// What an operation takes out of its place.
+fn taken_from(operation: &PatchOperation) -> Option<&Pointer> {
+    match operation {
+        PatchOperation::Remove(remove) => Some(&remove.path),
+        PatchOperation::Move(move_) => Some(&move_.from),
+        _ => None,
+    }
+}
+
+/// Where an operation puts something that was not there.
+fn put_to(operation: &PatchOperation) -> Option<&Pointer> {
+    match operation {
+        PatchOperation::Add(add) => Some(&add.path),
+        PatchOperation::Copy(copy) => Some(&copy.path),
+        PatchOperation::Move(move_) => Some(&move_.path),
+        _ => None,
+    }
+}
+
+/// How many elements of its list stand behind what is at `path`.
+fn behind(document: &Value, path: &Pointer) -> usize {
+    let list = path.split_back().and_then(|(list, place)| Some((document.pointer(list.as_str())?, place)));
+    let Some((Value::Array(items), place)) = list else { return 0 };
+    // `-` is behind all.
+    place.decoded().parse().map_or(0, |place: usize| items.len().saturating_sub(place))
 }
 
 /// 422 with the stock text; what is wrong stands in the details.

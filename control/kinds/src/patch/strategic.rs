@@ -4,6 +4,11 @@
 //!
 //! The rules are those of the public description of the format; how a list merges comes from
 //! the kind's schema.
+//!
+//! Both the object and the patch may be as long as a body: everything is looked up by hash, and nothing
+//! of a map keeps its place when another part of it goes. Whoever stores the result puts it in order.
+
+use std::collections::{HashMap, HashSet};
 
 use proa_api::Refusal;
 use serde_json::{Map, Value};
@@ -11,8 +16,6 @@ use serde_json::{Map, Value};
 use super::list::{self, Order};
 use crate::schema::{DefinitionId, Schema, Type, Types};
 
-/// A patch that needs more would hold up others.
-const MOST_COMPARISONS: usize = 4_000_000;
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
@@ -98,14 +101,13 @@ pub(super) fn merge_map(
     for (name, value) in patch {
         if let Some(name) = name.strip_prefix(DELETE_FROM) {
             if let Some(Value::Array(items)) = original.get_mut(name) {
-                let gone = as_list(value, DELETE_FROM)?;
-                items.retain(|item| !gone.contains(item));
+                remove_all(items, as_list(value, DELETE_FROM)?);
             }
             continue;
         }
         let merged = match (original.get_mut(&name).map(Value::take), value) {
             (_, Value::Null) => {
-                original.shift_remove(&name);
+                original.remove(&name);
                 continue;
             }
             (Some(Value::Object(old)), Value::Object(new)) => {
@@ -153,15 +155,15 @@ fn directive(patch: &mut Map<String, Value>) -> Result<Option<Directive>, Fault>
 fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), Fault> {
     let Some(keys) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
     let keys = as_list(keys, RETAIN_KEYS)?;
-    let kept = |name: &str| keys.iter().any(|key| key.as_str() == Some(name));
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
     for (name, value) in &*patch {
-        if !value.is_null() && !name.starts_with('$') && !kept(name) {
+        if !value.is_null() && !name.starts_with('$') && !keys.contains(name.as_str()) {
             return Err(Fault::Malformed(format!(
                 "bad patch format for {RETAIN_KEYS}: {name} is set and not among the retained keys"
             )));
         }
     }
-    original.retain(|name, _| kept(name));
+    original.retain(|name, _| keys.contains(name.as_str()));
     Ok(())
 }
 
@@ -173,17 +175,17 @@ fn set_element_orders(
 ) -> Result<(), Fault> {
     let names: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
     for directive in names {
-        let order = as_list(patch.shift_remove(&directive).unwrap_or_default(), ELEMENT_ORDER)?;
+        let order = as_list(patch.remove(&directive).unwrap_or_default(), ELEMENT_ORDER)?;
         let name = &directive[ELEMENT_ORDER.len()..];
         let rule = object.rule(name);
-        let gone = match patch.shift_remove(&format!("{DELETE_FROM}{name}")) {
+        let gone = match patch.remove(&format!("{DELETE_FROM}{name}")) {
             Some(gone) => as_list(gone, DELETE_FROM)?,
             None => Vec::new(),
         };
-        let new = match patch.shift_remove(name) {
+        let new = match patch.remove(name) {
             Some(Value::Array(new)) => new,
             Some(Value::Null) => {
-                original.shift_remove(name);
+                original.remove(name);
                 continue;
             }
             Some(_) => return Err(Fault::Malformed(format!("{name} is ordered and must be a list"))),
@@ -192,14 +194,13 @@ fn set_element_orders(
         let mut old = match original.get_mut(name).map(Value::take) {
             Some(Value::Array(old)) => old,
             _ if new.is_empty() => {
-                original.shift_remove(name);
+                original.remove(name);
                 continue;
             }
             _ => Vec::new(),
         };
         check_order(&new, &order, rule.merge_key)?;
-        check_work(old.len(), gone.len())?;
-        old.retain(|item| !gone.contains(item));
+        remove_all(&mut old, gone);
         original.insert(name.to_owned(), Value::Array(merge_list(old, new, rule, Some(order))?));
     }
     Ok(())
@@ -224,14 +225,10 @@ fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Each element of one list is looked for in the other.
-fn check_work(old: usize, new: usize) -> Result<(), Fault> {
-    if old.saturating_mul(new) > MOST_COMPARISONS {
-        return Err(Fault::Unmergeable(format!(
-            "lists of {old} and {new} elements are too long to be merged"
-        )));
-    }
-    Ok(())
+/// Takes out of a list what another one holds.
+fn remove_all(items: &mut Vec<Value>, gone: Vec<Value>) {
+    let gone: HashSet<Value> = gone.into_iter().collect();
+    items.retain(|item| !gone.contains(item));
 }
 
 /// Merges a list whose strategy is merge. Elements that the patch names stand in the patch's order
@@ -242,17 +239,17 @@ fn merge_list(
     rule: Rule<'_>,
     order: Option<Vec<Value>>,
 ) -> Result<Vec<Value>, Fault> {
-    check_work(old.len(), new.len())?;
     let server = old.clone();
     let (merged, new) = if rule.merge_key.is_empty() {
         let mut merged = old;
+        let mut known: HashSet<&Value> = server.iter().collect();
         for item in &new {
             if item.is_array() || item.is_object() {
                 return Err(Fault::Unmergeable(format!(
                     "{item} cannot be merged: its list has no merge key"
                 )));
             }
-            if !merged.contains(item) {
+            if known.insert(item) {
                 merged.push(item.clone());
             }
         }
@@ -275,6 +272,7 @@ fn element_directives(
     rule: Rule<'_>,
 ) -> Result<(Vec<Value>, Vec<Value>, bool), Fault> {
     let mut plain = Vec::with_capacity(new.len());
+    let mut gone = HashSet::new();
     let mut replaced = false;
     for mut item in new {
         let word = match &mut item {
@@ -284,8 +282,7 @@ fn element_directives(
         match word {
             None => plain.push(item),
             Some(Directive::Delete) => {
-                let key = key_of(&item, rule.merge_key)?.clone();
-                old.retain(|old| old.get(rule.merge_key) != Some(&key));
+                gone.insert(key_of(&item, rule.merge_key)?.clone());
             }
             Some(Directive::Replace) => {
                 replaced = true;
@@ -298,19 +295,28 @@ fn element_directives(
             }
         }
     }
+    old.retain(|item| item.get(rule.merge_key).is_none_or(|key| !gone.contains(key)));
     Ok((old, plain, replaced))
 }
 
 fn merge_elements(mut merged: Vec<Value>, new: &[Value], rule: Rule<'_>) -> Result<Vec<Value>, Fault> {
+    let mut places: HashMap<Value, usize> = HashMap::with_capacity(merged.len());
+    for (place, key) in merged.iter().enumerate().filter_map(|(n, item)| Some((n, item.get(rule.merge_key)?)))
+    {
+        places.entry(key.clone()).or_insert(place);
+    }
     for item in new {
         let key = key_of(item, rule.merge_key)?;
         let Value::Object(patch) = item.clone() else { continue };
-        match merged.iter_mut().find(|old| old.get(rule.merge_key) == Some(key)) {
+        match places.get(key).and_then(|place| merged.get_mut(*place)) {
             Some(slot) => {
                 let Value::Object(old) = slot.take() else { continue };
                 *slot = Value::Object(merge_map(old, patch, rule.inner)?);
             }
-            None => merged.push(Value::Object(cleaned(patch, rule.inner)?)),
+            None => {
+                places.insert(key.clone(), merged.len());
+                merged.push(Value::Object(cleaned(patch, rule.inner)?));
+            }
         }
     }
     Ok(merged)

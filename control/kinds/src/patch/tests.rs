@@ -42,18 +42,57 @@ fn json_patches_follow_rfc_6902() {
     assert_eq!(refusal.code(), 400);
 }
 
+/// Neither the object's list nor the patch's is looked through for each element of the other: what is
+/// so long would take minutes, and was refused where that was seen.
 #[test]
 fn long_lists_are_not_compared_element_by_element() {
-    let gates = |from: usize| -> Vec<Value> {
-        (from..from + 20_000).map(|n| json!({"name": format!("g{n}")})).collect()
+    const MANY: usize = 30_000;
+    let names = |from: usize| (from..from + MANY).map(|n| format!("g{n}"));
+    let gates = |from: usize| names(from).map(|name| json!({ "name": name })).collect::<Vec<_>>();
+    let length = |object: &Value, at: &str| object.pointer(at).and_then(Value::as_array).map(Vec::len);
+    let mut current = pod(json!({ "schedulingGates": gates(0) }));
+    current["metadata"]["finalizers"] = names(0).collect();
+    let change = |spec: Value, metadata: Value| {
+        patched(Type::Strategic, &current, &json!({ "spec": spec, "metadata": metadata })).expect("applies")
     };
-    let current = pod(json!({ "schedulingGates": gates(0) }));
-    let refusal = patched(Type::Strategic, &current, &json!({"spec": {"schedulingGates": gates(20_000)}}));
-    let refusal = refusal.expect_err("too long");
-    assert!(
-        refusal.to_string().contains("lists of 20000 and 20000 elements are too long to be merged"),
-        "{refusal}"
+    let finalizers: Vec<String> = names(0).collect();
+    let longer = change(
+        json!({ "schedulingGates": gates(MANY) }),
+        json!({ "finalizers": names(MANY).collect::<Vec<_>>() }),
     );
+    assert_eq!(length(&longer, "/spec/schedulingGates"), Some(2 * MANY));
+    assert_eq!(length(&longer, "/metadata/finalizers"), Some(2 * MANY));
+    let gone: Vec<Value> = names(0).map(|name| json!({ "$patch": "delete", "name": name })).collect();
+    let shorter = change(
+        json!({ "schedulingGates": gone }),
+        json!({ "$deleteFromPrimitiveList/finalizers": finalizers }),
+    );
+    assert_eq!(length(&shorter, "/spec/schedulingGates"), Some(0));
+    assert_eq!(length(&shorter, "/metadata/finalizers"), Some(0));
+    let ordered = change(
+        json!({}),
+        json!({ "$deleteFromPrimitiveList/finalizers": finalizers, "$setElementOrder/finalizers": [] }),
+    );
+    assert_eq!(length(&ordered, "/metadata/finalizers"), Some(0));
+}
+
+#[test]
+fn json_patches_do_not_move_long_lists_again_and_again() {
+    let current = pod(json!({ "x": vec![0; 10_000], "y": [] }));
+    for operation in [
+        json!({ "op": "add", "path": "/spec/x/0", "value": 0 }),
+        json!({ "op": "copy", "from": "/spec/x/0", "path": "/spec/x/0" }),
+        json!({ "op": "move", "from": "/spec/x/0", "path": "/spec/x/1" }),
+        json!({ "op": "remove", "path": "/spec/x/0" }),
+    ] {
+        let refusal = patched(Type::Json, &current, &vec![operation; 3_000].into()).expect_err("too much");
+        assert_eq!(refusal.code(), 413);
+        assert!(refusal.to_string().contains("may move 10000000 elements"), "{refusal}");
+    }
+    let at_the_end = json!({ "op": "add", "path": "/spec/x/-", "value": 0 });
+    patched(Type::Json, &current, &vec![at_the_end; 10_000].into()).expect("moves nothing");
+    let short = json!({ "op": "add", "path": "/spec/y/0", "value": 0 });
+    patched(Type::Json, &current, &vec![short; 4_000].into()).expect("moves little");
 }
 
 #[test]
