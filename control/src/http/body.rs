@@ -10,7 +10,7 @@ use super::api::Call;
 use super::query::{FieldValidation, check_dry_run};
 use crate::registry::DeleteOptions;
 use proa_kinds::schema::Schema;
-use proa_kinds::wire;
+use proa_kinds::wire::{self, Decoded};
 
 /// An object that a client sent.
 pub struct Sent {
@@ -20,10 +20,17 @@ pub struct Sent {
     pub warnings: Vec<String>,
 }
 
+/// The body as JSON. What it takes in memory is held as long as the request is served.
+fn decoded(call: &Call) -> Result<Decoded, Refusal> {
+    let decoded = wire::decode(&call.media_type(), &call.body)?;
+    call.held.grow(decoded.bytes)?;
+    Ok(decoded)
+}
+
 /// The body as an object of `kind`.
 pub fn object(kind: &Kind, call: &Call, options: &str) -> Result<Sent, Refusal> {
     let validation = call.query.field_validation(options)?;
-    let mut decoded = wire::decode(&call.media_type(), &call.body)?;
+    let mut decoded = decoded(call)?;
     wire::expect_kind(&kind.api_version(), &kind.kind, &mut decoded.value)?;
     decoded.fit_to(kind);
     let warnings = checked(validation, (&kind.version, &kind.kind), || decoded.complaints(kind))?;
@@ -57,7 +64,7 @@ pub fn unstored(api_version: &str, kind: &str, call: &Call, options: &str) -> Re
 /// that a body without any is taken for.
 pub fn unstored_of(api_versions: &[&str], kind: &str, call: &Call, options: &str) -> Result<Sent, Refusal> {
     let validation = call.query.field_validation(options)?;
-    let mut decoded = wire::decode(&call.media_type(), &call.body)?;
+    let mut decoded = decoded(call)?;
     let said = decoded.value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let known = api_versions.iter().find(|version| **version == said);
     let expected = known.or(api_versions.first()).copied().unwrap_or_default();
@@ -94,7 +101,7 @@ pub fn delete_options(call: &Call) -> Result<DeleteOptions, Refusal> {
     let body = if call.body.is_empty() {
         Value::Null
     } else {
-        let mut value = wire::decode(&call.media_type(), &call.body)?.value;
+        let mut value = decoded(call)?.value;
         // Clients send options in the version of the group too, such as apps/v1.
         if value.get("kind").and_then(Value::as_str) != Some("DeleteOptions") {
             wire::expect_kind("v1", "DeleteOptions", &mut value)?;

@@ -64,10 +64,12 @@ pub fn apply(kind: &Kind, type_: Type, current: &Value, body: &[u8]) -> Result<V
     if api_version.is_empty() || kind_name.is_empty() {
         (api_version, kind_name) = (kind.api_version(), kind.kind.clone());
     }
-    let patch = wire::json_value(body).map_err(|e| match type_ {
+    let budget = wire::Budget::new();
+    let malformed = |e: String| match type_ {
         Type::Json => Refusal::bad_request(format!("error decoding patch: {e}")),
         _ => Refusal::bad_request(format!("invalid JSON document: {e}")),
-    })?;
+    };
+    let patch = wire::json_value(body, &budget).map_err(|e| budget.refusal(|| malformed(e)))?;
     let mut patched = match type_ {
         Type::Json => json(current, patch.value)?,
         Type::Merge => {
@@ -93,6 +95,11 @@ pub fn apply(kind: &Kind, type_: Type, current: &Value, body: &[u8]) -> Result<V
             "the patched object is nested deeper than {} levels",
             wire::MAX_DEPTH
         )));
+    }
+    // What is there already can be made smaller step by step.
+    let weight = wire::weight(&patched);
+    if weight > wire::MAX_WEIGHT && weight > wire::weight(current) {
+        return Err(wire::too_heavy());
     }
     wire::expect_kind(&api_version, &kind_name, &mut patched)?;
     Ok(patched)

@@ -96,6 +96,24 @@ fn json_patches_do_not_move_long_lists_again_and_again() {
 }
 
 #[test]
+fn patches_make_no_more_values_than_a_body_may_have() {
+    let few = |objects: usize| vec![json!({}); objects];
+    let current = pod(json!({ "x": few(20_000) }));
+    let copies: Vec<Value> =
+        (0..5).map(|n| json!({ "op": "copy", "from": "/spec/x", "path": format!("/spec/y{n}") })).collect();
+    patched(Type::Json, &current, &copies[..2].into()).expect("applies");
+    let merge = json!({ "spec": { "y": few(80_000) } });
+    let large = json!({ "spec": { "y": few(100_000) } });
+    for (type_, patch) in [(Type::Json, copies.into()), (Type::Merge, merge), (Type::Merge, large)] {
+        let refusal = patched(type_, &current, &patch).expect_err("too many");
+        assert_eq!(refusal.code(), 413, "{refusal}");
+    }
+    // What is there already may become less.
+    let many = pod(json!({ "x": few(100_000), "y": 1 }));
+    patched(Type::Merge, &many, &json!({ "spec": { "y": null } })).expect("applies");
+}
+
+#[test]
 fn json_patches_cannot_grow_without_bound() {
     let current = pod(json!({"nodeName": "x".repeat(1000)}));
     let many = vec![json!({"op": "copy", "from": "/spec", "path": "/spec/a"}); 200];

@@ -2,39 +2,14 @@
 //!
 //! Used for JSON and YAML alike, so that both give the same value for the same object.
 
-use std::cell::Cell;
 use std::fmt;
 
 use proa_api::field::Path;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::budget::Budget;
 use super::depth::MAX_DEPTH;
-
-/// How much a document may still yield, in nodes and bytes of text.
-pub(super) struct Budget(Cell<usize>);
-
-impl Budget {
-    /// For formats in which nothing can be repeated by reference.
-    pub(super) fn unlimited() -> Self {
-        Budget(Cell::new(usize::MAX))
-    }
-
-    /// For a YAML document of `len` bytes: room for anchors as people use them, not for bombs.
-    pub(super) fn of_yaml(len: usize) -> Self {
-        Budget(Cell::new(len.saturating_mul(4).saturating_add(4096)))
-    }
-
-    fn spend<E: de::Error>(&self, amount: usize) -> Result<(), E> {
-        let left = self
-            .0
-            .get()
-            .checked_sub(amount)
-            .ok_or_else(|| E::custom("document contains excessive aliasing"))?;
-        self.0.set(left);
-        Ok(())
-    }
-}
 
 /// A seed that builds one value.
 pub(super) struct Builder<'a> {
@@ -46,7 +21,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(duplicates: &'a mut Vec<String>, budget: &'a mut Budget) -> Self {
+    pub(super) fn new(duplicates: &'a mut Vec<String>, budget: &'a Budget) -> Self {
         Builder { path: None, depth: 0, merge_keys: false, duplicates, budget }
     }
 
@@ -54,6 +29,10 @@ impl<'a> Builder<'a> {
     pub(super) fn with_merge_keys(mut self) -> Self {
         self.merge_keys = true;
         self
+    }
+
+    fn spend<E: de::Error>(&self, text: usize) -> Result<(), E> {
+        self.budget.value().and_then(|()| self.budget.grow(text)).map_err(E::custom)
     }
 
     fn enter<E: de::Error>(&self) -> Result<usize, E> {
@@ -80,39 +59,39 @@ impl<'de> Visitor<'de> for Builder<'_> {
     }
 
     fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         Ok(Value::Bool(v))
     }
 
     fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         Ok(v.into())
     }
 
     fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         Ok(v.into())
     }
 
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         Number::from_f64(v)
             .map(Value::Number)
             .ok_or_else(|| E::custom(format_args!("{v} is not a JSON number")))
     }
 
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
-        self.budget.spend(1 + v.len())?;
+        self.spend(v.len())?;
         Ok(v.into())
     }
 
     fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
-        self.budget.spend(1 + v.len())?;
+        self.spend(v.len())?;
         Ok(Value::String(v))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         Ok(Value::Null)
     }
 
@@ -125,7 +104,7 @@ impl<'de> Visitor<'de> for Builder<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        self.budget.spend(1)?;
+        self.spend(0)?;
         let depth = self.enter()?;
         let root = Path::root("");
         let path = self.path.unwrap_or(&root);
@@ -147,11 +126,11 @@ impl<'de> Visitor<'de> for Builder<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        self.budget.spend(1)?;
+        self.budget.object().map_err(de::Error::custom)?;
         let depth = self.enter()?;
         let mut map = Map::new();
         while let Some(key) = access.next_key_seed(Key)? {
-            self.budget.spend(key.len())?;
+            self.budget.grow(key.len()).map_err(de::Error::custom)?;
             let here = match self.path {
                 Some(path) => path.field(&key),
                 None => Path::root(&key),

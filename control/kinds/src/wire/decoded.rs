@@ -3,7 +3,8 @@
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use super::build::{Budget, Builder};
+use super::budget::Budget;
+use super::build::Builder;
 use super::fields::{UnknownField, unknown, unknown_fields};
 use super::words;
 use crate::Kind;
@@ -17,6 +18,8 @@ pub struct Decoded {
     pub value: Value,
     /// Paths of keys that the body holds twice; the last one counts.
     pub duplicate_fields: Vec<String>,
+    /// About how many bytes of memory it takes.
+    pub bytes: usize,
     /// True if it was YAML, where words may mean something else than text.
     pub(super) yaml: bool,
 }
@@ -48,13 +51,12 @@ impl Decoded {
 }
 
 /// Reads JSON that need not be an object: a body, a patch.
-pub fn json_value(body: &[u8]) -> Result<Decoded, String> {
+pub fn json_value(body: &[u8], budget: &Budget) -> Result<Decoded, String> {
     let mut duplicate_fields = Vec::new();
-    let mut budget = Budget::unlimited();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Builder::new(&mut duplicate_fields, &mut budget)
+    let value = Builder::new(&mut duplicate_fields, budget)
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|e| if e.is_eof() { "unexpected end of JSON input".to_owned() } else { e.to_string() })?;
-    Ok(Decoded { value, duplicate_fields, yaml: false })
+    Ok(Decoded { value, duplicate_fields, bytes: budget.spent_bytes(), yaml: false })
 }

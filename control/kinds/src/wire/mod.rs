@@ -5,6 +5,7 @@
 //! the registry. It knows the shape of the built-in types ([`crate::schema`]) but no rule of any
 //! kind: defaults and validation come later. It never panics, whatever the bytes.
 
+mod budget;
 mod build;
 mod decoded;
 mod depth;
@@ -18,7 +19,8 @@ use serde_json::Value;
 
 use crate::schema::Schema;
 
-use build::{Budget, Builder};
+pub(crate) use budget::{Budget, MAX_WEIGHT, too_heavy, weight};
+use build::Builder;
 pub use decoded::Decoded;
 pub(crate) use decoded::json_value;
 pub use depth::MAX_DEPTH;
@@ -40,13 +42,14 @@ pub fn strict_refusal(version: &str, kind: &str, complaints: &[String]) -> Refus
 /// Decodes a request body. An empty media type is JSON.
 ///
 /// Refuses with 415 what is in another encoding and with 400 what is malformed, deeper than
-/// [`MAX_DEPTH`], or grows when its YAML aliases are followed.
+/// [`MAX_DEPTH`], or grows when its YAML aliases are followed; with 413 what has too many values,
+/// however few bytes they are.
 pub fn decode(media_type: &str, body: &[u8]) -> Result<Decoded, Refusal> {
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
         "" | "application/json" => json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml(body),
-        "application/vnd.kubernetes.protobuf" => protobuf::envelope(body),
+        "application/vnd.kubernetes.protobuf" => protobuf(body),
         _ => Err(Refusal::unsupported_media_type(&MEDIA_TYPES)),
     }
 }
@@ -105,25 +108,30 @@ fn another_kind(expected: (&str, &str), said: (&str, &str)) -> Refusal {
 }
 
 fn json(body: &[u8]) -> Result<Decoded, Refusal> {
-    let decoded = json_value(body)
-        .map_err(|e| Refusal::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
-    object(decoded)
+    let budget = Budget::new();
+    let malformed = |e| Refusal::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
+    object(json_value(body, &budget).map_err(|e| budget.refusal(|| malformed(e)))?)
 }
 
 fn yaml(body: &[u8]) -> Result<Decoded, Refusal> {
+    let malformed = |e| Refusal::bad_request(format!("error converting YAML to JSON: yaml: {e}"));
     if let Some(why) = crowded(body) {
-        return Err(Refusal::bad_request(format!(
-            "error converting YAML to JSON: yaml: {why}; send it as JSON"
-        )));
+        return Err(malformed(format!("{why}; send it as JSON")));
     }
     let mut duplicate_fields = Vec::new();
     // Without aliases a document yields no more nodes and text than it has bytes.
-    let mut budget = Budget::of_yaml(body.len());
-    let value = Builder::new(&mut duplicate_fields, &mut budget)
+    let budget = Budget::of_yaml(body.len());
+    let value = Builder::new(&mut duplicate_fields, &budget)
         .with_merge_keys()
         .deserialize(serde_yaml::Deserializer::from_slice(body))
-        .map_err(|e| Refusal::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
-    object(Decoded { value, duplicate_fields, yaml: true })
+        .map_err(|e| budget.refusal(|| malformed(e.to_string())))?;
+    object(Decoded { value, duplicate_fields, bytes: budget.spent_bytes(), yaml: true })
+}
+
+fn protobuf(body: &[u8]) -> Result<Decoded, Refusal> {
+    let budget = Budget::new();
+    let value = protobuf::envelope(body, &budget).map_err(|e| budget.refusal(|| Refusal::bad_request(e)))?;
+    Ok(Decoded { value, duplicate_fields: Vec::new(), bytes: budget.spent_bytes(), yaml: false })
 }
 
 /// Why a YAML document may be too much for its parser, which keeps more than a hundred bytes for each
@@ -231,6 +239,53 @@ mod tests {
         refused("application/yaml", &"[".repeat(3 << 20), "nested too deep");
         refused("application/yaml", &format!("a: [{}]", "1,".repeat(1 << 20)), "too many nodes");
         refused("application/yaml", &"- ".repeat(1 << 20), "too many nodes");
+    }
+
+    #[test]
+    fn few_bytes_do_not_become_many_values() {
+        let objects = format!("{{\"spec\":{{\"volumes\":[{}{{}}]}}}}", "{},".repeat(100_000));
+        let numbers = format!("{{\"a\":[{}1]}}", "1,".repeat(MAX_WEIGHT));
+        let volume = [0x0a, 0];
+        let envelope = |volumes: usize| {
+            // A Pod's spec with empty volumes, each a message of two bytes.
+            let length = |n: usize| [n as u8 & 0x7f | 0x80, (n >> 7) as u8 & 0x7f | 0x80, (n >> 14) as u8];
+            let spec = volume.repeat(volumes);
+            let raw = [&[0x12][..], &length(spec.len()), &spec].concat();
+            let head = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12";
+            [&head[..], &length(raw.len()), &raw].concat()
+        };
+        let [few, many] = [10_000, 100_000].map(envelope);
+        let decoded = decode(MEDIA_TYPES[2], &few).expect("decodes");
+        assert_eq!(decoded.value["spec"]["volumes"].as_array().map(Vec::len), Some(10_000));
+        let heavy = [
+            ("application/json", objects.as_bytes()),
+            ("application/json", numbers.as_bytes()),
+            ("application/yaml", objects.as_bytes()),
+            (MEDIA_TYPES[2], &many),
+        ];
+        for (media_type, body) in heavy {
+            let refusal = decode(media_type, body).expect_err("refused");
+            assert_eq!(refusal.code(), 413, "{media_type}: {refusal}");
+            assert!(refusal.to_string().contains("too many values"), "{refusal}");
+        }
+    }
+
+    /// As many values as fit into what can be stored.
+    #[test]
+    fn large_objects_are_decoded() {
+        let list = |one: &str| {
+            format!("{{\"spec\":[{}{one}]}}", format!("{one},").repeat(1_572_864 / (one.len() + 1) - 10))
+        };
+        for one in
+            ["1.5", "\"\"", "\"10.0.0.0/8\"", r#"{"name":"A","value":"1"}"#, r#"{"cidr":"10.0.0.0/8"}"#]
+        {
+            let body = list(one);
+            assert!(body.len() > 1_500_000);
+            let decoded = decode("", body.as_bytes()).expect(one);
+            assert!(decoded.bytes < 48 << 20, "{}", decoded.bytes);
+        }
+        let map = format!("kind: ConfigMap\ndata:\n  a: {}\n", "x".repeat(1_500_000));
+        assert!(decode("text/yaml", map.as_bytes()).expect("decodes").bytes < 1 << 10);
     }
 
     #[test]

@@ -10,22 +10,21 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use proa_api::Refusal;
 use serde_json::{Map, Value};
 
-use super::decoded::{Decoded, json_value};
+use super::budget::Budget;
+use super::decoded::json_value;
 use super::depth::{MAX_DEPTH, deeper_than};
 use crate::schema::{DefinitionId, Field, Nature, Schema, Type, Types};
 
 const MAGIC: &[u8] = b"k8s\0";
 
 /// Decodes a body with its envelope.
-pub(super) fn envelope(body: &[u8]) -> Result<Decoded, Refusal> {
-    let value = open(body, 0).map_err(Refusal::bad_request)?;
-    Ok(Decoded { value, duplicate_fields: Vec::new(), yaml: false })
+pub(super) fn envelope(body: &[u8], budget: &Budget) -> Result<Value, String> {
+    open(body, 0, budget)
 }
 
-fn open(body: &[u8], depth: usize) -> Result<Value, String> {
+fn open(body: &[u8], depth: usize, budget: &Budget) -> Result<Value, String> {
     let Some(rest) = body.strip_prefix(MAGIC) else {
         return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
             .to_owned());
@@ -50,7 +49,7 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
         }
     }
     if content_type == "application/json" {
-        return json_value(raw).map(|decoded| decoded.value);
+        return json_value(raw, budget).map(|decoded| decoded.value);
     }
     if kind.is_empty() {
         return Err("Object 'Kind' is missing in the protobuf envelope".to_owned());
@@ -60,7 +59,7 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
     let mut object = Map::new();
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
-    Decoder { types: schema.types() }.object_into(&mut object, schema.root(), raw, depth)?;
+    Decoder { types: schema.types(), budget }.object_into(&mut object, schema.root(), raw, depth)?;
     // Go writes the status of a new object field by field, all zero, and without the times that its
     // type requires: that is no status.
     if object.get("status").is_some_and(is_blank) {
@@ -72,6 +71,7 @@ fn open(body: &[u8], depth: usize) -> Result<Value, String> {
 /// Decodes messages of these types.
 struct Decoder<'a> {
     types: &'a Types,
+    budget: &'a Budget,
 }
 
 impl Decoder<'_> {
@@ -87,6 +87,7 @@ impl Decoder<'_> {
         if depth >= MAX_DEPTH {
             return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
         }
+        self.budget.object()?;
         let definition = self.types.get(id);
         let mut reader = Reader(bytes);
         while let Some((number, wire)) = reader.next()? {
@@ -167,6 +168,7 @@ impl Decoder<'_> {
     }
 
     fn single(&self, type_: Type, wire: Wire<'_>, depth: usize) -> Result<Value, String> {
+        self.budget.value()?;
         match (type_, wire) {
             (Type::Text, Wire::Bytes(bytes)) => Ok(text(bytes)?.into()),
             (Type::Bytes, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
@@ -185,7 +187,7 @@ impl Decoder<'_> {
         let nature = self.types.get(id).nature;
         match nature {
             Nature::Time | Nature::MicroTime => return time(bytes, nature),
-            Nature::RawJson => return raw_json(bytes, depth),
+            Nature::RawJson => return raw_json(bytes, depth, self.budget),
             _ => {}
         }
         let mut object = Map::new();
@@ -237,7 +239,7 @@ fn time(bytes: &[u8], nature: Nature) -> Result<Value, String> {
 }
 
 /// A message whose field 1 holds JSON, or a whole protobuf body.
-fn raw_json(bytes: &[u8], depth: usize) -> Result<Value, String> {
+fn raw_json(bytes: &[u8], depth: usize, budget: &Budget) -> Result<Value, String> {
     let mut raw = &[][..];
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
@@ -252,9 +254,9 @@ fn raw_json(bytes: &[u8], depth: usize) -> Result<Value, String> {
         return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
     }
     if raw.starts_with(MAGIC) {
-        return open(raw, depth + 1);
+        return open(raw, depth + 1, budget);
     }
-    let value = json_value(raw)?.value;
+    let value = json_value(raw, budget)?.value;
     if deeper_than(&value, MAX_DEPTH - depth) {
         return Err(format!("the object is nested deeper than {MAX_DEPTH} levels"));
     }

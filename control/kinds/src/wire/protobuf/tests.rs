@@ -6,9 +6,13 @@ use serde_json::json;
 
 use super::*;
 
+fn envelope(body: &[u8]) -> Result<Value, String> {
+    super::envelope(body, &Budget::new())
+}
+
 fn check(body: &[u8], expected: &Expect) {
     let decoded = envelope(body).expect("decodes");
-    expected.assert_eq(&decoded.value.to_string());
+    expected.assert_eq(&decoded.to_string());
 }
 
 macro_rules! body {
@@ -121,7 +125,7 @@ fn kubectl_create_bodies() {
 fn what_is_decoded_fits_the_types() {
     fn fits<T: serde::de::DeserializeOwned>(body: &[u8]) {
         let decoded = envelope(body).expect("decodes");
-        serde_json::from_value::<T>(decoded.value).expect("fits");
+        serde_json::from_value::<T>(decoded).expect("fits");
     }
     fits::<k8s_openapi::api::apps::v1::Deployment>(body!("deployment"));
     fits::<k8s_openapi::api::core::v1::Service>(body!("service"));
@@ -157,7 +161,7 @@ fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 #[track_caller]
 fn decodes(api_version: &str, kind: &str, raw: &[u8], pointer: &str, expected: Value) {
     let decoded = envelope(&body(api_version, kind, raw)).expect("decodes");
-    assert_eq!(decoded.value.pointer(pointer), Some(&expected), "{}", decoded.value);
+    assert_eq!(decoded.pointer(pointer), Some(&expected), "{}", decoded);
 }
 
 #[test]
@@ -199,7 +203,7 @@ fn types_that_are_no_objects_in_json() {
 fn zero_values_are_kept_where_they_mean_something() {
     let spec = [varint(1, 0), varint(5, 0), varint(7, 0)].concat();
     let decoded = envelope(&body("apps/v1", "Deployment", &bytes(2, &spec))).expect("decodes");
-    assert_eq!(decoded.value["spec"], json!({"replicas": 0}));
+    assert_eq!(decoded["spec"], json!({"replicas": 0}));
     let port = [bytes(1, b""), varint(2, 0), varint(3, 80), bytes(4, b"")].concat();
     let pod = bytes(2, &bytes(2, &[bytes(1, b"a"), bytes(6, &port)].concat()));
     decodes("v1", "Pod", &pod, "/spec/containers/0/ports/0", json!({"containerPort": 80}));
@@ -209,8 +213,7 @@ fn zero_values_are_kept_where_they_mean_something() {
 fn malformed_bodies_are_refused() {
     let refused = |body: &[u8], text: &str| {
         let refusal = envelope(body).expect_err("refused");
-        assert_eq!(refusal.code(), 400);
-        assert!(refusal.to_string().contains(text), "{refusal}");
+        assert!(refusal.contains(text), "{refusal}");
     };
     refused(b"{}", "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]");
     refused(b"k8s\0", "'Kind' is missing");
