@@ -163,10 +163,10 @@ pub const SECRET_TYPE_BOOTSTRAP_TOKEN: &str = "bootstrap.kubernetes.io/token";
 pub const BOOTSTRAP_TOKEN_PREFIX: &str = "bootstrap-token-";
 
 /// What RuntimeClasses and their handlers are called in the guides of container and Wasm runtimes.
-pub const RUNTIME_HANDLERS: [&str; 20] = [
+/// None that stands for more isolation than Proa gives: `kata`, `gvisor`.
+pub const RUNTIME_HANDLERS: [&str; 19] = [
     "crun",
     "crun-wasm",
-    "kata",
     "lunatic",
     "runc",
     "slight",

@@ -26,3 +26,16 @@ fn known(handler: &str) -> Result<(), String> {
     let why = format!("failed to get sandbox runtime: no runtime for {handler:?} is configured");
     Err(format!("rpc error: code = Unknown desc = {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_that_isolate_more_are_not_had() {
+        assert_eq!(known("spin"), Ok(()));
+        for handler in ["kata", "runsc", "gvisor"] {
+            assert!(known(handler).unwrap_err().ends_with("is configured"), "{handler}");
+        }
+    }
+}

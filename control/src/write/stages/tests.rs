@@ -162,6 +162,14 @@ async fn runtime_classes_are_merged_into_pods() {
             expect![[r#"403 pods "x" is forbidden: pod rejected: RuntimeClass "none" not found"#]],
         )
         .await;
+    // It asks for a virtual machine, which nobody here makes.
+    world
+        .refused(
+            "v1 Pod x",
+            pod(json!({"runtimeClassName": "kata"})),
+            expect![[r#"403 pods "x" is forbidden: pod rejected: RuntimeClass "kata" not found"#]],
+        )
+        .await;
     world.refused("v1 Pod x", pod(json!({"overhead": {"cpu": "1"}})), expect![[r#"403 pods "x" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"#]]).await;
     let other = pod(json!({"runtimeClassName": "mine", "overhead": {"cpu": "1"}}));
     world.refused("v1 Pod x", other, expect![[r#"403 pods "x" is forbidden: pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"#]]).await;
