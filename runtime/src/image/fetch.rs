@@ -57,7 +57,8 @@ pub(super) struct Order {
     pub(super) images: PathBuf,
     /// Full name of the image.
     pub(super) reference: String,
-    pub(super) credentials: Option<Credentials>,
+    /// Tried one after the other.
+    pub(super) credentials: Vec<Credentials>,
     /// An image that broke such a process not long ago is left alone.
     pub(super) cautious: bool,
     /// Registries without TLS.
@@ -211,8 +212,8 @@ async fn work(order: &Order, workspace: &Path) -> Result<(), ImageError> {
             say(&Word::Progress(progress));
         }
     };
-    let credentials = order.credentials.as_ref();
-    pull::pull(&layout, &order.reference, credentials, &order.insecure, &go_on, &progress).await.map(drop)
+    let (name, credentials) = (&order.reference, &order.credentials);
+    pull::pull(&layout, name, credentials, &order.insecure, &go_on, &progress).await.map(drop)
 }
 
 fn say(word: &Word) {

@@ -37,14 +37,21 @@ const ACCEPTED: [&str; 4] = [
 pub(super) async fn pull(
     layout: &Layout,
     name: &str,
-    credentials: Option<&Credentials>,
+    credentials: &[Credentials],
     insecure: &[String],
     go_on: &(dyn Fn(&str) -> Result<(), ImageError> + Send + Sync),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Image, ImageError> {
     let reference = reference::parse(name)?;
-    let registry = Registry::new(&reference, credentials, insecure)?;
-    let (manifest, digest) = manifest(&registry, layout, &reference).await?;
+    let mut given = credentials.iter();
+    let (registry, (manifest, digest)) = loop {
+        let registry = Registry::new(&reference, given.next(), insecure)?;
+        match manifest(&registry, layout, &reference).await {
+            // Some registries do not say that there is what they do not show.
+            Err(ImageError::Unauthorized(_) | ImageError::NotFound(_)) if given.len() > 0 => {}
+            found => break (registry, found?),
+        }
+    };
     go_on(&digest)?;
     let total_bytes = recognize::transfer_bytes(&manifest)?;
     if u64::try_from(manifest.config.size).is_ok_and(|size| size > METADATA_LIMIT_BYTES) {
@@ -175,5 +182,66 @@ mod tests {
         }
         let refusal = pace.wait(chunk(6)).await.expect_err("too slow");
         assert_eq!(refusal, "it sends less than 64 KiB in 30s");
+    }
+
+    /// A registry that shows this manifest to who has the password `right`, and says with which
+    /// words it was asked.
+    async fn registry(manifest: &'static str) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shown = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = std::sync::Arc::clone(&shown);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                let request = String::from_utf8(request).unwrap();
+                let basic = request.lines().find_map(|line| line.strip_prefix("authorization: Basic "));
+                let answer = match basic {
+                    Some("dTpyaWdodA==") => {
+                        format!("200 OK\r\nContent-Length: {}\r\n\r\n{manifest}", manifest.len())
+                    }
+                    _ => {
+                        "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\"\r\nContent-Length: 0\r\n\r\n"
+                            .to_owned()
+                    }
+                };
+                seen.lock().unwrap().extend(basic.map(str::to_owned));
+                let answer = format!("HTTP/1.1 {}", answer.replacen("\r\n", "\r\nConnection: close\r\n", 1));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (port, shown)
+    }
+
+    #[tokio::test]
+    async fn credentials_are_tried_until_one_is_let_in() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (port, shown) = registry(
+            r#"{"schemaVersion": 2, "config": {"mediaType": "c", "digest": "d", "size": 2}, "layers": []}"#,
+        )
+        .await;
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let name = format!("127.0.0.1:{port}/team/a:1");
+        let with = |password: &str| Credentials {
+            registry: format!("127.0.0.1:{port}"),
+            username: "u".to_owned(),
+            password: password.to_owned(),
+        };
+        let far_enough =
+            |_: &str| Err(ImageError::HeldBack { reference: "a".into(), message: "come".into() });
+        let pull = async |given: &[Credentials]| {
+            pull(&layout, &name, given, &[], &far_enough, &|_| ()).await.expect_err("no blobs").to_string()
+        };
+        let all = [with("old"), with("right"), with("never")];
+        assert!(pull(&all).await.ends_with("come"));
+        assert_eq!(*shown.lock().unwrap(), ["dTpvbGQ=", "dTpyaWdodA=="]);
+        assert_eq!(pull(&all[..1]).await, format!("failed to authorize: {name}"));
+        assert_eq!(pull(&[]).await, format!("failed to authorize: {name}"));
     }
 }

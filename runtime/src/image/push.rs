@@ -14,7 +14,7 @@ use super::error::{ImageError, at, shown, with_causes};
 use super::layout::Layout;
 use super::record::Image;
 use super::reference;
-use super::transfer::{Credentials, Progress};
+use super::transfer::{Credentials, Progress, fitting};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,9 +63,8 @@ fn client(target: &Reference, insecure: &[String]) -> Result<Client, OciDistribu
 }
 
 fn authentication(target: &Reference, credentials: &[Credentials]) -> RegistryAuth {
-    let registries = [target.registry(), target.resolve_registry()];
-    match credentials.iter().find(|c| registries.contains(&c.registry.as_str())) {
-        Some(found) => RegistryAuth::Basic(found.username.clone(), found.password.clone()),
+    match fitting(target, credentials).into_iter().next() {
+        Some(found) => RegistryAuth::Basic(found.username, found.password),
         None => RegistryAuth::Anonymous,
     }
 }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::address::Kind;
 use super::error::{ImageError, shown, with_causes};
 use super::layout::METADATA_LIMIT_BYTES;
-use super::transfer::Credentials;
+use super::transfer::{self, Credentials};
 use super::{answer, reference};
 
 /// So much of an error's body is looked at.
@@ -34,28 +34,29 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Redirects in a row that are followed.
 const REDIRECTS: usize = 10;
 
-/// No user name and password together are longer: registries' tokens have a few KiB.
+/// User names and passwords for one repository together are no longer: registries' tokens have a few KiB.
 const CREDENTIALS_LIMIT_BYTES: usize = 64 << 10;
+/// So many of them are tried.
+const CREDENTIALS_LIMIT: usize = 32;
 
-/// Of credentials, those that the registry of an image is shown: the first that are for it. Those
-/// of other registries are of no use to anybody who pulls it.
+/// Of credentials, those that the registry of an image is shown, the closest first. Those of other
+/// registries are of no use to anybody who pulls it.
 pub(super) fn credentials_for(
     reference: &Reference,
     credentials: &[Credentials],
-) -> Result<Option<Credentials>, ImageError> {
-    let names = [reference.registry(), reference.resolve_registry()];
-    let found = credentials.iter().find(|c| names.contains(&c.registry.as_str()));
-    if found.is_some_and(|c| c.username.len() + c.password.len() > CREDENTIALS_LIMIT_BYTES) {
-        return Err(ImageError::Registry {
-            reference: reference.whole(),
-            message: format!(
-                "the credentials for {} are longer than {} KiB",
-                reference.registry(),
-                CREDENTIALS_LIMIT_BYTES >> 10
-            ),
-        });
+) -> Result<Vec<Credentials>, ImageError> {
+    let found = transfer::fitting(reference, credentials);
+    let refused = |than: String| ImageError::Registry {
+        reference: reference.whole(),
+        message: format!("the credentials for {} are {than}", reference.registry()),
+    };
+    if found.len() > CREDENTIALS_LIMIT {
+        return Err(refused(format!("more than {CREDENTIALS_LIMIT}")));
     }
-    Ok(found.cloned())
+    if found.iter().map(|c| c.username.len() + c.password.len()).sum::<usize>() > CREDENTIALS_LIMIT_BYTES {
+        return Err(refused(format!("longer than {} KiB", CREDENTIALS_LIMIT_BYTES >> 10)));
+    }
+    Ok(found)
 }
 
 /// One repository of a registry, as one pull speaks to it.
@@ -407,14 +408,25 @@ mod tests {
             username: "u".to_owned(),
             password: password.to_owned(),
         };
-        let find = |name: &str, all: &[Credentials]| {
+        let find = |name: &str, all: &[Credentials]| -> Result<Vec<String>, String> {
             let found = credentials_for(&reference::parse(name).unwrap(), all);
-            found.map(|found| found.map(|found| found.password)).map_err(|error| error.to_string())
+            let passwords = |found: Vec<Credentials>| found.into_iter().map(|c| c.password).collect();
+            found.map(passwords).map_err(|error| error.to_string())
         };
         let long = "x".repeat(1 << 20);
-        let all = [of("other.example", &long), of("r.example", "first"), of("r.example", "second")];
-        assert_eq!(find("r.example/a:1", &all), Ok(Some("first".to_owned())));
-        assert_eq!(find("nobody.example/a:1", &all), Ok(None));
+        let all = [
+            of("other.example", &long),
+            of("*.example", "any"),
+            of("r.example", "first"),
+            of("r.example/b", "of b"),
+            of("r.example", "second"),
+            of("r.example/a", "of a"),
+        ];
+        let of_a = ["of a", "first", "second", "any"].map(str::to_owned).to_vec();
+        assert_eq!(find("r.example/a:1", &all), Ok(of_a));
+        assert_eq!(find("nobody.here/a:1", &all), Ok(Vec::new()));
+        let many = vec![of("r.example", "p"); CREDENTIALS_LIMIT + 1];
+        assert!(find("r.example/a:1", &many).unwrap_err().contains("are more than 32"));
         assert!(find("other.example/a:1", &all).unwrap_err().contains("longer than 64 KiB"));
     }
 

@@ -356,11 +356,17 @@ fn one_credential(registry: &str, entry: &serde_json::Value) -> Option<Credentia
         }
         _ => return None,
     };
-    let host = registry.trim_start_matches("https://").trim_start_matches("http://");
-    let host = host.split('/').next().unwrap_or_default();
+    let registry = registry.trim_start_matches("https://").trim_start_matches("http://");
+    let (host, path) = registry.split_once('/').unwrap_or((registry, ""));
     // The old address of the Docker Hub is still what `docker login` writes.
-    let registry = if host == "index.docker.io" { "docker.io" } else { host };
-    Some(Credentials { registry: registry.to_owned(), username, password })
+    let host = if host == "index.docker.io" { "docker.io" } else { host };
+    // The version of the API, which some write, says nothing.
+    let path = match path.split_once('/').unwrap_or((path, "")) {
+        ("v1" | "v2", rest) => rest,
+        _ => path,
+    };
+    let registry = if path.is_empty() { host.to_owned() } else { format!("{host}/{path}") };
+    Some(Credentials { registry, username, password })
 }
 
 #[cfg(test)]
@@ -370,7 +376,7 @@ mod tests {
 
     #[test]
     fn credentials_of_both_secret_types() {
-        let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"bWU6cHc="},"r.example:5000":{"username":"u","password":"p"}}}"#;
+        let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"bWU6cHc="},"r.example:5000":{"username":"u","password":"p"},"r.example:5000/v2/team":{"auth":"bWU6cHc="}}}"#;
         let secret = |key: &str, text: &str| -> Secret {
             use base64::Engine as _;
             let data = base64::engine::general_purpose::STANDARD.encode(text);
@@ -380,7 +386,7 @@ mod tests {
             .into_iter()
             .map(|c| format!("{} {} {}", c.registry, c.username, c.password))
             .collect();
-        assert_eq!(found, ["docker.io me pw", "r.example:5000 u p"]);
+        assert_eq!(found, ["docker.io me pw", "r.example:5000 u p", "r.example:5000/team me pw"]);
         let old = r#"{"r.example":{"auth":"bWU6cHc="}}"#;
         assert_eq!(credentials_of(&secret(".dockercfg", old)).len(), 1);
         assert!(credentials_of(&secret(".dockercfg", "no json")).is_empty());
