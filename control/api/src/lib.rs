@@ -16,6 +16,7 @@ pub mod resources;
 pub mod seldom;
 pub mod selector;
 pub mod shares;
+pub mod signals;
 pub mod slices;
 pub mod status;
 pub mod syntax;

@@ -11,9 +11,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::Pid;
 
 use crate::protocol::Resources;
 
@@ -210,12 +209,12 @@ impl Cgroup {
 
     /// Sends `signal` to every process in it and below. A process that forks may escape one pass;
     /// see [`Cgroup::kill_all`].
-    pub fn signal(&self, signal: Signal) {
-        if signal == Signal::SIGKILL {
+    pub fn signal(&self, signal: i32) {
+        if signal == libc::SIGKILL {
             self.lift_quotas();
         }
         for pid in self.pids() {
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = send_signal(pid, signal);
         }
     }
 
@@ -226,7 +225,7 @@ impl Cgroup {
             if self.version == Version::V2 {
                 let _ = fs::write(self.directory("").join("cgroup.kill"), "1");
             }
-            self.signal(Signal::SIGKILL);
+            self.signal(libc::SIGKILL);
             if self.pids().is_empty() {
                 return true;
             }
@@ -297,6 +296,12 @@ fn collect_pids(directory: &Path, pids: &mut BTreeSet<i32>) {
     for child in subdirectories(directory) {
         collect_pids(&child, pids);
     }
+}
+
+/// Sends any signal to a process, also a real-time one, of which nix knows nothing.
+pub fn send_signal(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
 /// From the top, as no quota may be above that of what it is in.

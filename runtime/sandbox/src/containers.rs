@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::wait::WaitStatus;
+use rustix::process::WaitStatus;
 
 use crate::cgroup::Cgroup;
 use crate::log::{Log, Partial, Stream};
@@ -218,7 +218,7 @@ impl Entry {
     /// Its first process has ended: takes in its last words, kills what it left, and settles how
     /// it ended.
     pub fn ended(&mut self, status: WaitStatus) {
-        self.cgroup.signal(nix::sys::signal::Signal::SIGKILL);
+        self.cgroup.signal(libc::SIGKILL);
         self.read_streams(LAST_WORDS);
         self.read_report();
         self.close();
@@ -252,9 +252,9 @@ impl Entry {
 
 /// Exit code as Kubernetes shows it, and the signal behind it.
 pub fn codes(status: WaitStatus) -> (i32, i32) {
-    match status {
-        WaitStatus::Exited(_, code) => (code, 0),
-        WaitStatus::Signaled(_, signal, _) => (128 + signal as i32, signal as i32),
-        _ => (255, 0),
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => (code, 0),
+        (None, Some(signal)) => (128 + signal, signal),
+        (None, None) => (255, 0),
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe2;
+use rustix::process::WaitStatus;
 
 use crate::containers::{Entry, codes};
 use crate::helper::{Failure, Helper, Outcome};

@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
+use crate::cgroup;
 use crate::containers::Entry;
 use crate::protocol::{Event, Reply, VERSION};
 use crate::sandbox::{Sandbox, failed};
@@ -15,20 +13,19 @@ impl Sandbox {
     pub(crate) fn signal(&mut self, connection: u64, id: &str, number: i32, all: bool) {
         let Some(index) = self.find(connection, id) else { return };
         let entry = &self.containers[index];
-        let reply = match Signal::try_from(number) {
-            Err(_) => failed("InvalidRequest", format!("{number} is not a signal")),
-            Ok(_) if !entry.running() => {
-                failed("ContainerNotRunning", format!("container {id} is not running"))
-            }
-            Ok(signal) if all => {
-                entry.cgroup.signal(signal);
-                Reply::Done
-            }
-            Ok(signal) => match kill(Pid::from_raw(entry.state.pid), signal) {
+        let reply = if !(1..=libc::SIGRTMAX()).contains(&number) {
+            failed("InvalidRequest", format!("{number} is not a signal"))
+        } else if !entry.running() {
+            failed("ContainerNotRunning", format!("container {id} is not running"))
+        } else if all {
+            entry.cgroup.signal(number);
+            Reply::Done
+        } else {
+            match cgroup::send_signal(entry.state.pid, number) {
                 // It has ended, and will be reaped next.
                 Ok(()) | Err(nix::Error::ESRCH) => Reply::Done,
                 Err(error) => failed("KillContainerError", error),
-            },
+            }
         };
         self.reply(connection, &reply);
     }
@@ -70,7 +67,7 @@ impl Sandbox {
                 && at <= now
             {
                 self.containers[index].starting = None;
-                self.containers[index].cgroup.signal(Signal::SIGKILL);
+                self.containers[index].cgroup.signal(libc::SIGKILL);
                 self.reply(connection, &failed("RunContainerError", "context deadline exceeded"));
             }
         }
@@ -82,7 +79,7 @@ impl Sandbox {
             task.helper.kill();
         }
         for entry in &self.containers {
-            entry.cgroup.signal(Signal::SIGKILL);
+            entry.cgroup.signal(libc::SIGKILL);
         }
     }
 

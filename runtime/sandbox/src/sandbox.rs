@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::wait::WaitStatus;
+use rustix::process::WaitStatus;
 
 use crate::cgroup::Cgroup;
 use crate::connection::Connection;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, wait};
 
 use crate::cgroup;
 use crate::connection::Connection;
@@ -204,13 +204,11 @@ impl Server {
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.children.read_signal() {}
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _))) => {
-                    (pid.as_raw(), status)
-                }
-                Err(nix::Error::EINTR) => continue,
-                Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(_) => continue,
+            // Nix knows no real-time signals: a child that one ended would be lost.
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => (pid.as_raw_pid(), status),
+                Err(rustix::io::Errno::INTR) => continue,
+                Ok(None) | Err(_) => break,
             };
             if !self.sandbox.child_ended(pid, status) && !self.sandbox.tasks.is_empty() {
                 self.sandbox.ended_early.insert(pid, status);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{Api, DeleteParams, Preconditions};
-use nix::sys::signal::Signal;
+use proa_api::signals;
 use proa_sandbox::protocol::{ContainerState, Event, Reply, Request};
 
 use crate::away::away;
@@ -57,8 +57,15 @@ pub async fn terminate(host: &Host, container: &Container, target: Target) {
     let (images, image) = (host.images.clone(), container.image.clone());
     let of_image = move || images.get(image.as_deref()?)?.config.stop_signal;
     let named = if own.is_some() { own } else { away(of_image).await };
-    let signal = named.and_then(|name| signal_number(&name)).unwrap_or(libc::SIGTERM);
-    send(target, signal, false).await;
+    let number = named.as_deref().map(signals::number);
+    if number == Some(None) {
+        tracing::warn!(
+            signal = named,
+            container = container.name,
+            "there is no such signal: SIGTERM is sent"
+        );
+    }
+    send(target, number.flatten().unwrap_or(libc::SIGTERM), false).await;
 }
 
 /// Sends SIGKILL to every process of a container.
@@ -157,29 +164,5 @@ async fn send(target: Target, signal: i32, all: bool) {
     let request = Request::Signal { id: target.id, signal, all };
     if let Err(error) = target.sandbox.request(request).await {
         tracing::debug!(%error, signal, "a signal was not sent");
-    }
-}
-
-/// `SIGTERM`, `TERM` or `15`.
-fn signal_number(name: &str) -> Option<i32> {
-    let name = name.trim().to_uppercase();
-    if let Ok(number) = name.parse::<i32>() {
-        return Some(number).filter(|n| (1..=64).contains(n));
-    }
-    let full = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    full.parse::<Signal>().ok().map(|signal| signal as i32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals() {
-        for (name, number) in
-            [("SIGQUIT", Some(3)), ("term", Some(15)), ("9", Some(9)), ("0", None), ("X", None)]
-        {
-            assert_eq!(signal_number(name), number, "{name}");
-        }
     }
 }

@@ -23,6 +23,7 @@ tests![
     out_of_memory,
     killed_from_outside,
     stopped_by_signals,
+    real_time_signals_are_as_others,
     runs_commands,
     gets_a_terminal,
     many_layers,
@@ -286,6 +287,25 @@ async fn stopped_by_signals(world: Arc<World>) {
     pod.said("c-0", "got it").await;
     let Reply::Failed { reason, .. } = pod.ask(signal).await else { panic!() };
     assert_eq!(reason, "ContainerNotRunning");
+    pod.stop().await;
+}
+
+/// systemd in a container is stopped by one, and any program may be ended by one.
+async fn real_time_signals_are_as_others(world: Arc<World>) {
+    let pod = world.pod().await;
+    let script = "trap 'exit 6' 37; echo up; while true; do sleep 0.01; done";
+    pod.start(world.shell(&pod, "c-0", script)).await;
+    pod.said("c-0", "up").await;
+    let args = ["sh", "-c", "kill -37 $$"].map(str::to_owned).to_vec();
+    let reply = pod.ask(Request::Exec { id: "c-0".to_owned(), args, timeout_ms: 5_000 }).await;
+    let Reply::Executed { exit_code, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(exit_code, 128 + 37);
+    let reply = pod.ask(Request::Signal { id: "c-0".to_owned(), signal: 37, all: false }).await;
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    assert_eq!(pod.exit("c-0").await.code, 6);
+    let reply = pod.ask(Request::Signal { id: "c-0".to_owned(), signal: 65, all: false }).await;
+    let Reply::Failed { reason, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(reason, "InvalidRequest");
     pod.stop().await;
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proa_api::field::{FieldErrors, Path};
+use proa_api::signals::SIGNALS;
 
 use crate::syntax::{self, NOT_NEGATIVE, report};
 
@@ -34,6 +35,9 @@ pub fn all(container: &Container, spec: &PodSpec, path: &Path<'_>, errors: &mut 
             };
             self::handler(&handler, grace, &path.field(field), errors);
         }
+        if let Some(signal) = &lifecycle.stop_signal {
+            stop_signal(signal, spec, &path.field("stopSignal"), errors);
+        }
     }
     let probes = [
         ("livenessProbe", &container.liveness_probe),
@@ -52,6 +56,19 @@ pub fn all(container: &Container, spec: &PodSpec, path: &Path<'_>, errors: &mut 
         } else if let Some(threshold) = probe.success_threshold.filter(|threshold| *threshold != 1) {
             errors.invalid(&path.field("successThreshold"), threshold, "must be 1");
         }
+    }
+}
+
+fn stop_signal(signal: &str, spec: &PodSpec, path: &Path<'_>, errors: &mut FieldErrors) {
+    let supported: Vec<&str> = match spec.os.as_ref().map(|os| os.name.as_str()) {
+        None => {
+            return errors.forbidden(path, "may not be set for containers with empty `spec.os.name`");
+        }
+        Some("windows") => vec!["SIGKILL", "SIGTERM"],
+        Some(_) => SIGNALS.iter().map(|(name, _)| *name).collect(),
+    };
+    if !supported.contains(&signal) {
+        errors.not_supported(path, signal, &supported);
     }
 }
 

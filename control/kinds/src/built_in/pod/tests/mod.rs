@@ -324,6 +324,9 @@ fn probes_and_hooks() {
         ),
         probe("startupProbe: {grpc: {port: 0}, terminationGracePeriodSeconds: 0}"),
         probe("lifecycle: {preStop: {sleep: {seconds: 31}}, postStart: {}}"),
+        probe("lifecycle: {stopSignal: SIGTERM}"),
+        "{spec: {os: {name: linux}, containers: [{lifecycle: {stopSignal: NONSENSE}}]}}".to_owned(),
+        "{spec: {os: {name: linux}, containers: [{lifecycle: {stopSignal: SIGRTMIN+3}}]}}".to_owned(),
     ];
     refusals(
         BASE,
