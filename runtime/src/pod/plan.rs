@@ -230,7 +230,7 @@ fn run(pod: &Pod, spec: &PodSpec, seen: &PodObserved, now: Timestamp, plan: &mut
     for (role, container) in all_containers(pod) {
         let Some(state) = seen.containers.get(&container.name) else { continue };
         if let (Run::Running { .. }, Some((why, grace))) = (&state.run, must_stop(pod, container, state)) {
-            stop(container, state, &why, grace, now, plan);
+            stop(container, state, &why, grace, true, now, plan);
         } else if may_start && wants_run(spec, role, container, state) {
             may_start = !start_when_due(container, state, now, plan);
         }
@@ -317,18 +317,18 @@ fn end(pod: &Pod, seen: &PodObserved, now: Timestamp, plan: &mut Plan) {
             matches!(state.run, Run::Running { .. }).then_some((container, state))
         })
     };
-    // Sidecars serve the others until these have ended.
+    let why = |container: &Container| format!("Stopping container {}", container.name);
     let mut waiting = seen.starting.is_some();
     for (container, state) in running(|role| role != Role::Sidecar) {
         waiting = true;
-        stop(container, state, &format!("Stopping container {}", container.name), grace, now, plan);
+        stop(container, state, &why(container), grace, true, now, plan);
     }
-    if waiting {
-        return;
-    }
-    for (container, state) in running(|role| role == Role::Sidecar) {
+    // Sidecars serve what has begun after them until that has ended: the last goes first.
+    // <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#termination-with-sidecars>
+    let sidecars: Vec<_> = running(|role| role == Role::Sidecar).collect();
+    for (container, state) in sidecars.into_iter().rev() {
+        stop(container, state, &why(container), grace, !waiting, now, plan);
         waiting = true;
-        stop(container, state, &format!("Stopping container {}", container.name), grace, now, plan);
     }
     if waiting || matches!(seen.sandbox, Step::Doing { .. }) || matches!(seen.volumes, Step::Doing { .. }) {
         return;
@@ -350,12 +350,14 @@ fn step(step: &Step, action: Action, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// One step further in the graceful end of a run: hook, signal, SIGKILL when the grace is over.
+/// One step further in the graceful end of a run: hook, signal when it is its turn, SIGKILL when the
+/// grace is over.
 fn stop(
     container: &Container,
     state: &ContainerSeen,
     why: &str,
     grace: Duration,
+    its_turn: bool,
     now: Timestamp,
     plan: &mut Plan,
 ) {
@@ -377,7 +379,7 @@ fn stop(
     match stop.signalled {
         // Nobody waits for a pod that is deleted by force.
         _ if grace.is_zero() => plan.actions.push(Action::Kill { name }),
-        None if stop.hook_done || now >= over => plan.actions.push(Action::Terminate { name }),
+        None if (stop.hook_done && its_turn) || now >= over => plan.actions.push(Action::Terminate { name }),
         None => plan.look_again_at(over),
         Some(signalled) => {
             let deadline = over.max(later(signalled, LEAST_GRACE));

@@ -189,6 +189,63 @@ fn a_sidecar_starts_before_and_stops_after_the_others() {
         TearDown"#]]);
 }
 
+/// A pod with two sidecars that is being deleted.
+fn deleted_with_sidecars() -> World {
+    let sidecar = |name: &str| json!({"name": name, "restartPolicy": "Always"});
+    let mut world = World::new(json!({"initContainers": [sidecar("a"), sidecar("b")]}));
+    world.settle();
+    world.story.clear();
+    world.pod.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    world.settle();
+    world
+}
+
+#[test]
+fn the_last_sidecar_stops_first() {
+    let mut world = deleted_with_sidecars();
+    world.container("c", 0, Some(0));
+    world.settle();
+    world.container("b", 0, Some(0));
+    world.settle();
+    world.container("a", 0, Some(0));
+    world.settle();
+    world.check(expect![[r#"
+          Killing Stopping container c
+          Killing Stopping container b
+          Killing Stopping container a
+        Terminate c
+        Terminate b
+        Terminate a
+        TearDown
+        Release
+        Finish"#]]);
+}
+
+#[test]
+fn all_containers_of_a_pod_have_one_grace_period_together() {
+    let mut world = deleted_with_sidecars();
+    world.wait(20);
+    world.container("c", 0, Some(0));
+    world.settle();
+    world.wait(10);
+    world.settle();
+    world.wait(2);
+    world.settle();
+    world.check(expect![[r#"
+          Killing Stopping container c
+          Killing Stopping container b
+          Killing Stopping container a
+        Terminate c
+        Terminate b
+        Kill b
+        Terminate a
+        Kill a
+        TearDown
+        Release
+        Finish"#]]);
+}
+
 #[test]
 fn a_changed_image_begins_a_new_run_whatever_the_policy() {
     let mut world = World::new(json!({"restartPolicy": "Never"}));
