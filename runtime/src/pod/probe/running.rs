@@ -42,12 +42,14 @@ impl Probes {
         for (_, container) in all_containers(pod) {
             let Some(found) = seen.containers.get(&container.name) else { continue };
             let name = &container.name;
-            let runs = matches!(found.run, Run::Running { .. }) && found.stop.is_none();
+            let since = match found.run {
+                Run::Running { since } if found.stop.is_none() && !seen.is_starting(name) => since,
+                _ => {
+                    self.0.remove(name);
+                    continue;
+                }
+            };
             let (run, started) = (found.runs, container.startup_probe.is_none() || found.started);
-            if !runs || seen.is_starting(name) {
-                self.0.remove(name);
-                continue;
-            }
             if self.0.get(name).is_some_and(|p| p.run == run && p.started == started) {
                 continue;
             }
@@ -62,7 +64,7 @@ impl Probes {
                 let target = Target { sandbox: sandbox.clone(), id: format!("{name}-{attempt}") };
                 let tell =
                     move |healthy| tell(Outcome::Probed { name: name.clone(), attempt, kind, healthy });
-                let about = About { pod, container, ip, recorder };
+                let about = About { pod, container, since, ip, recorder };
                 Some(start(&about, kind, probe, target, tell))
             });
             let probing = Probing { run, started, _tasks: tasks.collect() };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use proa_supervise::{Task, keep};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::check::{Check, Target};
+use crate::backoff::since;
 use crate::event::{COMPONENT, Recorder, report};
 use crate::pod::observed::{ProbeKind, field_path};
 
@@ -80,6 +82,8 @@ pub struct About<'a> {
     pub pod: &'a Arc<Pod>,
     /// Its container.
     pub container: &'a Container,
+    /// The start of the run.
+    pub since: Timestamp,
     /// The pod's address.
     pub ip: IpAddr,
     /// Takes the Events.
@@ -98,6 +102,7 @@ pub fn start(
         kind,
         check: Check::of_probe(probe, about.container, about.ip),
         probe: probe.clone(),
+        since: about.since,
         target,
         pod: Arc::clone(about.pod),
         name: about.container.name.clone(),
@@ -112,6 +117,8 @@ pub fn start(
 struct Prober<F> {
     kind: ProbeKind,
     probe: Probe,
+    /// The start of the run.
+    since: Timestamp,
     check: Result<Check, String>,
     target: Target,
     pod: Arc<Pod>,
@@ -124,13 +131,11 @@ struct Prober<F> {
 impl<F: Fn(bool) + Sync> Prober<F> {
     /// Probes for ever, or until the container has started.
     async fn run(&self) {
-        let seconds = |value: Option<i32>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
-        let period = Duration::from_secs(seconds(self.probe.period_seconds.or(Some(10))).max(1));
-        let delay = seconds(self.probe.initial_delay_seconds);
-        tokio::time::sleep(Duration::from_secs(delay)).await;
+        let period = seconds(self.probe.period_seconds.or(Some(10))).max(Duration::from_secs(1));
+        tokio::time::sleep(delay_left(&self.probe, self.since, Timestamp::now())).await;
         let mut counter = Counter::new(&self.probe);
         let mut result = self.once().await;
-        if self.kind == ProbeKind::Readiness && delay == 0 {
+        if self.kind == ProbeKind::Readiness && seconds(self.probe.initial_delay_seconds).is_zero() {
             for pause in EAGER {
                 if result.is_ok() {
                     break;
@@ -171,6 +176,16 @@ impl<F: Fn(bool) + Sync> Prober<F> {
     }
 }
 
+/// What is left of the pause before the first check. It counts from the start of the container, however
+/// late probing begins: after a startup probe, or anew by another agent.
+fn delay_left(probe: &Probe, started: Timestamp, now: Timestamp) -> Duration {
+    seconds(probe.initial_delay_seconds).saturating_sub(since(now, started))
+}
+
+fn seconds(value: Option<i32>) -> Duration {
+    Duration::from_secs(u64::try_from(value.unwrap_or(0)).unwrap_or(0))
+}
+
 fn title(kind: ProbeKind) -> &'static str {
     match kind {
         ProbeKind::Startup => "Startup",
@@ -182,6 +197,16 @@ fn title(kind: ProbeKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_initial_delay_counts_from_the_start_of_the_container() {
+        let probe = Probe { initial_delay_seconds: Some(120), ..Probe::default() };
+        let at = |seconds| Timestamp::from_second(1_000_000 + seconds).unwrap();
+        for (now, left) in [(0, 120), (50, 70), (120, 0), (200, 0), (-5, 120)] {
+            assert_eq!(delay_left(&probe, at(0), at(now)), Duration::from_secs(left), "{now}");
+        }
+        assert_eq!(delay_left(&Probe::default(), at(0), at(0)), Duration::ZERO);
+    }
 
     #[test]
     fn thresholds() {
