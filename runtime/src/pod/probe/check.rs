@@ -246,9 +246,13 @@ where
     all.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     all.insert(http::header::ACCEPT, HeaderValue::from_static("*/*"));
     all.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    // The pod's own take their places, each as often as it is there; a request has one host.
+    headers.iter().for_each(|(name, _)| drop(all.remove(name)));
     for (name, value) in headers {
         let name = HeaderName::try_from(name).map_err(|e| text(&e))?;
-        all.insert(name, HeaderValue::try_from(value).map_err(|e| text(&e))?);
+        if name != http::header::HOST || !all.contains_key(&name) {
+            all.append(name, HeaderValue::try_from(value).map_err(|e| text(&e))?);
+        }
     }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
@@ -346,9 +350,7 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
                 let n = stream.read(&mut request).await.unwrap();
-                asked.push(
-                    String::from_utf8_lossy(&request[..n]).lines().next().unwrap_or_default().to_owned(),
-                );
+                asked.push(String::from_utf8_lossy(&request[..n]).into_owned());
                 stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
             }
             asked
@@ -393,13 +395,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn headers_are_sent_as_often_as_they_are_there() {
+        let (port, served) = server(vec!["200 OK\r\nContent-Length: 0\r\n\r\n".to_owned()]).await;
+        let headers = [("X-A", "1"), ("x-a", "2"), ("Accept", "a/b"), ("Host", "h"), ("host", "i")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(get(&place(port), &headers).await, Ok(None));
+        let asked = served.await.unwrap().concat();
+        let of = |wanted: &str| -> Vec<String> {
+            let lines = asked.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned()).collect()
+        };
+        assert_eq!(of("x-a"), ["1", "2"]);
+        assert_eq!(of("accept"), ["a/b"]);
+        assert_eq!(of("host"), ["h"]);
+        assert_eq!(of("user-agent"), [USER_AGENT]);
+    }
+
+    #[tokio::test]
     async fn redirects_are_followed_on_the_same_host() {
         let to = |location: &str| format!("302 Found\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nhi");
         let (port, served) =
             server(vec![to("d?e"), to("/f"), "404 No\r\nContent-Length: 0\r\n\r\n".to_owned()]).await;
         let failed = Err("HTTP probe failed with statuscode: 404".to_owned());
         assert_eq!(get(&place(port), &[]).await, failed, "what it is sent to counts");
-        let asked: Vec<String> = served.await.unwrap();
+        let asked = served.await.unwrap();
+        let asked: Vec<_> = asked.iter().filter_map(|request| request.lines().next()).collect();
         assert_eq!(asked, ["GET /a/b?c HTTP/1.1", "GET /a/d?e HTTP/1.1", "GET /f HTTP/1.1"]);
 
         // Another host, and an answer that leads nowhere, are successes with a warning.
