@@ -25,8 +25,7 @@ pub fn view(mounts: &[Mount], scratch: &Path) -> Result<View, String> {
     let mut view = View::default();
     let (files, directories): (Vec<_>, Vec<_>) =
         mounts.iter().partition(|mount| Path::new(&mount.source).is_file());
-    // Shared memory is for programs that share a kernel's address space.
-    for mount in directories.into_iter().filter(|mount| mount.target != "/dev/shm") {
+    for mount in directories {
         let Mount { source, target, read_only, .. } = mount.clone();
         view.preopens.push(Preopen { source, target, read_only });
     }
@@ -107,22 +106,23 @@ mod tests {
                 mount(&volume, "/data", false),
                 mount(&file, "/data/b", true),
                 mount(&file, "/cfg/c", true),
+                mount(&volume, "/dev/shm", false),
             ],
             &scratch,
         )
         .expect("a view");
         let preopens: Vec<_> = seen.preopens.iter().map(|p| (p.target.as_str(), p.read_only)).collect();
-        assert_eq!(preopens, [("/data", false), ("/cfg", true), ("/dev", false)]);
+        assert_eq!(preopens, [("/data", false), ("/dev/shm", false), ("/cfg", true), ("/dev", false)]);
         let covered: Vec<_> = seen.files.iter().map(|f| Path::new(&f.target)).collect();
         let made = |n: &str, name: &str| scratch.join(n).join(name);
         assert_eq!(
             covered,
             [
                 Path::new("/etc/hosts"),
-                &made("1", "a"),
-                &made("2", "termination-log"),
+                &made("2", "a"),
+                &made("3", "termination-log"),
                 &volume.join("b"),
-                &made("1", "c"),
+                &made("2", "c"),
             ]
         );
         for (mounts, why) in [
