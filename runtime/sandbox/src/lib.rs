@@ -15,6 +15,7 @@ pub mod protocol;
 pub mod remove;
 pub mod sealed;
 pub mod sysctl;
+pub mod tree;
 
 mod capabilities;
 mod connection;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use pathrs::flags::OpenFlags;
 use pathrs::{Handle, Root};
-use rustix::fs::{CWD, FileType, fstat};
+use rustix::fs::{FileType, fstat};
 use rustix::mount::{
     MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_set_string, move_mount, open_tree,
 };
@@ -24,6 +24,7 @@ use crate::cgroup::{Cgroup, Version};
 use crate::protocol::{Mount, Security};
 use crate::rootfs::{file_system, mounted};
 use crate::targets;
+use crate::tree;
 
 /// Where a container finds its cgroups.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
@@ -167,13 +168,9 @@ impl Planned {
                 mounted(&context, self.attributes)
             }
             What::Bound { source, recursive } => {
-                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-                let tree = open_tree(CWD, source.as_path(), flags | OpenTreeFlags::AT_RECURSIVE);
-                let named = |error| io::Error::other(format!("{source:?}: {}", io::Error::from(error)));
-                let tree = tree.map_err(named)?;
-                // What is mounted on the node later is not the container's.
-                set(&tree, MountAttrFlags::empty(), libc::MS_PRIVATE, true)?;
-                set(&tree, self.attributes, 0, *recursive)?;
+                let tree = tree::of(source, true);
+                let tree = tree.map_err(|error| io::Error::other(format!("{source:?}: {error}")))?;
+                tree::set(&tree, self.attributes, 0, *recursive)?;
                 Ok(tree)
             }
         }
@@ -224,26 +221,6 @@ fn place(root: &Root, point: &Handle) -> io::Result<PathBuf> {
 fn attach(tree: &OwnedFd, point: &Handle) -> io::Result<()> {
     let by_descriptors = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, c"", point.as_fd(), c"", by_descriptors)?)
-}
-
-/// Sets attributes and propagation of a mount, and of all in it if that is wanted.
-fn set(tree: &OwnedFd, attributes: MountAttrFlags, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attributes =
-        libc::mount_attr { attr_set: attributes.bits().into(), attr_clr: 0, propagation, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the kernel reads a structure of the size it is told, and an empty path.
-    let done = unsafe {
-        let size = size_of_val(&attributes);
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

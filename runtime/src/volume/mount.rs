@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, move_mount};
 use tokio::sync::Semaphore;
 
 use super::beneath::{by_fd, locate};
@@ -52,7 +54,7 @@ pub fn is_point(path: &Path) -> io::Result<bool> {
 /// Bind-mounts `path`, which lies below `root`, on `target`. The path is resolved beneath the
 /// root by the kernel, because a container may have put links into the volume; what does not
 /// exist is made as directories with the volume's mode, so that who may write to it may write
-/// there too.
+/// there too. What is mounted below the path is not bound with it, as with the kubelet.
 pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let root = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?;
     let found = match locate(&root, path) {
@@ -62,25 +64,30 @@ pub fn bind_beneath(root: &Path, path: &str, target: &Path) -> io::Result<()> {
         }
         found => found?,
     };
-    if is_point(target)? {
-        umount2(target, MntFlags::MNT_DETACH)?;
-    }
+    unmount_below(target)?;
     let source = by_fd(&found);
     prepare(target, std::fs::metadata(&source)?.is_dir())?;
-    Ok(mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
+    let tree = proa_sandbox::tree::of(&source, false)?;
+    Ok(move_mount(tree, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Unmounts all that is mounted on `dir` or below it, the latest first.
+/// Unmounts all that is mounted on `dir` or below it, the latest first, and nothing anywhere else: what is
+/// unmounted in a mount goes from all that share it (mount_namespaces(7)), so none is shared by then.
 pub fn unmount_below(dir: &Path) -> io::Result<()> {
     let Some(dir) = real(dir)? else { return Ok(()) };
-    for point in points()?.iter().rev().filter(|point| point.starts_with(&dir)) {
-        match umount2(point, MntFlags::MNT_DETACH) {
-            // Somebody else was faster.
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
+    let below: Vec<PathBuf> = points()?.into_iter().filter(|point| point.starts_with(&dir)).collect();
+    for point in &below {
+        unless_gone(mount(None::<&str>, point, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>))?;
     }
-    Ok(())
+    below.iter().rev().try_for_each(|point| unless_gone(umount2(point, MntFlags::MNT_DETACH)))
+}
+
+/// Somebody else was faster.
+fn unless_gone(done: nix::Result<()>) -> io::Result<()> {
+    match done {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Unmounts all below `dir` and removes it. Not an error if it is not there; an error before anything
@@ -198,6 +205,49 @@ mod tests {
     fn blanks_in_mount_points() {
         assert_eq!(unescape(b"/a\\040b\\134c"), PathBuf::from("/a b\\c"));
         assert_eq!(unescape(b"/plain"), PathBuf::from("/plain"));
+    }
+
+    /// As on a machine with systemd, where every mount is shared, in a namespace of its own. What was bound
+    /// by a version that let the node's mounts be shared with is unmounted like any other.
+    #[test]
+    fn what_is_bound_is_not_the_nodes() {
+        const INSIDE: &str = "PROA_TEST_SHARED_MOUNTS";
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        if std::env::var_os(INSIDE).is_none() {
+            let program = std::env::current_exe().unwrap();
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--mount", "--propagation", "shared"]).arg(program).env(INSIDE, "1");
+            let name = "volume::mount::tests::what_is_bound_is_not_the_nodes";
+            let out = command.args(["--exact", name, "--nocapture"]).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (node, pod) = (dir.path().join("node"), dir.path().join("pod"));
+        let file = |name: &str| node.join("lib").join(name).join("file");
+        let mounted = |name: &str| {
+            tmpfs(&node.join("lib").join(name), 0o755, None, None).unwrap();
+            std::fs::write(file(name), "").unwrap();
+        };
+        tmpfs(&node, 0o755, None, None).unwrap();
+        mounted("before");
+        let (target, earlier) = (pod.join("0"), pod.join("1"));
+        std::fs::create_dir_all(&earlier).unwrap();
+        let shared = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&node.join("lib")), &earlier, None::<&str>, shared, None::<&str>).unwrap();
+        bind_beneath(&node, "lib", &target).unwrap();
+        mounted("after");
+        assert!(earlier.join("after/file").exists(), "the mounts are shared");
+        for name in ["before", "after"] {
+            assert!(target.join(name).is_dir() && !target.join(name).join("file").exists(), "{name}");
+        }
+        bind_beneath(&node, "lib", &target).unwrap();
+        assert!(file("before").exists() && file("after").exists(), "the container is started again");
+        remove_tree(&pod).unwrap();
+        assert!(file("before").exists() && file("after").exists() && !pod.exists(), "the pod is gone");
+        unmount_below(&node).unwrap();
     }
 
     #[tokio::test]
