@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path};
 
@@ -23,6 +24,7 @@ pub fn write(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<()> {
     if old.as_ref().is_some_and(|old| holds(&dir.join(old), files)) {
         return link_names(dir, files);
     }
+    remove_versions(dir, old.as_deref())?;
     let name = format!("..{}", Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%N"));
     let next = dir.join(&name);
     std::fs::DirBuilder::new().mode(0o755).create(&next)?;
@@ -33,9 +35,20 @@ pub fn write(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<()> {
     let _ = std::fs::remove_file(&moved);
     symlink(&name, &moved)?;
     std::fs::rename(&moved, dir.join(DATA))?;
-    link_names(dir, files)?;
-    if let Some(old) = old {
-        std::fs::remove_dir_all(dir.join(old))?;
+    remove_versions(dir, Some(Path::new(&name)))?;
+    link_names(dir, files)
+}
+
+/// Removes all directories of files but the one that is kept. Others are there if they could not be
+/// finished, for want of space for one.
+fn remove_versions(dir: &Path, kept: Option<&Path>) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(b"..") && entry.file_type()?.is_dir() && kept != Some(Path::new(&name))
+        {
+            std::fs::remove_dir_all(entry.path())?;
+        }
     }
     Ok(())
 }
@@ -80,7 +93,8 @@ fn count(dir: &Path) -> io::Result<usize> {
     Ok(files)
 }
 
-/// The names that containers see: the first part of each path.
+/// The names that containers see: the first part of each path. A `subPath` that names no file has been made
+/// a directory, which stays.
 fn link_names(dir: &Path, files: &[File]) -> io::Result<()> {
     let first = |file: &File| file.path.split('/').next().unwrap_or_default().to_owned();
     let wanted: BTreeSet<String> = files.iter().map(first).collect();
@@ -91,8 +105,9 @@ fn link_names(dir: &Path, files: &[File]) -> io::Result<()> {
         }
     }
     for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("..") && !wanted.contains(&name) {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_symlink() && !name.starts_with("..") && !wanted.contains(&name) {
             std::fs::remove_file(dir.join(name))?;
         }
     }
@@ -130,6 +145,25 @@ mod tests {
         assert_eq!(std::fs::read_link(dir.join(DATA)).unwrap(), before, "nothing changed");
         write(dir, &[file("a", "3")], None).unwrap();
         assert_eq!(listing(dir), ["..data", "..time", "a"]);
+        assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
+    }
+
+    #[test]
+    fn what_is_no_link_stays_and_nothing_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write(dir, &[file("a", "1")], None).unwrap();
+        // A subPath that names no key, and a write that ended early.
+        std::fs::create_dir(dir.join("typo")).unwrap();
+        std::fs::create_dir(dir.join("..2000_01_01_00_00_00.0")).unwrap();
+        for text in ["2", "3"] {
+            write(dir, &[file("a", text), file("b", text)], None).unwrap();
+            assert_eq!(listing(dir), ["..data", "..time", "a", "b", "typo"]);
+        }
+        write(dir, &[file("a", "3"), file("b/c/../../../x", "")], None).unwrap_err();
+        write(dir, &[file("a", "4"), file("a/b", "")], None).unwrap_err();
+        write(dir, &[file("a", "3")], None).unwrap();
+        assert_eq!(listing(dir), ["..data", "..time", "a", "typo"]);
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
     }
 
