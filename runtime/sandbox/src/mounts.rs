@@ -97,6 +97,12 @@ pub fn keep_writable(root: &Path, paths: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes the directory that a container's program begins in, where it will find it: in what is mounted.
+pub fn make_working_directory(root: &Path, path: &str) -> Result<(), String> {
+    let made = Root::open(root).map_err(told).and_then(|opened| make_directory(&opened, path));
+    made.map(drop).map_err(|error| format!("make working directory {path}: {error}"))
+}
+
 /// What every container has, except where its pod mounts something of its own.
 fn defaults(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> io::Result<Vec<Planned>> {
     let new = |target: &str, kind, attributes, options| {

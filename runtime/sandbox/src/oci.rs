@@ -78,14 +78,13 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     rootfs::mount_overlay(place.layers, &scratch, place.security.privileged)
         .map_err(|e| format!("mount the root file system: {e}"))?;
     rootfs::check_places(&scratch.root)?;
-    if !place.container.cwd.is_empty() {
-        rootfs::make_directory(&scratch.root, &place.container.cwd)
-            .map_err(|e| format!("make working directory {}: {e}", place.container.cwd))?;
-    }
     if let (Payload::Oci { volumes, .. }, true) = (&place.container.payload, place.security.read_only_root) {
         mounts::keep_writable(&scratch.root, volumes)?;
     }
     let taken = mounts::mount_all(&scratch.root, &place.container.mounts, place.security, place.cgroup)?;
+    if !place.container.cwd.is_empty() {
+        mounts::make_working_directory(&scratch.root, &place.container.cwd)?;
+    }
     let spec = spec::of(place, &scratch.root, &taken);
     let config = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     fs::write(place.bundle.join("config.json"), config).map_err(|e| e.to_string())?;

@@ -141,12 +141,6 @@ pub fn check_places(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a directory inside the container's root, following its links but never out of it.
-pub fn make_directory(root: &Path, path: &str) -> io::Result<()> {
-    let root = pathrs::Root::open(root).map_err(io::Error::other)?;
-    root.mkdir_all(path, &Permissions::from_mode(0o755)).map(|_| ()).map_err(io::Error::other)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

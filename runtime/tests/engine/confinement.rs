@@ -19,7 +19,8 @@ tests![
     ids_that_mean_something_else,
 ];
 
-fn mount(source: &Path, target: &str) -> Mount {
+/// A directory or file of the node, writable.
+pub fn mount(source: &Path, target: &str) -> Mount {
     Mount {
         source: source.display().to_string(),
         target: target.to_owned(),

@@ -9,6 +9,7 @@ use proa_runtime::engine::{Sandbox, reap};
 use proa_sandbox::cgroup::{Cgroup, Version};
 use proa_sandbox::protocol::{Mount, Payload, Reply, Request, Security};
 
+use crate::confinement::mount;
 use crate::tests;
 use crate::world::{LIMIT, World, assert_nothing_left, wait_for};
 
@@ -19,6 +20,7 @@ tests![
     nobody_waits_for_a_processor_to_die,
     user_and_capabilities,
     mounts_and_read_only_root,
+    works_in_its_volume,
     cannot_be_started,
     out_of_memory,
     killed_from_outside,
@@ -201,6 +203,25 @@ async fn mounts_and_read_only_root(world: Arc<World>) {
     }
     assert_eq!(log.matches("given").count(), 2, "{log}");
     assert_eq!(fs::read_to_string(volume.join("out")).expect("a file"), "made\n");
+    pod.stop().await;
+}
+
+/// A working directory is made where the program finds it.
+async fn works_in_its_volume(world: Arc<World>) {
+    let pod = world.pod().await;
+    let volume = world.path("work");
+    fs::create_dir_all(&volume).expect("a volume");
+    let mut container = world.shell(&pod, "c-0", "pwd; touch here");
+    container.mounts = vec![mount(&volume, "/data")];
+    container.cwd = "/data/app/in".to_owned();
+    let (exit, log) = pod.run(container.clone()).await;
+    assert_eq!((exit.code, log.as_str()), (0, "stdout F /data/app/in\n"));
+    assert!(volume.join("app/in/here").exists());
+    (container.id, container.cwd) = ("c-1".to_owned(), "/data/no".to_owned());
+    container.mounts[0].read_only = true;
+    let Reply::Failed { message, .. } = pod.ask(Request::Start(Box::new(container))).await else { panic!() };
+    assert!(message.contains("/data/no") && message.contains("Read-only file system"), "{message}");
+    assert!(!volume.join("no").exists());
     pod.stop().await;
 }
 
