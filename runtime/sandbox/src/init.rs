@@ -8,13 +8,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use nix::fcntl::OFlag;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::MsFlags;
 use nix::sys::prctl;
-use nix::unistd::{Gid, Uid, chdir, pipe2, pivot_root, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, pipe2, setgroups, setresgid, setresuid};
 
 use crate::executor::reset_signals;
 use crate::helper::die_with_parent;
+use crate::rootfs::enter_bare_namespace;
 
 /// Nobody's user and group, as that of other clusters' pause containers.
 const NOBODY: u32 = 65535;
@@ -56,13 +56,8 @@ fn confine() -> io::Result<()> {
     // Whatever is left to it is reaped by the kernel.
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, Some("size=4k,nr_inodes=1"))?;
-    chdir("/proc")?;
-    pivot_root(".", ".")?;
-    umount2(".", MntFlags::MNT_DETACH)?;
+    enter_bare_namespace(flags, "size=4k,nr_inodes=1")?;
     setgroups(&[])?;
     setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
     setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?;

@@ -38,6 +38,7 @@ mod sandbox;
 mod seccomp;
 mod server;
 mod sessions;
+mod shm;
 mod spec;
 mod taps;
 mod targets;

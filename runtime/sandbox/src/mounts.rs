@@ -21,8 +21,10 @@ use rustix::mount::{
 };
 
 use crate::cgroup::{Cgroup, Version};
+use crate::place::Place;
 use crate::protocol::{Mount, Security};
 use crate::rootfs::{file_system, mounted};
+use crate::shm::Shm;
 use crate::targets;
 use crate::tree;
 
@@ -44,23 +46,21 @@ struct Planned {
 enum What {
     /// A file system of the container's own.
     New { kind: &'static str, options: &'static [(&'static str, &'static str)] },
+    /// The pod's own at `/dev/shm`.
+    Shared(Shm),
     /// A directory or file of the node, with what is mounted in it, which may get the attributes too.
     Bound { source: PathBuf, recursive: bool },
 }
 
 /// Mounts all that a container has in its root. Gives the places of what its pod mounts, without links,
 /// as the container names them.
-pub fn mount_all(
-    root: &Path,
-    wanted: &[Mount],
-    security: &Security,
-    cgroup: &Cgroup,
-) -> Result<Vec<PathBuf>, String> {
+pub fn mount_all(root: &Path, place: &Place<'_>, shm: Option<Shm>) -> Result<Vec<PathBuf>, String> {
+    let wanted = &place.container.mounts;
     let opened = Root::open(root).map_err(|error| format!("open the root file system: {error}"))?;
     let failed = |target: &str, error: io::Error| format!("mount {target}: {error}");
     // There already, so that a link to it is seen to lead there.
     make_directory(&opened, targets::PROC).map_err(|error| failed(targets::PROC, error))?;
-    let defaults = defaults(wanted, security, cgroup);
+    let defaults = defaults(wanted, place.security, place.cgroup, shm);
     for planned in defaults.map_err(|error| format!("make the container's cgroup: {error}"))? {
         let mounted = planned.tree().and_then(|tree| attach(&tree, &planned.point(&opened, &tree)?));
         mounted.map_err(|error| failed(&planned.target, error))?;
@@ -70,7 +70,7 @@ pub fn mount_all(
         let failed = |error| failed(&planned.target, error);
         let tree = planned.tree().map_err(failed)?;
         let point = planned.point(&opened, &tree).map_err(failed)?;
-        let place = place(&opened, &point).map_err(failed)?;
+        let place = self::place(&opened, &point).map_err(failed)?;
         targets::check_place(&place, &planned.target)?;
         attach(&tree, &point).map_err(failed)?;
         places.push(place);
@@ -104,7 +104,12 @@ pub fn make_working_directory(root: &Path, path: &str) -> Result<(), String> {
 }
 
 /// What every container has, except where its pod mounts something of its own.
-fn defaults(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> io::Result<Vec<Planned>> {
+fn defaults(
+    wanted: &[Mount],
+    security: &Security,
+    cgroup: &Cgroup,
+    shm: Option<Shm>,
+) -> io::Result<Vec<Planned>> {
     let new = |target: &str, kind, attributes, options| {
         let what = What::New { kind, options };
         Planned { target: target.to_owned(), what, attributes }
@@ -121,9 +126,11 @@ fn defaults(wanted: &[Mount], security: &Security, cgroup: &Cgroup) -> io::Resul
         ),
         new("/dev/pts", "devpts", NOSUID | NOEXEC, devpts),
         new("/dev/mqueue", "mqueue", inert, &[]),
-        match security.host_ipc {
-            true => bound("/dev/shm", PathBuf::from("/dev/shm"), inert),
-            false => new("/dev/shm", "tmpfs", inert, &[("mode", "1777"), ("size", "65536k")]),
+        match shm {
+            None => bound("/dev/shm", PathBuf::from("/dev/shm"), inert),
+            Some(shm) => {
+                Planned { target: "/dev/shm".to_owned(), what: What::Shared(shm), attributes: inert }
+            }
         },
         new("/sys", "sysfs", inert | access, &[]),
     ];
@@ -173,6 +180,7 @@ impl Planned {
                 }
                 mounted(&context, self.attributes)
             }
+            What::Shared(shm) => shm.mount(),
             What::Bound { source, recursive } => {
                 let tree = tree::of(source, true);
                 let tree = tree.map_err(|error| io::Error::other(format!("{source:?}: {error}")))?;

@@ -27,6 +27,7 @@ use crate::place::Place;
 use crate::protocol::{Container, Payload};
 use crate::remove::remove_tree;
 use crate::rootfs::{self, Scratch};
+use crate::shm::Shm;
 use crate::spec;
 use crate::targets;
 
@@ -57,10 +58,11 @@ impl Io {
     }
 }
 
-/// Makes a container and starts its program. Gives the process id of its first process.
-pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
+/// Makes a container and starts its program. Gives the process id of its first process. Without memory of
+/// its pod at `/dev/shm` it has the node's.
+pub fn create(place: &Place<'_>, shm: Option<Shm>, io: Io) -> Result<i32, Failure> {
     // What it has made is removed by the sandbox, which does not see what is mounted here.
-    prepare(place).map_err(|message| Failure::new("CreateContainerError", message))?;
+    prepare(place, shm).map_err(|message| Failure::new("CreateContainerError", message))?;
     let causes = diagnostics::collect();
     start(place, io).map_err(|error| {
         place.cgroup.kill_all(Duration::from_secs(1));
@@ -70,7 +72,7 @@ pub fn create(place: &Place<'_>, io: Io) -> Result<i32, Failure> {
     })
 }
 
-fn prepare(place: &Place<'_>) -> Result<(), String> {
+fn prepare(place: &Place<'_>, shm: Option<Shm>) -> Result<(), String> {
     let scratch =
         Scratch::create(place.scratch).map_err(|e| format!("make {}: {e}", place.scratch.display()))?;
     targets::check_names(&place.container.mounts)?;
@@ -81,7 +83,7 @@ fn prepare(place: &Place<'_>) -> Result<(), String> {
     if let (Payload::Oci { volumes, .. }, true) = (&place.container.payload, place.security.read_only_root) {
         mounts::keep_writable(&scratch.root, volumes)?;
     }
-    let taken = mounts::mount_all(&scratch.root, &place.container.mounts, place.security, place.cgroup)?;
+    let taken = mounts::mount_all(&scratch.root, place, shm)?;
     if !place.container.cwd.is_empty() {
         mounts::make_working_directory(&scratch.root, &place.container.cwd)?;
     }

@@ -19,6 +19,7 @@ use crate::oci::{self, Io};
 use crate::place::Place;
 use crate::protocol::{Container, ID_MAX, Payload, Reply};
 use crate::sandbox::{LIMIT, Sandbox, failed};
+use crate::shm::Shm;
 use crate::task::{Exec, Purpose, Task};
 use crate::terminal::Console;
 use crate::wasm::{self, Program};
@@ -92,7 +93,10 @@ impl Sandbox {
         };
         let (hostname, init) = (self.config.hostname.clone(), self.init);
         let id = container.id.clone();
-        let helper = Helper::start(LIMIT, &io.descriptors(), move || {
+        let shm = if security.host_ipc { None } else { Some(self.shm().map_err(create_error)?) };
+        let mut kept = io.descriptors();
+        kept.extend(shm.as_ref().map(Shm::descriptor));
+        let helper = Helper::start(LIMIT, &kept, move || {
             let place = Place {
                 container: &container,
                 layers: &layers,
@@ -104,7 +108,7 @@ impl Sandbox {
                 init,
                 state: &state,
             };
-            oci::create(&place, io)
+            oci::create(&place, shm, io)
         })
         .map_err(create_error)?;
         self.containers.push(entry);

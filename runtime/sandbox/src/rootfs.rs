@@ -10,9 +10,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::utsname::uname;
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
@@ -47,6 +48,29 @@ pub fn enter_private_namespace() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     Ok(())
+}
+
+/// Leaves the node's mount namespace for one whose root, and all there is in it, is a new tmpfs.
+pub fn enter_bare_namespace(flags: MsFlags, options: &str) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, Some(options))?;
+    chdir("/proc")?;
+    // On top of itself (pivot_root(2)), from where the old one is taken away.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    Ok(())
+}
+
+/// Does what goes into another mount namespace, and comes back to the root and the working directory.
+pub fn elsewhere<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (namespace, root, directory) = (File::open("/proc/self/ns/mnt")?, File::open("/")?, File::open(".")?);
+    let done = work();
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    fchdir(root)?;
+    chroot(".")?;
+    fchdir(directory)?;
+    done
 }
 
 /// Mounts the overlay of `layers`, lowest first. Unless `devices` are wanted, none that an image or

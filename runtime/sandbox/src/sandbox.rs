@@ -3,6 +3,7 @@
 //! `server` waits and acts; `requests`, `sessions` and `running` do what is asked; all of them on this.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::connection::Connection;
 use crate::containers::Entry;
 use crate::helper::Helper;
 use crate::protocol::{Event, Reply, Resources, SandboxConfig};
+use crate::shm::Shm;
 use crate::task::{Exec, Purpose, Task};
 
 /// As long as the kubelet waits for a container runtime.
@@ -29,6 +31,8 @@ pub(crate) struct Sandbox {
     /// The first process of the process namespace that all containers share, if they do.
     pub(crate) init: Option<i32>,
     pub(crate) pod: Cgroup,
+    /// What its containers have in common at `/dev/shm`, once there has been one that is not Wasm.
+    shm: Option<Shm>,
     /// In the order they were started.
     pub(crate) containers: Vec<Entry>,
     pub(crate) tasks: BTreeMap<u64, Task>,
@@ -48,6 +52,7 @@ impl Sandbox {
             config,
             init,
             pod,
+            shm: None,
             containers: Vec::new(),
             tasks: BTreeMap::new(),
             execs: BTreeMap::new(),
@@ -60,6 +65,14 @@ impl Sandbox {
     /// What a container is started with: its configuration, and values of Secrets in it.
     pub(crate) fn bundle(&self, id: &str) -> PathBuf {
         self.dir.join("bundles").join(id)
+    }
+
+    /// What containers have at `/dev/shm`, for a helper that makes one.
+    pub(crate) fn shm(&mut self) -> io::Result<Shm> {
+        match &self.shm {
+            Some(shm) => shm.try_clone(),
+            None => self.shm.insert(Shm::make()?).try_clone(),
+        }
     }
 
     /// A command is being started.

@@ -21,6 +21,7 @@ tests![
     user_and_capabilities,
     mounts_and_read_only_root,
     works_in_its_volume,
+    shares_memory_with_its_pod,
     cannot_be_started,
     out_of_memory,
     killed_from_outside,
@@ -223,6 +224,45 @@ async fn works_in_its_volume(world: Arc<World>) {
     assert!(message.contains("/data/no") && message.contains("Read-only file system"), "{message}");
     assert!(!volume.join("no").exists());
     pod.stop().await;
+}
+
+/// As long as the pod lasts, and with nobody else: not with another pod and not with the node, unless that
+/// is asked for.
+async fn shares_memory_with_its_pod(world: Arc<World>) {
+    let (pod, other) = (world.pod().await, world.pod().await);
+    let name = format!("proa-{}", std::process::id());
+    let of_node = Path::new("/dev/shm").join(&name);
+    let script = format!("echo of the pod > /dev/shm/{name}; grep /dev/shm /proc/mounts; ls -ld /dev/shm");
+    let (_, log) = pod.run(world.shell(&pod, "a-0", &script)).await;
+    for want in ["rw,nosuid,nodev,noexec,", ",size=65536k", "drwxrwxrwt "] {
+        assert!(log.contains(want), "{want} not in {log}");
+    }
+    assert!(matches!(pod.ask(Request::Remove { id: "a-0".to_owned() }).await, Reply::Done));
+    assert!(!of_node.exists());
+    fs::write(&of_node, "of the node\n").expect("a file");
+    let cat = format!("cat /dev/shm/{name}; touch /dev/shm/user-$(id -u)");
+    let with = |pod, id: &str, wanted: Security| {
+        let mut container = world.shell(pod, id, &cat);
+        let Payload::Oci { security, .. } = &mut container.payload else { unreachable!() };
+        **security = wanted;
+        container
+    };
+    let user = Security { uid: 1000, gid: 1000, ..Security::default() };
+    let (_, of_other_container) = pod.run(with(&pod, "b-0", user)).await;
+    let (_, of_other_pod) = other.run(with(&other, "a-0", Security::default())).await;
+    let host_ipc = Security { uid: 1000, gid: 1000, host_ipc: true, ..Security::default() };
+    let (_, with_node) = pod.run(with(&pod, "c-0", host_ipc)).await;
+    for file in [of_node, "/dev/shm/user-1000".into()] {
+        fs::remove_file(file).expect("there");
+    }
+    assert_eq!(of_other_container, "stdout F of the pod\n");
+    assert!(of_other_pod.contains("No such file"), "{of_other_pod}");
+    assert_eq!(with_node, "stdout F of the node\n");
+    let (_, log) = pod.run(world.shell(&pod, "d-0", "ls /dev/shm/user-1000")).await;
+    assert_eq!(log, "stdout F /dev/shm/user-1000\n");
+    for pod in [pod, other] {
+        pod.stop().await;
+    }
 }
 
 async fn cannot_be_started(world: Arc<World>) {
