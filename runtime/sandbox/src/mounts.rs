@@ -7,12 +7,13 @@
 //! of the root, makes devices and links by their names.
 
 use std::error::Error;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CloneFlags, setns};
 use pathrs::flags::OpenFlags;
 use pathrs::{Handle, Root};
 use rustix::fs::{FileType, fstat};
@@ -23,13 +24,29 @@ use rustix::mount::{
 use crate::cgroup::{Cgroup, Version};
 use crate::place::Place;
 use crate::protocol::{Mount, Security};
-use crate::rootfs::{file_system, mounted};
+use crate::rootfs::{elsewhere, file_system, mounted};
 use crate::shm::Shm;
 use crate::targets;
 use crate::tree;
 
 /// Where a container finds its cgroups.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// What libcontainer makes in `/dev`: devices, and links.
+const MADE_LATER: [&str; 12] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/tty",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/fd",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/dev/kcore",
+    "/dev/ptmx",
+];
 
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -52,8 +69,8 @@ enum What {
     Bound { source: PathBuf, recursive: bool },
 }
 
-/// Mounts all that a container has in its root. Gives the places of what its pod mounts, without links,
-/// as the container names them.
+/// Mounts all that a container has in its root, but for `mount_over_devices`. Gives the places of what its
+/// pod mounts, without links, as the container names them.
 pub fn mount_all(root: &Path, place: &Place<'_>, shm: Option<Shm>) -> Result<Vec<PathBuf>, String> {
     let wanted = &place.container.mounts;
     let opened = Root::open(root).map_err(|error| format!("open the root file system: {error}"))?;
@@ -65,17 +82,51 @@ pub fn mount_all(root: &Path, place: &Place<'_>, shm: Option<Shm>) -> Result<Vec
         let mounted = planned.tree().and_then(|tree| attach(&tree, &planned.point(&opened, &tree)?));
         mounted.map_err(|error| failed(&planned.target, error))?;
     }
-    let mut places = Vec::new();
+    let planned = of_pod(wanted).into_iter().filter(|planned| over_device(&planned.target).is_none());
+    planned.map(|planned| mount_one(&planned, &opened, attach)).collect()
+}
+
+/// Mounts what a pod has in the place of something that libcontainer makes in every container's `/dev`, and
+/// would not if it were there: in a container whose program does not run yet, over what has been made.
+pub fn mount_over_devices(pid: i32, wanted: &[Mount]) -> Result<(), String> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
     for planned in of_pod(wanted) {
-        let failed = |error| failed(&planned.target, error);
-        let tree = planned.tree().map_err(failed)?;
-        let point = planned.point(&opened, &tree).map_err(failed)?;
-        let place = self::place(&opened, &point).map_err(failed)?;
-        targets::check_place(&place, &planned.target)?;
-        attach(&tree, &point).map_err(failed)?;
-        places.push(place);
+        let Some(device) = over_device(&planned.target) else { continue };
+        let failed = |error: io::Error| format!("mount {}: {error}", planned.target);
+        let root = Root::from_fd(File::open(process.join("root")).map_err(failed)?);
+        let taken = Path::new(&planned.target) == Path::new(device);
+        if taken && root.resolve_nofollow(device).is_ok() {
+            root.remove_file(device).map_err(|error| failed(told(error)))?;
+        }
+        let namespace = File::open(process.join("ns/mnt")).map_err(failed)?;
+        mount_one(&planned, &root, |tree, point| {
+            elsewhere(|| {
+                setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+                attach(tree, point)
+            })
+        })?;
     }
-    Ok(places)
+    Ok(())
+}
+
+/// Which of these a target is, or is in.
+fn over_device(target: &str) -> Option<&'static str> {
+    MADE_LATER.into_iter().find(|made| Path::new(target).starts_with(made))
+}
+
+/// Gives its place.
+fn mount_one(
+    planned: &Planned,
+    root: &Root,
+    attach: impl FnOnce(&OwnedFd, &Handle) -> io::Result<()>,
+) -> Result<PathBuf, String> {
+    let failed = |error| format!("mount {}: {error}", planned.target);
+    let tree = planned.tree().map_err(failed)?;
+    let point = planned.point(root, &tree).map_err(failed)?;
+    let place = place(root, &point).map_err(failed)?;
+    targets::check_place(&place, &planned.target)?;
+    attach(&tree, &point).map_err(failed)?;
+    Ok(place)
 }
 
 /// Keeps directories of a container writable where its root is going to be read-only: each is mounted on

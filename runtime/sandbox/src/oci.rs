@@ -107,6 +107,8 @@ fn start(place: &Place<'_>, io: Io) -> Result<i32, LibcontainerError> {
     let mut container =
         builder.as_init(place.bundle).with_systemd(false).with_detach(true).as_sibling(true).build()?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    mounts::mount_over_devices(pid, &place.container.mounts)
+        .map_err(|message| LibcontainerError::OtherIO(std::io::Error::other(message)))?;
     if !place.security.privileged {
         devices::restrict(place.cgroup).map_err(LibcontainerError::OtherIO)?;
     }

@@ -22,6 +22,7 @@ tests![
     mounts_and_read_only_root,
     works_in_its_volume,
     shares_memory_with_its_pod,
+    has_what_it_mounts_over_devices,
     cannot_be_started,
     out_of_memory,
     killed_from_outside,
@@ -263,6 +264,41 @@ async fn shares_memory_with_its_pod(world: Arc<World>) {
     for pod in [pod, other] {
         pod.stop().await;
     }
+}
+
+/// What every container has in `/dev`, its pod may put something else in the place of.
+async fn has_what_it_mounts_over_devices(world: Arc<World>) {
+    let pod = world.pod().await;
+    let (dir, file) = (world.path("over-device"), world.path("over-device-file"));
+    fs::create_dir_all(&dir).expect("a directory");
+    fs::write(dir.join("in"), "in a directory\n").expect("a file");
+    fs::write(&file, "a file\n").expect("a file");
+    let script =
+        "cat /dev/stdin /dev/tty /dev/fd/in /dev/fd/more; head -c 1 /dev/random >/dev/null && echo random
+        head -c 1 /dev/zero >/dev/null && echo zero; touch /dev/full";
+    for privileged in [false, true] {
+        let mut container = world.shell(&pod, if privileged { "c-1" } else { "c-0" }, script);
+        container.mounts = vec![
+            mount(&file, "/dev/fd/more"),
+            mount(&dir, "/dev/fd/"),
+            mount(&file, "/dev/stdin"),
+            mount(&file, "/dev//tty"),
+            mount(Path::new("/dev/urandom"), "/dev/random"),
+            mount(Path::new("/dev/null"), "/dev/null"),
+        ];
+        let Payload::Oci { security, .. } = &mut container.payload else { unreachable!() };
+        **security = Security { privileged, ..Security::default() };
+        let (exit, log) = pod.run(container).await;
+        assert_eq!(exit.code, 0, "{log}");
+        let said: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+        assert_eq!(said, ["a file", "a file", "in a directory", "a file", "random", "zero"], "{log}");
+    }
+    // A link that leads into /proc is no place either.
+    let mut container = world.shell(&pod, "c-2", "true");
+    container.mounts = vec![mount(&file, "/dev/fd/0")];
+    let Reply::Failed { message, .. } = pod.ask(Request::Start(Box::new(container))).await else { panic!() };
+    assert!(message.contains("/dev/fd/0"), "{message}");
+    pod.stop().await;
 }
 
 async fn cannot_be_started(world: Arc<World>) {
