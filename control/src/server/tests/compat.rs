@@ -134,7 +134,7 @@ async fn scales_of_the_wrong_type() {
         ),
         (
             r#"{"metadata":{"uid":5},"spec":{"replicas":2}}"#,
-            "number into Go struct field ObjectMeta.metadata.uid of type types.UID",
+            "number into Go struct field ObjectMeta.metadata.uid of type string",
         ),
     ] {
         let merge = ("content-type", "application/merge-patch+json");
