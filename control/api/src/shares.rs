@@ -16,6 +16,7 @@ pub struct Shares<K: Ord> {
 
 #[derive(Debug)]
 struct Lent<K> {
+    /// Of each no more than there is for one.
     all: usize,
     /// By who holds them; nobody who holds none.
     holders: BTreeMap<K, usize>,
@@ -33,7 +34,11 @@ pub struct Share<K: Ord> {
 impl<K: Ord + Clone> Shares<K> {
     /// So many for all together, and for each.
     pub fn new(all: usize, each: usize) -> Arc<Self> {
-        Arc::new(Shares { all, each, lent: Mutex::new(Lent { all: 0, holders: BTreeMap::new() }) })
+        Arc::new(Shares {
+            all,
+            each: each.max(1),
+            lent: Mutex::new(Lent { all: 0, holders: BTreeMap::new() }),
+        })
     }
 
     /// One for this holder, if there is one left.
@@ -49,18 +54,20 @@ impl<K: Ord + Clone> Shares<K> {
 }
 
 impl<K: Ord + Clone> Share<K> {
-    /// Takes so many more, if they are left. Who holds nothing else may have as many as there are
-    /// before all are lent: one that is larger than a share is not refused for ever.
+    /// Takes so many more, if they are left. Who holds nothing else may have as many as it likes
+    /// before all are lent: one that is larger than a share is not refused for ever. To the others
+    /// it is no more than a share.
     pub fn grow(&self, amount: usize) -> bool {
-        let mut lent = self.of.lent();
+        let (mut lent, each) = (self.of.lent(), self.of.each);
         let held = lent.holders.get(&self.holder).copied().unwrap_or(0);
+        let Some(wanted) = held.checked_add(amount) else { return false };
         let is_only_one = held == self.amount.load(Ordering::Relaxed);
-        let fits = held + amount <= self.of.each && lent.all + amount <= self.of.all;
-        if !fits && (!is_only_one || lent.all >= self.of.all) {
+        let all = lent.all - held.min(each) + wanted.min(each);
+        if all > self.of.all || (wanted > each && !is_only_one) {
             return false;
         }
-        lent.all += amount;
-        lent.holders.insert(self.holder.clone(), held + amount);
+        lent.all = all;
+        lent.holders.insert(self.holder.clone(), wanted);
         self.amount.fetch_add(amount, Ordering::Relaxed);
         true
     }
@@ -72,17 +79,25 @@ impl<K: Ord> Shares<K> {
     }
 }
 
+impl<K: Ord> Share<K> {
+    /// Gives so many of it back.
+    pub fn shrink(&self, amount: usize) {
+        let (mut lent, each) = (self.of.lent(), self.of.each);
+        self.amount.fetch_sub(amount, Ordering::Relaxed);
+        let Some(held) = lent.holders.get_mut(&self.holder) else { return };
+        let (before, left) = (*held, *held - amount);
+        *held = left;
+        lent.all = lent.all - before.min(each) + left.min(each);
+        if left == 0 {
+            lent.holders.remove(&self.holder);
+        }
+    }
+}
+
 impl<K: Ord> Drop for Share<K> {
     fn drop(&mut self) {
-        let mut lent = self.of.lent();
         let amount = *self.amount.get_mut();
-        lent.all -= amount;
-        if let Some(held) = lent.holders.get_mut(&self.holder) {
-            *held -= amount;
-            if *held == 0 {
-                lent.holders.remove(&self.holder);
-            }
-        }
+        self.shrink(amount);
     }
 }
 
@@ -156,11 +171,15 @@ mod tests {
         let large = take("ann", 70).expect("the only one");
         assert!(take("ann", 1).is_none());
         let bob = take("bob", 20).unwrap();
-        assert!(bob.grow(10));
-        assert!(take("eve", 1).is_none() && !bob.grow(1), "all are lent");
+        assert!(bob.grow(20) && !bob.grow(usize::MAX));
+        let eve = take("eve", 20).expect("what is larger than a share is one to the others");
+        assert!(take("joe", 1).is_none() && !eve.grow(1), "all are lent");
+        large.shrink(20);
+        assert!(take("joe", 1).is_none() && take("ann", 1).is_none(), "it is still larger");
+        large.shrink(20);
+        assert!(eve.grow(10) && take("joe", 1).is_none());
         drop(large);
-        let eve = take("eve", 40).unwrap();
-        assert!(take("eve", 1).is_none());
+        assert!(eve.grow(10) && take("eve", 1).is_none());
         drop((bob, eve));
         let lent = shares.lent();
         assert_eq!((lent.all, lent.holders.len()), (0, 0));
