@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use proa_api::Refusal;
 
 use super::api::Call;
+use super::held::Held;
 
 /// Between signs of life, by which a client that has vanished is noticed.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -49,15 +50,15 @@ pub fn asked(call: &Call) -> bool {
 /// Answers with the pieces of a log. An empty message says that somebody is there.
 pub async fn log(call: &Call, answer: Response<Body>) -> Result<Response<Body>, Refusal> {
     let (name, framing) = of_logs(&call.headers)?;
-    let socket = accept(call, name).await?;
-    Ok(socket.on_upgrade(move |socket| send(socket, answer.into_body(), framing, true)))
+    let (socket, held) = (accept(call, name).await?, call.held.clone());
+    Ok(socket.on_upgrade(move |socket| send(socket, answer.into_body(), held, framing, true)))
 }
 
 /// Answers with the events of a watch. They are of one kind, whatever a client calls it.
 pub async fn watch(call: &Call, answer: Response<Body>) -> Result<Response<Body>, Refusal> {
     let name = offers(&call.headers).first().copied().unwrap_or_default();
-    let socket = accept(call, name).await?;
-    Ok(socket.on_upgrade(move |socket| send(socket, answer.into_body(), Framing::Text, false)))
+    let (socket, held) = (accept(call, name).await?, call.held.clone());
+    Ok(socket.on_upgrade(move |socket| send(socket, answer.into_body(), held, Framing::Text, false)))
 }
 
 fn offers(headers: &HeaderMap) -> Vec<&str> {
@@ -98,11 +99,11 @@ async fn accept(call: &Call, protocol: &str) -> Result<WebSocketUpgrade, Refusal
     Ok(socket)
 }
 
-async fn send(socket: WebSocket, body: Body, framing: Framing, hello: bool) {
+async fn send(socket: WebSocket, body: Body, held: Held, framing: Framing, hello: bool) {
     let (sink, stream) = socket.split();
     tokio::select! {
         () = until_gone(stream) => {}
-        sent = write(sink, body.into_data_stream(), framing, hello) => {
+        sent = write(sink, body.into_data_stream(), &held, framing, hello) => {
             if let Err(error) = sent {
                 tracing::debug!(%error, "a WebSocket ended early");
             }
@@ -121,6 +122,7 @@ async fn until_gone(mut stream: SplitStream<WebSocket>) {
 async fn write(
     mut sink: SplitSink<WebSocket, Message>,
     mut pieces: BodyDataStream,
+    held: &Held,
     framing: Framing,
     hello: bool,
 ) -> Result<(), axum::Error> {
@@ -136,7 +138,11 @@ async fn write(
             }
         };
         match next {
-            Some(piece) => sink.send(message(piece?, framing)).await?,
+            Some(piece) => {
+                let piece = piece?;
+                let _counted = held.count(piece.len()).map_err(axum::Error::new)?;
+                sink.send(message(piece, framing)).await?;
+            }
             None => {
                 let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
                 return sink.send(Message::Close(Some(close))).await;

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
 use http::Response;
@@ -16,13 +16,17 @@ use proa_api::shares::{Share, Shares, client};
 
 use super::authenticate::ANONYMOUS;
 use super::peer::Peer;
+use super::pretty;
 use super::proxy::turns::holder;
+use super::unread::Unread;
 use crate::registry::Caller;
 
 /// Bytes for all callers together, and for one.
 const BYTES: (usize, usize) = (192 << 20, 48 << 20);
 /// About what a request takes for itself, its headers included.
 const REQUEST_BYTES: usize = 16 << 10;
+/// Most bytes of an answer that are handed over at once.
+pub const SLICE_BYTES: usize = 32 << 10;
 /// About what each byte of the parameters takes once they are read: selectors have many small pieces.
 const BYTES_PER_PARAMETER_BYTE: usize = 48;
 
@@ -53,14 +57,26 @@ impl Held {
         }
     }
 
-    /// The answer, which takes its part until it has been read.
+    /// So many bytes more are kept, until it is dropped.
+    pub fn count(&self, bytes: usize) -> Result<Counted, Refusal> {
+        self.grow(bytes)?;
+        Ok(Counted { held: self.clone(), bytes })
+    }
+
+    /// The answer, which takes its part until it has left. One that comes in pieces, however long it
+    /// is, takes no more than those that are there.
     pub fn until_read(self, response: Response<Body>) -> Result<Response<Body>, Refusal> {
         if self.0.is_none() || response.body().is_end_stream() {
             return Ok(response);
         }
-        let bytes = response.body().size_hint().exact().unwrap_or(0);
-        self.grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
-        Ok(response.map(|body| Body::new(HeldBody { body, _held: self })))
+        let whole = match response.body().size_hint().exact() {
+            Some(bytes) if !pretty::is_left(&response) => {
+                Some(self.count(usize::try_from(bytes).unwrap_or(usize::MAX))?)
+            }
+            _ => None,
+        };
+        let unread = Unread::current();
+        Ok(response.map(|body| Body::new(HeldBody { body, piece: Bytes::new(), whole, held: self, unread })))
     }
 }
 
@@ -68,9 +84,70 @@ fn too_much() -> Refusal {
     Refusal::too_many_requests("too much is being kept for your requests, please try again later", 1)
 }
 
+/// Bytes that are kept for a request for part of its time.
+#[derive(Debug)]
+pub struct Counted {
+    held: Held,
+    bytes: usize,
+}
+
+impl Counted {
+    /// There are no more than so many left.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let gone = self.bytes.saturating_sub(bytes);
+        self.bytes -= gone;
+        if let Some(share) = &self.held.0 {
+            share.shrink(gone);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+/// What a body gives at once. It counts until the last slice of it has left.
+struct Piece {
+    bytes: Bytes,
+    _counted: Counted,
+    unread: Option<Arc<Unread>>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(unread) = &self.unread {
+            unread.left();
+        }
+    }
+}
+
+/// Gives the pieces of a body in slices: whoever sends them asks for the next when there is room.
 struct HeldBody {
     body: Body,
-    _held: Held,
+    /// What is left of the last one.
+    piece: Bytes,
+    /// The count of a body that is there as a whole, until it is asked for.
+    whole: Option<Counted>,
+    held: Held,
+    unread: Option<Arc<Unread>>,
+}
+
+impl HeldBody {
+    fn piece(&mut self, bytes: Bytes) -> Result<Bytes, Refusal> {
+        let counted = self.whole.take().map_or_else(|| self.held.count(bytes.len()), Ok)?;
+        if let Some(unread) = &self.unread {
+            unread.given();
+        }
+        Ok(Bytes::from_owner(Piece { bytes, _counted: counted, unread: self.unread.clone() }))
+    }
 }
 
 impl HttpBody for HeldBody {
@@ -81,15 +158,35 @@ impl HttpBody for HeldBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.piece.is_empty() {
+            let bytes = match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|f| f.map(Frame::into_data))
+            {
+                Some(Ok(Ok(bytes))) => bytes,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            self.piece = self.piece(bytes).map_err(|refusal| axum::Error::new(refusal))?;
+        }
+        if let Some(unread) = &self.unread {
+            unread.taken();
+        }
+        let most = self.piece.len().min(SLICE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.piece.split_to(most)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.piece.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, more) = (self.piece.len() as u64, self.body.size_hint());
+        let mut all = SizeHint::new();
+        all.set_lower(more.lower() + rest);
+        if let Some(upper) = more.upper() {
+            all.set_upper(upper + rest);
+        }
+        all
     }
 }
 

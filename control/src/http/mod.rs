@@ -38,6 +38,7 @@ mod reviews;
 mod schemas;
 pub mod serve;
 mod table;
+mod unread;
 mod unstored;
 mod watch;
 

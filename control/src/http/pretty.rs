@@ -36,13 +36,17 @@ pub fn leave(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// True for an answer with the mark of [`leave`].
+pub fn is_left(response: &Response<Body>) -> bool {
+    response.extensions().get::<Left>().is_some()
+}
+
 /// The answer with its JSON indented, if it is JSON and there as a whole, and not too much of it.
 pub async fn print(response: Response<Body>) -> Response<Body> {
     let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_json = media_type.is_some_and(|value| value.split(';').next() == Some("application/json"));
-    let is_left = response.extensions().get::<Left>().is_some();
     let fits = response.body().size_hint().exact().is_some_and(|bytes| bytes <= MAX_BYTES as u64);
-    if !is_json || is_left || !fits {
+    if !is_json || is_left(&response) || !fits {
         return response;
     }
     let (mut parts, body) = response.into_parts();

@@ -12,7 +12,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use proa_api::seldom::Seldom;
@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::authenticate::certificate_caller;
+use super::held::SLICE_BYTES;
 use super::peer::Peer;
+use super::unread::{Answers, UNREAD_LIMIT};
 
 /// A client that has not shaken hands by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -35,12 +37,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head; as much may be kept for every connection.
 const HEADERS_BYTES: usize = 32 << 10;
-/// A client that takes nothing of its answer for so long is dropped, and the answer with it.
-const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of one request's body over HTTP/2 that may be under way, and of all on one connection.
 const WINDOWS: (u32, u32) = (128 << 10, 256 << 10);
-/// Bytes of an answer over HTTP/2 that wait to be taken by the client.
-const SEND_BUFFER: usize = 32 << 10;
 /// Between signs of life on quiet connections, so that dead ones are noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests under way on one HTTP/2 connection; watches count for as long as they run.
@@ -166,7 +164,8 @@ async fn requests<S>(
             service.call(request)
         })
     };
-    let mut builder = Builder::new(TokioExecutor::new());
+    let answers = Answers::default();
+    let mut builder = Builder::new(answers.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_limit).max_buf_size(HEADERS_BYTES);
     builder
         .http2()
@@ -175,7 +174,7 @@ async fn requests<S>(
         .max_header_list_size(HEADERS_BYTES as u32)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buf_size(SLICE_BYTES)
         .max_concurrent_streams(MAX_STREAMS);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     // The limit of the HTTP/1.1 side begins only when the first bytes have told the version.
@@ -190,15 +189,23 @@ async fn requests<S>(
             tracing::debug!(%error, "connection ended");
         },
         () = silent => tracing::debug!("no request came in time"),
+        () = answers.unread.cancelled() => tracing::debug!("the end of an answer was not read"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures::{FutureExt, StreamExt, stream};
+    use http_body_util::BodyExt;
+    use hyper::client::conn::http2::{self, SendRequest};
+    use hyper_util::rt::TokioExecutor;
     use proa_api::shares::Shares;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::held::Held;
     use super::*;
+    use crate::registry::Caller;
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_for_nothing_is_dropped() {
@@ -222,6 +229,81 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         tune(&stream).unwrap();
         assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNREAD_LIMIT));
+    }
+
+    /// A client over HTTP/2 that has room for so much of each answer.
+    async fn client(window: u32, body: impl Fn() -> Body + Send + Sync + 'static) -> SendRequest<Body> {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let service = service_fn(move |_| {
+            let (mut parts, ()) = Request::get("/").body(()).unwrap().into_parts();
+            parts.extensions.insert(Peer(here));
+            let caller = Caller { user: "unread".to_owned(), ..Caller::default() };
+            let held = Held::enter(&caller, &parts).unwrap();
+            let response = Response::new(body());
+            async { Ok::<_, Infallible>(held.until_read(response).unwrap()) }
+        });
+        let share = Shares::new(1, 1).take(here).unwrap();
+        tokio::spawn(async move {
+            let graceful = GracefulShutdown::new();
+            requests(server, service, share, graceful.watcher(), HEADER_LIMIT).await;
+        });
+        let mut client_side = http2::Builder::new(TokioExecutor::new());
+        client_side.initial_stream_window_size(window);
+        let (sender, connection) = client_side.handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    async fn ask(sender: &mut SendRequest<Body>) -> Option<Response<Incoming>> {
+        let request = Request::get("https://here/").body(Body::empty()).unwrap();
+        sender.ready().await.ok()?;
+        sender.send_request(request).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_for_which_no_room_is_made_is_given_up() {
+        // Of the last, the end has been handed over.
+        for (window, size, goes_on) in [(0, 100, true), (1, 100_000, true), (1, 100, false)] {
+            let kept = Arc::new(vec![0; size]);
+            let there = Arc::downgrade(&kept);
+            let first = std::sync::Mutex::new(Some(kept));
+            let body = move || match first.lock().unwrap().take() {
+                Some(kept) => Body::from(Bytes::from_owner(KeptBytes(kept))),
+                None => Body::empty(),
+            };
+            let mut sender = client(window, body).await;
+            let answer = ask(&mut sender).await.unwrap();
+            tokio::time::sleep(UNREAD_LIMIT - Duration::from_secs(1)).await;
+            assert!(there.upgrade().is_some(), "{window} {size}: too early");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(there.upgrade().is_none(), "{window} {size}: it is kept");
+            answer.into_body().collect().await.expect_err("it is cut off");
+            assert_eq!(ask(&mut sender).await.is_some(), goes_on, "{window} {size}");
+        }
+    }
+
+    struct KeptBytes(Arc<Vec<u8>>);
+
+    impl AsRef<[u8]> for KeptBytes {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_quiet_goes_on() {
+        let body = || {
+            let begin = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![0; 100_000]))]);
+            Body::from_stream(begin.chain(stream::pending()))
+        };
+        let mut answer = ask(&mut client(50_000, body).await).await.unwrap().into_body();
+        let mut read = 0;
+        while read < 100_000 {
+            read += answer.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        }
+        tokio::time::sleep(UNREAD_LIMIT * 10).await;
+        assert!(answer.frame().now_or_never().is_none(), "nothing has ended it");
     }
 
     #[tokio::test]

@@ -97,16 +97,17 @@ async fn connections_over_tls() {
     f.server.shutdown().await;
 }
 
+/// The certificate and key of a user who may do everything.
+fn pair_of(f: &Fixture, user: &str) -> Option<(String, String)> {
+    let pair = f.server.api.pki.authority().issue_client(user, "system:masters", Timestamp::now()).unwrap();
+    Some((pair.cert_pem, pair.key_pem))
+}
+
 /// However many there are over one connection.
 #[tokio::test]
 async fn bodies_that_never_end_leave_room_for_others() {
     let f = Fixture::start().await;
-    let of = |user| {
-        let pair =
-            f.server.api.pki.authority().issue_client(user, "system:masters", Timestamp::now()).unwrap();
-        Some((pair.cert_pem, pair.key_pem))
-    };
-    let stream = connect_tls(&f, of("slow"), b"h2").await;
+    let stream = connect_tls(&f, pair_of(&f, "slow"), b"h2").await;
     let executor = hyper_util::rt::TokioExecutor::new();
     let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
     tokio::spawn(connection);
@@ -123,7 +124,38 @@ async fn bodies_that_never_end_leave_room_for_others() {
     }
     let first = tokio::time::timeout(Duration::from_secs(30), all.join_next()).await;
     assert_eq!(first.expect("one of them is told to come again").unwrap().unwrap().unwrap(), 429);
-    assert_eq!(over_tls(&f, "GET", CONFIG_MAPS, of("other"), b"h2").await.code, 200);
+    assert_eq!(over_tls(&f, "GET", CONFIG_MAPS, pair_of(&f, "other"), b"h2").await.code, 200);
+    f.server.shutdown().await;
+}
+
+/// Though hyper and h2 take an answer at once: it counts until it has left.
+#[tokio::test]
+async fn answers_that_are_not_read_leave_room_for_others() {
+    let f = Fixture::start().await;
+    for n in 0..28 {
+        let map = json!({ "metadata": { "name": format!("m{n}") }, "data": { "a": "x".repeat(1_000_000) } });
+        assert_eq!(f.post(CONFIG_MAPS, map).await.code, 201);
+    }
+    for path in [CONFIG_MAPS.to_owned()] {
+        let stream = connect_tls(&f, pair_of(&f, "unread"), b"h2").await;
+        let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        client.initial_stream_window_size(1);
+        let (sender, connection) = client.handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let ask = || {
+            let uri = format!("https://kubernetes.default.svc{path}");
+            let request = Request::get(uri).body(Body::empty()).unwrap();
+            sender.clone().send_request(request)
+        };
+        let first = ask().await.unwrap();
+        assert_eq!(first.status(), 200);
+        assert_eq!(ask().await.unwrap().status(), 429, "{path}: the first has not been read");
+        let few = format!("{CONFIG_MAPS}?limit=1");
+        assert_eq!(over_tls(&f, "GET", &few, pair_of(&f, "other"), b"h2").await.code, 200);
+        drop(first);
+        let room = async { while ask().await.unwrap().status() == 429 {} };
+        tokio::time::timeout(Duration::from_secs(30), room).await.expect("room");
+    }
     f.server.shutdown().await;
 }
 
