@@ -4,6 +4,8 @@
 //! tables and metadata are written per watcher.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -28,15 +30,16 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
         return Err(Refusal::not_acceptable(&["application/json", "application/json;stream=watch"]));
     }
     let options = call.query.watch_options()?;
-    let items = begun(api.registry.watch(kind, call.path.namespace.as_deref(), options))?;
+    let (items, first) = begun(api.registry.watch(kind, call.path.namespace.as_deref(), options))?;
+    // It counts as a list does, until it has been read.
+    let mut counted = call.held.count(first.load(Ordering::Relaxed))?;
 
     let table = api.registry.kinds();
     let row = table.by_plural(&kind.group, &kind.version, &kind.plural).cloned();
     let kind = row.ok_or_else(Refusal::no_such_path)?;
     let mut with_columns = true;
-    let held = call.held.clone();
     let lines = items.map(move |item| {
-        let _ = &held;
+        counted.shrink_to(first.load(Ordering::Relaxed));
         let is_event = matches!(item, WatchItem::Event(..) | WatchItem::Bookmark(..));
         let line = write_line(&kind, &item, &form, with_columns);
         with_columns &= !is_event;
@@ -51,11 +54,16 @@ pub async fn serve(api: &Api, kind: &Kind, call: &Call) -> Result<Response<Body>
 
 /// A watch, also one that starts too far back: of that the stock server tells in an event, where
 /// clients look for it because it also stands there when a watch falls behind.
-fn begun(watch: Result<WatchStream, Refusal>) -> Result<impl Stream<Item = WatchItem>, Refusal> {
+fn begun(
+    watch: Result<WatchStream, Refusal>,
+) -> Result<(impl Stream<Item = WatchItem>, Arc<AtomicUsize>), Refusal> {
     match watch {
-        Ok(items) => Ok(items.left_stream()),
+        Ok(items) => {
+            let first = items.first_bytes();
+            Ok((items.left_stream(), first))
+        }
         Err(refusal) if refusal.code() == StatusCode::GONE => {
-            Ok(stream::iter([WatchItem::Error(refusal)]).right_stream())
+            Ok((stream::iter([WatchItem::Error(refusal)]).right_stream(), Arc::default()))
         }
         Err(refusal) => Err(refusal),
     }
@@ -123,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_too_far_back_is_an_event_and_a_bad_one_a_refusal() {
-        let items: Vec<WatchItem> = begun(Err(Refusal::expired("old"))).unwrap().collect().await;
+        let items: Vec<WatchItem> = begun(Err(Refusal::expired("old"))).unwrap().0.collect().await;
         assert!(matches!(&items[..], [WatchItem::Error(refusal)] if refusal.code() == 410));
         assert!(begun(Err(Refusal::bad_request("x"))).is_err_and(|refusal| refusal.code() == 400));
     }

@@ -1,7 +1,7 @@
 //! The live objects of one resource and the window of its recent changes, in memory.
 //!
 //! Written by the store's writer thread alone; read by lists and watches. A watch is a cursor in
-//! the window, so a slow watcher costs nothing and holds up nobody: it falls out of the window.
+//! the window, so a slow watcher holds up nobody: it falls out of the window.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;

@@ -3,11 +3,13 @@
 //! Fed by [`Collection`]s; read by the HTTP side and by the controllers. A watcher is a cursor in
 //! the collection's window of events plus its selectors. Events are encoded once and shared. A
 //! watcher that lags behind the window is ended with 410, as is one that starts too far back; it
-//! never holds up the store or another watcher.
+//! never holds up the store or another watcher. What it keeps beside its place in the window is the
+//! rest of its first state, which counts for who reads it, and a few events.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +25,11 @@ use crate::store::{Collection, Event, EventKind, Object, Revision, Store, watch_
 
 /// How often an idle watcher that asked for bookmarks gets one.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
-/// Events that a watcher takes out of the window at once.
-const TAKE: usize = 128;
+/// Events that a watcher takes out of the window at once, and about how many bytes: those that it has
+/// taken are kept for it, whether it is read or not. One that is larger is taken alone.
+const TAKE: (usize, usize) = (32, 16 << 10);
+/// What an object costs beside its bytes.
+const OBJECT_COST_BYTES: usize = 400;
 /// A last bookmark comes this long before a watch's time is over, so that the next watch starts
 /// where this one ended.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
@@ -133,17 +138,32 @@ pub struct Manner {
 }
 
 /// A running watch.
-pub struct WatchStream(BoxStream<'static, WatchItem>);
+pub struct WatchStream {
+    items: BoxStream<'static, WatchItem>,
+    first: Arc<AtomicUsize>,
+}
 
 impl WatchStream {
+    fn with(
+        self,
+        change: impl FnOnce(BoxStream<'static, WatchItem>) -> BoxStream<'static, WatchItem>,
+    ) -> Self {
+        WatchStream { items: change(self.items), ..self }
+    }
+
+    /// About how many bytes are kept for the part of the first state that has not been read.
+    pub fn first_bytes(&self) -> Arc<AtomicUsize> {
+        self.first.clone()
+    }
+
     /// The same watch with each item seen through `map`.
     pub fn mapped(self, map: impl Fn(WatchItem) -> WatchItem + Send + 'static) -> WatchStream {
-        WatchStream(Box::pin(self.0.map(map)))
+        self.with(|items| items.map(map).boxed())
     }
 
     /// The same watch, at its end once `ends` is.
     pub fn until(self, ends: impl Future<Output = ()> + Send + 'static) -> WatchStream {
-        WatchStream(Box::pin(self.0.take_until(ends)))
+        self.with(|items| items.take_until(ends).boxed())
     }
 }
 
@@ -151,7 +171,7 @@ impl Stream for WatchStream {
     type Item = WatchItem;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WatchItem>> {
-        self.0.as_mut().poll_next(context)
+        self.items.as_mut().poll_next(context)
     }
 }
 
@@ -170,6 +190,7 @@ pub fn watch(
     // Before the state is read: no change between the two is missed.
     let changed = collection.subscribe();
     let mut ready = VecDeque::new();
+    let mut first = 0;
     let at = match start {
         Start::State => {
             let at = collection.visit(
@@ -178,6 +199,7 @@ pub fn watch(
                 || store.revision(),
                 |object| {
                     if object.selected(&selection.labels, &selection.fields) {
+                        first += cost(object);
                         let line = Line(Source::Own(object.clone()));
                         ready.push_back(WatchItem::Event(EventKind::Added, object.clone(), line));
                     }
@@ -201,12 +223,14 @@ pub fn watch(
         }
     };
     let now = Instant::now();
+    let first = Arc::new(AtomicUsize::new(first));
     let watcher = Watcher {
         store: store.clone(),
         collection,
         changed,
         selection,
         ready,
+        first: first.clone(),
         at,
         bookmark_at: manner.bookmarks.then(|| now + manner.bookmark_interval),
         bookmark_interval: manner.bookmark_interval,
@@ -217,9 +241,10 @@ pub fn watch(
         end_at: manner.timeout.map(|timeout| now + timeout),
         ended: false,
     };
-    Ok(WatchStream(Box::pin(futures::stream::unfold(watcher, |mut watcher| async move {
+    let items = futures::stream::unfold(watcher, |mut watcher| async move {
         watcher.next().await.map(|item| (item, watcher))
-    }))))
+    });
+    Ok(WatchStream { items: items.boxed(), first })
 }
 
 /// 410 with the text that clients know.
@@ -249,6 +274,8 @@ struct Watcher {
     changed: tokio::sync::watch::Receiver<bool>,
     selection: Selection,
     ready: VecDeque<WatchItem>,
+    /// Cost of the objects of the first state in `ready`.
+    first: Arc<AtomicUsize>,
     /// Everything up to here is in `ready` or was sent.
     at: Revision,
     bookmark_at: Option<Instant>,
@@ -262,6 +289,9 @@ impl Watcher {
     async fn next(&mut self) -> Option<WatchItem> {
         loop {
             if let Some(item) = self.ready.pop_front() {
+                if let WatchItem::Event(_, _, Line(Source::Own(object))) = &item {
+                    self.first.fetch_sub(cost(object), Ordering::Relaxed);
+                }
                 return Some(item);
             }
             if self.ended || self.end_at.is_some_and(|end| end <= Instant::now()) {
@@ -290,27 +320,43 @@ impl Watcher {
         }
     }
 
-    /// Takes events out of the window until one is selected or there are no more.
+    /// Takes events out of the window until some are selected or there are no more.
     fn take(&mut self) {
         self.changed.mark_unchanged();
-        loop {
-            match self.collection.events_after(self.at, TAKE, || self.store.revision()) {
-                Ok((events, seen)) => {
-                    let more = events.len() == TAKE;
+        while self.ready.is_empty() {
+            match self.collection.events_after(self.at, TAKE.0, || self.store.revision()) {
+                Ok((events, seen)) if events.is_empty() => {
                     self.at = seen.max(self.at);
-                    self.ready.extend(events.iter().filter_map(|event| self.selection.view(event)));
-                    if !more || !self.ready.is_empty() {
-                        return;
-                    }
+                    return;
                 }
+                Ok((events, _)) => self.choose(&events),
                 Err(too_old) => {
                     self.ready.push_back(WatchItem::Error(expired(self.at, too_old.oldest)));
                     self.ended = true;
-                    return;
                 }
             }
         }
     }
+
+    /// Takes what is selected of these events, up to the one that would be too much.
+    fn choose(&mut self, events: &[Arc<Event>]) {
+        let mut bytes = 0;
+        for event in events {
+            if let Some(item) = self.selection.view(event) {
+                bytes += cost(&event.object) + event.previous.as_deref().map_or(0, cost);
+                if bytes > TAKE.1 && !self.ready.is_empty() {
+                    return;
+                }
+                self.ready.push_back(item);
+            }
+            self.at = event.revision;
+        }
+    }
+}
+
+/// About how many bytes an object takes.
+fn cost(object: &Object) -> usize {
+    OBJECT_COST_BYTES + object.bytes.len()
 }
 
 async fn until(at: Option<Instant>) {

@@ -117,6 +117,48 @@ async fn a_watch_starts_where_it_is_told() {
     assert_eq!(next(&mut stream).await, "END");
 }
 
+/// However much is written meanwhile: versions that the window has forgotten are gone.
+#[tokio::test]
+async fn a_watch_that_is_not_read_keeps_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let window = WindowLimits { events: 100, ..Limits::default().window };
+    let store = open(dir.path(), Limits { window, ..Limits::default() });
+    let large = |n: usize| Some(json!({ "x": format!("{n}{}", "x".repeat(5_000)) }));
+    let from = set(&store, "a", large(0)).await;
+    let mut versions = Vec::new();
+    let mut stream = watch(&store, "pods", Selection::default(), Start::After(from), MANNER).unwrap();
+    for n in 0..50 {
+        set(&store, "a", large(n)).await;
+        versions.push(Arc::downgrade(&store.collection("pods").get("default", "a").unwrap()));
+    }
+    assert!(next(&mut stream).await.starts_with("MODIFIED a"));
+    for _ in 0..110 {
+        set(&store, "b", Some(json!({}))).await;
+    }
+    let kept = versions.iter().filter(|version| version.upgrade().is_some()).count();
+    assert!(kept < 5, "{kept} versions are kept");
+}
+
+/// That of the first state which has not been read is told.
+#[tokio::test]
+async fn a_first_state_counts_until_it_has_been_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Limits::default());
+    let mut sizes = Vec::new();
+    for name in ["a", "b", "c"] {
+        set(&store, name, Some(json!({ "x": name }))).await;
+        sizes.push(cost(&store.collection("pods").get("default", name).unwrap()));
+    }
+    let mut stream = watch(&store, "pods", Selection::default(), Start::State, MANNER).unwrap();
+    let first = stream.first_bytes();
+    for read in 0..=3 {
+        assert_eq!(first.load(Ordering::Relaxed), sizes[read..].iter().sum::<usize>());
+        if read < 3 {
+            next(&mut stream).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn bookmarks_come_until_the_end() {
     let dir = tempfile::tempdir().unwrap();

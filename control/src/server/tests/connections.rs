@@ -136,7 +136,7 @@ async fn answers_that_are_not_read_leave_room_for_others() {
         let map = json!({ "metadata": { "name": format!("m{n}") }, "data": { "a": "x".repeat(1_000_000) } });
         assert_eq!(f.post(CONFIG_MAPS, map).await.code, 201);
     }
-    for path in [CONFIG_MAPS.to_owned()] {
+    for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}?watch=1")] {
         let stream = connect_tls(&f, pair_of(&f, "unread"), b"h2").await;
         let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
         client.initial_stream_window_size(1);
