@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn the_initial_delay_counts_from_the_start_of_the_container() {
         let probe = Probe { initial_delay_seconds: Some(120), ..Probe::default() };
-        let at = |seconds| Timestamp::from_second(1_000_000 + seconds).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).unwrap();
         for (now, left) in [(0, 120), (50, 70), (120, 0), (200, 0), (-5, 120)] {
             assert_eq!(delay_left(&probe, at(0), at(now)), Duration::from_secs(left), "{now}");
         }
