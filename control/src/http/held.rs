@@ -166,7 +166,7 @@ impl HttpBody for HeldBody {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             };
-            self.piece = self.piece(bytes).map_err(|refusal| axum::Error::new(refusal))?;
+            self.piece = self.piece(bytes).map_err(axum::Error::new)?;
         }
         if let Some(unread) = &self.unread {
             unread.taken();
