@@ -82,8 +82,9 @@ impl TypedRules for DaemonSets {
     }
 
     fn validate_update(old: &DaemonSet, new: &DaemonSet, errors: &mut FieldErrors) {
-        let selector = |of: &DaemonSet| of.spec.as_ref().map(|spec| spec.selector.clone());
-        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec) {
+            template::selector_stays(&old.selector, &new.selector, errors);
+        }
     }
 
     fn validate_status_update(_old: &DaemonSet, new: &DaemonSet, errors: &mut FieldErrors) {

@@ -69,8 +69,9 @@ impl TypedRules for Deployments {
     }
 
     fn validate_update(old: &Deployment, new: &Deployment, errors: &mut FieldErrors) {
-        let selector = |of: &Deployment| of.spec.as_ref().map(|spec| spec.selector.clone());
-        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec) {
+            template::selector_stays(&old.selector, &new.selector, errors);
+        }
     }
 
     fn validate_status_update(_old: &Deployment, new: &Deployment, errors: &mut FieldErrors) {

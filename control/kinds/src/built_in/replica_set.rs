@@ -46,8 +46,9 @@ impl TypedRules for ReplicaSets {
     }
 
     fn validate_update(old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {
-        let selector = |of: &ReplicaSet| of.spec.as_ref().map(|spec| spec.selector.clone());
-        template::selector_stays(selector(old).as_ref(), selector(new).as_ref(), errors);
+        if let (Some(old), Some(new)) = (&old.spec, &new.spec) {
+            template::selector_stays(&old.selector, &new.selector, errors);
+        }
     }
 
     fn validate_status_update(_old: &ReplicaSet, new: &ReplicaSet, errors: &mut FieldErrors) {

@@ -38,11 +38,9 @@ fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(|expressions| expressions.is_empty())
 }
 
-/// A selector stays as it is: `field is immutable`. Without a spec there is none.
-pub fn selector_stays(old: Option<&LabelSelector>, new: Option<&LabelSelector>, errors: &mut FieldErrors) {
-    if let (Some(old), Some(new)) = (old, new)
-        && old != new
-    {
+/// A selector stays as it is: `field is immutable`.
+pub fn selector_stays(old: &LabelSelector, new: &LabelSelector, errors: &mut FieldErrors) {
+    if old != new {
         let value = serde_json::to_value(new).unwrap_or_default();
         errors.invalid(&SPEC.field("selector"), value, IMMUTABLE);
     }
