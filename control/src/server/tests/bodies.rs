@@ -170,10 +170,10 @@ async fn what_is_not_stored_is_validated_too() {
     let spec = json!({ "replicas": 2, "selector": { "matchLabels": { "a": "b" } }, "template": template });
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
     assert_eq!(f.post(deployments, json!({ "metadata": { "name": "d" }, "spec": spec })).await.code, 201);
-    let account = json!({ "metadata": { "name": "default" } });
+    let account = json!({ "metadata": { "name": "a" } });
     assert_eq!(f.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
     let scale = format!("{deployments}/d/scale");
-    let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let token = "/api/v1/namespaces/default/serviceaccounts/a/token";
     let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let misspelt = json!({ "metadata": { "name": "d" }, "spec": { "replica": 5 } });
     let asked =
